@@ -1,0 +1,238 @@
+"""Predicted against published and measured peak memory: `python benchmarks/memory_plan.py [lecture] [guide] [cpu]`.
+
+- lecture: BERT-base, fp32, eager attention, on a card of 7,611 MiB; torch 2.0's foreach AdamW.
+- guide: BERT-large on a V100, from transformers' guide "Efficient Training on a Single GPU" of 2022
+  (https://huggingface.co/docs/transformers/v4.21.0/perf_train_gpu_one); torch 1.10.
+- cpu: two small models, trained for real by the Trainer on this machine, each allocation of torch's CPU allocator counted by
+  its profiler. On the CPU nothing is retained, so the trace alone is tested.
+"""
+
+import gc
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+
+from transformers import BertConfig, LlamaConfig, PretrainedConfig
+
+from objectives.planning.predict import plan
+from objectives.planning.prediction import MIB, MemoryPrediction
+from objectives.planning.settings import TraceSettings
+from searchspace import Precision, TrialParameters
+
+BERT_BASE = BertConfig()
+BERT_LARGE = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A case, what was predicted, and what was measured; None where it ran out of memory."""
+
+    case: str
+    prediction: MemoryPrediction
+    measured_mib: float | None
+
+    @property
+    def error(self) -> float | None:
+        return None if self.measured_mib is None else self.prediction.predicted_peak_memory_mib / self.measured_mib - 1
+
+    @property
+    def within_bounds(self) -> bool | None:
+        if self.measured_mib is None:
+            return None
+        return self.prediction.predicted_low_mib <= self.measured_mib <= self.prediction.predicted_high_mib
+
+
+def parameters(batch: int, accumulation: int = 1, checkpointing: bool = False, precision: str = "fp32") -> TrialParameters:
+    return TrialParameters(
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        gradient_checkpointing=checkpointing,
+        precision=Precision(precision),
+    )
+
+
+def lecture() -> list[Row]:
+    settings = TraceSettings(sequence_length=512, num_labels=5, attention="eager", torch_release="2.0")
+    random_data = {(1, 1): 3281, (2, 1): 3391, (4, 1): 4613, (8, 1): 7069, (9, 1): None} | {
+        (8, accumulation): 7509 if accumulation < 64 else 6637 for accumulation in (2, 4, 8, 16, 32, 128, 1024, 4096)
+    }
+    reviews = {(8, 1): 7069, (8, 8): 7509, (8, 32): 7509, (8, 1024): 7509}
+    rows = []
+    for name, measured, samples, epochs in (("random", random_data, 512, 1), ("reviews", reviews, 1000, 3)):
+        predictions = plan(
+            BERT_BASE,
+            [parameters(batch, accumulation) for batch, accumulation in measured],
+            settings=settings,
+            device_memory_mib=7611,
+            context_memory_mib=417,
+            train_samples=samples,
+            epochs=epochs,
+            eval_batch_size=8 if name == "reviews" else None,
+        )
+        for ((batch, accumulation), value), prediction in zip(measured.items(), predictions, strict=True):
+            rows.append(Row(case=f"{name}, batch {batch} x {accumulation}", prediction=prediction, measured_mib=value))
+    return rows
+
+
+def guide() -> list[Row]:
+    cases = [
+        ("adamw_hf", parameters(4), 14949),
+        ("adamw_hf", parameters(1, 4), 8681),
+        ("adamw_hf", parameters(1, 4, checkpointing=True), 6775),
+        ("adamw_hf", parameters(4, precision="fp16"), 13939),
+        ("adamw_hf", parameters(1, 4, checkpointing=True, precision="fp16"), 7275),
+        ("adafactor", parameters(4), 12295),
+        ("adafactor", parameters(1, 4, checkpointing=True, precision="fp16"), 4847),
+    ]
+    rows = []
+    for optimizer in ("adamw_hf", "adafactor"):
+        chosen = [(configuration, measured) for name, configuration, measured in cases if name == optimizer]
+        predictions = plan(
+            BERT_LARGE,
+            [configuration for configuration, _ in chosen],
+            settings=TraceSettings(
+                sequence_length=512,
+                num_labels=2,
+                attention="eager",
+                optimizer=optimizer,
+                foreach=False,
+                torch_release="1.10",
+                flash_attention=False,
+            ),
+            device_memory_mib=16160,
+            context_memory_mib=1343,
+            loaded_code_memory_mib=0,
+            train_samples=512,
+        )
+        for (configuration, measured), prediction in zip(chosen, predictions, strict=True):
+            rows.append(Row(case=f"{optimizer} {describe(configuration)}", prediction=prediction, measured_mib=measured))
+    return rows
+
+
+def cpu() -> list[Row]:
+    bert = BertConfig(
+        hidden_size=256, num_hidden_layers=3, num_attention_heads=4, intermediate_size=1024, vocab_size=4000, num_labels=5
+    )
+    llama = LlamaConfig(
+        hidden_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        intermediate_size=768,
+        vocab_size=4000,
+        num_labels=5,
+        pad_token_id=0,
+    )
+    rows = []
+    for name, config in (("bert", bert), ("llama", llama)):
+        cases = [
+            parameters(batch, accumulation, checkpointing, precision)
+            for batch, accumulation, checkpointing, precision in (
+                (4, 1, False, "fp32"),
+                (16, 1, False, "fp32"),
+                (16, 2, False, "fp32"),
+                (16, 1, True, "fp32"),
+                (8, 2, True, "fp32"),
+                (16, 1, False, "bf16"),
+                (16, 1, True, "bf16"),
+            )
+        ]
+        settings = TraceSettings(sequence_length=128, attention="eager", foreach=False, target="cpu")
+        predictions = plan(config, cases, settings=settings, context_memory_mib=0, loaded_code_memory_mib=0)
+        for configuration, prediction in zip(cases, predictions, strict=True):
+            print(f"measuring {name} {describe(configuration)}", file=sys.stderr)
+            measured = measured_on_cpu(config, configuration, settings.sequence_length)
+            # The CPU's allocator keeps and rounds nothing: what is asked for is what is to be compared.
+            prediction = replace(prediction, predicted_peak_memory_mib=prediction.predicted_low_mib)
+            rows.append(Row(case=f"{name} {describe(configuration)}", prediction=prediction, measured_mib=measured))
+    return rows
+
+
+def measured_on_cpu(config: PretrainedConfig, configuration: TrialParameters, sequence_length: int) -> float:
+    """The peak of torch's CPU allocator in a real run of the Trainer, from before the model exists, in MiB."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+    from transformers import AutoModelForSequenceClassification, PrinterCallback, Trainer, TrainingArguments
+
+    torch.manual_seed(0)
+    steps, micro_batches = 3, configuration.gradient_accumulation_steps
+    samples = configuration.per_device_train_batch_size * micro_batches * steps
+    data = [
+        {
+            "input_ids": torch.randint(1, config.vocab_size, (sequence_length,)),
+            "attention_mask": torch.ones(sequence_length, dtype=torch.long),
+            "labels": index % 5,
+        }
+        for index in range(samples)
+    ]
+    for sample in data:
+        sample["attention_mask"][-8:] = 0
+    # Else the last case's model would be released within the profile and counted against this one.
+    gc.collect()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=configuration.per_device_train_batch_size,
+            gradient_accumulation_steps=micro_batches,
+            gradient_checkpointing=configuration.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            bf16=configuration.precision is Precision.BF16,
+            num_train_epochs=1,
+            optim="adamw_torch",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager", dtype=torch.float32)
+            trainer = Trainer(model=model, args=arguments, train_dataset=data)
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+    current = peak = 0
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        current += event.nbytes()
+        peak = max(peak, current)
+    return peak / MIB
+
+
+def describe(configuration: TrialParameters) -> str:
+    text = f"{configuration.per_device_train_batch_size} x {configuration.gradient_accumulation_steps}"
+    text += f" {configuration.precision.value}"
+    return text + (" checkpointing" if configuration.gradient_checkpointing else "")
+
+
+def report(title: str, rows: list[Row], *, bounded: bool) -> None:
+    """Prints a table; the bounds are those of a card's allocator, and mean nothing on a CPU."""
+    print(f"\n{title}\n{'case':44}{'measured':>10}{'predicted':>11}{'error':>8}{'low':>9}{'high':>9}  fits")
+    for row in rows:
+        prediction = row.prediction
+        measured = "OOM" if row.measured_mib is None else f"{row.measured_mib:,.0f}"
+        error = "" if row.error is None else f"{row.error:+.1%}"
+        outside = "  outside its bounds" if bounded and row.within_bounds is False else ""
+        print(
+            f"{row.case:44}{measured:>10}{prediction.predicted_peak_memory_mib:>11,.0f}{error:>8}"
+            f"{prediction.predicted_low_mib:>9,.0f}{prediction.predicted_high_mib:>9,.0f}  {prediction.fits}{outside}"
+        )
+    errors = [abs(row.error) for row in rows if row.error is not None]
+    outside = sum(row.within_bounds is False for row in rows)
+    print(f"largest error {max(errors):.1%}" + (f", outside the bounds {outside} of {len(errors)}" if bounded else ""))
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or ["lecture", "guide", "cpu"]
+    for name, title, make in (
+        ("lecture", "BERT-base on a card of 7,611 MiB", lecture),
+        ("guide", "BERT-large on a V100", guide),
+        ("cpu", "Small models on this machine's CPU", cpu),
+    ):
+        if name in chosen:
+            started = time.perf_counter()
+            report(title, make(), bounded=name != "cpu")
+            print(f"{time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

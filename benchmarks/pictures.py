@@ -1,0 +1,100 @@
+"""Draws the README's pictures: the front of a stored study, and what a front costs.
+
+    python benchmarks/pictures.py front sqlite:///tradeoff.db NAME docs/images/front.png
+    python benchmarks/pictures.py cost curves.json docs/images/cost.png      # written by search_cost.py --curves
+
+Needs `pip install kaleido` and a Chromium or Chrome (BROWSER_PATH names it where it is not found).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from objectives.goals import GOALS
+from studies.front import feasible, knee, pareto_front
+from studies.results import read_results
+from studies.storage import load_study, open_storage
+from studies.tables import short_configuration
+
+COLOURS = ("#888888", "#bbbbbb", "#E69F00", "#56B4E9", "#0072B2", "#D55E00")  # Okabe-Ito, safe for colour-blind readers
+END_S = 220.0  # of the picture of costs
+FONT = {"family": "DejaVu Sans, Arial, sans-serif", "size": 14, "color": "#1f2933"}
+GRID = {"gridcolor": "#e4e7eb", "zeroline": False, "linecolor": "#9aa5b1"}
+
+
+def front_picture(storage: str, name: str) -> go.Figure:
+    """Accuracy over time and over memory: the front, the rest, and the budget."""
+    results = read_results(load_study(name, open_storage(storage, create=False)))
+    front = pareto_front(results.records, results.objectives)
+    chosen = knee(front, results.objectives)
+    others = [record for record in feasible(results.records) if record not in front]
+    figure = make_subplots(cols=2, horizontal_spacing=0.09, shared_yaxes=True)
+    for column, axis in ((1, "train_time_s"), (2, "peak_memory_mib")):
+        for records, label, marker in (
+            (others, "beaten", {"color": "white", "line": {"color": "#9aa5b1", "width": 1}, "size": 8}),
+            (front, "Pareto front", {"color": "#0072B2", "size": 11}),
+            ([chosen], "knee", {"color": "#E69F00", "size": 18, "symbol": "star", "line": {"color": "#1f2933", "width": 1}}),
+        ):
+            figure.add_scatter(
+                x=[record.values[axis] for record in records],
+                y=[record.values["accuracy"] for record in records],
+                mode="markers",
+                name=label,
+                marker=marker,
+                showlegend=column == 1,
+                row=1,
+                col=column,
+            )
+        figure.update_xaxes(title=f"{GOALS[axis].label} ({GOALS[axis].unit})", row=1, col=column, **GRID)
+    budget = results.config["limits"]["peak_memory_mib"]
+    figure.add_vline(x=budget, line={"color": "#D55E00", "dash": "dash"}, row=1, col=2)
+    figure.add_annotation(
+        x=budget, y=0.02, yref="y2 domain", xref="x2", text="budget", textangle=-90, showarrow=False, xshift=-10,
+        font={"color": "#D55E00"},
+    )  # fmt: skip
+    figure.update_yaxes(**GRID)
+    figure.update_yaxes(title="accuracy", row=1, col=1)
+    for column, axis in ((1, "train_time_s"), (2, "peak_memory_mib")):
+        figure.add_annotation(
+            x=chosen.values[axis], y=chosen.values["accuracy"], text=short_configuration(chosen.params), showarrow=False,
+            yshift=20, row=1, col=column,
+        )  # fmt: skip
+    return figure
+
+
+def cost_picture(path: Path) -> go.Figure:
+    """The share of the reference hypervolume over the cost: the median over seeds, for each arm."""
+    figure = go.Figure()
+    for colour, (name, runs) in zip(COLOURS, json.loads(path.read_text()).items(), strict=False):
+        if name.startswith("(e)"):
+            continue  # the same as (d) up to here: no training is stopped before three have finished
+        times = np.linspace(0, END_S, 300)
+        shares = [[_at(run, time_s) for time_s in times] for run in runs]
+        figure.add_scatter(x=times, y=np.median(shares, axis=0), mode="lines", name=name, line={"color": colour, "width": 3})
+    figure.add_hline(y=0.95, line={"color": "#9aa5b1", "dash": "dot"})
+    figure.update_xaxes(title="seconds spent on trials and on choosing them", **GRID)
+    figure.update_yaxes(title="share of the reference hypervolume", range=[0, 1.02], tickformat=".0%", **GRID)
+    return figure
+
+
+def _at(run: list[list[float]], time_s: float) -> float:
+    before = [volume for wall_s, _, volume in run if wall_s <= time_s]
+    return before[-1] if before else 0.0
+
+
+def main() -> None:
+    what, *arguments, output = sys.argv[1:]
+    figure = front_picture(*arguments) if what == "front" else cost_picture(Path(arguments[0]))
+    figure.update_layout(
+        plot_bgcolor="white", font=FONT, margin={"l": 70, "r": 20, "t": 70, "b": 60}, legend={"orientation": "h", "y": 1.22}
+    )
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    figure.write_image(output, width=1000, height=420, scale=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""Starts each trial in a process of its own, and turns whatever becomes of that process into an outcome.
+
+A trial that crashes in native code, is killed, hangs, or eats all memory takes only itself down. What it measured before is
+kept: the process sends it as it goes.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from objectives.endings import Ended, crashed_at_the_limit, how_it_ended, measurements_of, outcome_of
+from objectives.oom import KernelKillWatch
+from objectives.outcome import Interrupted
+from objectives.server import server_environment
+
+Progress = Callable[[Mapping[str, Any]], None]
+
+_SERVER_START_LIMIT_S = 300
+
+
+class WorkerError(RuntimeError):
+    """A process of ours ended without an answer to a request that is not a trial."""
+
+
+class JobError(ValueError):
+    """The job can't be run as the user wrote it: a sentence with the rule, the value and the remedy."""
+
+
+class TrialServer:
+    """Runs requests in fresh processes forked from a warm server.
+
+    The server is started on first use and again if it dies. One server runs one request at a time.
+
+    Example:
+        >>> with TrialServer() as server:  # doctest: +SKIP
+        ...     server.describe_device()
+
+    Args:
+        environment: Variables for the server and its trials, over this process's own. `CUDA_VISIBLE_DEVICES` here chooses
+            the card.
+        modules: Further modules to import before forking, such as the one that defines the model.
+    """
+
+    def __init__(self, *, environment: Mapping[str, str] | None = None, modules: tuple[str, ...] = ()) -> None:
+        self._environment = dict(environment or {})
+        self._modules = modules
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._ready = False
+        self._unread = b""
+        self._next_identifier = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Starts the server without waiting for it: the imports run while the caller does something else."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                # -P: the working folder must not shadow the libraries (a user's evaluate.py, a folder called datasets).
+                [sys.executable, "-P", "-m", "objectives.server", str(theirs.fileno()), *self._modules],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=server_environment({**os.environ, **self._environment}),
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the trial in order
+            )
+        self._socket, self._ready, self._unread = ours, False, b""
+
+    def close(self) -> None:
+        """Ends the server and whatever it runs."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            if not self._ready:
+                self._process.kill()  # it still imports, and would not see the closed socket for seconds
+            try:
+                self._process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def describe_device(self) -> dict[str, Any]:
+        """The device that trials will run on, as `objectives.devices.DeviceInfo.as_dict` gives it."""
+        return dict(self._request({"task": "describe"}))
+
+    def prepare(self, job: Mapping[str, Any], cache_folder: Path, on_progress: Progress | None = None) -> dict[str, Any]:
+        """Loads and tokenises a job's data once.
+
+        Returns:
+            The folder and the facts that `objectives.data.PreparedData` holds, as plain data.
+
+        Raises:
+            JobError: The data or the model can't be used as the job says.
+        """
+        return dict(self._request({"task": "prepare", "job": dict(job), "cache_folder": str(cache_folder)}, on_progress))
+
+    def run_trial(
+        self,
+        request: Mapping[str, Any],
+        *,
+        time_limit_s: float | None = None,
+        on_progress: Progress | None = None,
+        log_path: Path | None = None,
+    ) -> Any:
+        """Runs one trial to an outcome (see `objectives.outcome.Outcome`); it raises for nothing that a trial can do.
+
+        Args:
+            request: The job, the parameters and the stages, as `objectives.worker` reads them.
+            time_limit_s: After this long the trial is ended as `TimedOut`.
+            on_progress: Called with each stage and step as they are reported.
+            log_path: Where the trial's own output goes; a temporary file if None.
+        """
+        watch = KernelKillWatch()
+        ended = Ended()
+        try:
+            # Made and removed on this side, so that a trial that is killed leaves nothing behind.
+            with tempfile.TemporaryDirectory(prefix="tradeoff-") as folder:
+                whole = {"task": "trial", "folder": folder, **request}
+                self._run(whole, ended, time_limit_s, on_progress, log_path)
+                if crashed_at_the_limit(whole, ended):
+                    # Native code, oneDNN's for one, crashes where a mapping fails. Without the limit the meter can judge.
+                    ended = Ended()
+                    self._run({**whole, "enforced": False}, ended, time_limit_s, on_progress, log_path)
+        except KeyboardInterrupt:
+            # A trial that was through when the user pressed Ctrl-C has its outcome, and that is kept.
+            if ended.answer("outcome") is None:
+                return Interrupted(stage=ended.stage, measurements=measurements_of(ended))
+        return outcome_of(ended, watch, time_limit_s)
+
+    def _request(self, request: dict[str, Any], on_progress: Progress | None = None) -> Any:
+        ended = Ended()
+        self._run(request, ended, None, on_progress, None)
+        if (error := ended.answer("error")) is not None:
+            raise JobError(error)
+        if (answer := ended.answer("answer")) is None:
+            raise WorkerError(f"the process of the task {request['task']!r} {how_it_ended(ended)}\n{ended.log_tail}".strip())
+        return answer
+
+    def _run(
+        self,
+        request: Mapping[str, Any],
+        ended: Ended,
+        time_limit_s: float | None,
+        on_progress: Progress | None,
+        log_path: Path | None,
+    ) -> None:
+        self.start()
+        begin = time.perf_counter()
+        ours, theirs = socket.socketpair()
+        with ours, log_path.open("w+b") if log_path else tempfile.TemporaryFile() as log:
+            pid = None
+            try:
+                with theirs:
+                    pid = self._start_trial(theirs, log.fileno())
+                # The clock of a trial starts when its process does, not while the server still imports.
+                begin = time.perf_counter()
+                ours.sendall(json.dumps(request).encode() + b"\n")
+                self._follow(ours, ended, None if time_limit_s is None else begin + time_limit_s, on_progress, pid)
+            except ConnectionError:
+                # The trial, or the server with it, is gone: how it ended says the rest.
+                self._wait(ended)
+            except BaseException:
+                if pid is not None:
+                    _kill(pid)
+                    self._wait(ended)
+                raise
+            finally:
+                ended.elapsed_s = time.perf_counter() - begin
+                log.seek(0)
+                ended.log_tail = log.read()[-4000:].decode(errors="replace").strip()
+
+    def _start_trial(self, channel: socket.socket, log: int) -> int:
+        while not self._ready:
+            message = self._read(time.perf_counter() + _SERVER_START_LIMIT_S)
+            if message is None:
+                raise WorkerError("the process that imports torch and transformers ended or hung; its error is above")
+            self._ready = "ready" in message
+        assert self._socket is not None
+        self._next_identifier += 1
+        socket.send_fds(self._socket, [json.dumps({"start": self._next_identifier}).encode()], [channel.fileno(), log])
+        while (message := self._read(time.perf_counter() + _SERVER_START_LIMIT_S)) is not None:
+            if message.get("started") == self._next_identifier:
+                return int(message["pid"])
+        raise ConnectionResetError("the server ended before the trial started")
+
+    def _follow(
+        self, channel: socket.socket, ended: Ended, deadline: float | None, on_progress: Progress | None, pid: int
+    ) -> None:
+        """Reads what the trial sends until it closes its channel or its time is up, then waits for its end."""
+        unread = b""
+        while True:
+            timeout = None if deadline is None else max(0.0, deadline - time.perf_counter())
+            if not select.select([channel], [], [], timeout)[0]:
+                ended.timed_out = True
+                _kill(pid)
+                break
+            data = channel.recv(1 << 16)
+            if not data:
+                break
+            *lines, unread = (unread + data).split(b"\n")
+            for line in lines:
+                self._take(json.loads(line), ended, on_progress)
+        self._wait(ended)
+
+    @staticmethod
+    def _take(message: dict[str, Any], ended: Ended, on_progress: Progress | None) -> None:
+        if "progress" in message:
+            ended.stage = message["progress"]["stage"]
+            if on_progress is not None:
+                on_progress(message["progress"])
+        elif "measurements" in message:
+            ended.measurements = message["measurements"]
+        else:
+            ended.messages.append(message)
+
+    def _wait(self, ended: Ended) -> None:
+        """Waits until the server has reaped the trial."""
+        while (message := self._read(time.perf_counter() + 30)) is not None:
+            if message.get("ended") == self._next_identifier:
+                ended.status, ended.max_rss_mib = message["status"], message["max_rss_mib"]
+                return
+        # The server itself is gone, and its trials with it; the next request starts another.
+        self.close()
+
+    def _read(self, deadline: float) -> dict[str, Any] | None:
+        """The server's next message, or None if it closed or said nothing until the deadline."""
+        assert self._socket is not None
+        while b"\n" not in self._unread:
+            if not select.select([self._socket], [], [], max(0.0, deadline - time.perf_counter()))[0]:
+                return None
+            try:
+                data = self._socket.recv(1 << 16)
+            except ConnectionError:
+                return None
+            if not data:
+                return None
+            self._unread += data
+        line, self._unread = self._unread.split(b"\n", 1)
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    # Before the trial has called setsid there is no such group yet.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,84 @@
+"""The training job: everything that all trials of a study hold fixed.
+
+A job is plain, validated data, so it can be compared key by key when a study is resumed, sent to a trial's process, and
+written into an export. How a job becomes a Trainer is the business of the files that run inside that process.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+EMBEDDED = "embedded"
+RANDOM_TOKENS = "random-tokens"
+LOCAL_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
+
+
+class TextClassificationJob(BaseModel):
+    """Fine-tuning a model of `AutoModelForSequenceClassification` on labelled texts.
+
+    `model` is a name on the hub, a local folder, or `embedded` for a small BERT with random weights. `dataset` is a name on the
+    hub, a local CSV, JSON Lines or Parquet file, `embedded` for generated reviews, or `random-tokens` for a job that measures
+    time and memory alone.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model: str = Field(EMBEDDED, min_length=1, description="hub name, local folder, or `embedded`")
+    dataset: str = Field(EMBEDDED, min_length=1, description="hub name, local file, `embedded`, or `random-tokens`")
+    dataset_config: str | None = Field(None, description="the hub data set's configuration, where it has several")
+    eval_dataset: str | None = Field(None, description="a second local file to evaluate on; else the first one is split")
+    train_split: str = Field("train", description="the hub data set's split to train on")
+    eval_split: str = Field("test", description="the hub data set's split to evaluate on")
+    text_column: str = Field("text", description="the column with the text")
+    label_column: str = Field("label", description="the column with labels 0 to num_labels - 1, or stars 1 to num_labels")
+    num_labels: int = Field(5, ge=2, description="number of classes")
+    train_samples: int | None = Field(1000, ge=1, description="training samples; null for all there are")
+    eval_samples: int | None = Field(1000, ge=0, description="evaluation samples; null for all, 0 for no evaluation")
+    data_seed: int = Field(42, ge=0, description="seed of the shuffle that picks the samples")
+    max_length: int = Field(512, ge=4, description="tokens; longer texts are cut")
+    padding: Literal["max_length", "longest"] = Field(
+        "max_length", description="pad every sequence to max_length, or to the longest of its batch"
+    )
+    epochs: float = Field(3, gt=0, description="passes over the training samples")
+    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate, unless it is searched")
+    lr_scheduler_type: str = Field("linear", description="a name of transformers.SchedulerType")
+    warmup_steps: float = Field(0, ge=0, description="steps of warm-up; below 1, a share of all steps")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
+    max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0 for no clipping")
+    optim: str = Field("adamw_torch", description="a name of transformers' OptimizerNames")
+    eval_batch_size: int = Field(8, ge=1, description="per-device evaluation batch")
+    seed: int = Field(42, ge=0, description="seed of initialisation, shuffling and dropout")
+    deterministic: bool = Field(True, description="ask torch for kernels that repeat their results, where it has them")
+    shares_accuracy: bool = Field(
+        True, description="whether every split of an effective batch learns the same; batch norm, for one, breaks that"
+    )
+    trust_remote_code: bool = Field(False, description="run code from the hub that comes with the model or the data set")
+
+    @model_validator(mode="after")
+    def _check(self) -> "TextClassificationJob":
+        if self.eval_dataset is not None and not self.is_local_file:
+            raise ValueError(f"eval_dataset goes with a local data file, and dataset is {self.dataset!r}")
+        if self.dataset == RANDOM_TOKENS and self.eval_samples:
+            raise ValueError("random tokens can't be classified: set eval_samples to 0")
+        return self
+
+    @property
+    def is_local_file(self) -> bool:
+        """Whether the data is a local file: told by its ending, so that a missing file is not taken for a hub name."""
+        return Path(self.dataset).suffix.lower() in LOCAL_SUFFIXES
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether a trial measures accuracy."""
+        return self.eval_samples != 0
+
+    def data_settings(self) -> dict[str, Any]:
+        """The fields on which the tokenised data depends, and nothing else."""
+        return self.model_dump(
+            include={
+                "model", "dataset", "dataset_config", "eval_dataset", "train_split", "eval_split", "text_column",
+                "label_column", "num_labels", "train_samples", "eval_samples", "data_seed", "max_length", "padding",
+                "trust_remote_code",
+            }
+        )  # fmt: skip

@@ -1,0 +1,232 @@
+"""The objective: an Optuna trial in, its values out, with everything that was measured stored on the trial.
+
+This is the only file of the package that drives Optuna. It works under `study.optimize` with any sampler.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+import optuna
+
+from objectives.derivation import derived_attributes, predicted_attributes
+from objectives.early_stopping import stop_rule
+from objectives.jobs import TextClassificationJob
+from objectives.knowledge import Knowledge, Observation
+from objectives.outcome import Completed, Failed, Interrupted, OutOfMemory, TimedOut
+from objectives.records import TrialRecord, measurement_attributes, outcome_attributes, read_record
+from searchspace import Reuse, SearchSpace, TrialParameters
+
+# The older form of a constraint, which optuna-dashboard still reads: a trial with a positive entry is infeasible there too.
+DASHBOARD_CONSTRAINTS = "constraints"
+
+
+# A sampler that plans says here what a trial is to do: `stages` of "probe" and "train".
+PLAN_ATTRIBUTE = "tradeoff:plan"
+
+
+class TrialFailed(RuntimeError):
+    """A trial ended with a real error; the study goes on."""
+
+
+class Runner(Protocol):
+    """Runs one trial's request to an outcome: `objectives.isolation.TrialServer`, or several of them."""
+
+    def run_trial(
+        self, request: Mapping[str, Any], *, time_limit_s: float | None, on_progress: Callable[[Mapping[str, Any]], None] | None
+    ) -> Any:
+        """Returns an `objectives.outcome.Outcome`."""
+
+
+@dataclass(kw_only=True)
+class Objective:
+    """Runs a trial in a process of its own and returns the values of the study's objectives.
+
+    Example:
+        >>> study.optimize(objective, n_trials=20, catch=(TrialFailed,))  # doctest: +SKIP
+
+    Attributes:
+        space: Where parameters are drawn from.
+        job: What is trained.
+        data_folder: The prepared data, as `TrialServer.prepare` gives it.
+        runner: Runs the request.
+        objectives: The names of the study's objectives, in its order.
+        device: The device that `runner` runs on, stored with each trial.
+        num_train: Training samples an epoch.
+        memory_limit_mib: The memory budget, or None for the whole device.
+        time_limit_s: The longest that a trial may take, or None.
+        num_devices: Devices that share an optimizer step.
+        reuse: How far one training's accuracy speaks for other configurations.
+        early_stopping: Whether a training ends once its class can't reach the front.
+        on_start: Called with a trial's number and configuration when something is run for it.
+        on_progress: Called with a trial's stages and steps.
+    """
+
+    space: SearchSpace
+    job: TextClassificationJob
+    data_folder: str
+    runner: Runner
+    objectives: tuple[str, ...]
+    device: Mapping[str, Any]
+    num_train: int
+    memory_limit_mib: float | None = None
+    time_limit_s: float | None = None
+    num_devices: int = 1
+    reuse: Reuse = Reuse.EFFECTIVE_BATCH
+    early_stopping: bool = False
+    on_start: Callable[[int, TrialParameters], None] | None = None
+    on_progress: Callable[[Mapping[str, Any]], None] | None = None
+    _records: dict[int, TrialRecord] = field(default_factory=dict, repr=False)
+
+    def __call__(self, trial: optuna.Trial) -> tuple[float, ...]:
+        """Runs the trial, as far as earlier ones have not settled it.
+
+        Returns:
+            The objectives' values, in the study's order.
+
+        Raises:
+            optuna.TrialPruned: Memory or time ran out, a rule of the space is broken, or nothing was trained; constraints say
+                by how much a limit was missed.
+            TrialFailed: A real error.
+            KeyboardInterrupt: The user ended the study.
+        """
+        parameters = self.space.suggest(trial)
+        if (violation := self.space.violation(parameters)) is not None:
+            self._skip(trial, violation.reason, violation.name, violation.amount)
+        _, knowledge = self.learn(trial.study)
+        if (settled := knowledge.out_of_memory(parameters)) is not None:
+            reason = f"needs at least the memory of trial {settled.record.number}, which ran out of it"
+            self._skip(trial, reason, "memory_shortfall_mib", settled.record.attributes["memory_shortfall_mib"])
+        system_attributes = trial.storage.get_trial_system_attrs(trial._trial_id)
+        plan = system_attributes.get(PLAN_ATTRIBUTE)
+        stages = ("probe", "train") if plan is None else tuple(plan["stages"])
+        training = knowledge.trainings.get(knowledge.class_of(parameters))
+        # What the user has asked for by name is run, whatever is known.
+        if plan is None and training is not None and "fixed_params" not in system_attributes:
+            return self._derive(trial, parameters, training, knowledge)
+        return self.conclude(trial, parameters, self._run(trial, parameters, stages))
+
+    def learn(self, study: optuna.Study) -> tuple[list[TrialRecord], Knowledge]:
+        """Reads the study: its trials in order, and what they settle."""
+        records = []
+        for trial in study.get_trials(deepcopy=False):
+            if trial.number not in self._records:
+                record = read_record(trial, self.objectives)
+                if not trial.state.is_finished():
+                    records.append(record)
+                    continue
+                self._records[trial.number] = record
+            records.append(self._records[trial.number])
+        knowledge = Knowledge.of(
+            records, self.space, self.job, num_train=self.num_train, num_devices=self.num_devices, reuse=self.reuse
+        )
+        return records, knowledge
+
+    def _run(self, trial: optuna.Trial, parameters: TrialParameters, stages: tuple[str, ...]) -> Any:
+        if self.on_start is not None:
+            self.on_start(trial.number, parameters)
+        request = self.request(parameters, stages)
+        if self.early_stopping and "train" in stages:
+            request["stop_rule"] = self._stop_rule(trial.study, parameters)
+        return self.runner.run_trial(request, time_limit_s=self.time_limit_s, on_progress=self.on_progress)
+
+    def _skip(self, trial: optuna.Trial, reason: str, constraint: str, amount: float) -> NoReturn:
+        _store(trial, {"outcome": "skipped", "reason": reason})
+        constrain(trial, constraint, amount)
+        raise optuna.TrialPruned(reason)
+
+    def _derive(
+        self, trial: optuna.Trial, parameters: TrialParameters, training: Observation, knowledge: Knowledge
+    ) -> tuple[float, ...]:
+        """Takes the accuracy of the trial's class, and probes time and memory unless they were measured."""
+        cost = knowledge.cost(parameters)
+        if cost is None or "model" in (cost.memory_source, cost.time_source):
+            outcome = self._run(trial, parameters, ("probe",))
+            if not isinstance(outcome, Completed):
+                return self.conclude(trial, parameters, outcome)
+            probed = TrialRecord(
+                number=trial.number,
+                outcome="probed",
+                params=trial.params,
+                attributes=measurement_attributes(outcome.measurements),
+            )
+            knowledge = knowledge.with_observation(Observation(record=probed, parameters=parameters))
+            _store(trial, probed.attributes)
+        attributes = derived_attributes(parameters, training, knowledge)
+        _store(trial, {name: value for name, value in attributes.items() if value is not None})
+        return tuple(float(attributes[name]) for name in self.objectives)
+
+    def _stop_rule(self, study: optuna.Study, parameters: TrialParameters) -> dict[str, Any] | None:
+        if "accuracy" not in self.objectives:
+            return None
+        records, knowledge = self.learn(study)
+        members = []
+        for structure in self.space.structures:
+            member = structure.with_learning_rate(parameters.learning_rate)
+            if knowledge.class_of(member) == knowledge.class_of(parameters) and (cost := knowledge.cost(member)) is not None:
+                costs = {"train_time_s": cost.train_time_s, "peak_memory_mib": cost.peak_memory_mib}
+                members.append({name: costs[name] for name in self.objectives if name in costs})
+        finished = [(record.number, record.values) for record in records if record.outcome == "completed"]
+        curves = [
+            [(point["num_samples"], point["accuracy"]) for point in o.record.attributes["training"]["curve"]]
+            for o in knowledge.observations
+            if o.record.outcome == "completed" and "training" in o.record.attributes
+        ]
+        rule = stop_rule(members, finished, curves)
+        return None if rule is None else rule.as_dict()
+
+    def request(self, parameters: TrialParameters, stages: tuple[str, ...] = ("probe", "train")) -> dict[str, Any]:
+        """What a trial's process is asked to do, as plain data."""
+        return {
+            "job": self.job.model_dump(),
+            "parameters": parameters.as_dict(),
+            "data_folder": self.data_folder,
+            "stages": list(stages),
+            "memory_limit_mib": self.memory_limit_mib,
+        }
+
+    def conclude(self, trial: optuna.Trial, parameters: TrialParameters, outcome: Any) -> tuple[float, ...]:
+        """Stores an outcome on its trial and ends the trial as Optuna's samplers understand it."""
+        attributes = outcome_attributes(outcome)
+        _, knowledge = self.learn(trial.study)
+        attributes |= predicted_attributes(parameters, attributes, knowledge)
+        if attributes["outcome"] == "completed":
+            attributes |= {f"{name}_source": "measured" for name in self.objectives}
+            if "peak_memory_mib" not in attributes and (known := knowledge.memory_mib(parameters)) is not None:
+                # Only a probe measures it on a CPU, and an earlier one did.
+                attributes |= {"peak_memory_mib": known[0], "peak_memory_mib_source": known[1]}
+            if missing := [name for name in self.objectives if name not in attributes]:
+                reason = f"the trial measured no {' and no '.join(missing)}"
+                outcome = Failed(stage="end", reason=reason, measurements=outcome.measurements)
+                attributes = outcome_attributes(outcome)
+        _store(trial, attributes)
+        match outcome:
+            case Completed() if attributes["outcome"] != "completed":
+                raise optuna.TrialPruned(attributes["reason"])
+            case Completed():
+                return tuple(float(attributes[name]) for name in self.objectives)
+            case OutOfMemory():
+                constrain(trial, "memory_shortfall_mib", outcome.shortfall_mib)
+                raise optuna.TrialPruned(outcome.reason)
+            case TimedOut():
+                # How long it would have taken is not known; one limit's length too long orders it behind what ended in time.
+                constrain(trial, "time_excess_s", outcome.limit_s)
+                raise optuna.TrialPruned(outcome.reason)
+            case Interrupted():
+                # First in line when the study goes on: what was asked for is not lost. A sampler that plans asks by itself.
+                if PLAN_ATTRIBUTE not in trial.storage.get_trial_system_attrs(trial._trial_id):
+                    trial.study.enqueue_trial(dict(trial.params), user_attrs={"retry_of": trial.number})
+                raise KeyboardInterrupt
+            case _:
+                raise TrialFailed(outcome.reason)
+
+
+def constrain(trial: optuna.Trial, name: str, amount: float) -> None:
+    """Marks a trial as infeasible, by `amount`, for Optuna's samplers and for optuna-dashboard alike."""
+    trial.set_constraint(name, amount)
+    trial.storage.set_trial_system_attr(trial._trial_id, DASHBOARD_CONSTRAINTS, [amount])
+
+
+def _store(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
+    for name, value in attributes.items():
+        trial.set_user_attr(name, value)

@@ -1,0 +1,268 @@
+"""A replay of torch's CUDA caching allocator: what a sequence of allocations and releases makes it hold on the card.
+
+What a card shows is not what tensors occupy but what the allocator reserved for them, and it gives nothing back, so the
+order of requests decides. The rules are those of c10/cuda/CUDACachingAllocator.cpp with its default settings
+(https://github.com/pytorch/pytorch/blob/main/c10/cuda/CUDACachingAllocator.cpp), for one stream:
+
+- a request is rounded up to 512 bytes; up to 1 MiB it is served from the small pool, above from the large one;
+- a pool gives its smallest free block that fits, the lowest address first among equals;
+- where none fits, a segment is reserved: 2 MiB for a small request, 20 MiB below 10 MiB, else the request rounded up to 2 MiB;
+- a block is split where the rest is at least 512 bytes (small pool) or more than 1 MiB (large pool);
+- a released block is merged with its free neighbours in the segment, and the segment is kept;
+- where the card is full, every segment that is wholly free is given back and the request tried again, once.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+
+MIB = 1024 * 1024
+MIN_BLOCK_BYTES = 512
+LARGEST_SMALL_REQUEST_BYTES = 1 * MIB
+SMALL_SEGMENT_BYTES = 2 * MIB
+SHARED_SEGMENT_BYTES = 20 * MIB
+SMALLEST_OWN_SEGMENT_BYTES = 10 * MIB
+SEGMENT_STEP_BYTES = 2 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """A request for memory under a key that is not in use."""
+
+    key: Hashable
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The end of the allocation under a key."""
+
+    key: Hashable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutOfMemory:
+    """A request that did not fit, even with every free segment given back.
+
+    Attributes:
+        event: Its position in the sequence, from 0.
+        requested_bytes: What it asked for.
+        reserved_bytes: What the allocator held when it failed.
+    """
+
+    event: int
+    requested_bytes: int
+    reserved_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replay:
+    """What a sequence of events made the allocator hold; up to the failure, where it ran out of memory."""
+
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    out_of_memory: OutOfMemory | None
+
+
+class AllocationError(Exception):
+    """A request does not fit into the capacity."""
+
+
+class _Block:
+    """A range of a segment, linked to its neighbours in address order."""
+
+    __slots__ = ("address", "left", "num_bytes", "requested_bytes", "right", "small", "used")
+
+    def __init__(self, address: int, num_bytes: int, small: bool) -> None:
+        self.address = address
+        self.num_bytes = num_bytes
+        self.small = small
+        self.used = False
+        self.requested_bytes = 0
+        self.left: _Block | None = None
+        self.right: _Block | None = None
+
+
+class CachingAllocator:
+    """The allocator's state.
+
+    Example:
+        >>> allocator = CachingAllocator()
+        >>> allocator.allocate("weights", 3 * 1024 * 1024) // MIB
+        3
+        >>> allocator.allocated_bytes // MIB, allocator.reserved_bytes // MIB
+        (3, 20)
+
+    Args:
+        capacity_bytes: What may be reserved; None for no limit.
+
+    Attributes:
+        allocated_bytes: What the blocks in use occupy, rounding and unsplit rests included, as `torch.cuda.memory_allocated`.
+        reserved_bytes: What the segments occupy, as `torch.cuda.memory_reserved`.
+        peak_requested_bytes: What was asked for and not released yet, at most: without rounding.
+        num_retries: How often a full card made it give its free segments back.
+    """
+
+    def __init__(self, capacity_bytes: int | None = None) -> None:
+        self.capacity_bytes = capacity_bytes
+        self.allocated_bytes = 0
+        self.reserved_bytes = 0
+        self.peak_allocated_bytes = 0
+        self.peak_reserved_bytes = 0
+        self.peak_requested_bytes = 0
+        self.num_retries = 0
+        self._requested_bytes = 0
+        self._blocks: dict[Hashable, _Block] = {}
+        # Free blocks by (size, address), the order in which the allocator searches them.
+        self._free: dict[bool, list[tuple[int, int, _Block]]] = {True: [], False: []}
+        self._next_address = SMALL_SEGMENT_BYTES
+
+    def allocate(self, key: Hashable, num_bytes: int) -> int:
+        """Serves a request; one of 0 bytes takes nothing.
+
+        Returns:
+            The size of the block in bytes.
+
+        Raises:
+            AllocationError: It does not fit.
+        """
+        assert key not in self._blocks, f"{key!r} is allocated already"
+        if num_bytes == 0:
+            return 0
+        size = round_request(num_bytes)
+        small = size <= LARGEST_SMALL_REQUEST_BYTES
+        block = self._take_free(size, small) or self._reserve(size, small)
+        rest = block.num_bytes - size
+        if rest >= MIN_BLOCK_BYTES if small else rest > LARGEST_SMALL_REQUEST_BYTES:
+            self._split(block, size)
+        block.used = True
+        block.requested_bytes = num_bytes
+        self._blocks[key] = block
+        self._requested_bytes += num_bytes
+        self.peak_requested_bytes = max(self.peak_requested_bytes, self._requested_bytes)
+        self.allocated_bytes += block.num_bytes
+        self.peak_allocated_bytes = max(self.peak_allocated_bytes, self.allocated_bytes)
+        return block.num_bytes
+
+    def release(self, key: Hashable) -> int:
+        """Ends an allocation; its block is free for the next request, and its segment stays reserved.
+
+        Returns:
+            The size of the block in bytes, 0 where nothing is allocated under the key.
+        """
+        block = self._blocks.pop(key, None)
+        if block is None:
+            return 0
+        num_bytes = block.num_bytes
+        self._requested_bytes -= block.requested_bytes
+        self.allocated_bytes -= block.num_bytes
+        block.used = False
+        left, right = block.left, block.right
+        if left is not None and not left.used:
+            self._drop_free(left)
+            left.num_bytes += block.num_bytes
+            left.right = right
+            if right is not None:
+                right.left = left
+            block = left
+        if right is not None and not right.used:
+            self._drop_free(right)
+            block.num_bytes += right.num_bytes
+            block.right = right.right
+            if right.right is not None:
+                right.right.left = block
+        self._add_free(block)
+        return num_bytes
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._blocks
+
+    def ranges(self) -> list[tuple[int, int, bool]]:
+        """Every block as (first address, size, in use), in the order of addresses."""
+        blocks = list(self._blocks.values()) + [entry[2] for pool in self._free.values() for entry in pool]
+        return sorted((block.address, block.num_bytes, block.used) for block in blocks)
+
+    def _take_free(self, size: int, small: bool) -> _Block | None:
+        pool = self._free[small]
+        position = bisect_left(pool, (size,))
+        return pool.pop(position)[2] if position < len(pool) else None
+
+    def _reserve(self, size: int, small: bool) -> _Block:
+        segment = segment_size(size)
+        if self.capacity_bytes is not None and self.reserved_bytes + segment > self.capacity_bytes:
+            self.num_retries += 1
+            self._give_back_free_segments()
+            if self.reserved_bytes + segment > self.capacity_bytes:
+                raise AllocationError(
+                    f"{segment} bytes do not fit: {self.reserved_bytes} of {self.capacity_bytes} are reserved"
+                )
+        block = _Block(self._next_address, segment, small)
+        # A gap after each segment, so that blocks of two segments are never taken for neighbours.
+        self._next_address += segment + SEGMENT_STEP_BYTES
+        self.reserved_bytes += segment
+        self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
+        return block
+
+    def _give_back_free_segments(self) -> None:
+        for small, pool in self._free.items():
+            whole = [entry[2] for entry in pool if entry[2].left is None and entry[2].right is None]
+            self.reserved_bytes -= sum(block.num_bytes for block in whole)
+            self._free[small] = [entry for entry in pool if entry[2].left is not None or entry[2].right is not None]
+
+    def _split(self, block: _Block, size: int) -> None:
+        rest = _Block(block.address + size, block.num_bytes - size, block.small)
+        rest.left, rest.right = block, block.right
+        if rest.right is not None:
+            rest.right.left = rest
+        block.right = rest
+        block.num_bytes = size
+        self._add_free(rest)
+
+    def _add_free(self, block: _Block) -> None:
+        insort(self._free[block.small], (block.num_bytes, block.address, block))
+
+    def _drop_free(self, block: _Block) -> None:
+        pool = self._free[block.small]
+        del pool[bisect_left(pool, (block.num_bytes, block.address))]
+
+
+def round_request(num_bytes: int) -> int:
+    """The size of the block that serves a request, in bytes."""
+    return max(1, -(-num_bytes // MIN_BLOCK_BYTES)) * MIN_BLOCK_BYTES
+
+
+def segment_size(block_bytes: int) -> int:
+    """The size of the segment that is reserved for a block that no free one can serve, in bytes."""
+    if block_bytes <= LARGEST_SMALL_REQUEST_BYTES:
+        return SMALL_SEGMENT_BYTES
+    if block_bytes < SMALLEST_OWN_SEGMENT_BYTES:
+        return SHARED_SEGMENT_BYTES
+    return -(-block_bytes // SEGMENT_STEP_BYTES) * SEGMENT_STEP_BYTES
+
+
+def replay(events: Iterable[Allocation | Release], capacity_bytes: int | None = None) -> Replay:
+    """Runs events through a fresh allocator.
+
+    Args:
+        events: Allocations and releases in order.
+        capacity_bytes: What may be reserved; None for no limit.
+
+    Returns:
+        The peaks, and the first request that did not fit, which ends the replay.
+    """
+    allocator = CachingAllocator(capacity_bytes)
+    failure = None
+    for index, event in enumerate(events):
+        if isinstance(event, Release):
+            allocator.release(event.key)
+            continue
+        try:
+            allocator.allocate(event.key, event.num_bytes)
+        except AllocationError:
+            failure = OutOfMemory(event=index, requested_bytes=event.num_bytes, reserved_bytes=allocator.reserved_bytes)
+            break
+    return Replay(
+        peak_allocated_bytes=allocator.peak_allocated_bytes,
+        peak_reserved_bytes=allocator.peak_reserved_bytes,
+        out_of_memory=failure,
+    )

@@ -1,0 +1,25 @@
+"""What cuBLAS takes of a card's memory: the constants, apart from what needs torch."""
+
+from dataclasses import dataclass
+
+KIB = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlasWorkspace:
+    """What cuBLAS keeps, and what one call of cuBLASLt takes.
+
+    torch gives every cuBLAS handle a workspace at its first use and never takes it back. The forward and the backward pass run
+    in two threads, each with a handle of its own, so there are two.
+
+    Attributes:
+        cublas_bytes: aten/src/ATen/cuda/CublasHandlePool.cpp: `:4096:2:16:8`, 2 x 4 MiB + 8 x 16 KiB.
+        cublaslt_bytes: aten/src/ATen/cuda/CUDABlas.cpp, `_parseChosenWorkspaceSize`: 1 MiB, while a biased product runs.
+    """
+
+    cublas_bytes: int = 2 * 4096 * KIB + 8 * 16 * KIB
+    cublaslt_bytes: int = 1024 * KIB
+
+
+# Compute capability 9, 10 and 12 in aten/src/ATen/cuda/CublasHandlePool.cpp: 8 x 4 MiB.
+HOPPER_BLAS = BlasWorkspace(cublas_bytes=8 * 4096 * KIB)

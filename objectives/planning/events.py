@@ -1,0 +1,116 @@
+"""What a traced training step does to memory, as plain data: segments of allocations and releases, exact at every batch size.
+
+Within one class of settings (model, precision, checkpointing, ...) a step asks for the same blocks in the same order whatever
+the batch, and the size of each is a + b * batch. Two traces give a and b of every block, so the sequence is known at any batch
+size and can be replayed through the allocator, which is exact where interpolating the peaks would not be.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Category(StrEnum):
+    """What a block of memory is for."""
+
+    WEIGHTS = "weights"
+    GRADIENTS = "gradients"
+    OPTIMIZER = "optimizer"
+    ACTIVATIONS = "activations"
+    WORKSPACE = "workspace"
+
+
+class Event(NamedTuple):
+    """A block is asked for (`num_bytes` is its size) or released (`num_bytes` is None).
+
+    A key names a block across segments: the gradients that one segment leaves are those that another one releases.
+    """
+
+    key: str
+    num_bytes: int | None
+    category: Category | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segments:
+    """The stages of a training run, each once.
+
+    Attributes:
+        build: The model moves to the card.
+        evaluation: A forward pass without gradients.
+        first_micro_batch: A forward and backward pass that starts without gradients.
+        next_micro_batch: One that adds to the gradients held since an earlier one.
+        first_step: Clipping, and the optimizer's first step, which creates its state.
+        next_step: Clipping, and a later step.
+        zero_gradients: The gradients are dropped.
+    """
+
+    build: tuple[Event, ...]
+    evaluation: tuple[Event, ...]
+    first_micro_batch: tuple[Event, ...]
+    next_micro_batch: tuple[Event, ...]
+    first_step: tuple[Event, ...]
+    next_step: tuple[Event, ...]
+    zero_gradients: tuple[Event, ...]
+
+    def as_mapping(self) -> Mapping[str, tuple[Event, ...]]:
+        """The segments by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class NotAligned(Exception):
+    """Two traces do not ask for the same blocks in the same order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinearSegments:
+    """Segments at two batch sizes, and by that at every larger one.
+
+    Example:
+        >>> small = Segments(**{name: () for name in Segments.__slots__} | {"build": (Event("x", 300, Category.WEIGHTS),)})
+        >>> large = Segments(**{name: () for name in Segments.__slots__} | {"build": (Event("x", 400, Category.WEIGHTS),)})
+        >>> LinearSegments(small=small, small_batch=2, large=large, large_batch=3).at(10).build[0].num_bytes
+        1100
+
+    Raises:
+        NotAligned: The two do not ask for the same blocks in the same order, or a size does not grow by whole bytes.
+    """
+
+    small: Segments
+    small_batch: int
+    large: Segments
+    large_batch: int
+
+    def __post_init__(self) -> None:
+        assert self.small_batch < self.large_batch
+        for _ in self._pairs():
+            pass
+
+    def at(self, batch: int) -> Segments:
+        """The segments at `batch`, which is exact from the smaller of the two traced sizes on."""
+        segments: dict[str, list[Event]] = {name: [] for name in Segments.__slots__}
+        span = self.large_batch - self.small_batch
+        for name, small, large in self._pairs():
+            if small.num_bytes is None or large.num_bytes is None:
+                segments[name].append(small)
+                continue
+            slope = (large.num_bytes - small.num_bytes) // span
+            segments[name].append(small._replace(num_bytes=small.num_bytes + slope * (batch - self.small_batch)))
+        return Segments(**{name: tuple(events) for name, events in segments.items()})
+
+    def _pairs(self) -> Iterator[tuple[str, Event, Event]]:
+        span = self.large_batch - self.small_batch
+        large_segments = self.large.as_mapping()
+        for name, small_events in self.small.as_mapping().items():
+            large_events = large_segments[name]
+            if len(small_events) != len(large_events):
+                raise NotAligned(
+                    f"{name}: {len(small_events)} events at {self.small_batch}, {len(large_events)} at {self.large_batch}"
+                )
+            for small, large in zip(small_events, large_events, strict=True):
+                if small.key != large.key or (small.num_bytes is None) != (large.num_bytes is None):
+                    raise NotAligned(f"{name}: {small.key} at {self.small_batch}, {large.key} at {self.large_batch}")
+                if small.num_bytes is not None and large.num_bytes is not None and (large.num_bytes - small.num_bytes) % span:
+                    raise NotAligned(f"{name}: {small.key} takes {small.num_bytes} and {large.num_bytes} bytes")
+                yield name, small, large

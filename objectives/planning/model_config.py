@@ -1,0 +1,36 @@
+"""Reads a model's configuration, the one thing that a prediction needs of a model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+
+def load_config(source: "str | Path | Mapping[str, Any] | PretrainedConfig") -> PretrainedConfig:
+    """A model's configuration.
+
+    Args:
+        source: A name on the hub, a folder with a `config.json`, such a file, its contents, or the configuration itself.
+
+    Raises:
+        ValueError: There is none, or transformers doesn't know its model type.
+    """
+    if isinstance(source, PretrainedConfig):
+        return source
+    try:
+        if isinstance(source, Mapping):
+            settings = dict(source)
+            return AutoConfig.for_model(settings.pop("model_type", "none given"), **settings)
+        return AutoConfig.from_pretrained(str(source))
+    except OSError as error:
+        raise ValueError(
+            f"no model configuration at {str(source)!r}: give a folder with a config.json, or a name on the hub within reach"
+        ) from error
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"transformers can't read the model configuration {source!r}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """An error's first line, as part of a sentence."""
+    return str(error).strip().split("\n")[0]

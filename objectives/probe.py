@@ -1,0 +1,158 @@
+"""The probe: a few seconds of the real Trainer that tell a configuration's memory and speed, worst case first.
+
+Memory shows at once: an evaluation batch and two optimizer steps on the longest sequences hold at their peak what a whole
+training holds at its peak. The first step creates the optimizer's state, the second is the first to run with it. So a
+configuration that does not fit dies here, within seconds, and not in the middle of an epoch.
+
+Two micro-batches stand for any accumulation: with more than one, gradients stay allocated through a forward pass, and further
+micro-batches add nothing but their token ids.
+"""
+
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from functools import wraps
+from typing import Any
+
+from transformers import Trainer, TrainerCallback
+
+from objectives.memory_budget import check_budget, lift_memory_budget
+from objectives.meters import page_allocation
+from objectives.outcome import Memory, ProbeResult
+from objectives.schedule import Schedule
+from objectives.session import TrialSession
+from objectives.step_clock import StepClock
+
+MEMORY_STEPS = 2
+WARM_UP_STEPS = 1
+MAX_TIMED_STEPS = 20
+TIMED_S = 0.2  # steps of a small batch are timed until they are worth a median; of a large one, one is
+
+
+def probe(session: TrialSession) -> ProbeResult:
+    """Measures a configuration's peak memory and step times, and stores them in the session.
+
+    Raises:
+        Exception: Whatever the training would raise, out-of-memory first of all.
+    """
+    session.reporter.enter("probe")
+    begin_s = session.clock_s()
+    clock = StepClock(session.clock_s, skip_steps=WARM_UP_STEPS)
+    session.meter.reset_peak()
+    with session.trainer(
+        eval_strategy="no",
+        logging_strategy="no",
+        train_sampling_strategy="sequential",
+        gradient_accumulation_steps=min(session.parameters.gradient_accumulation_steps, 2),
+    ) as trainer:
+        memory = _measure_memory(session, trainer)
+        if session.device.kind == "cpu":
+            # From here on the allocator keeps freed blocks, for speed, and those are not the model's.
+            lift_memory_budget()
+            if session.memory_limit_mib is not None and memory.peak_memory_mib is not None:
+                check_budget(memory.peak_memory_mib, session.memory_limit_mib)
+        eval_batch_time_s = _measure_time(session, trainer, clock)
+        gradients_mib = sum(w.numel() * w.element_size() for w in trainer.model.parameters() if w.requires_grad) / 2**20
+    micro_step_time_s = statistics.median(clock.micro_step_s)
+    update_time_s = statistics.median(clock.update_s)
+    schedule = Schedule.of(session.job, session.parameters, num_samples=len(session.data.train))
+    session.probe_result = ProbeResult(
+        memory=memory,
+        micro_step_time_s=micro_step_time_s,
+        optimizer_step_time_s=update_time_s,
+        eval_batch_time_s=eval_batch_time_s,
+        estimated_train_time_s=schedule.train_time_s(micro_step_time_s, update_time_s),
+        probe_time_s=session.clock_s() - begin_s,
+        gradients_mib=gradients_mib,
+    )
+    session.note_memory("probe")
+    session.report()
+    return session.probe_result
+
+
+def _measure_memory(session: TrialSession, trainer: Trainer) -> Memory:
+    # On a CPU, freed blocks must go back to the system while memory is measured, or the peak would count them.
+    with page_allocation():
+        if session.data.eval is not None:
+            trainer.evaluate(session.data.eval.select(_longest(session.data.eval["length"], session.job.eval_batch_size)))
+        batch = session.parameters.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
+        longest = _longest(session.data.train["length"], batch)
+        trainer.train_dataset = session.data.train.select(longest * MEMORY_STEPS)
+        trainer.args.max_steps = MEMORY_STEPS
+        first_step = _FirstStep(session)
+        trainer.add_callback(first_step)
+        trainer.train()
+        trainer.remove_callback(first_step)
+        return session.meter.read()
+
+
+def _measure_time(session: TrialSession, trainer: Trainer, clock: StepClock) -> float | None:
+    """Times ordinary steps into `clock`, and returns the time of an evaluation batch, or None without evaluation."""
+    num_rows = session.parameters.per_device_train_batch_size * (WARM_UP_STEPS + MAX_TIMED_STEPS)
+    # The Trainer reads its arguments again for each training; one micro-batch a step tells both times apart.
+    trainer.args.gradient_accumulation_steps = trainer.accelerator.gradient_accumulation_steps = 1
+    trainer.args.max_steps = WARM_UP_STEPS + MAX_TIMED_STEPS
+    trainer.train_dataset = session.data.train.select(_ordinary(len(session.data.train), num_rows, session.job.seed))
+    clock.attach(trainer)
+    trainer.add_callback(_UntilTimed(clock, time.perf_counter))
+    trainer.train()
+    if session.data.eval is None:
+        return None
+    num_rows = min(len(session.data.eval), 3 * session.job.eval_batch_size)
+    rows = _ordinary(len(session.data.eval), num_rows, session.job.seed)
+    return _time_prediction_steps(session, trainer, session.data.eval.select(rows))
+
+
+def _time_prediction_steps(session: TrialSession, trainer: Trainer, dataset: Any) -> float:
+    times_s: list[float] = []
+    original = trainer.prediction_step
+
+    @wraps(original)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        begin_s = session.clock_s()
+        result = original(*args, **kwargs)
+        times_s.append(session.clock_s() - begin_s)
+        return result
+
+    trainer.prediction_step = timed
+    trainer.evaluate(dataset)
+    return statistics.median(times_s)
+
+
+def _longest(lengths: Sequence[int], count: int) -> list[int]:
+    """The rows of the longest sequences, longest first, repeated where there are fewer than `count`."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    return [order[position % len(order)] for position in range(count)]
+
+
+def _ordinary(num_rows: int, count: int, seed: int) -> list[int]:
+    """`count` rows in a random order, repeated where there are fewer."""
+    order = list(range(num_rows))
+    random.Random(seed).shuffle(order)
+    return [order[position % num_rows] for position in range(count)]
+
+
+class _FirstStep(TrainerCallback):  # type: ignore[misc]
+    """Notes when the first optimizer step of the trial is done."""
+
+    def __init__(self, session: TrialSession) -> None:
+        self._session = session
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._session.note_first_step()
+
+
+class _UntilTimed(TrainerCallback):  # type: ignore[misc]
+    """Ends the timed steps once they have taken long enough."""
+
+    def __init__(self, clock: StepClock, now_s: Any) -> None:
+        self._clock = clock
+        self._now_s = now_s
+        self._begin_s: float | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step <= WARM_UP_STEPS:
+            self._begin_s = self._now_s()
+        elif self._begin_s is not None and self._now_s() - self._begin_s >= TIMED_S:
+            control.should_training_stop = True

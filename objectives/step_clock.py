@@ -1,0 +1,62 @@
+"""Times the parts of optimizer steps apart: what each micro-batch costs, and what an update costs besides."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from transformers import Trainer, TrainerCallback
+
+
+class StepClock(TrainerCallback):  # type: ignore[misc]
+    """Times a Trainer's steps in parts.
+
+    The device is synchronised at both ends of a part, which costs overlap: it is for a probe, not for a training.
+
+    Attributes:
+        micro_step_s: Forward and backward pass of one micro-batch, its loading included.
+        update_s: What an optimizer step takes besides its micro-steps: clipping, the update, and the Trainer's own work.
+
+    Args:
+        clock_s: Now in seconds, with all work on the device finished.
+        skip_steps: Optimizer steps to leave out at the start.
+    """
+
+    def __init__(self, clock_s: Callable[[], float], *, skip_steps: int) -> None:
+        self._clock_s = clock_s
+        self._skip_steps = skip_steps
+        self._passes_s: list[float] = []
+        self._step_begin_s = self._step_end_s = self._load_s = 0.0
+        self.micro_step_s: list[float] = []
+        self.update_s: list[float] = []
+
+    def attach(self, trainer: Trainer) -> None:
+        """Times the Trainer's forward and backward passes from now on."""
+        original = trainer.training_step
+
+        @wraps(original)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin_s = self._clock_s()
+            loss = original(*args, **kwargs)
+            self._passes_s.append(self._clock_s() - begin_s)
+            return loss
+
+        trainer.training_step = timed
+        trainer.add_callback(self)
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Starts the clock of the first load."""
+        self._step_end_s = self._clock_s()
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Ends the load, begins the step."""
+        self._step_begin_s = self._clock_s()
+        self._load_s = self._step_begin_s - self._step_end_s
+        self._passes_s.clear()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ends the step and books its parts."""
+        self._step_end_s = self._clock_s()
+        if state.global_step > self._skip_steps:
+            load_s = self._load_s / len(self._passes_s)
+            self.micro_step_s.extend(passed_s + load_s for passed_s in self._passes_s)
+            self.update_s.append(max(0.0, self._step_end_s - self._step_begin_s - sum(self._passes_s)))

@@ -1,0 +1,130 @@
+"""The training: the Trainer with the trial's own arguments, evaluated at each epoch, and what it measured."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+from transformers import Trainer, TrainerCallback
+
+from objectives.meters import DeviceSampler
+from objectives.outcome import Evaluation, TrainingResult
+from objectives.session import TrialSession
+
+
+def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> TrainingResult:
+    """Trains to the end and stores the result in the session.
+
+    Args:
+        session: The trial.
+        stop_rule: When to end earlier, as `objectives.early_stopping.StopRule.as_dict` gives it.
+
+    Raises:
+        Exception: Whatever the Trainer raises, out-of-memory first of all.
+    """
+    session.reporter.enter("train")
+    session.meter.reset_peak()
+    curve = _Curve(session, stop_rule)
+    with session.trainer(eval_strategy="epoch" if session.job.evaluates else "no") as trainer:
+        trainer.train_dataset = session.data.train
+        trainer.add_callback(curve)
+        curve.attach(trainer)
+        with DeviceSampler(session.device, held_mib=session.meter.held_mib) as sampler:
+            begin_s = session.clock_s()
+            output = trainer.train()
+            total_s = session.clock_s() - begin_s
+        session.note_memory("train")
+        train_time_s = total_s - curve.eval_time_s
+        memory = session.meter.read()
+        if session.device.kind == "cpu":
+            # The allocator keeps freed blocks while time is measured: this peak is not comparable with the probe's.
+            memory = replace(memory, peak_memory_mib=None)
+        memory = replace(memory, peak_device_mib=sampler.peak_device_mib)
+        if sampler.peak_process_mib is not None:
+            memory = replace(memory, peak_process_mib=sampler.peak_process_mib)
+        num_samples = curve.num_samples(trainer.state.epoch or 0.0)
+        session.training_result = TrainingResult(
+            memory=memory,
+            train_time_s=train_time_s,
+            eval_time_s=curve.eval_time_s,
+            num_steps=trainer.state.global_step,
+            num_samples=num_samples,
+            samples_per_s=num_samples / train_time_s,
+            train_loss=output.training_loss,
+            curve=curve.evaluations,
+            gpu_utilization_percent=sampler.gpu_utilization_percent,
+            energy_j=sampler.energy_j,
+            memory_samples=sampler.memory_samples,
+            stopped_early=curve.stopped_early,
+        )
+    session.report()
+    return session.training_result
+
+
+class _Curve(TrainerCallback):  # type: ignore[misc]
+    """Collects the learning curve, and keeps the time of evaluations apart from that of training."""
+
+    def __init__(self, session: TrialSession, stop_rule: Mapping[str, Any] | None) -> None:
+        self._session = session
+        self._thresholds = dict(stop_rule["thresholds"]) if stop_rule is not None else {}
+        self._stop_rule = stop_rule or {}
+        self.stopped_early: str | None = None
+        self._begin_s = 0.0
+        self._loss: float | None = None
+        self.eval_time_s = 0.0
+        self.evaluations: list[Evaluation] = []
+
+    def attach(self, trainer: Trainer) -> None:
+        """Times the Trainer's evaluations: whatever part of the run calls them."""
+        original = trainer.evaluate
+
+        @wraps(original)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin_s = self._session.clock_s()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.eval_time_s += self._session.clock_s() - begin_s
+
+        trainer.evaluate = timed
+
+    def num_samples(self, epoch: float) -> int:
+        """Training samples processed after `epoch` epochs."""
+        return round(epoch * len(self._session.data.train))
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._begin_s = self._session.clock_s()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._session.note_first_step()
+        self._session.reporter.step(state.global_step, state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        self._loss = float(logs["loss"]) if logs and "loss" in logs else self._loss
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any) -> None:
+        # The evaluation that has just ended is not booked yet: its own clock stops after this call.
+        runtime_s = float((metrics or {}).get("eval_runtime", 0.0))
+        numbers = {name: float(value) for name, value in (metrics or {}).items() if isinstance(value, int | float)}
+        self.evaluations.append(
+            Evaluation(
+                epoch=float(state.epoch),
+                num_samples=self.num_samples(float(state.epoch)),
+                train_time_s=self._session.clock_s() - self._begin_s - self.eval_time_s - runtime_s,
+                loss=self._loss,
+                eval_loss=numbers.get("eval_loss"),
+                accuracy=numbers.get("eval_accuracy"),
+                metrics=numbers,
+            )
+        )
+        self._stop_if_hopeless(self.evaluations[-1], control)
+
+    def _stop_if_hopeless(self, evaluation: Evaluation, control: Any) -> None:
+        threshold = self._thresholds.get(evaluation.num_samples)
+        if threshold is not None and evaluation.accuracy is not None and evaluation.accuracy < threshold:
+            dominating = " and ".join(str(number) for number in self._stop_rule["dominating"])
+            self.stopped_early = (
+                f"accuracy {evaluation.accuracy:.3f} after {evaluation.num_samples} samples can't rise above"
+                f" {self._stop_rule['required']:.3f}, which trial {dominating} reached at no more time and memory"
+            )
+            control.should_training_stop = True

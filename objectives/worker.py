@@ -1,0 +1,136 @@
+"""Inside a trial's process: reads one request, does it, and answers with plain data.
+
+This is the one place where every exception is caught. What was measured is reported as it is measured, so that it survives
+the process; out-of-memory, wherever it comes from, is told apart from a real error here and nowhere else.
+"""
+
+import json
+import resource
+import socket
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from objectives.data import load, prepare
+from objectives.devices import describe_device
+from objectives.jobs import TextClassificationJob
+from objectives.memory_budget import (
+    MemoryBudgetExceeded,
+    current_data_mib,
+    enforce_memory_budget,
+    lift_memory_budget,
+)
+from objectives.meters import memory_meter
+from objectives.oom import MemoryDetails, out_of_memory_details
+from objectives.outcome import Completed, Failed, Measurements, OutOfMemory, to_json
+from objectives.probe import probe
+from objectives.reporter import Reporter
+from objectives.session import TrialSession
+from objectives.training import train
+from searchspace import TrialParameters
+
+
+def answer(connection: socket.socket) -> int:
+    """Reads the request from the connection, does it and sends the answer.
+
+    Returns:
+        The exit status of the process: 0 if an answer was sent.
+    """
+    with connection.makefile("r", encoding="utf-8") as lines:
+        request = json.loads(lines.readline())
+    reporter = Reporter(connection)
+    try:
+        if request["task"] == "describe":
+            reporter.finish({"answer": describe_device().as_dict()})
+        elif request["task"] == "prepare":
+            reporter.finish(_prepare(request, reporter))
+        else:
+            outcome = run_trial(request, reporter)
+            reporter.finish({"outcome": json.loads(to_json(outcome))})
+    except ConnectionError:
+        return 1  # the parent is gone: nobody is left to answer
+    return 0
+
+
+def _prepare(request: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    reporter.enter("data")
+    try:
+        job = TextClassificationJob(**request["job"])
+        prepared = prepare(job, Path(request["cache_folder"]))
+    except (ValueError, OSError) as error:
+        # A file or a folder that can't be read or written is the user's to mend as well.
+        traceback.print_exc()
+        return {"error": str(error)}
+    return {"answer": prepared.facts()}
+
+
+def run_trial(request: dict[str, Any], reporter: Reporter) -> Completed | OutOfMemory | Failed:
+    """Runs the stages of a request to an outcome.
+
+    Args:
+        request: `job`, `parameters`, `data_folder`, `stages` (of "probe" and "train"), `memory_limit_mib` or None, whether the
+            limit is `enforced` by more than the meter, a `stop_rule` or None, and `folder` for what the Trainer writes.
+        reporter: Where progress and partial measurements go.
+    """
+    begin_s = time.perf_counter()
+    session: TrialSession | None = None
+    try:
+        device = describe_device()
+        meter = memory_meter(device)
+        if request["memory_limit_mib"] is not None and request.get("enforced", True):
+            enforce_memory_budget(device, request["memory_limit_mib"])
+        reporter.enter("data")
+        session = TrialSession(
+            job=TextClassificationJob(**request["job"]),
+            parameters=TrialParameters(**request["parameters"]),
+            data=load(Path(request["data_folder"])),
+            device=device,
+            meter=meter,
+            memory_limit_mib=request["memory_limit_mib"],
+            reporter=reporter,
+            folder=request["folder"],
+            begin_s=begin_s,
+        )
+        if "probe" in request["stages"]:
+            probe(session)
+        elif device.kind == "cpu":
+            lift_memory_budget()  # only a probe measures what is compared with a CPU's budget
+        if "train" in request["stages"]:
+            train(session, request.get("stop_rule"))
+        return Completed(measurements=session.finish())
+    except BaseException as error:  # noqa: BLE001  the process boundary: everything becomes an outcome
+        details = out_of_memory_details(error)
+        free_mib = _free_mib(details)
+        lift_memory_budget()  # the answer itself needs a little memory
+        measurements = Measurements() if session is None else session.finish()
+        if details is not None:
+            return OutOfMemory(
+                stage=reporter.stage,
+                reason=details.message,
+                shortfall_mib=_shortfall_mib(error, details.requested_mib, free_mib),
+                requested_mib=details.requested_mib,
+                free_mib=free_mib,
+                measurements=measurements,
+            )
+        reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+        text = "".join(traceback.format_exception(error))
+        return Failed(stage=reporter.stage, reason=reason, traceback=text[-8000:], measurements=measurements)
+
+
+def _shortfall_mib(error: BaseException, requested_mib: float | None, free_mib: float | None) -> float:
+    """How much is missing, at least."""
+    if isinstance(error, MemoryBudgetExceeded):
+        return error.shortfall_mib
+    # What was asked for and was not free is missing; without figures, any positive number says that it does not fit.
+    return 1.0 if requested_mib is None else max(1.0, requested_mib - (free_mib or 0.0))
+
+
+def _free_mib(details: MemoryDetails | None) -> float | None:
+    """What was free when an allocation failed: in the error's own words, or what the resource limit had left."""
+    if details is None:
+        return None
+    if details.free_mib is not None:
+        return details.free_mib
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return None if soft == resource.RLIM_INFINITY else max(0.0, soft / 2**20 - current_data_mib())

@@ -1,0 +1,26 @@
+"""What may be tried: the parameters of a trial, their domains, and the rules they must meet.
+
+Nothing here imports torch or transformers, so a study can be read and listed without them.
+"""
+
+from searchspace.constraints import EffectiveBatchSizeRange, Violation
+from searchspace.domains import Categorical, Domain, FloatRange, IntRange, PowersOfTwo
+from searchspace.parameters import LearningClass, MemoryClass, Precision, Reuse, SpeedClass, TrialParameters
+from searchspace.space import SearchSpace
+
+__all__ = [
+    "Categorical",
+    "Domain",
+    "EffectiveBatchSizeRange",
+    "FloatRange",
+    "IntRange",
+    "LearningClass",
+    "MemoryClass",
+    "PowersOfTwo",
+    "Precision",
+    "Reuse",
+    "SearchSpace",
+    "SpeedClass",
+    "TrialParameters",
+    "Violation",
+]

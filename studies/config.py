@@ -1,0 +1,140 @@
+"""The study file: what a user writes, validated as a whole before anything runs.
+
+A config is plain data, so it can be stored with the study and compared key by key when the study is resumed. Unknown keys are
+refused with their path.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from objectives.goals import GOALS
+from objectives.jobs import TextClassificationJob
+from searchspace import EffectiveBatchSizeRange, Reuse, SearchSpace
+from studies.domain_specs import READERS
+
+SamplerName = Literal["decoupled", "tpe", "nsga2", "gp", "random", "grid"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SpaceConfig(_Model):
+    """The values that each parameter may take: one value, a list, or a range (see `studies.domain_specs`)."""
+
+    per_device_train_batch_size: Any = Field([4, 8, 16, 32], description="micro-batch: samples in one forward pass")
+    gradient_accumulation_steps: Any = Field([1, 2, 4], description="micro-batches in one optimizer step")
+    gradient_checkpointing: Any = Field([False, True], description="recompute activations in the backward pass")
+    precision: Any = Field(["fp32", "fp16", "bf16"], description="full precision, or mixed precision")
+    learning_rate: Any = Field(None, description="searched instead of the job's where it is given")
+    dataloader_num_workers: Any = Field(None, description="processes that load data")
+    dataloader_pin_memory: Any = Field(None, description="load into page-locked memory")
+
+    @field_validator("*")
+    @classmethod
+    def _read(cls, spec: Any, info: Any) -> Any:
+        if spec is not None:
+            domain = READERS[info.field_name](spec)
+            if info.field_name != "per_device_train_batch_size":
+                # A parameter's own rules (at least 1, positive) are checked by the space that holds it.
+                batch = READERS["per_device_train_batch_size"](1)
+                SearchSpace(domains={"per_device_train_batch_size": batch, info.field_name: domain})
+            else:
+                SearchSpace(domains={info.field_name: domain})
+        return spec
+
+    @model_validator(mode="after")
+    def _check(self) -> "SpaceConfig":
+        if self.per_device_train_batch_size is None:
+            raise ValueError("per_device_train_batch_size must have values")
+        return self
+
+
+class EffectiveBatchSizeLimits(_Model):
+    """The effective batch sizes (batch x accumulation x devices) that may be tried."""
+
+    min: int | None = Field(None, ge=1)
+    max: int | None = Field(None, ge=1)
+
+
+class Limits(_Model):
+    """What a configuration may cost."""
+
+    peak_memory_mib: float | None = Field(None, gt=0, description="memory budget; enforced, below the device's memory too")
+    effective_batch_size: EffectiveBatchSizeLimits = EffectiveBatchSizeLimits()
+    trial_time_s: float | None = Field(None, gt=0, description="a trial that takes longer is ended")
+
+
+def _known_objectives(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in GOALS:
+            raise ValueError(f"an objective must be one of {', '.join(GOALS)}, got {name!r}")
+        if names.count(name) > 1:
+            raise ValueError(f"an objective must be named once, got {name!r} twice")
+    if len(names) < 2:
+        raise ValueError(f"a trade-off needs at least 2 objectives, got {len(names)}")
+    return names
+
+
+class StudyConfig(_Model):
+    """A whole study: the job, the space, the limits, the objectives, and how to search."""
+
+    name: str = Field("study", min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f]+$", description="the study's name")
+    job: TextClassificationJob = TextClassificationJob()
+    space: SpaceConfig = SpaceConfig()
+    limits: Limits = Limits()
+    objectives: Annotated[tuple[str, ...], AfterValidator(_known_objectives)] = ("accuracy", "train_time_s", "peak_memory_mib")
+    sampler: SamplerName = Field("decoupled", description="how configurations are chosen")
+    sampler_seed: int | None = Field(None, ge=0, description="repeats a search on the same measurements")
+    reuse: Reuse = Field(
+        Reuse.EFFECTIVE_BATCH,
+        description="how far one training's accuracy speaks for others: off, checkpointing, effective-batch",
+    )
+    early_stopping: bool = Field(True, description="end a training whose learning class can no longer reach the front")
+    trials: int = Field(24, ge=1, description="trials that were trained, or ran out of memory or time")
+
+    @model_validator(mode="after")
+    def _check(self) -> "StudyConfig":
+        if "accuracy" in self.objectives and not self.job.evaluates:
+            raise ValueError("accuracy can't be an objective of a job that does not evaluate: set job.eval_samples above 0")
+        space = self.search_space()
+        if self.sampler == "grid" and space.size() is None:
+            raise ValueError("sampler: grid needs a list of values for every parameter, and learning_rate is a range")
+        if space.size() == 0:
+            limits = self.limits.effective_batch_size
+            raise ValueError(
+                "no configuration of the space meets limits.effective_batch_size"
+                f" (min={limits.min}, max={limits.max}); widen the limit or the space"
+            )
+        return self
+
+    def search_space(self, *, num_devices: int = 1) -> SearchSpace:
+        """The space that the file describes."""
+        limits = self.limits.effective_batch_size
+        specs = {name: getattr(self.space, name) for name in READERS}
+        return SearchSpace(
+            domains={name: READERS[name](spec) for name, spec in specs.items() if spec is not None},
+            effective_batch_size=EffectiveBatchSizeRange(low=limits.min, high=limits.max, num_devices=num_devices),
+        )
+
+    def effective_reuse(self) -> Reuse:
+        """How far accuracy is shared: as the study says, unless the job's learning depends on the split."""
+        return self.reuse if self.job.shares_accuracy else Reuse.OFF
+
+    def plain(self) -> dict[str, Any]:
+        """The config as JSON types: what is stored, compared and exported."""
+        return self.model_dump(mode="json")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
+    """Where two configs differ, a line for each key: `job.epochs: 3 -> 1`."""
+    lines = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, f"{path}{key}.")
+        elif a != b:
+            lines.append(f"{path}{key}: {a!r} -> {b!r}")
+    return lines

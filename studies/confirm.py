@@ -1,0 +1,227 @@
+"""`tradeoff confirm`: trains for real what a study has derived, and sets the measured values beside the claimed ones.
+
+A confirmation is a trial of the study of its own. The front takes what a configuration's own run measured before what was
+derived, so a confirmed configuration stands there with its measured values, and one that turns out not to fit is off it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages._heartbeat import get_heartbeat_thread
+from optuna.trial import TrialState, create_trial
+
+from objectives.devices import processor_name
+from objectives.goals import GOALS
+from objectives.isolation import TrialServer
+from objectives.objective import PLAN_ATTRIBUTE, Objective, TrialFailed
+from objectives.records import TrialRecord, read_record
+from studies.annotate import Annotator, artifact_folder
+from studies.config import StudyConfig
+from studies.display import Display, quiet_display, what_became_of_it
+from studies.errors import TradeoffError
+from studies.front import pareto_front
+from studies.interrupts import Interrupts
+from studies.preparation import OtherDeviceError, prepare
+from studies.results import OUTCOME_WORDS, StudyResults
+from studies.tables import short_configuration
+
+# Names the trial whose values a confirmation checks.
+CONFIRMS = "confirms"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confirmation:
+    """A configuration as it was claimed and as it was measured.
+
+    Attributes:
+        claimed: The derived trial.
+        measured: The trial that ran it; one that has not completed has no values.
+    """
+
+    claimed: TrialRecord
+    measured: TrialRecord
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the configuration trained to its end within its limits."""
+        return self.measured.outcome == "completed"
+
+    def difference(self, objective: str) -> float | None:
+        """Claimed less measured: in the objective's own unit for accuracy, else as a share of the measured value.
+
+        Returns:
+            None where nothing was measured.
+        """
+        if objective not in self.measured.values:
+            return None
+        claimed, measured = self.claimed.values[objective], self.measured.values[objective]
+        if GOALS[objective].direction == "maximize":
+            return claimed - measured
+        return claimed / measured - 1 if measured else None
+
+    def as_dict(self, objectives: Sequence[str]) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "trial": self.claimed.number,
+            "confirmed_by": self.measured.number,
+            "outcome": self.measured.outcome,
+            "reason": self.measured.reason,
+            "params": dict(self.claimed.params),
+            "claimed": dict(self.claimed.values),
+            "measured": dict(self.measured.values),
+            "difference": {name: self.difference(name) for name in objectives},
+        }
+
+
+def to_confirm(results: StudyResults, trial: int | None = None) -> list[int]:
+    """The derived trials of the front, or the one that was asked for; empty where there is nothing to confirm.
+
+    Raises:
+        TradeoffError: There is no such trial, or it holds no values.
+    """
+    if trial is None:
+        return [record.number for record in pareto_front(results.records, results.objectives) if record.is_derived]
+    record = results.record(trial)
+    if record is None:
+        raise TradeoffError(f"the study {results.name!r} has no trial {trial} ({results.summary()})")
+    if record.outcome != "completed":
+        raise TradeoffError(
+            f"a trial must have completed to be confirmed, and trial {trial} is {OUTCOME_WORDS[record.outcome]}; "
+            "choose another one"
+        )
+    return [trial] if record.is_derived and measured_by(results, record) is None else []
+
+
+def measured_by(results: StudyResults, record: TrialRecord) -> TrialRecord | None:
+    """The latest trial that ran the configuration of `record` to an end that speaks for it, or None."""
+    own = [
+        other
+        for other in results.records
+        if other.params == record.params and other.outcome in ("completed", "out_of_memory") and not other.is_derived
+    ]
+    return max(own, key=lambda other: other.number, default=None)
+
+
+def confirm(
+    study: optuna.Study,
+    objective: Objective,
+    numbers: Sequence[int],
+    *,
+    on_end: Callable[[Confirmation], None] | None = None,
+) -> list[Confirmation]:
+    """Runs trials of a study again, each probed and trained to its last epoch whatever is known of it.
+
+    Args:
+        study: The study.
+        objective: As the study was made with.
+        numbers: Completed trials.
+        on_end: Called with each confirmation.
+
+    Returns:
+        A confirmation for each number.
+
+    Raises:
+        KeyboardInterrupt: The user ended it; the confirmations so far are stored.
+    """
+    confirmations = []
+    for number in numbers:
+        claimed = read_record(study.get_trials(deepcopy=False)[number], objective.objectives)
+        measured = _run(study, objective, claimed)
+        confirmations.append(Confirmation(claimed=claimed, measured=measured))
+        if on_end is not None:
+            on_end(confirmations[-1])
+    return confirmations
+
+
+def confirm_stored(
+    study: optuna.Study,
+    numbers: Sequence[int],
+    *,
+    display: Display | None = None,
+    cache: Path | None = None,
+    on_end: Callable[[Confirmation], None] | None = None,
+) -> list[Confirmation]:
+    """Prepares the job of a stored study, and confirms trials of it.
+
+    Args:
+        study: A study that `tradeoff` made.
+        numbers: Completed trials.
+        display: Where progress is shown; nowhere by default.
+        cache: Where prepared data is kept; see `studies.preparation.cache_folder`.
+        on_end: Called with each confirmation.
+
+    Raises:
+        OtherDeviceError: The study was measured on another device.
+        TradeoffError: The study can't be run here.
+        KeyboardInterrupt: The user ended it.
+    """
+    display = display or quiet_display()
+    interrupts = Interrupts()
+    config = StudyConfig.model_validate(study.user_attrs["config"])
+    device = study.user_attrs["device"]
+    if device["kind"] == "cpu" and device["name"] != processor_name():
+        # Known without the seconds that starting the server takes.
+        raise OtherDeviceError(
+            f"the study {config.name!r} was measured on {device['name']}, and this machine has {processor_name()}"
+        )
+    with interrupts.handled(), TrialServer() as server:
+        ready = prepare(config, server, interrupts, display=display, cache=cache, measured_on=device["name"])
+        # Nothing is drawn; the default sampler would read the whole study to no end.
+        study.sampler = optuna.samplers.RandomSampler()
+        annotator = Annotator(study=study, artifacts=artifact_folder(study._storage))
+
+        def ended(confirmation: Confirmation) -> None:
+            claimed, measured = confirmation.claimed, confirmation.measured
+            display.message(f"trial {claimed.number}  {short_configuration(claimed.params)}  {what_became_of_it(measured)}")
+            annotator.trial_ended(confirmation.measured, log=ready.runner.log)
+            if on_end is not None:
+                on_end(confirmation)
+
+        try:
+            return confirm(study, ready.objective(display), numbers, on_end=ended)
+        finally:
+            annotator.finish()
+
+
+def _run(study: optuna.Study, objective: Objective, claimed: TrialRecord) -> TrialRecord:
+    """Runs a configuration as a trial of the study, as `study.optimize` would."""
+    # Made here and not enqueued: a queue may hold what somebody else asked for, and `ask` would hand that out first.
+    trial_id = study._storage.create_new_trial(study._study_id, template_trial=_template(objective, claimed))
+    trial = optuna.Trial(study, trial_id)
+    values: tuple[float, ...] | None = None
+    state: TrialState | None = TrialState.FAIL
+    try:
+        with get_heartbeat_thread(trial_id, study._storage):
+            parameters = objective.space.suggest(trial)
+            if objective.on_start is not None:
+                objective.on_start(trial.number, parameters)
+            outcome = objective.runner.run_trial(
+                objective.request(parameters), time_limit_s=objective.time_limit_s, on_progress=objective.on_progress
+            )
+            values, state = objective.conclude(trial, parameters, outcome), None
+    except optuna.TrialPruned:
+        state = TrialState.PRUNED
+    except TrialFailed:
+        pass  # the record holds the error
+    finally:
+        study.tell(trial, values, state)
+    return read_record(study._storage.get_trial(trial_id), objective.objectives)
+
+
+def _template(objective: Objective, claimed: TrialRecord) -> optuna.trial.FrozenTrial:
+    params = {name: claimed.params[name] for name in objective.space.domains}
+    # The plan is for other workers, who take what runs for trained, and for an interruption, after which nobody but the user
+    # decides whether it is tried again.
+    plan: Mapping[str, Any] = {
+        "params": params,
+        "stages": ["probe", "train"],
+        "why": f"confirms trial {claimed.number}",
+    }
+    return create_trial(
+        state=TrialState.RUNNING,
+        user_attrs={CONFIRMS: claimed.number},
+        system_attrs={"fixed_params": params, PLAN_ATTRIBUTE: plan},
+    )

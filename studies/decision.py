@@ -1,0 +1,219 @@
+"""Decides which learning class to train next: the one expected to add most hypervolume for its cost.
+
+Time and memory of all members of a class are known from the survey, so one training places them all at once, and the only
+unknown is the accuracy that they share. It is modelled by a Gaussian process over the logarithm of the effective batch, the
+precision and, where it is searched, the logarithm of the learning rate. The expected improvement is then a sum over a few
+quantiles of that accuracy, each an exact hypervolume.
+
+Decoupled evaluation of objectives is known from Bayesian optimisation: D. Hernandez-Lobato et al., "Predictive Entropy Search
+for Multi-objective Bayesian Optimization", ICML 2016, section 3.3. The improvement is divided by a power of the cost, as in
+J. Snoek et al., "Practical Bayesian Optimization of Machine Learning Algorithms", NeurIPS 2012, section 3.2.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.goals import GOALS
+from objectives.knowledge import Cost
+from searchspace import LearningClass, Precision, TrialParameters
+
+# Centres of five equally likely parts of a normal distribution.
+QUANTILES = (-1.2816, -0.5244, 0.0, 0.5244, 1.2816)
+# Dividing by the square root of the cost rather than by the cost keeps a search from training only what is cheap; measured in
+# benchmarks/search_cost.py's simulation.
+COST_EXPONENT = 0.5
+# Classes from which the Gaussian process learns its lengths and its noise, at the most.
+MAX_FITTED = 100
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A learning class that could be trained next.
+
+    Attributes:
+        learning_class: The class.
+        members: Its configurations that fit, with what they cost.
+    """
+
+    learning_class: LearningClass
+    members: tuple[tuple[TrialParameters, Cost], ...]
+
+    @cached_property
+    def fastest(self) -> tuple[TrialParameters, Cost]:
+        """The member whose training is cheapest."""
+        return min(self.members, key=lambda member: member[1].train_time_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What to train next.
+
+    Attributes:
+        candidate: The chosen class.
+        relative_gain: Its expected improvement, as a share of the hypervolume so far.
+    """
+
+    candidate: Candidate
+    relative_gain: float
+
+
+def decide(
+    candidates: Sequence[Candidate],
+    trained: Mapping[LearningClass, float],
+    points: Sequence[Mapping[str, float]],
+    objectives: Sequence[str],
+    reference: Mapping[str, float],
+    pending: Sequence[Candidate] = (),
+) -> Decision | None:
+    """Chooses the class to train next.
+
+    Args:
+        candidates: Classes that are not trained, with at least one member that fits.
+        trained: Accuracy by class.
+        points: Values of the objectives of everything that has completed.
+        objectives: The study's objectives.
+        reference: For each objective, the value that is of no use.
+        pending: Classes that other workers are training: they count as done, with the accuracy expected of them.
+
+    Returns:
+        The class with the highest expected improvement for its cost, or None where there is no candidate.
+    """
+    if not candidates:
+        return None
+    if not trained and not pending and "accuracy" in objectives:
+        return Decision(candidate=min(candidates, key=_first_guess), relative_gain=math.inf)
+    volume = _Volume(objectives, reference)
+    process = AccuracyProcess(trained)
+    found = np.array([volume.scaled(point) for point in points]).reshape(-1, len(objectives))
+    for candidate in pending:
+        mean, _ = process.predict([candidate.learning_class])
+        found = np.vstack([found, volume.members(candidate, mean[0])])
+    found = volume.front(found)
+    now = volume.of(found)
+    means, deviations = process.predict([candidate.learning_class for candidate in candidates])
+    best, best_score, best_gain = candidates[0], -1.0, 0.0
+    for candidate, mean, deviation in zip(candidates, means, deviations, strict=True):
+        outcomes = [
+            volume.of(np.vstack([found, volume.members(candidate, mean + z * deviation)])) - now
+            for z in (QUANTILES if "accuracy" in objectives else (0.0,))
+        ]
+        gain = float(np.mean(outcomes))
+        score = gain / max(candidate.fastest[1].train_time_s, 1e-3) ** COST_EXPONENT
+        if score > best_score:
+            best, best_score, best_gain = candidate, score, gain
+    return Decision(candidate=best, relative_gain=best_gain / now if now > 0 else math.inf)
+
+
+def _first_guess(candidate: Candidate) -> tuple[float, float]:
+    """Before anything is trained: an effective batch of 32, what most published fine-tunings use, by the fastest precision."""
+    return abs(math.log2(candidate.learning_class.effective_batch_size) - 5), candidate.fastest[1].train_time_s
+
+
+class AccuracyProcess:
+    """Accuracy of a learning class from the classes that were trained, with its uncertainty.
+
+    Args:
+        trained: Accuracy by class.
+    """
+
+    _PRIOR_DEVIATION = 0.15  # of accuracies, before two classes have been trained
+
+    def __init__(self, trained: Mapping[LearningClass, float]) -> None:
+        self._accuracies = np.array(list(trained.values()))
+        self._features = _features(list(trained))
+        self._model = None
+        if len(trained) >= 2 and np.ptp(self._accuracies) > 0:
+            from sklearn.exceptions import ConvergenceWarning
+            from sklearn.gaussian_process import GaussianProcessRegressor
+            from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+            from threadpoolctl import threadpool_limits
+
+            kernel = ConstantKernel(1.0, (0.1, 10.0)) * RBF(1.0, (0.3, 5.0)) + WhiteKernel(1e-2, (1e-4, 0.3))
+            # The matrices are small: more threads than one cost more than they save, and take cores from the trials.
+            with warnings.catch_warnings(), threadpool_limits(1):
+                # A length or a noise at the edge of its range is an answer, not a fault.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                # Lengths and noise are learnt from a part of many classes: each step of that costs the cube of their number.
+                part = np.unique(np.linspace(0, len(trained) - 1, min(len(trained), MAX_FITTED)).round().astype(int))
+                fitted = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0).fit(
+                    self._features[part], self._accuracies[part]
+                )
+                self._model = GaussianProcessRegressor(fitted.kernel_, optimizer=None, normalize_y=True).fit(
+                    self._features, self._accuracies
+                )
+
+    def predict(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
+        """Means and standard deviations of the classes' accuracy, each of shape (number of classes,)."""
+        features = _features(classes)
+        if self._model is not None:
+            means, deviations = self._model.predict(features, return_std=True)
+            return means, deviations
+        if not len(self._accuracies):
+            return np.full(len(classes), 0.5), np.full(len(classes), self._PRIOR_DEVIATION)
+        distances = np.linalg.norm(features[:, None, :] - self._features[None, :, :], axis=2).min(axis=1)
+        return np.full(len(classes), self._accuracies.mean()), self._PRIOR_DEVIATION * (1 - np.exp(-(distances**2)))
+
+
+def _features(classes: Sequence[LearningClass]) -> Array:
+    """Classes as points: three doublings of the batch, or a factor of three in the learning rate, are a unit apart."""
+    order = list(Precision)
+    return np.array(
+        [
+            [
+                math.log2(c.effective_batch_size) / 3,
+                0.0 if c.precision == order[0] else 0.5,
+                math.log(c.learning_rate, 3) if c.learning_rate is not None else 0.0,
+            ]
+            for c in classes
+        ]
+    ).reshape(-1, 3)
+
+
+class _Volume:
+    """Hypervolume of points in the study's objectives, all minimised and scaled so that the reference is 1."""
+
+    def __init__(self, objectives: Sequence[str], reference: Mapping[str, float]) -> None:
+        self._objectives = tuple(objectives)
+        self._reference = reference
+
+    def scaled(self, values: Mapping[str, float]) -> list[float]:
+        """A point with 0 for the best there can be and 1 for the reference; above 1 it is of no use."""
+        return [self._scale(name, values[name]) for name in self._objectives]
+
+    def members(self, candidate: Candidate, accuracy: float) -> Array:
+        """The points that a class adds with this accuracy."""
+        return np.array(
+            [
+                self.scaled({"accuracy": accuracy, "train_time_s": cost.train_time_s, "peak_memory_mib": cost.peak_memory_mib})
+                for _, cost in candidate.members
+            ]
+        )
+
+    def front(self, points: Array) -> Array:
+        """The points that count."""
+        import moocore
+
+        useful = points[(points < 1).all(axis=1)]
+        return useful[moocore.is_nondominated(useful)] if len(useful) else useful
+
+    def of(self, points: Array) -> float:
+        """The hypervolume."""
+        import moocore
+
+        useful = points[(points < 1).all(axis=1)]
+        return float(moocore.hypervolume(useful, ref=np.ones(points.shape[1]))) if len(useful) else 0.0
+
+    def _scale(self, name: str, value: float) -> float:
+        reference = self._reference[name]
+        if GOALS[name].direction == "minimize":
+            return value / reference
+        # Accuracy ends at 1; the reference is what a constant answer reaches.
+        return (1 - value) / (1 - reference)

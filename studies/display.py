@@ -1,0 +1,205 @@
+"""What a person sees while a study runs: a live view on a terminal, plain lines anywhere else.
+
+A display is told what happens and decides what to show; nothing of a search depends on it.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from objectives.goals import GOALS
+from objectives.records import TrialRecord
+from searchspace import TrialParameters
+from studies.config import StudyConfig
+from studies.front import pareto_front
+from studies.tables import front_table, short_configuration
+
+# Rows of the front that a live view shows: more would scroll off a small terminal.
+MAX_LIVE_ROWS = 10
+
+
+class Display(Protocol):
+    """Where a running study shows itself."""
+
+    def message(self, line: str) -> None:
+        """A line to keep, such as what the device lacks."""
+
+    def show(self, what: RenderableType) -> None:
+        """A table to keep."""
+
+    def running(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> AbstractContextManager[None]:
+        """Held while trials run."""
+
+    def trial_started(self, number: int, parameters: TrialParameters) -> None:
+        """A trial begins."""
+
+    def progress(self, event: Mapping[str, Any]) -> None:
+        """The running trial reports `stage`, and within a stage `step` of `total`."""
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """A trial has ended."""
+
+    def trials(self, records: Sequence[TrialRecord]) -> None:
+        """All trials of the study, whenever they change."""
+
+
+class PlainDisplay:
+    """Lines of text: one for a message, one for the end of a trial."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._config: StudyConfig | None = None
+        self._counted = 0
+
+    def message(self, line: str) -> None:
+        """Prints the line."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, what: RenderableType) -> None:
+        """Prints the table."""
+        self._console.print(what)
+
+    @contextmanager
+    def running(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> Iterator[None]:
+        """Notes how many trials there will be."""
+        self._config = config
+        self.message(f"study {name!r}: {config.trials} trials, sampler {config.sampler}")
+        yield
+
+    def trial_started(self, number: int, parameters: TrialParameters) -> None:
+        """Prints nothing: the end of a trial says more."""
+
+    def progress(self, event: Mapping[str, Any]) -> None:
+        """Prints nothing: a log has no place for a step."""
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Prints the configuration and what became of it."""
+        assert self._config is not None
+        if record.outcome == "skipped":
+            return
+        self._counted += record.counts
+        self.message(
+            f"[{self._counted}/{self._config.trials}] trial {record.number}  "
+            f"{short_configuration(record.params)}  {what_became_of_it(record)}"
+        )
+
+    def trials(self, records: Sequence[TrialRecord]) -> None:
+        """Counts what was done before."""
+        self._counted = sum(record.counts for record in records)
+
+
+class LiveDisplay:
+    """A view that is redrawn in place: the running trial, time left, counts by outcome, and the front so far."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._config: StudyConfig | None = None
+        self._title = ""
+        self._begin_s = 0.0
+        self._counted_before = 0
+        self._records: Sequence[TrialRecord] = ()
+        self._running: str | None = None
+        self._event: Mapping[str, Any] = {}
+
+    def message(self, line: str) -> None:
+        """Prints the line above the view."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, what: RenderableType) -> None:
+        """Prints the table."""
+        self._console.print(what)
+
+    @contextmanager
+    def running(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> Iterator[None]:
+        """Shows the view until the trials have ended."""
+        self._config, self._begin_s = config, time.monotonic()
+        self._title = f"{name} on {device['name']}"
+        with Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True) as live:
+            self._live = live
+            try:
+                yield
+            finally:
+                self._live = None
+
+    def trial_started(self, number: int, parameters: TrialParameters) -> None:
+        """Shows the trial's configuration."""
+        self._running = f"trial {number}  {short_configuration(parameters.as_dict())}"
+        self._event = {}
+
+    def progress(self, event: Mapping[str, Any]) -> None:
+        """Shows the trial's stage and step."""
+        self._event = event
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Shows no trial until the next begins."""
+        self._running = None
+
+    def trials(self, records: Sequence[TrialRecord]) -> None:
+        """Shows the counts and the front."""
+        if not self._records:
+            self._counted_before = sum(record.counts for record in records)
+        self._records = records
+
+    def _render(self) -> RenderableType:
+        assert self._config is not None
+        counted = sum(record.counts for record in self._records)
+        parts: list[RenderableType] = [
+            Text(self._title, style="bold"),
+            Text(f"{counted} of {self._config.trials} trials   {counts_line(self._records)}   {self._time_left(counted)}"),
+            ProgressBar(total=self._config.trials, completed=counted, width=60),
+        ]
+        if self._running is not None:
+            stage, total = self._event.get("stage", "start"), self._event.get("total")
+            step = f"  step {self._event['step']} of {total}" if total else ""
+            parts.append(Text(f"{self._running}  {stage}{step}", style="cyan"))
+        front = pareto_front(self._records, self._config.objectives)
+        if front:
+            parts.append(front_table(front[:MAX_LIVE_ROWS], self._config.objectives))
+            if len(front) > MAX_LIVE_ROWS:
+                parts.append(Text(f"and {len(front) - MAX_LIVE_ROWS} more", style="dim"))
+        return Group(*parts)
+
+    def _time_left(self, counted: int) -> str:
+        done = counted - self._counted_before
+        if not done or self._config is None:
+            return ""
+        left_s = (time.monotonic() - self._begin_s) / done * max(0, self._config.trials - counted)
+        minutes, seconds = divmod(round(left_s), 60)
+        return f"about {minutes}:{seconds:02} left"
+
+
+def terminal_display(console: Console | None = None) -> Display:
+    """A live view on a terminal, plain lines elsewhere."""
+    console = console or Console()
+    return LiveDisplay(console) if console.is_terminal and not console.is_dumb_terminal else PlainDisplay(console)
+
+
+def quiet_display() -> Display:
+    """Shows nothing: for studies run from Python."""
+    return PlainDisplay(Console(quiet=True))
+
+
+def what_became_of_it(record: TrialRecord) -> str:
+    """How a trial ended: its values, or why it has none."""
+    if record.outcome == "probed":
+        probe = record.attributes["probe"]
+        return (
+            f"probed: {probe['micro_step_time_s'] * 1000:,.1f} ms a micro-step, {probe['memory']['peak_memory_mib']:,.0f} MiB"
+        )
+    if record.outcome == "completed":
+        return "  ".join(f"{name} {GOALS[name].show(value)}" for name, value in record.values.items())
+    return f"{(record.outcome or 'running').replace('_', ' ')}: {record.reason}"
+
+
+def counts_line(records: Sequence[TrialRecord]) -> str:
+    """Trials by outcome: `12 completed, 3 out of memory`."""
+    counts = Counter(record.outcome.replace("_", " ") for record in records if record.outcome is not None)
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))

@@ -1,0 +1,148 @@
+"""What must be there before a configuration of a study can be run: the device, the space that it can run, and the data.
+
+A search, a confirmation and `tradeoff fit` prepare in the same way, so what one of them measures holds for the others.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from objectives.isolation import JobError, TrialServer
+from objectives.objective import Objective
+from objectives.outcome import Interrupted
+from searchspace import SearchSpace
+from studies.config import StudyConfig
+from studies.display import Display
+from studies.errors import TradeoffError
+from studies.interrupts import Interrupts
+from studies.study import available_space, check_batches
+
+
+class OtherDeviceError(TradeoffError):
+    """The study was measured on a device that this machine does not have."""
+
+
+@dataclass(kw_only=True)
+class InterruptibleRunner:
+    """A runner whose trials Ctrl-C may end, and that keeps what the last one wrote.
+
+    Attributes:
+        server: Where trials run.
+        interrupts: What the user has asked for.
+        log: The output of the last trial's process.
+    """
+
+    server: TrialServer
+    interrupts: Interrupts
+    log: str = ""
+
+    def run_trial(
+        self, request: Mapping[str, Any], *, time_limit_s: float | None, on_progress: Callable[[Mapping[str, Any]], None] | None
+    ) -> Any:
+        """Runs the request, unless the user has asked to end."""
+        if self.interrupts.requested:
+            return Interrupted(stage="start")
+        with tempfile.NamedTemporaryFile(prefix="tradeoff-log-") as log:
+            with self.interrupts.waiting():  # nothing but the trial: what it answered must not be lost to a Ctrl-C
+                outcome = self.server.run_trial(
+                    request, time_limit_s=time_limit_s, on_progress=on_progress, log_path=Path(log.name)
+                )
+            self.log = Path(log.name).read_text(encoding="utf-8", errors="replace")
+        return outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """A study that can be run here.
+
+    Attributes:
+        config: The study.
+        device: What trials run on, as `TrialServer.describe_device` gives it.
+        space: The study's space without what the device lacks.
+        data: The prepared data, as `TrialServer.prepare` gives it.
+        runner: Where trials run.
+    """
+
+    config: StudyConfig
+    device: Mapping[str, Any]
+    space: SearchSpace
+    data: Mapping[str, Any]
+    runner: InterruptibleRunner
+
+    @property
+    def budget_mib(self) -> float:
+        """What a configuration may need: the study's limit, or all that the device has."""
+        return self.config.limits.peak_memory_mib or float(self.device["total_memory_mib"])
+
+    def objective(self, display: Display) -> Objective:
+        """The objective of the study."""
+        return Objective(
+            space=self.space,
+            job=self.config.job,
+            data_folder=self.data["folder"],
+            runner=self.runner,
+            objectives=self.config.objectives,
+            device=self.device,
+            num_train=self.data["num_train"],
+            memory_limit_mib=self.config.limits.peak_memory_mib,
+            time_limit_s=self.config.limits.trial_time_s,
+            reuse=self.config.effective_reuse(),
+            early_stopping=self.config.early_stopping,
+            on_start=display.trial_started,
+            on_progress=display.progress,
+        )
+
+
+def prepare(
+    config: StudyConfig,
+    server: TrialServer,
+    interrupts: Interrupts,
+    *,
+    display: Display,
+    cache: Path | None = None,
+    measured_on: str | None = None,
+) -> Preparation:
+    """Finds out what the device is and can, and loads and tokenises the data unless that was done before.
+
+    Args:
+        config: The study.
+        server: Where trials will run.
+        interrupts: What the user has asked for.
+        display: Where progress is shown.
+        cache: Where prepared data is kept; see `cache_folder`.
+        measured_on: The name of the device that must be the one here; None for any.
+
+    Raises:
+        OtherDeviceError: The device is not the one that was asked for.
+        TradeoffError: The study can't run as it is written.
+        KeyboardInterrupt: The user ended it.
+    """
+    with interrupts.waiting():
+        display.message("starting the trial server: importing torch and transformers")
+        device = server.describe_device()
+        if measured_on is not None and measured_on != device["name"]:
+            raise OtherDeviceError(
+                f"the study {config.name!r} was measured on {measured_on}, and this machine has {device['name']}"
+            )
+        space, line = available_space(config, device)
+        display.message(f"device: {device['name']}")
+        if line is not None:
+            display.message(line)
+        display.message("preparing the data")
+        try:
+            data = server.prepare(config.job.model_dump(), cache or cache_folder())
+        except JobError as error:
+            raise TradeoffError(str(error)) from error
+        check_batches(space, data["num_train"])
+    runner = InterruptibleRunner(server=server, interrupts=interrupts)
+    return Preparation(config=config, device=device, space=space, data=data, runner=runner)
+
+
+def cache_folder() -> Path:
+    """Where prepared data is kept: `TRADEOFF_CACHE`, or `tradeoff` in the user's cache folder."""
+    if folder := os.environ.get("TRADEOFF_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tradeoff"

@@ -1,0 +1,72 @@
+"""Publishes what one training settles: every configuration of its learning class becomes a trial of the study.
+
+A derived trial holds the accuracy of the training, its own time and memory, and says where each comes from. It is told again,
+under a new number, when a probe has replaced what a model said. Publishing twice what is known already changes nothing.
+"""
+
+from collections.abc import Sequence
+
+import optuna
+from optuna.trial import TrialState, create_trial
+
+from objectives.derivation import derived_attributes
+from objectives.knowledge import Knowledge, Observation
+from objectives.records import TrialRecord
+from searchspace import LearningClass, SearchSpace, TrialParameters
+
+
+def unpublished(
+    records: Sequence[TrialRecord], knowledge: Knowledge, space: SearchSpace, *, budget_mib: float
+) -> list[tuple[TrialParameters, Observation]]:
+    """Configurations whose accuracy is settled by a training and that no trial says so of, with that training."""
+    latest: dict[TrialParameters, TrialRecord] = {}
+    for record in records:
+        parameters = space.read(record.params) if record.outcome == "completed" else None
+        # A training of its own is never replaced.
+        if parameters is not None and (parameters not in latest or latest[parameters].is_derived):
+            latest[parameters] = record
+    structures: dict[LearningClass, list[TrialParameters]] = {}
+    for structure in space.structures:
+        structures.setdefault(knowledge.class_of(structure), []).append(structure)
+    found = []
+    for training in knowledge.trainings.values():
+        rate = training.parameters.learning_rate
+        for structure in structures[knowledge.class_of(training.parameters.with_learning_rate(None))]:
+            parameters = structure.with_learning_rate(rate)
+            known = latest.get(parameters)
+            if known is not None and (not known.is_derived or not _is_better_known(known, knowledge, parameters)):
+                continue
+            cost = knowledge.cost(parameters)
+            if cost is not None and cost.peak_memory_mib <= budget_mib and knowledge.out_of_memory(parameters) is None:
+                found.append((parameters, training))
+    return found
+
+
+def publish(
+    study: optuna.Study,
+    parameters: TrialParameters,
+    training: Observation,
+    knowledge: Knowledge,
+    space: SearchSpace,
+    objectives: Sequence[str],
+) -> None:
+    """Adds a derived trial to the study."""
+    attributes = derived_attributes(parameters, training, knowledge)
+    study.add_trial(
+        create_trial(
+            state=TrialState.COMPLETE,
+            params=space.stored(parameters),
+            distributions=space.distributions(),
+            values=[attributes[name] for name in objectives],
+            user_attrs={name: value for name, value in attributes.items() if value is not None},
+        )
+    )
+
+
+def _is_better_known(record: TrialRecord, knowledge: Knowledge, parameters: TrialParameters) -> bool:
+    """Whether a probe has since measured what the record has from a model."""
+    cost = knowledge.cost(parameters)
+    if cost is None:
+        return False
+    old = (record.sources.get("train_time_s"), record.sources.get("peak_memory_mib"))
+    return any(was == "model" and now != "model" for was, now in zip(old, (cost.time_source, cost.memory_source), strict=True))

@@ -1,0 +1,50 @@
+"""Builds the sampler that a study names."""
+
+from typing import Any
+
+import optuna
+
+from objectives.objective import Objective
+from studies.config import StudyConfig
+from studies.sampler import DecoupledSampler
+
+
+def build_sampler(
+    config: StudyConfig, objective: Objective, *, budget_mib: float, baseline_accuracy: float, num_trials: int
+) -> optuna.samplers.BaseSampler:
+    """The sampler of a study.
+
+    Args:
+        config: Names the sampler.
+        objective: What it samples for, with the space that the device can run.
+        budget_mib: What a configuration may need.
+        baseline_accuracy: What a constant answer reaches.
+        num_trials: Trials that the study holds: a seeded sampler goes on from there instead of repeating its first draws.
+    """
+    space = objective.space
+    seed = None if config.sampler_seed is None else config.sampler_seed + num_trials
+    if config.sampler == "decoupled":
+        return DecoupledSampler(
+            space=space,
+            objectives=config.objectives,
+            learn=objective.learn,
+            budget_mib=budget_mib,
+            baseline_accuracy=baseline_accuracy,
+            seed=config.sampler_seed,
+        )
+    if config.sampler == "tpe":
+        return optuna.samplers.TPESampler(
+            seed=seed,
+            multivariate=True,
+            # Workers that run at the same time don't draw next to each other's running trials.
+            constant_liar=True,
+        )
+    if config.sampler == "nsga2":
+        # One generation must end well before the study does.
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, config.trials // 4)))
+    if config.sampler == "gp":
+        return optuna.samplers.GPSampler(seed=seed)
+    if config.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    values: dict[str, Any] = {name: domain.values() for name, domain in space.domains.items()}
+    return optuna.samplers.GridSampler(values, seed=config.sampler_seed)

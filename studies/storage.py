@@ -1,0 +1,232 @@
+"""Where studies are kept: a SQLite file by default, PostgreSQL or MySQL by URL.
+
+SQLite is opened in write-ahead mode with a long busy timeout, so that several workers can write and a reader never blocks them
+(https://www.sqlite.org/wal.html). A command that only reads never creates a file.
+"""
+
+import random
+import re
+import sqlite3
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from studies.errors import TradeoffError
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import BaseStorage, RDBStorage
+    from sqlalchemy.engine import URL
+
+DEFAULT_STORAGE = "sqlite:///tradeoff.db"
+HEARTBEAT_INTERVAL_S = 60
+GRACE_PERIOD_S = 180
+SQLITE_BUSY_TIMEOUT_S = 60
+
+_SQLITE_HEADER = b"SQLite format 3\x00"
+_SECRET_QUERY_KEY = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
+# What to install for a database whose driver is missing, by SQLAlchemy's name of it.
+_DRIVER_PACKAGES = {
+    "psycopg2": "psycopg2-binary",
+    "psycopg": "psycopg[binary]",
+    "MySQLdb": "mysqlclient",
+    "pymysql": "pymysql",
+    "asyncpg": "asyncpg",
+}
+# Attempts at creating the tables while another process creates the same ones.
+_NUM_ATTEMPTS = 12
+
+
+def storage_url(text: str) -> str:
+    """The storage's URL; a bare path means a SQLite file.
+
+    Raises:
+        TradeoffError: The text is not a URL of a database.
+    """
+    if not text.strip():
+        raise TradeoffError(
+            f"a storage must be a URL or the path of a SQLite file, got {text!r}; the default is {DEFAULT_STORAGE}"
+        )
+    if "://" not in text:
+        return f"sqlite:///{text}"
+    if text.startswith("postgres://"):
+        text = text.replace("postgres://", "postgresql://", 1)  # as libpq and many providers write it
+    url = _parse(text)
+    backend = url.get_backend_name()
+    if backend not in ("sqlite", "postgresql", "mysql", "mariadb"):
+        raise TradeoffError(
+            f"a storage must be SQLite, PostgreSQL or MySQL, got {masked(text)}; write sqlite:///FILE.db for a file"
+        )
+    if backend == "sqlite" and url.database in (None, "", ":memory:"):
+        raise TradeoffError(f"a SQLite storage must be a file, got {text}; write sqlite:///FILE.db")
+    return text
+
+
+def masked(url: str) -> str:
+    """The URL as it may be shown or written: no password, neither the account's nor one among the options."""
+    if "://" not in url:
+        return url
+    scheme, rest = url.split("://", 1)
+    # An unquoted password may hold any character, an @ too: everything up to the last @ is taken for the account.
+    account, at, address = rest.rpartition("@")
+    if ":" in account:
+        account = f"{account.split(':', 1)[0]}:***"
+    address, question, query = address.partition("?")
+    options = [
+        f"{name}=***" if equals and _SECRET_QUERY_KEY.search(name) else name + equals + value
+        for name, equals, value in (option.partition("=") for option in query.split("&"))
+    ]
+    return f"{scheme}://{account}{at}{address}{question}{'&'.join(options)}"
+
+
+def open_storage(url: str = DEFAULT_STORAGE, *, create: bool = True) -> "RDBStorage":
+    """Opens a study storage.
+
+    Args:
+        url: A SQLAlchemy URL, or the path of a SQLite file.
+        create: Whether a SQLite file that is missing is made; commands that read say no.
+
+    Returns:
+        Optuna's storage, with a heartbeat for trials of `study.optimize`.
+
+    Raises:
+        TradeoffError: It can't be opened: the file is missing or no database, the folder can't be written, the driver is not
+            installed, the server does not answer.
+    """
+    from optuna.exceptions import ExperimentalWarning, StorageInternalError
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import (
+        IntegrityError,
+        NoSuchModuleError,
+        OperationalError,
+        ProgrammingError,
+        SQLAlchemyError,
+    )
+
+    url = storage_url(url)
+    parsed = _parse(url)
+    engine_kwargs: dict[str, Any] = {}
+    if parsed.get_backend_name() == "sqlite":
+        _prepare_sqlite(Path(str(parsed.database)), create=create)
+        engine_kwargs["connect_args"] = {"timeout": SQLITE_BUSY_TIMEOUT_S}
+    else:
+        # A trial can take hours, after which the server may have closed the connection.
+        engine_kwargs["pool_pre_ping"] = True
+    for attempt in range(1, _NUM_ATTEMPTS + 1):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return RDBStorage(
+                    # Optuna fills in a URL's braces like a format string; a password may hold some.
+                    url.replace("{", "{{").replace("}", "}}"),
+                    engine_kwargs=engine_kwargs,
+                    heartbeat_interval=HEARTBEAT_INTERVAL_S,
+                    grace_period=GRACE_PERIOD_S,
+                    # A command that reads must not add tables to a database of something else. It need not compare
+                    # versions either, which takes longer than the reading: studies of ours are in tables of Optuna 5 or later.
+                    skip_table_creation=not create,
+                    skip_compatibility_check=not create,
+                )
+        except ImportError as error:
+            driver = getattr(error.__cause__, "name", None) or parsed.get_backend_name()
+            package = _DRIVER_PACKAGES.get(driver, driver)
+            raise TradeoffError(
+                f"{masked(url)} needs the Python package {package}, which is not installed: pip install '{package}'"
+            ) from error
+        except NoSuchModuleError as error:
+            raise TradeoffError(f"there is no database driver for {masked(url)}: {error}") from error
+        except (IntegrityError, OperationalError, ProgrammingError) as error:
+            # Two processes that start at once both find no tables, and one of them comes second in making them.
+            lost_race = isinstance(error, IntegrityError) or "already exists" in str(error)
+            if not lost_race or attempt == _NUM_ATTEMPTS:
+                raise _cannot_open(url, parsed, error) from error
+            # Each at another moment, or the same processes meet again.
+            time.sleep(random.uniform(0.05, 0.1) * attempt)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            raise _cannot_open(url, parsed, error) from error
+        except RuntimeError as error:  # the tables are of another version of Optuna
+            raise TradeoffError(f"the storage {masked(url)} can't be used: {error}") from error
+    raise AssertionError("the last attempt returns or raises")
+
+
+def load_study(name: str | None, storage: "BaseStorage") -> "optuna.Study":
+    """Loads a study that `tradeoff` made.
+
+    Args:
+        name: The study's name; None for the one created last.
+        storage: What `open_storage` returned, or any other storage of Optuna's.
+
+    Raises:
+        TradeoffError: There is no such study, or it was not made by `tradeoff`.
+    """
+    import optuna
+
+    studies = sorted(storage.get_all_studies(), key=lambda study: study._study_id)
+    ours = [study.study_name for study in studies if "config" in study.user_attrs]
+    place = describe(storage)
+    if not ours:
+        raise TradeoffError(f"there is no study in {place} yet; `tradeoff run` makes one, --storage names another place")
+    if name is None:
+        name = ours[-1]
+    elif name not in ours:
+        if name in {study.study_name for study in studies}:
+            raise TradeoffError(f"the study {name!r} in {place} was not made by tradeoff; there are {', '.join(ours)}")
+        raise TradeoffError(f"there is no study {name!r} in {place}; there are {', '.join(ours)}")
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def describe(storage: "BaseStorage") -> str:
+    """The storage's URL without a password; for one that has no URL, its kind."""
+    # Optuna wraps a database in a cache once a study is loaded from it.
+    backend = getattr(storage, "_backend", storage)
+    url = getattr(backend, "url", None)
+    return masked(str(url)) if url is not None else type(backend).__name__
+
+
+def _parse(url: str) -> "URL":
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError) as error:  # a port that is no number is a ValueError
+        raise TradeoffError(f"a storage must be a database URL such as {DEFAULT_STORAGE}, got {masked(url)}") from error
+
+
+def _prepare_sqlite(path: Path, *, create: bool) -> None:
+    """Checks the file in words that a person understands, and sets write-ahead mode, which stays with the file."""
+    if path.is_dir():
+        raise TradeoffError(f"the storage {path} is a folder: name a file in it")
+    if not path.exists():
+        if not create:
+            raise TradeoffError(f"there is no storage {path}: `tradeoff run` makes one, --storage names another place")
+        if not path.parent.is_dir():
+            raise TradeoffError(f"the storage {path} can't be made: there is no folder {path.parent}")
+    try:
+        with path.open("rb") as file:
+            header = file.read(len(_SQLITE_HEADER))
+        if header and header != _SQLITE_HEADER:
+            raise TradeoffError(f"{path} is not a SQLite database: name another file as storage")
+    except FileNotFoundError:
+        pass  # made below
+    except OSError as error:
+        raise TradeoffError(f"the storage {path} can't be read: {error.strerror}") from error
+    if not create:
+        return
+    try:
+        connection = sqlite3.connect(path, timeout=SQLITE_BUSY_TIMEOUT_S)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise TradeoffError(f"the storage {path} can't be opened: {error}; is the folder writable?") from error
+
+
+def _cannot_open(url: str, parsed: "URL", error: Exception) -> TradeoffError:
+    cause = error.__cause__ or error
+    reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+    if parsed.password:
+        reason = reason.replace(str(parsed.password), "***")
+    return TradeoffError(f"the storage {masked(url)} can't be opened: {reason}")

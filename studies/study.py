@@ -1,0 +1,94 @@
+"""Creates a study or goes on with one, and refuses to mix measurements that can't be compared."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+from objectives.goals import GOALS
+from searchspace import Precision, SearchSpace
+from studies.config import StudyConfig, differences
+from studies.environment import library_versions, tradeoff_version
+from studies.errors import TradeoffError
+
+# What trials of one study must share for its front to mean anything.
+FIXED_KEYS = ("job", "space", "objectives")
+FIXED_LIMITS = ("peak_memory_mib", "effective_batch_size")
+
+
+def open_study(config: StudyConfig, storage: optuna.storages.BaseStorage, device: Mapping[str, Any]) -> optuna.Study:
+    """Creates the study of `config` in `storage`, or loads it to go on.
+
+    Raises:
+        TradeoffError: A study of this name exists with another job, space, objectives, memory limit or device; the sentence
+            lists the differences.
+    """
+    directions = [GOALS[name].direction for name in config.objectives]
+    study = optuna.create_study(study_name=config.name, storage=storage, directions=directions, load_if_exists=True)
+    stored = study.user_attrs
+    if "config" in stored:
+        _check_same(config, stored, device)
+    elif study.get_trials(deepcopy=False) or [direction.name.lower() for direction in study.directions] != directions:
+        raise TradeoffError(f"the study {config.name!r} was not made by tradeoff; choose another --name")
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(config.objectives))
+        study.set_user_attr("device", dict(device))
+        study.set_user_attr("versions", library_versions())
+        study.set_user_attr("tradeoff_version", tradeoff_version())
+    # Written last: a study that holds it is complete. The number of trials and the sampler may change from run to run.
+    study.set_user_attr("config", config.plain())
+    return study
+
+
+def _check_same(config: StudyConfig, stored: Mapping[str, Any], device: Mapping[str, Any]) -> None:
+    old, new = stored["config"], config.plain()
+    lines = differences({key: old[key] for key in FIXED_KEYS}, {key: new[key] for key in FIXED_KEYS})
+    lines += differences(
+        {"limits": {key: old["limits"][key] for key in FIXED_LIMITS}},
+        {"limits": {key: new["limits"][key] for key in FIXED_LIMITS}},
+    )
+    if lines:
+        raise TradeoffError(
+            f"the study {config.name!r} exists with other settings; choose another --name, or set these back:\n  "
+            + "\n  ".join(lines)
+        )
+    if (ours := device["name"]) != (theirs := stored["device"]["name"]):
+        raise TradeoffError(
+            f"the study {config.name!r} was measured on {theirs}, and times and memory on {ours} can't be compared with it;"
+            " choose another --name"
+        )
+
+
+def available_space(config: StudyConfig, device: Mapping[str, Any]) -> tuple[SearchSpace, str | None]:
+    """The space without the precisions that the device lacks, and a line that says what was taken out, or None.
+
+    Raises:
+        TradeoffError: The device has none of the precisions.
+    """
+    space = config.search_space()
+    missing = frozenset(Precision) - {Precision(name) for name in device["precisions"]}
+    asked = (space.domains["precision"].values() or ()) if "precision" in space.domains else ()
+    taken = [name for name in asked if Precision(name) in missing]
+    if not taken:
+        return space, None
+    try:
+        left = space.without_precisions(missing)
+    except ValueError as error:
+        raise TradeoffError(f"space.precision: {error}") from None
+    return left, f"{' and '.join(taken)} left out: {device['name']} does not train in {'it' if len(taken) == 1 else 'them'}"
+
+
+def check_batches(space: SearchSpace, num_train: int) -> None:
+    """Refuses a micro-batch that the data can't fill.
+
+    Raises:
+        TradeoffError: A batch is larger than the number of training samples.
+    """
+    for value in space.domains["per_device_train_batch_size"].values() or ():
+        if value > num_train:
+            raise TradeoffError(
+                f"space.per_device_train_batch_size: a batch must not exceed the {num_train} training samples, got {value}"
+            )

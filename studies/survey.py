@@ -1,0 +1,157 @@
+"""Decides which probe to run next, until memory and time of every configuration are known or can be interpolated.
+
+For each way to compute (checkpointing, precision, data loading) a line of micro-batches is walked: the smallest, a middle one,
+and then, where the line through the measured ones meets the budget, the largest that should fit. So nearly all probes fit, and
+the few that do not are those that draw the boundary. Lines with held gradients come first: what fits there fits without.
+
+A precision that is slower than another one and needs no less memory is put off after its first probe, which is made where the
+other one was measured: it can only reach the front by learning better. The search comes back to it when the rest is exhausted.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from objectives.knowledge import Knowledge
+from searchspace import SearchSpace, SpeedClass, TrialParameters
+
+# A prediction this far above the budget may still turn out to fit, and is tried.
+BOUNDARY_MARGIN = 0.05
+
+# Peaks this close are taken for equal.
+MEMORY_TOLERANCE = 0.05
+
+Line = dict[int, TrialParameters]
+
+
+def next_probe(
+    knowledge: Knowledge,
+    space: SearchSpace,
+    budget_mib: float,
+    pending: Collection[TrialParameters] = (),
+    *,
+    thorough: bool = True,
+) -> TrialParameters | None:
+    """The configuration to probe next, or None when the survey is complete.
+
+    Args:
+        knowledge: What is known so far.
+        space: Where configurations come from.
+        budget_mib: What a configuration may need.
+        pending: Configurations that another worker is running, or was running when it died.
+        thorough: Whether precisions that look beaten are surveyed too.
+    """
+    busy = {parameters.with_learning_rate(None) for parameters in pending}
+    # A probe that ended without an answer would end so again.
+    hopeless = {
+        observation.parameters.with_learning_rate(None)
+        for observation in knowledge.observations
+        if observation.record.outcome in ("failed", "timed_out") and observation.step_times_s is None
+    }
+    put_off = []
+    families = _families(space)
+    for speed_class, lines in families.items():
+        siblings = [other for key, other in families.items() if _differ_in_precision(speed_class, key)]
+        if not thorough and any(_looks_beaten(knowledge, lines, by) for by in siblings):
+            continue
+        for accumulates in sorted(lines, reverse=True):
+            line = _Line(knowledge, lines, accumulates, budget_mib, hopeless, siblings)
+            if (probe := line.next()) is None:
+                continue
+            if probe not in busy:
+                return probe
+            put_off.append((lines, accumulates))
+    # What such a line needs next depends on its running probe. With nothing else to survey, its neighbours are asked: so a
+    # worker that died takes no line with it.
+    for lines, accumulates in put_off:
+        if (probe := _Line(knowledge, lines, accumulates, budget_mib, hopeless | busy).next()) is not None:
+            return probe
+    return None
+
+
+def _families(space: SearchSpace) -> dict[SpeedClass, dict[bool, Line]]:
+    """For each speed class, and with and without accumulation: a configuration for each micro-batch, with the fewest steps."""
+    families: dict[SpeedClass, dict[bool, Line]] = {}
+    for parameters in sorted(space.structures, key=_cheapest_first):
+        line = families.setdefault(parameters.speed_class(), {}).setdefault(parameters.gradient_accumulation_steps > 1, {})
+        line.setdefault(parameters.per_device_train_batch_size, parameters)
+    return families
+
+
+def _differ_in_precision(a: SpeedClass, b: SpeedClass) -> bool:
+    return a != b and replace(a, precision=b.precision) == b
+
+
+def _looks_beaten(knowledge: Knowledge, lines: dict[bool, Line], by: dict[bool, Line]) -> bool:
+    """Whether another precision was faster, at no more memory, wherever both were measured."""
+    verdicts = []
+    for accumulates in lines.keys() & by.keys():
+        for batch in lines[accumulates].keys() & by[accumulates].keys():
+            ours, theirs = knowledge.probed(lines[accumulates][batch]), knowledge.probed(by[accumulates][batch])
+            if ours is not None and theirs is not None:
+                slower = ours[0] > theirs[0]
+                verdicts.append(slower and ours[1] >= theirs[1] * (1 - MEMORY_TOLERANCE))
+    return bool(verdicts) and all(verdicts)
+
+
+def _cheapest_first(parameters: TrialParameters) -> tuple[int, int]:
+    return parameters.per_device_train_batch_size, parameters.gradient_accumulation_steps
+
+
+class _Line:
+    """The micro-batches of one way to compute, and what is known of them."""
+
+    def __init__(
+        self,
+        knowledge: Knowledge,
+        lines: dict[bool, Line],
+        accumulates: bool,
+        budget_mib: float,
+        left_out: Collection[TrialParameters],
+        siblings: Sequence[dict[bool, Line]] = (),
+    ) -> None:
+        self._knowledge = knowledge
+        self._line = lines[accumulates]
+        self._budget_mib = budget_mib
+        self._live = [
+            batch
+            for batch, parameters in self._line.items()
+            if knowledge.out_of_memory(parameters) is None and parameters not in left_out
+        ]
+        self._measured = self._measured_of(self._line)
+        # What was measured with accumulation stands for the same batch without: the difference is the size of the gradients.
+        with_accumulation = [] if accumulates or True not in lines else self._measured_of(lines[True])
+        self._known = sorted({*self._measured, *with_accumulation}) if len(with_accumulation) >= 2 else self._measured
+        self._measured_of_siblings = max(
+            (self._measured_of(sibling[accumulates]) for sibling in siblings if accumulates in sibling), key=len, default=[]
+        )
+
+    def _measured_of(self, line: Line) -> list[int]:
+        memory_class = next(iter(line.values())).memory_class()
+        return [batch for batch in self._knowledge.measured_batches(memory_class) if batch in self._line]
+
+    def next(self) -> TrialParameters | None:
+        """The smallest batch, then a middle one, then the boundary; a middle one first where another precision has it."""
+        others = [batch for batch in self._live if batch not in self._measured]
+        if not others:
+            return None
+        if not self._known:
+            compared = [batch for batch in self._measured_of_siblings[1:2] if batch in others]
+            return self._line[(compared or others)[0]]
+        if len(self._known) == 1:
+            smallest_is_known = self._known[0] < others[0]
+            return self._line[others[len(others) // 2] if smallest_is_known else others[0]]
+        return self._at_the_boundary(others)
+
+    def _at_the_boundary(self, others: list[int]) -> TrialParameters | None:
+        """The largest batch that should fit; once it does, those just above that are predicted to miss by little."""
+        above = [batch for batch in others if batch > self._known[-1]]
+        fitting = [batch for batch in above if self._predicted(batch) <= self._budget_mib]
+        if fitting:
+            return self._line[fitting[-1]]
+        close = [batch for batch in above if self._predicted(batch) <= self._budget_mib * (1 + BOUNDARY_MARGIN)]
+        return self._line[close[(len(close) - 1) // 2]] if close else None
+
+    def _predicted(self, batch: int) -> float:
+        memory = self._knowledge.memory_mib(self._line[batch])
+        assert memory is not None  # two batches are known
+        return memory[0]

@@ -1,0 +1,147 @@
+"""The front as a table for a person, as JSON or CSV for a program.
+
+Programs get the stored numbers under their full names; a person gets rounded ones, short names, and a mark on the values that
+another trial or a probe measured.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from objectives.goals import GOALS
+from objectives.records import TrialRecord
+from searchspace import TrialParameters
+from studies.front import extremes, knee
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# How a parameter is headed in a table, where room is scarce.
+SHORT_NAMES = {
+    "per_device_train_batch_size": "batch",
+    "gradient_accumulation_steps": "accumulation",
+    "gradient_checkpointing": "checkpointing",
+    "learning_rate": "learning rate",
+    "dataloader_num_workers": "workers",
+    "dataloader_pin_memory": "pinned memory",
+}
+_ELSEWHERE = "~"
+
+
+def marks(front: Sequence[TrialRecord], objectives: Sequence[str]) -> dict[int, list[str]]:
+    """What is special about trials of a front, by number: "knee", "highest accuracy", "lowest peak memory"."""
+    found: dict[int, list[str]] = {record.number: [] for record in front}
+    if front:
+        found[knee(front, objectives).number].append("knee")
+        for name, record in extremes(front, objectives).items():
+            word = "highest" if GOALS[name].direction == "maximize" else "lowest"
+            found[record.number].append(f"{word} {GOALS[name].label}")
+    return found
+
+
+def front_as_json(front: Sequence[TrialRecord], objectives: Sequence[str], *, only: TrialRecord | None = None) -> str:
+    """A list of objects: `trial`, `params`, each objective under its name, `sources` by objective, `marks`.
+
+    With `only`, a list of that one trial.
+    """
+    found = marks(front, objectives)
+    rows: list[dict[str, Any]] = [
+        {"trial": record.number, "params": dict(record.params)}
+        | {name: record.values[name] for name in objectives}
+        | {"sources": dict(record.sources), "marks": found.get(record.number, [])}
+        for record in _shown(front, only)
+    ]
+    return json.dumps(rows, indent=2)
+
+
+def front_as_csv(front: Sequence[TrialRecord], objectives: Sequence[str], *, only: TrialRecord | None = None) -> str:
+    """A line of names and a line for each trial; where a value comes from follows as `<objective>_source`."""
+    shown = _shown(front, only)
+    params = _parameter_names(shown)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", *params, *objectives, *(f"{name}_source" for name in objectives)])
+    for record in shown:
+        writer.writerow(
+            [
+                record.number,
+                *(record.params.get(name, "") for name in params),
+                *(record.values[name] for name in objectives),
+                *(record.sources.get(name, "") for name in objectives),
+            ]
+        )
+    return text.getvalue()
+
+
+def front_table(
+    front: Sequence[TrialRecord],
+    objectives: Sequence[str],
+    *,
+    only: TrialRecord | None = None,
+    title: str | None = None,
+    caption: str | None = None,
+) -> "Table":
+    """A table of the front, or of the one trial `only`, with a title above and a caption below."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = _shown(front, only)
+    found = marks(front, objectives)
+    notes = [caption] if caption else []
+    if any(_is_elsewhere(record, name) for record in shown for name in objectives):
+        notes.append(f"{_ELSEWHERE} measured by another trial or a probe; --format json says which")
+    table = Table(
+        # Text, since a study's name may hold brackets, which rich takes for markup.
+        title=Text(title) if title else None,
+        caption=Text("\n".join(notes)) if notes else None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    # One column for the whole configuration: a column for each parameter would not fit a terminal.
+    table.add_column("trial", justify="right")
+    table.add_column("batch x accumulation", no_wrap=True)
+    for name in objectives:
+        unit = f" ({GOALS[name].unit})" if GOALS[name].unit else ""
+        table.add_column(f"{GOALS[name].short}{unit}", justify="right", min_width=8)
+    table.add_column("", min_width=12)
+    for record in shown:
+        values = [GOALS[name].show(record.values[name]) + _ELSEWHERE * _is_elsewhere(record, name) for name in objectives]
+        cells = [str(record.number), short_configuration(record.params), *values]
+        table.add_row(*(Text(cell) for cell in [*cells, ", ".join(found.get(record.number, []))]))
+    return table
+
+
+def short_configuration(params: Mapping[str, Any]) -> str:
+    """A configuration in a few words: "32 x 2, checkpointing, bf16" for batch 32 with 2 accumulation steps."""
+    words = [f"{params['per_device_train_batch_size']} x {params.get('gradient_accumulation_steps', 1)}"]
+    for name, value in params.items():
+        if name in ("per_device_train_batch_size", "gradient_accumulation_steps") or value is None or value is False:
+            continue
+        label = SHORT_NAMES.get(name, name)
+        words.append(label if value is True else str(value) if name == "precision" else f"{label} {_show_parameter(value)}")
+    return ", ".join(words)
+
+
+def _shown(front: Sequence[TrialRecord], only: TrialRecord | None) -> Sequence[TrialRecord]:
+    return front if only is None else [only]
+
+
+def _parameter_names(records: Sequence[TrialRecord]) -> list[str]:
+    """The parameters that any of the records holds, in the order in which they are shown."""
+    held = {name for record in records for name in record.params}
+    return [name for name in TrialParameters.names() if name in held]
+
+
+def _is_elsewhere(record: TrialRecord, objective: str) -> bool:
+    return record.sources.get(objective, "measured") != "measured"
+
+
+def _show_parameter(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)

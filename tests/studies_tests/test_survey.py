@@ -1,0 +1,181 @@
+"""Which probes the survey asks for, on a simulated card: it finds what fits, and little that does not."""
+
+import pytest
+from simulated_runner import BUDGET_MIB, JOB, NUM_TRAIN, SPACE, SimulatedRunner, memory_mib
+
+from objectives.knowledge import Knowledge
+from objectives.outcome import Failed
+from objectives.records import TrialRecord, outcome_attributes
+from searchspace import Categorical, EffectiveBatchSizeRange, IntRange, SearchSpace, TrialParameters
+from studies.survey import next_probe
+
+
+class Survey:
+    """Runs the survey to its end."""
+
+    def __init__(self, space, *, budget_mib=BUDGET_MIB, instead=None):
+        self.space, self.budget_mib = space, budget_mib
+        self.runner = SimulatedRunner(budget_mib=budget_mib, instead=instead)
+        self.records = []
+
+    def knowledge(self):
+        return Knowledge.of(self.records, self.space, JOB, num_train=NUM_TRAIN)
+
+    def next(self, pending=()):
+        return next_probe(self.knowledge(), self.space, self.budget_mib, pending)
+
+    def probe(self, parameters):
+        request = {"parameters": parameters.as_dict(), "stages": ["probe"]}
+        attributes = outcome_attributes(self.runner.run_trial(request, time_limit_s=None, on_progress=None))
+        outcome = attributes.pop("outcome")
+        number, params = len(self.records), self.space.stored(parameters)
+        self.records.append(TrialRecord(number=number, outcome=outcome, params=params, attributes=attributes))
+
+    def run(self, pending=()):
+        for _ in range(200):
+            if (parameters := self.next(pending)) is None:
+                return self
+            self.probe(parameters)
+        raise AssertionError("the survey does not end")
+
+    def largest_measured(self):
+        """By checkpointing, precision and whether gradients are accumulated."""
+        found = {}
+        for p in self.runner.probed:
+            key = (p.gradient_checkpointing, p.precision.value, p.gradient_accumulation_steps > 1)
+            found[key] = max(found.get(key, 0), p.per_device_train_batch_size)
+        return found
+
+
+def largest_that_fits(space, budget_mib=BUDGET_MIB):
+    found = {}
+    for p in space.grid():
+        if memory_mib(p) <= budget_mib:
+            key = (p.gradient_checkpointing, p.precision.value, p.gradient_accumulation_steps > 1)
+            found[key] = max(found.get(key, 0), p.per_device_train_batch_size)
+    return found
+
+
+def space(batches, accumulations=(1, 2), precisions=("fp32", "fp16"), **rules):
+    return SearchSpace(
+        domains={
+            "per_device_train_batch_size": batches,
+            "gradient_accumulation_steps": Categorical(accumulations),
+            "gradient_checkpointing": Categorical((False, True)),
+            "precision": Categorical(precisions),
+        },
+        **rules,
+    )
+
+
+def test_every_line_with_accumulation_ends_with_the_largest_batch_that_fits_measured():
+    survey = Survey(SPACE).run()
+    measured, fits = survey.largest_measured(), largest_that_fits(SPACE)
+    assert {key: batch for key, batch in measured.items() if key[2]} == {key: batch for key, batch in fits.items() if key[2]}
+
+
+def test_time_and_memory_of_everything_that_fits_are_known_in_the_end():
+    survey = Survey(SPACE).run()
+    knowledge = survey.knowledge()
+    for p in SPACE.grid():
+        if memory_mib(p) <= BUDGET_MIB:
+            assert knowledge.cost(p).peak_memory_mib == pytest.approx(memory_mib(p))
+
+
+def test_few_probes_run_out_of_memory():
+    runner = Survey(SPACE).run().runner
+    assert len(runner.out_of_memory) <= 4  # one for each way to compute
+    assert len(runner.probed) + len(runner.out_of_memory) <= 24
+
+
+def test_a_range_of_batches_is_surveyed_exactly_in_few_probes():
+    every = space(IntRange(1, 64), (1,))
+    survey = Survey(every).run()
+    assert survey.largest_measured() == largest_that_fits(every)
+    # A smallest, a middle and a largest one for each of four lines; one more each to see that no larger one fits.
+    assert len(survey.runner.probed) + len(survey.runner.out_of_memory) <= 24
+
+
+def test_a_range_of_batches_with_accumulation_needs_few_probes_more():
+    every = space(IntRange(1, 64))
+    survey = Survey(every).run()
+    assert {k: b for k, b in survey.largest_measured().items() if k[2]} == {
+        k: b for k, b in largest_that_fits(every).items() if k[2]
+    }
+    assert len(survey.runner.probed) + len(survey.runner.out_of_memory) <= 40
+
+
+def test_no_configuration_is_probed_twice():
+    runner = Survey(SPACE).run().runner
+    ran = runner.probed + runner.out_of_memory
+    assert len(set(ran)) == len(ran)
+
+
+def test_a_probe_that_is_running_is_not_proposed_again():
+    survey = Survey(SPACE)
+    first = survey.next()
+    second = survey.next([first])
+    assert second not in (first, None)
+    assert survey.next([first, second]) not in (first, second)
+
+
+def test_a_running_probe_of_another_learning_rate_is_the_same_probe():
+    survey = Survey(SPACE)
+    first = survey.next()
+    assert survey.next([first.with_learning_rate(1e-3)]) != first
+
+
+def test_a_worker_that_died_takes_no_line_with_it():
+    one_line = space(Categorical((1, 2, 4, 8, 16)), (1,), ("fp16",))
+    dead = Survey(one_line).next()
+    survey = Survey(one_line).run(pending=[dead])
+    assert dead not in survey.runner.probed
+    assert survey.largest_measured() == largest_that_fits(one_line)
+    assert survey.knowledge().cost(dead).memory_source == "model"
+
+
+def test_one_batch_is_one_probe_a_line():
+    one = space(Categorical((4,)), (1,))
+    assert len(Survey(one).run().runner.probed) == 4
+
+
+def test_rules_that_leave_no_configuration_leave_no_probe():
+    nothing = space(Categorical((4,)), effective_batch_size=EffectiveBatchSizeRange(low=1000))
+    assert Survey(nothing).next() is None
+
+
+def test_a_survey_where_nothing_fits_ends():
+    survey = Survey(SPACE, budget_mib=500.0).run()
+    assert survey.runner.probed == []
+    # The smallest batch of each line, with gradients held and without.
+    assert len(survey.runner.out_of_memory) == 8
+
+
+def test_what_fits_without_accumulation_alone_is_found():
+    # The gradients are 420 MiB: at 2,900 MiB a batch of 1 fits without them alone, at fp32 without checkpointing.
+    assert memory_mib(TrialParameters(per_device_train_batch_size=1)) == 2698
+    survey = Survey(SPACE, budget_mib=2900.0).run()
+    fits = largest_that_fits(SPACE, 2900.0)
+    assert (False, "fp32", True) not in fits
+    assert survey.largest_measured()[False, "fp32", False] == fits[False, "fp32", False] == 1
+
+
+def test_lines_with_two_batches_without_accumulation_and_one_with_it_are_known():
+    # At 3,400 MiB: fp32 fits 2 without accumulation, and 1 with it.
+    budget_mib = 3400.0
+    survey = Survey(SPACE, budget_mib=budget_mib).run()
+    assert survey.largest_measured()[False, "fp32", False] == 2
+    assert survey.largest_measured()[False, "fp32", True] == 1
+
+
+def test_a_probe_that_fails_is_not_asked_for_again():
+    def fails(p, stages):
+        return Failed(stage="model", reason="no such kernel") if p.per_device_train_batch_size == 1 else None
+
+    survey = Survey(space(Categorical((1, 2, 4, 8)), (1,)), instead=fails).run()
+    failed = [record for record in survey.records if record.outcome == "failed"]
+    assert len(failed) == 4
+    assert {key: batch for key, batch in survey.largest_measured().items() if key[1] == "fp32"} == {
+        (False, "fp32", False): 8,
+        (True, "fp32", False): 8,
+    }
