@@ -4,10 +4,14 @@
     python benchmarks/search_cost.py replay TABLE.json     # every arm, many seeds, on those measurements
     python benchmarks/search_cost.py real TABLE.json       # every arm for real, in wall time, on this machine
 
+`--job rate` is a second job of another shape: twice the samples, so that a probe is cheaper beside a training, and a learning
+rate in the space, so that there are three times as many classes for the same structures.
+
 `measure` runs each configuration of the study through the product (probe, then training), and trains each learning class with
 two further seeds. From it comes the truth: a configuration's accuracy is the mean over its class's trainings and seeds, its
-time and memory are its own. The reference hypervolume is that of all configurations, and an arm is judged by the truth about
-the configurations that it would put on its own front itself, so that luck does not count.
+time and memory are its own. Where a learning rate is searched, each structure is run once and each class trained by its fastest
+member: a rate changes neither time nor memory. The reference hypervolume is that of all configurations, and an arm is judged by
+the truth about the configurations that it would put on its own front itself, so that luck does not count.
 
 `replay` gives the real samplers and the real objective these measurements instead of a process, and books what each trial cost
 when it was measured: an arm that trains pays for the training, one that probes for the probe. It says what the search decides;
@@ -54,8 +58,17 @@ MAX_TRIALS = 150  # of an arm that trains every trial
 OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")
 
 
-def study_config() -> StudyConfig:
-    return embedded()
+def study_config(job: str) -> StudyConfig:
+    config = embedded()
+    if job == "embedded":
+        return config
+    space = {
+        "per_device_train_batch_size": [16, 64, 256, 512],
+        "gradient_accumulation_steps": [1, 4],
+        "learning_rate": [2e-3, 8e-3, 3.2e-2],
+    }
+    changes = {"name": "rate", "job": config.job.model_dump() | {"train_samples": 4800}}
+    return StudyConfig.model_validate(config.plain() | changes | {"space": config.space.model_dump() | space})
 
 
 def key(parameters: dict[str, Any]) -> str:
@@ -65,9 +78,8 @@ def key(parameters: dict[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------------------ measure
 
 
-def measure(path: Path) -> None:
+def measure(path: Path, config: StudyConfig) -> None:
     """Runs every configuration, and every class with further seeds; goes on where it was ended."""
-    config = study_config()
     table: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"outcomes": {}, "seeds": {}}
     with TrialServer() as server:
         device = server.describe_device()
@@ -75,13 +87,19 @@ def measure(path: Path) -> None:
         prepared = server.prepare(config.job.model_dump(), cache_folder())
         table |= {"device": device, "prepared": prepared, "config": config.plain()}
         grid = list(space.grid())
+        structures: dict[str, Any] = table.setdefault("structures", {})
         for number, parameters in enumerate(grid):
-            name = key(parameters.as_dict())
+            name, structure = key(parameters.as_dict()), key(parameters.with_learning_rate(None).as_dict())
             if name not in table["outcomes"]:
-                outcome = server.run_trial(_request(config, prepared, parameters))
-                table["outcomes"][name] = json.loads(to_json(outcome))
+                if structure not in structures:
+                    outcome = server.run_trial(_request(config, prepared, parameters))
+                    structures[structure] = json.loads(to_json(outcome))
+                    seconds = f"{outcome.measurements.trial_time_s:.1f} s"
+                    print(f"[{number + 1}/{len(grid)}] {name} {outcome.kind} {seconds}", flush=True)
+                table["outcomes"][name] = structures[structure]
                 path.write_text(json.dumps(table))
-                print(f"[{number + 1}/{len(grid)}] {name} {outcome.kind} {outcome.measurements.trial_time_s:.1f} s", flush=True)
+        if "learning_rate" in space.domains:
+            _train_each_class(server, config, prepared, table, path)
         for name in _fastest_of_each_class(table):
             for seed in EXTRA_SEEDS:
                 if f"{seed} {name}" not in table["seeds"]:
@@ -91,6 +109,25 @@ def measure(path: Path) -> None:
                     table["seeds"][f"{seed} {name}"] = outcome.measurements.training.curve[-1].accuracy
                     path.write_text(json.dumps(table))
                     print(f"seed {seed} {name} {table['seeds'][f'{seed} {name}']:.3f}", flush=True)
+
+
+def _train_each_class(server: TrialServer, config: StudyConfig, prepared: dict[str, Any], table: Any, path: Path) -> None:
+    """Gives every configuration the accuracies of its own class: so far it has those of its structure at another rate."""
+    trained = table.setdefault("classes", {})
+    for name in _fastest_of_each_class(table):
+        if name not in trained:
+            parameters = TrialParameters(**json.loads(name))
+            outcome = server.run_trial(_request(config, prepared, parameters) | {"stages": ["train"]})
+            trained[name] = json.loads(to_json(outcome))["measurements"]["training"]
+            path.write_text(json.dumps(table))
+            print(f"class of {name}: {trained[name]['curve'][-1]['accuracy']:.3f}", flush=True)
+    accuracies = {_class(name): training["curve"] for name, training in trained.items()}
+    for name, outcome in list(table["outcomes"].items()):
+        if outcome["kind"] == "completed":
+            measurements = outcome["measurements"]
+            training = measurements["training"] | {"curve": accuracies[_class(name)]}
+            table["outcomes"][name] = outcome | {"measurements": measurements | {"training": training}}
+    path.write_text(json.dumps(table))
 
 
 def _request(config: StudyConfig, prepared: dict[str, Any], parameters: TrialParameters) -> dict[str, Any]:
@@ -128,8 +165,8 @@ class Truth:
     def of(cls, table: dict[str, Any]) -> "Truth":
         accuracies = defaultdict(list)
         completed = {name: o for name, o in table["outcomes"].items() if o["kind"] == "completed"}
-        for name, outcome in completed.items():
-            accuracies[_class(name)].append(outcome["measurements"]["training"]["curve"][-1]["accuracy"])
+        for name in table.get("classes", completed):
+            accuracies[_class(name)].append(completed[name]["measurements"]["training"]["curve"][-1]["accuracy"])
         for name, accuracy in table["seeds"].items():
             accuracies[_class(name.split(" ", 1)[1])].append(accuracy)
         values = {
@@ -421,13 +458,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("measure", "replay", "real"))
     parser.add_argument("table", type=Path)
+    parser.add_argument("--job", choices=("embedded", "rate"), default="embedded", help="what to measure")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--max-seconds", type=float, default=600.0, help="of one arm of `real`")
     parser.add_argument("--curves", type=Path, help="write every arm's curve as JSON, for the picture")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if options.what == "measure":
-        measure(options.table)
+        measure(options.table, study_config(options.job))
         return
     table = json.loads(options.table.read_text())
     truth = Truth.of(table)
