@@ -90,7 +90,7 @@ def decide(
         return None
     if not trained and not pending and "accuracy" in objectives:
         return Decision(candidate=min(candidates, key=_first_guess), relative_gain=math.inf)
-    volume = _Volume(objectives, reference)
+    volume = Volume(objectives, reference)
     process = AccuracyProcess(trained)
     found = np.array([volume.scaled(point) for point in points]).reshape(-1, len(objectives))
     for candidate in pending:
@@ -177,16 +177,16 @@ def _features(classes: Sequence[LearningClass]) -> Array:
     ).reshape(-1, 3)
 
 
-class _Volume:
+class Volume:
     """Hypervolume of points in the study's objectives, all minimised and scaled so that the reference is 1."""
 
     def __init__(self, objectives: Sequence[str], reference: Mapping[str, float]) -> None:
-        self._objectives = tuple(objectives)
+        self.objectives = tuple(objectives)
         self._reference = reference
 
     def scaled(self, values: Mapping[str, float]) -> list[float]:
         """A point with 0 for the best there can be and 1 for the reference; above 1 it is of no use."""
-        return [self._scale(name, values[name]) for name in self._objectives]
+        return [self._scale(name, values[name]) for name in self.objectives]
 
     def members(self, candidate: Candidate, accuracy: float) -> Array:
         """The points that a class adds with this accuracy."""

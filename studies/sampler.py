@@ -10,27 +10,26 @@ from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from objectives.goals import GOALS
-from objectives.knowledge import Cost, Knowledge
+from objectives.knowledge import Knowledge
 from objectives.objective import PLAN_ATTRIBUTE
 from objectives.records import TrialRecord
 from searchspace import LearningClass, SearchSpace, TrialParameters
-from studies.decision import Candidate, decide
-from studies.front import feasible, pareto_front
+from studies.candidates import candidates, reference
+from studies.decision import Candidate, Volume, decide
+from studies.front import feasible
 from studies.publishing import publish, unpublished
-from studies.survey import next_probe
+from studies.survey import Depth, next_probe, remaining_s
+from studies.verification import to_verify
 
 # The search ends when no class is expected to add this share of the hypervolume.
 MIN_RELATIVE_GAIN = 0.002
-# As long as a class is expected to add this share, precisions that look beaten need not be surveyed.
-MIN_GAIN_BEFORE_THOROUGH = 0.02
-# Learning rates drawn for a decision, where the learning rate is searched over a range.
-NUM_LEARNING_RATES = 12
+# What a class must be expected to add for its training to come before the next step of the survey: the first class as soon as
+# one way to compute is known, further ones before the ways that look beaten.
+MIN_GAINS = {Depth.FIRST: 0.2, Depth.PROMISING: 0.005, Depth.EVERYTHING: MIN_RELATIVE_GAIN}
 # A class whose worker died before it published is published by another one after this long.
 PUBLISH_GRACE_S = 60.0
 
@@ -175,14 +174,25 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         busy = [parameters for parameters, _ in pending]
         training = [parameters for parameters, stages in pending if "train" in stages]
         # First what looks promising is surveyed and trained; the rest is surveyed once that has little more to give.
-        for thorough, min_gain in ((False, MIN_GAIN_BEFORE_THOROUGH), (True, MIN_RELATIVE_GAIN)):
-            probe = next_probe(knowledge, self.space, self.budget_mib, busy, thorough=thorough)
+        for depth, min_gain in MIN_GAINS.items():
+            probe = next_probe(knowledge, self.space, self.budget_mib, busy, depth=depth)
             if probe is not None:
                 return self._probe(probe, "surveys memory and time")
-            plan = self._train(records, knowledge, training, min_gain) or self._verify(records, knowledge, busy)
+            plan = self._train(records, knowledge, training, min_gain)
+            if depth == Depth.FIRST:
+                # Where a training takes longer than the whole survey, it is worth knowing first how it is done fastest.
+                if plan is None or self._train_time_s(plan, knowledge) > remaining_s(knowledge, self.space):
+                    continue
+                return plan
+            plan = plan or self._verify(records, knowledge, busy)
             if plan is not None:
                 return plan
         return None
+
+    def _train_time_s(self, plan: Plan, knowledge: Knowledge) -> float:
+        cost = knowledge.cost(plan.parameters)
+        assert cost is not None
+        return cost.train_time_s
 
     def _probe(self, parameters: TrialParameters, why: str) -> Plan:
         if (domain := self.space.domains.get("learning_rate")) is not None and parameters.learning_rate is None:
@@ -208,8 +218,8 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             knowledge.class_of(o.parameters) for o in knowledge.observations if o.record.outcome in {"failed", "timed_out"}
         }
         busy = {knowledge.class_of(parameters) for parameters in pending}
-        candidates = [c for c in everything if c.learning_class not in settled.keys() | failed | busy]
-        if not candidates:
+        left = [c for c in everything if c.learning_class not in settled.keys() | failed | busy]
+        if not left:
             self.finished_because = self._why_no_candidate(everything, busy, failed)
             return None
         trained = {
@@ -218,7 +228,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             if (accuracy := _last_accuracy(observation.record)) is not None
         }
         decision = decide(
-            candidates,
+            left,
             trained,
             [record.values for record in records if record.outcome == "completed"],
             self.objectives,
@@ -247,69 +257,20 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         return "every learning class that fits has been trained"
 
     def _verify(self, records: Sequence[TrialRecord], knowledge: Knowledge, pending: Sequence[TrialParameters]) -> Plan | None:
-        """Probes what stands on the front by a model's word."""
-        for record in self._front(records):
-            parameters = self.space.read(record.params)
-            if parameters is None or parameters in pending or not record.is_derived:
-                continue
-            cost = knowledge.cost(parameters)
-            if cost is not None and "model" in (cost.memory_source, cost.time_source):
-                return Plan(parameters=parameters, stages=("probe",), why=f"checks trial {record.number} of the front")
-        return None
-
-    def _front(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-        """The Pareto front, found among what a library leaves over: comparing all pairs of 2,000 trials takes seconds."""
-        import moocore
-
-        candidates = feasible(records)
-        if not candidates:
-            return []
-        points = np.array([[record.values[name] for name in self.objectives] for record in candidates])
-        maximised = [GOALS[name].direction == "maximize" for name in self.objectives]
-        left = moocore.is_nondominated(points, maximise=maximised, keep_weakly=True)
-        return pareto_front([record for record, keep in zip(candidates, left, strict=True) if keep], self.objectives)
+        """Probes what stands on the front by a model's word, or would stand there if the model were a little off."""
+        everything = self._candidates(knowledge, len(records))
+        if not everything:
+            return None
+        accuracies = [record.values["accuracy"] for record in feasible(records)] if "accuracy" in self.objectives else []
+        volume = Volume(self.objectives, self._reference(everything, accuracies))
+        found = to_verify(records, knowledge, self.space, volume, pending, min_gain=MIN_RELATIVE_GAIN)
+        return None if found is None else Plan(parameters=found[0], stages=("probe",), why=found[1])
 
     def _candidates(self, knowledge: Knowledge, num_trials: int) -> list[Candidate]:
-        """Every learning class with the members that fit."""
-        groups: dict[LearningClass, list[tuple[TrialParameters, Cost]]] = {}
-        rates = self._learning_rates(knowledge, num_trials)
-        for structure in self.space.structures:
-            cost = knowledge.cost(structure)
-            if cost is None or cost.peak_memory_mib > self.budget_mib or knowledge.out_of_memory(structure) is not None:
-                continue
-            for rate in rates:
-                parameters = structure.with_learning_rate(rate)
-                groups.setdefault(knowledge.class_of(parameters), []).append((parameters, cost))
-        return [Candidate(learning_class=key, members=tuple(group)) for key, group in groups.items()]
-
-    def _learning_rates(self, knowledge: Knowledge, num_trials: int) -> list[float | None]:
-        domain = self.space.domains.get("learning_rate")
-        if domain is None:
-            return [None]
-        if (values := domain.values()) is not None:
-            return list(values)
-        distribution = domain.distribution()
-        assert isinstance(distribution, FloatDistribution)
-        drawn = np.random.default_rng([self.seed or 0, num_trials]).random(NUM_LEARNING_RATES)
-        low, high = distribution.low, distribution.high
-        if distribution.log:
-            return [float(low * (high / low) ** share) for share in drawn]
-        return [float(low + (high - low) * share) for share in drawn]
+        return candidates(knowledge, self.space, budget_mib=self.budget_mib, seed=self.seed, num_trials=num_trials)
 
     def _reference(self, everything: Sequence[Candidate], accuracies: Collection[float]) -> Mapping[str, float]:
-        """What is of no use: as slow as the slowest, as large as the budget, as good as a constant answer.
-
-        Where nothing has beaten a constant answer yet, everything counts that beats the worst.
-        """
-        accuracy = self.baseline_accuracy
-        if accuracies and max(accuracies) <= accuracy:
-            accuracy = min(accuracies) - 0.01
-        slowest = max(cost.train_time_s for candidate in everything for _, cost in candidate.members)
-        return {
-            "train_time_s": slowest * 1.01,
-            "peak_memory_mib": self.budget_mib * 1.01,
-            "accuracy": accuracy,
-        }
+        return reference(everything, accuracies, budget_mib=self.budget_mib, baseline_accuracy=self.baseline_accuracy)
 
 
 def _last_accuracy(record: TrialRecord) -> float | None:

@@ -4,14 +4,17 @@ For each way to compute (checkpointing, precision, data loading) a line of micro
 and then, where the line through the measured ones meets the budget, the largest that should fit. So nearly all probes fit, and
 the few that do not are those that draw the boundary. Lines with held gradients come first: what fits there fits without.
 
-A precision that is slower than another one and needs no less memory is put off after its first probe, which is made where the
-other one was measured: it can only reach the front by learning better. The search comes back to it when the rest is exhausted.
+A way to compute is put off when most of its configurations that are known are beaten, in time and in memory, by others of the
+same effective batch: it can only reach the front by learning better. A precision is compared where the other one was measured,
+so that a single probe tells. The search comes back to what was put off when the rest is exhausted.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from enum import IntEnum
 
-from objectives.knowledge import Knowledge
+from objectives.knowledge import Cost, Knowledge
 from searchspace import SearchSpace, SpeedClass, TrialParameters
 
 # A prediction this far above the budget may still turn out to fit, and is tried.
@@ -20,7 +23,19 @@ BOUNDARY_MARGIN = 0.05
 # Peaks this close are taken for equal.
 MEMORY_TOLERANCE = 0.05
 
+# Probes that a line takes in the mean: what is left of a survey is estimated by it.
+PROBES_A_LINE = 2
+
 Line = dict[int, TrialParameters]
+Known = dict[int, list[tuple[SpeedClass, Cost]]]
+
+
+class Depth(IntEnum):
+    """How much is surveyed: one way to compute, all that are not beaten so far, or everything."""
+
+    FIRST = 0
+    PROMISING = 1
+    EVERYTHING = 2
 
 
 def next_probe(
@@ -29,7 +44,7 @@ def next_probe(
     budget_mib: float,
     pending: Collection[TrialParameters] = (),
     *,
-    thorough: bool = True,
+    depth: Depth = Depth.EVERYTHING,
 ) -> TrialParameters | None:
     """The configuration to probe next, or None when the survey is complete.
 
@@ -38,7 +53,7 @@ def next_probe(
         space: Where configurations come from.
         budget_mib: What a configuration may need.
         pending: Configurations that another worker is running, or was running when it died.
-        thorough: Whether precisions that look beaten are surveyed too.
+        depth: How much is surveyed.
     """
     busy = {parameters.with_learning_rate(None) for parameters in pending}
     # A probe that ended without an answer would end so again.
@@ -49,10 +64,13 @@ def next_probe(
     }
     put_off = []
     families = _families(space)
-    for speed_class, lines in families.items():
-        siblings = [other for key, other in families.items() if _differ_in_precision(speed_class, key)]
-        if not thorough and any(_looks_beaten(knowledge, lines, by) for by in siblings):
+    known = _known_costs(knowledge, space) if depth == Depth.PROMISING else {}
+    for position, (speed_class, lines) in enumerate(families.items()):
+        if depth == Depth.FIRST and position > 0:
+            break
+        if depth == Depth.PROMISING and _looks_beaten(speed_class, known):
             continue
+        siblings = [other for key, other in families.items() if _differ_in_precision(speed_class, key)]
         for accumulates in sorted(lines, reverse=True):
             line = _Line(knowledge, lines, accumulates, budget_mib, hopeless, siblings)
             if (probe := line.next()) is None:
@@ -81,16 +99,43 @@ def _differ_in_precision(a: SpeedClass, b: SpeedClass) -> bool:
     return a != b and replace(a, precision=b.precision) == b
 
 
-def _looks_beaten(knowledge: Knowledge, lines: dict[bool, Line], by: dict[bool, Line]) -> bool:
-    """Whether another precision was faster, at no more memory, wherever both were measured."""
-    verdicts = []
-    for accumulates in lines.keys() & by.keys():
-        for batch in lines[accumulates].keys() & by[accumulates].keys():
-            ours, theirs = knowledge.probed(lines[accumulates][batch]), knowledge.probed(by[accumulates][batch])
-            if ours is not None and theirs is not None:
-                slower = ours[0] > theirs[0]
-                verdicts.append(slower and ours[1] >= theirs[1] * (1 - MEMORY_TOLERANCE))
-    return bool(verdicts) and all(verdicts)
+def _known_costs(knowledge: Knowledge, space: SearchSpace) -> Known:
+    """What is known of the cost of configurations, by effective batch: these can replace each other."""
+    known: Known = defaultdict(list)
+    for parameters in space.structures:
+        if (cost := knowledge.cost(parameters)) is not None:
+            known[parameters.effective_batch_size()].append((parameters.speed_class(), cost))
+    return known
+
+
+def _looks_beaten(speed_class: SpeedClass, known: Known) -> bool:
+    """Whether most configurations whose cost is known are slower than one of another class that needs no more memory."""
+    verdicts = [
+        any(
+            other != speed_class
+            and theirs.train_time_s < ours.train_time_s
+            and theirs.peak_memory_mib <= ours.peak_memory_mib * (1 + MEMORY_TOLERANCE)
+            for other, theirs in alternatives
+        )
+        for alternatives in known.values()
+        for own, ours in alternatives
+        if own == speed_class
+    ]
+    return sum(verdicts) > len(verdicts) / 2
+
+
+def remaining_s(knowledge: Knowledge, space: SearchSpace) -> float:
+    """About how long the lines that no probe has touched will take to survey; 0 while no probe has been run."""
+    times_s = [
+        float(o.record.attributes["trial_time_s"])
+        for o in knowledge.observations
+        if o.record.outcome == "probed" and "trial_time_s" in o.record.attributes
+    ]
+    if not times_s:
+        return 0.0
+    touched = {(o.parameters.speed_class(), o.parameters.gradient_accumulation_steps > 1) for o in knowledge.observations}
+    lines = {(speed_class, accumulates) for speed_class, both in _families(space).items() for accumulates in both}
+    return len(lines - touched) * PROBES_A_LINE * sum(times_s) / len(times_s)
 
 
 def _cheapest_first(parameters: TrialParameters) -> tuple[int, int]:
