@@ -8,20 +8,30 @@ from objectives.records import DERIVED_FROM
 from searchspace import TrialParameters
 
 
-def derived_attributes(parameters: TrialParameters, training: Observation, knowledge: Knowledge) -> dict[str, Any]:
-    """What a derived trial stores."""
+def derived_attributes(parameters: TrialParameters, settling: Observation, knowledge: Knowledge) -> dict[str, Any]:
+    """What a derived trial stores.
+
+    Args:
+        parameters: Its configuration.
+        settling: The training of its learning class, or, where nothing that is learned counts, a probe.
+        knowledge: What the study's trials settle.
+    """
     cost = knowledge.cost(parameters)
     assert cost is not None
-    return {
+    attributes = {
         "outcome": "completed",
-        DERIVED_FROM: training.record.number,
-        "accuracy": training.record.attributes.get("accuracy"),
+        DERIVED_FROM: settling.record.number,
         "train_time_s": cost.train_time_s,
         "peak_memory_mib": cost.peak_memory_mib,
-        "accuracy_source": f"trained in trial {training.record.number}",
         "train_time_s_source": cost.time_source,
         "peak_memory_mib_source": cost.memory_source,
     }
+    if settling.record.outcome == "completed":
+        attributes |= {
+            "accuracy": settling.record.attributes.get("accuracy"),
+            "accuracy_source": f"trained in trial {settling.record.number}",
+        }
+    return attributes
 
 
 def predicted_attributes(parameters: TrialParameters, measured: Mapping[str, Any], knowledge: Knowledge) -> dict[str, float]:

@@ -89,20 +89,8 @@ class Knowledge:
         reuse: Reuse = Reuse.EFFECTIVE_BATCH,
     ) -> "Knowledge":
         """Reads the records of a study that teach something."""
-        observations = []
-        for record in records:
-            # What an interrupted or failed trial measured before its end is as good as any.
-            if record.outcome in (None, "skipped"):
-                continue
-            if record.is_derived:
-                if "probe" not in record.attributes:
-                    continue
-                # It was probed for what was not known of it: that much it teaches, and no more.
-                measured = {name: record.attributes[name] for name in ("probe", "peak_memory_mib")}
-                record = replace(record, outcome="probed", attributes=measured)
-            if (parameters := space.read(record.params)) is not None:
-                observations.append(Observation(record=record, parameters=parameters))
-        return cls(observations=tuple(observations), job=job, num_train=num_train, num_devices=num_devices, reuse=reuse)
+        observations = tuple(o for record in records if (o := observe(record, space)) is not None)
+        return cls(observations=observations, job=job, num_train=num_train, num_devices=num_devices, reuse=reuse)
 
     def out_of_memory(self, parameters: TrialParameters) -> Observation | None:
         """The observation that settles that `parameters` do not fit, or None.
@@ -131,10 +119,15 @@ class Knowledge:
 
     def cost(self, parameters: TrialParameters) -> Cost | None:
         """Memory and time of a configuration, measured or predicted; None while too little is known."""
-        memory, time = self.memory_mib(parameters), self.time_s(parameters)
-        if memory is None or time is None:
-            return None
-        return Cost(peak_memory_mib=memory[0], memory_source=memory[1], train_time_s=time[0], time_source=time[1])
+        structure = parameters.with_learning_rate(None)  # neither depends on it
+        if structure not in self._costs:
+            memory, time = self.memory_mib(structure), self.time_s(structure)
+            self._costs[structure] = (
+                Cost(peak_memory_mib=memory[0], memory_source=memory[1], train_time_s=time[0], time_source=time[1])
+                if memory is not None and time is not None
+                else None
+            )
+        return self._costs[structure]
 
     def memory_mib(self, parameters: TrialParameters) -> tuple[float, str] | None:
         """Peak memory and where it comes from.
@@ -171,6 +164,12 @@ class Knowledge:
         memory_mib = self._memory_points.get(parameters.memory_class(), {}).get(batch)
         return None if step_s is None or memory_mib is None else (step_s, memory_mib)
 
+    def nearest_probe(self, parameters: TrialParameters) -> Observation | None:
+        """The probe of the same way to compute whose micro-batch is nearest; None where there is none."""
+        probes = self._probes.get(parameters.speed_class(), [])
+        batch = parameters.per_device_train_batch_size
+        return min(probes, key=lambda o: abs(o.parameters.per_device_train_batch_size - batch), default=None)
+
     def measured_batches(self, memory_class: MemoryClass) -> list[int]:
         """The micro-batches whose memory was measured within a class, ascending."""
         return sorted(int(batch) for batch in self._memory_points.get(memory_class, {}))
@@ -188,6 +187,19 @@ class Knowledge:
     def time_errors(self) -> list[float]:
         """Relative errors of predicted training time, for each training that was measured and probed."""
         return [estimate * self._calibration / measured - 1 for estimate, measured in self._estimated_and_measured]
+
+    @cached_property
+    def _probes(self) -> dict[SpeedClass, list[Observation]]:
+        probes: dict[SpeedClass, list[Observation]] = {}
+        for observation in self.observations:
+            if observation.step_times_s is not None:
+                probes.setdefault(observation.parameters.speed_class(), []).append(observation)
+        return probes
+
+    @cached_property
+    def _costs(self) -> dict[TrialParameters, Cost | None]:
+        """What `cost` has answered before: a decision asks for the same configurations many times."""
+        return {}
 
     @cached_property
     def _out_of_memory(self) -> list[Observation]:
@@ -263,6 +275,21 @@ class Knowledge:
         """How much longer trainings took than their steps add up to: what a probe's synchronised steps leave out or add."""
         ratios = [measured / estimate for estimate, measured in self._estimated_and_measured]
         return statistics.median(ratios) if ratios else 1.0
+
+
+def observe(record: TrialRecord, space: SearchSpace) -> Observation | None:
+    """What a record teaches of its own configuration; None where it runs still, was skipped, or lies outside the space."""
+    # What an interrupted or failed trial measured before its end is as good as any.
+    if record.outcome in (None, "skipped"):
+        return None
+    if record.is_derived:
+        if "probe" not in record.attributes:
+            return None
+        # It was probed for what was not known of it: that much it teaches, and no more.
+        measured = {name: record.attributes[name] for name in ("probe", "peak_memory_mib")}
+        record = replace(record, outcome="probed", attributes=measured)
+    parameters = space.read(record.params)
+    return None if parameters is None else Observation(record=record, parameters=parameters)
 
 
 def _other_accumulation(memory_class: MemoryClass) -> MemoryClass:

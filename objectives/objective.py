@@ -12,7 +12,7 @@ import optuna
 from objectives.derivation import derived_attributes, predicted_attributes
 from objectives.early_stopping import stop_rule
 from objectives.jobs import TextClassificationJob
-from objectives.knowledge import Knowledge, Observation
+from objectives.knowledge import Knowledge, Observation, observe
 from objectives.outcome import Completed, Failed, Interrupted, OutOfMemory, TimedOut
 from objectives.records import TrialRecord, measurement_attributes, outcome_attributes, read_record
 from searchspace import Reuse, SearchSpace, TrialParameters
@@ -77,6 +77,8 @@ class Objective:
     on_start: Callable[[int, TrialParameters], None] | None = None
     on_progress: Callable[[Mapping[str, Any]], None] | None = None
     _records: dict[int, TrialRecord] = field(default_factory=dict, repr=False)
+    _observations: dict[int, Observation | None] = field(default_factory=dict, repr=False)
+    _knowledge: Knowledge | None = field(default=None, repr=False)
 
     def __call__(self, trial: optuna.Trial) -> tuple[float, ...]:
         """Runs the trial, as far as earlier ones have not settled it.
@@ -108,7 +110,7 @@ class Objective:
 
     def learn(self, study: optuna.Study) -> tuple[list[TrialRecord], Knowledge]:
         """Reads the study: its trials in order, and what they settle."""
-        records = []
+        records, num_known = [], len(self._records)
         for trial in study.get_trials(deepcopy=False):
             if trial.number not in self._records:
                 record = read_record(trial, self.objectives)
@@ -116,11 +118,19 @@ class Objective:
                     records.append(record)
                     continue
                 self._records[trial.number] = record
+                self._observations[trial.number] = observe(record, self.space)
             records.append(self._records[trial.number])
-        knowledge = Knowledge.of(
-            records, self.space, self.job, num_train=self.num_train, num_devices=self.num_devices, reuse=self.reuse
-        )
-        return records, knowledge
+        # A trial that has ended never changes: what is known changes with their number alone.
+        if self._knowledge is None or len(self._records) > num_known:
+            observations = [observation for _, observation in sorted(self._observations.items()) if observation is not None]
+            self._knowledge = Knowledge(
+                observations=tuple(observations),
+                job=self.job,
+                num_train=self.num_train,
+                num_devices=self.num_devices,
+                reuse=self.reuse,
+            )
+        return records, self._knowledge
 
     def _run(self, trial: optuna.Trial, parameters: TrialParameters, stages: tuple[str, ...]) -> Any:
         if self.on_start is not None:

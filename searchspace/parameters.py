@@ -126,7 +126,7 @@ class TrialParameters:
 
     def with_learning_rate(self, learning_rate: float | None) -> "TrialParameters":
         """The same configuration with another learning rate."""
-        return replace(self, learning_rate=learning_rate)
+        return self if learning_rate == self.learning_rate else replace(self, learning_rate=learning_rate)
 
     def speed_class(self) -> SpeedClass:
         """The class of trials whose micro-steps this one's are compared with."""

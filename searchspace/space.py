@@ -98,6 +98,14 @@ class SearchSpace:
         domains = {name: domain for name, domain in self.domains.items() if name != "learning_rate"}
         return tuple(SearchSpace(domains=domains, effective_batch_size=self.effective_batch_size).grid())
 
+    def complete(self, structure: TrialParameters) -> TrialParameters:
+        """The structure with the first learning rate of the space, if it has any: for what does not depend on it."""
+        domain = self.domains.get("learning_rate")
+        if domain is None or structure.learning_rate is not None:
+            return structure
+        values = domain.values()
+        return structure.with_learning_rate(values[0] if values else getattr(domain, "low", None))
+
     def without_precisions(self, missing: frozenset[Precision]) -> "SearchSpace":
         """The same space without the precisions that a device lacks.
 

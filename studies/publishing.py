@@ -1,10 +1,12 @@
-"""Publishes what one training settles: every configuration of its learning class becomes a trial of the study.
+"""Publishes what is settled without a run: every configuration of a trained learning class becomes a trial of the study.
+
+Where a study optimises nothing that is learned, probes settle everything, and every configuration that fits is published.
 
 A derived trial holds the accuracy of the training, its own time and memory, and says where each comes from. It is told again,
 under a new number, when a probe has replaced what a model said. Publishing twice what is known already changes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import optuna
 from optuna.trial import TrialState, create_trial
@@ -16,42 +18,62 @@ from searchspace import LearningClass, SearchSpace, TrialParameters
 
 
 def unpublished(
-    records: Sequence[TrialRecord], knowledge: Knowledge, space: SearchSpace, *, budget_mib: float
+    records: Sequence[TrialRecord], knowledge: Knowledge, space: SearchSpace, *, budget_mib: float, learns: bool = True
 ) -> list[tuple[TrialParameters, Observation]]:
-    """Configurations whose accuracy is settled by a training and that no trial says so of, with that training."""
+    """Configurations that are settled and that no trial says so of, with the trial that settles them.
+
+    Args:
+        records: The study's trials.
+        knowledge: What they settle.
+        space: Where configurations come from.
+        budget_mib: What a configuration may need.
+        learns: Whether the study optimises something that only a training tells. Else a probe settles a configuration.
+    """
     latest: dict[TrialParameters, TrialRecord] = {}
     for record in records:
         parameters = space.read(record.params) if record.outcome == "completed" else None
         # A training of its own is never replaced.
         if parameters is not None and (parameters not in latest or latest[parameters].is_derived):
             latest[parameters] = record
+    found = []
+    for parameters, settling in _settled(knowledge, space) if learns else _probed(knowledge, space):
+        known = latest.get(parameters)
+        if known is not None and (not known.is_derived or not _is_better_known(known, knowledge, parameters)):
+            continue
+        cost = knowledge.cost(parameters)
+        if cost is not None and cost.peak_memory_mib <= budget_mib and knowledge.out_of_memory(parameters) is None:
+            found.append((parameters, settling))
+    return found
+
+
+def _settled(knowledge: Knowledge, space: SearchSpace) -> Iterator[tuple[TrialParameters, Observation]]:
+    """Every member of a trained class, with the training."""
     structures: dict[LearningClass, list[TrialParameters]] = {}
     for structure in space.structures:
         structures.setdefault(knowledge.class_of(structure), []).append(structure)
-    found = []
     for training in knowledge.trainings.values():
         rate = training.parameters.learning_rate
         for structure in structures[knowledge.class_of(training.parameters.with_learning_rate(None))]:
-            parameters = structure.with_learning_rate(rate)
-            known = latest.get(parameters)
-            if known is not None and (not known.is_derived or not _is_better_known(known, knowledge, parameters)):
-                continue
-            cost = knowledge.cost(parameters)
-            if cost is not None and cost.peak_memory_mib <= budget_mib and knowledge.out_of_memory(parameters) is None:
-                found.append((parameters, training))
-    return found
+            yield structure.with_learning_rate(rate), training
+
+
+def _probed(knowledge: Knowledge, space: SearchSpace) -> Iterator[tuple[TrialParameters, Observation]]:
+    """Every configuration, with the probe that tells most of it."""
+    for structure in space.structures:
+        if (probe := knowledge.nearest_probe(structure)) is not None:
+            yield space.complete(structure), probe
 
 
 def publish(
     study: optuna.Study,
     parameters: TrialParameters,
-    training: Observation,
+    settling: Observation,
     knowledge: Knowledge,
     space: SearchSpace,
     objectives: Sequence[str],
 ) -> None:
     """Adds a derived trial to the study."""
-    attributes = derived_attributes(parameters, training, knowledge)
+    attributes = derived_attributes(parameters, settling, knowledge)
     study.add_trial(
         create_trial(
             state=TrialState.COMPLETE,

@@ -10,12 +10,10 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.goals import GOALS
 from objectives.knowledge import Knowledge
 from objectives.records import TrialRecord
 from searchspace import SearchSpace, TrialParameters
 from studies.decision import Volume
-from studies.front import feasible, pareto_front
 
 # Times between and beyond what was probed are off by about so much (benchmarks/search_cost.py); memory by far less.
 TYPICAL_ERRORS = {"train_time_s": 0.1, "peak_memory_mib": 0.02}
@@ -24,7 +22,7 @@ Array = NDArray[np.float64]
 
 
 def to_verify(
-    records: Sequence[TrialRecord],
+    completed: Sequence[TrialRecord],
     knowledge: Knowledge,
     space: SearchSpace,
     volume: Volume,
@@ -35,14 +33,14 @@ def to_verify(
     """The configuration to probe, and why, in a sentence; None where nothing needs it.
 
     Args:
-        records: The study's trials.
-        knowledge: What they settle.
+        completed: The records that speak for the configurations that completed (`studies.front.feasible`).
+        knowledge: What the study's trials settle.
         space: Where configurations come from.
         volume: Measures hypervolume in the study's objectives.
         pending: Configurations that are being run.
         min_gain: The share of the hypervolume that a correction must be able to add.
     """
-    front = front_of(records, volume.objectives)
+    front = _front(completed, volume)
     for record in front:
         parameters = _unmeasured(record, knowledge, space, pending)
         if parameters is not None:
@@ -50,7 +48,7 @@ def to_verify(
     found = np.array([volume.scaled(record.values) for record in front]).reshape(-1, len(volume.objectives))
     now = volume.of(found)
     best: tuple[float, TrialParameters, int] | None = None
-    for record in feasible(records):
+    for record in completed:
         optimistic = np.array(volume.scaled(_optimistic(record)))
         # Cheap first: most trials are far from the front even so.
         if (found <= optimistic).all(axis=1).any() or (optimistic >= 1).any():
@@ -66,17 +64,15 @@ def to_verify(
     return best[1], f"trial {best[2]} would add {best[0]:.1%} to the hypervolume if its predicted values are a little too high"
 
 
-def front_of(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
-    """The Pareto front, found among what a library leaves over: comparing all pairs of 2,000 trials takes seconds."""
+def _front(completed: Sequence[TrialRecord], volume: Volume) -> list[TrialRecord]:
+    """The Pareto front, best in the first objective first, by a library: comparing all pairs of 2,000 trials takes seconds."""
     import moocore
 
-    completed = feasible(records)
-    if not completed:
+    points = np.array([volume.scaled(record.values) for record in completed]).reshape(-1, len(volume.objectives))
+    if not len(points):
         return []
-    points = np.array([[record.values[name] for name in objectives] for record in completed])
-    maximised = [GOALS[name].direction == "maximize" for name in objectives]
-    left = moocore.is_nondominated(points, maximise=maximised, keep_weakly=True)
-    return pareto_front([record for record, keep in zip(completed, left, strict=True) if keep], objectives)
+    front = [position for position, keep in enumerate(moocore.is_nondominated(points)) if keep]
+    return [completed[position] for position in sorted(front, key=lambda position: (*points[position], position))]
 
 
 def _unmeasured(

@@ -1,6 +1,7 @@
 """Whole studies of the decoupled search over a simulated job: how they end, go on, and what they find for what it costs."""
 
 import statistics
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -19,6 +20,14 @@ SMALL = SearchSpace(
         "precision": Categorical(("fp32", "fp16")),
     }
 )
+
+
+class SlowProbes(simulated.SimulatedRunner):
+    """Probes that take an hour each."""
+
+    def run_trial(self, request, **arguments):
+        outcome = super().run_trial(request, **arguments)
+        return replace(outcome, measurements=replace(outcome.measurements, trial_time_s=3600.0))
 
 
 class Searched:
@@ -281,6 +290,27 @@ def test_a_study_without_accuracy_finds_the_fastest_and_the_smallest():
     front = searched.front()
     assert min(map(simulated.memory_mib, front)) <= 1.05 * min(map(simulated.memory_mib, fits))
     assert min(map(simulated.train_time_s, front)) <= 1.05 * min(map(simulated.train_time_s, fits))
+    assert not searched.runner.trained  # probes settle all of it
+
+
+def test_the_first_class_is_trained_before_a_survey_that_takes_longer():
+    searched = Searched(space=simulated.SPACE)
+    cheap = min(map(simulated.train_time_s, simulated.SPACE.grid()))
+    assert cheap > simulated.PROBE_S
+    # A probe counts as a second in a simulated trial: a training takes longer than the whole survey.
+    searched.run(max_trials=8)
+    assert not searched.runner.trained
+    slow = Searched(space=simulated.SPACE, runner=SlowProbes())
+    slow.run(max_trials=8)
+    assert slow.runner.trained
+
+
+def test_what_would_stand_on_the_front_if_the_model_were_a_little_off_is_probed():
+    searched = Searched(space=simulated.SPACE).run()
+    checked = [t for t in searched.study.trials if "would add" in t.system_attrs.get(PLAN_ATTRIBUTE, {}).get("why", "")]
+    checked += [t for t in searched.study.trials if "checks trial" in t.system_attrs.get(PLAN_ATTRIBUTE, {}).get("why", "")]
+    assert checked
+    assert all(trial.system_attrs[PLAN_ATTRIBUTE]["stages"] == ["probe"] for trial in checked)
 
 
 def test_a_study_without_memory_ends_with_a_front_of_accuracy_and_time():

@@ -1,13 +1,15 @@
 """Which probes the survey asks for, on a simulated card: it finds what fits, and little that does not."""
 
+from dataclasses import replace
+
 import pytest
-from simulated_runner import BUDGET_MIB, JOB, NUM_TRAIN, SPACE, SimulatedRunner, memory_mib
+from simulated_runner import BUDGET_MIB, JOB, NUM_TRAIN, SPACE, UPDATE_S, SimulatedRunner, memory_mib, simulated_probe
 
 from objectives.knowledge import Knowledge
-from objectives.outcome import Failed
+from objectives.outcome import Completed, Failed, Measurements
 from objectives.records import TrialRecord, outcome_attributes
-from searchspace import Categorical, EffectiveBatchSizeRange, IntRange, SearchSpace, TrialParameters
-from studies.survey import next_probe
+from searchspace import Categorical, EffectiveBatchSizeRange, IntRange, Precision, SearchSpace, TrialParameters
+from studies.survey import Depth, next_probe
 
 
 class Survey:
@@ -21,8 +23,8 @@ class Survey:
     def knowledge(self):
         return Knowledge.of(self.records, self.space, JOB, num_train=NUM_TRAIN)
 
-    def next(self, pending=()):
-        return next_probe(self.knowledge(), self.space, self.budget_mib, pending)
+    def next(self, pending=(), depth=Depth.EVERYTHING):
+        return next_probe(self.knowledge(), self.space, self.budget_mib, pending, depth=depth)
 
     def probe(self, parameters):
         request = {"parameters": parameters.as_dict(), "stages": ["probe"]}
@@ -31,9 +33,9 @@ class Survey:
         number, params = len(self.records), self.space.stored(parameters)
         self.records.append(TrialRecord(number=number, outcome=outcome, params=params, attributes=attributes))
 
-    def run(self, pending=()):
+    def run(self, pending=(), depth=Depth.EVERYTHING):
         for _ in range(200):
-            if (parameters := self.next(pending)) is None:
+            if (parameters := self.next(pending, depth)) is None:
                 return self
             self.probe(parameters)
         raise AssertionError("the survey does not end")
@@ -179,3 +181,26 @@ def test_a_probe_that_fails_is_not_asked_for_again():
         (False, "fp32", False): 8,
         (True, "fp32", False): 8,
     }
+
+
+def test_the_first_step_surveys_one_way_to_compute():
+    survey = Survey(SPACE).run(depth=Depth.FIRST)
+    assert {(p.gradient_checkpointing, p.precision.value) for p in survey.runner.probed} == {(False, "fp32")}
+
+
+def test_a_way_that_is_slower_and_no_smaller_at_the_same_effective_batch_gets_one_probe_at_first():
+    def slow_fp16(p, stages):
+        if p.precision.value != "fp16":
+            return None
+        # As large as fp32, and three times as slow.
+        like = replace(p, precision=Precision.FP32)
+        probe = simulated_probe(like)
+        slowed = replace(probe, micro_step_time_s=3 * probe.micro_step_time_s, optimizer_step_time_s=3 * UPDATE_S)
+        asked.append(p)
+        return Completed(measurements=Measurements(probe=slowed, trial_time_s=1.0))
+
+    asked = []
+    survey = Survey(space(Categorical((1, 2, 4, 8))), instead=slow_fp16).run(depth=Depth.PROMISING)
+    assert 0 < len(asked) <= 2  # one with checkpointing, one without
+    survey.run(depth=Depth.EVERYTHING)
+    assert len(asked) > 4

@@ -1,0 +1,189 @@
+"""Decides what a trial of the decoupled search does next: a probe of the survey, a training, or a probe that checks the front.
+
+It looks at one moment of a study: the records, what they settle, and what other trials are doing. It asks nothing of Optuna.
+"""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from objectives.knowledge import Knowledge
+from objectives.records import TrialRecord
+from searchspace import LearningClass, SearchSpace, TrialParameters
+from studies.candidates import candidates, reference
+from studies.decision import Candidate, Decision, Volume, decide
+from studies.front import feasible
+from studies.survey import Depth, next_probe, remaining_s
+from studies.verification import to_verify
+
+# The search ends when no class is expected to add this share of the hypervolume.
+MIN_RELATIVE_GAIN = 0.002
+# What a class must be expected to add for its training to come before the next step of the survey: the first class as soon as
+# one way to compute is known, further ones before the ways that look beaten.
+MIN_GAINS = {Depth.FIRST: 0.2, Depth.PROMISING: 0.005, Depth.EVERYTHING: MIN_RELATIVE_GAIN}
+
+# What a trial ended as when its class is not worth another attempt.
+_SETTLED = frozenset({"completed", "stopped_early", "timed_out", "failed"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a trial is to do.
+
+    Attributes:
+        parameters: Its configuration.
+        stages: What its process runs: "probe", "train" or both.
+        why: In a sentence, for a person.
+    """
+
+    parameters: TrialParameters
+    stages: tuple[str, ...]
+    why: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, to store."""
+        return {"params": self.parameters.as_dict(), "stages": list(self.stages), "why": self.why}
+
+
+@dataclass(kw_only=True)
+class Planner:
+    """Plans the next trial of one moment.
+
+    Attributes:
+        space: The space, without what the device lacks.
+        objectives: The study's objectives.
+        budget_mib: What a configuration may need.
+        baseline_accuracy: What a constant answer reaches: an accuracy of no use.
+        seed: Of the learning rates that are drawn.
+        records: The study's trials.
+        knowledge: What they settle.
+        running: Configurations that other trials are running, with their stages.
+        finished_because: Why there is nothing left to do, in a sentence, once `next_plan` has returned None.
+    """
+
+    space: SearchSpace
+    objectives: tuple[str, ...]
+    budget_mib: float
+    baseline_accuracy: float
+    seed: int | None
+    records: Sequence[TrialRecord]
+    knowledge: Knowledge
+    running: Sequence[tuple[TrialParameters, tuple[str, ...]]]
+    finished_because: str | None = field(default=None, init=False)
+
+    def next_plan(self) -> Plan | None:
+        """What to do next, or None when nothing is worth doing."""
+        busy = [parameters for parameters, _ in self.running]
+        # First what looks promising is surveyed and trained; the rest is surveyed once that has little more to give.
+        for depth, min_gain in MIN_GAINS.items():
+            probe = next_probe(self.knowledge, self.space, self.budget_mib, busy, depth=depth)
+            if probe is not None:
+                return self._probe(probe, "surveys memory and time")
+            plan = self._train(min_gain)
+            if depth == Depth.FIRST:
+                # Where a training takes longer than the whole survey, it is worth knowing first how it is done fastest.
+                if plan is None or self._train_time_s(plan) > remaining_s(self.knowledge, self.space):
+                    continue
+                return plan
+            plan = plan or self._verify(busy)
+            if plan is not None:
+                return plan
+        return None
+
+    @cached_property
+    def candidates(self) -> list[Candidate]:
+        """Every learning class with the members that fit."""
+        return candidates(self.knowledge, self.space, budget_mib=self.budget_mib, seed=self.seed, num_trials=len(self.records))
+
+    @cached_property
+    def decision(self) -> Decision | str:
+        """The class to train next, or why there is none."""
+        if not self._learns:
+            return "what the study optimises is known from probes"
+        settled = {
+            self.knowledge.class_of(observation.parameters): observation
+            for observation in self.knowledge.observations
+            if observation.record.outcome in _SETTLED and "training" in observation.record.attributes
+        }
+        failed = {
+            self.knowledge.class_of(o.parameters)
+            for o in self.knowledge.observations
+            if o.record.outcome in {"failed", "timed_out"}
+        }
+        busy = {self.knowledge.class_of(parameters) for parameters, stages in self.running if "train" in stages}
+        left = [c for c in self.candidates if c.learning_class not in settled.keys() | failed | busy]
+        if not left:
+            return self._why_no_candidate(busy, failed)
+        trained = {
+            learning_class: accuracy
+            for learning_class, observation in settled.items()
+            if (accuracy := _last_accuracy(observation.record)) is not None
+        }
+        decision = decide(
+            left,
+            trained,
+            [record.values for record in self.records if record.outcome == "completed"],
+            self.objectives,
+            self._reference(list(trained.values())),
+            [candidate for candidate in self.candidates if candidate.learning_class in busy],
+        )
+        assert decision is not None  # there are candidates
+        return decision
+
+    @property
+    def _learns(self) -> bool:
+        return "accuracy" in self.objectives
+
+    def _probe(self, parameters: TrialParameters, why: str) -> Plan:
+        # Neither memory nor time depends on the learning rate; Optuna wants a value of its domain.
+        return Plan(parameters=self.space.complete(parameters), stages=("probe",), why=why)
+
+    def _train(self, min_gain: float) -> Plan | None:
+        if isinstance(self.decision, str):
+            self.finished_because = self.decision
+            return None
+        candidate, gain = self.decision.candidate, self.decision.relative_gain
+        if gain < min_gain:
+            self.finished_because = (
+                f"no training left is expected to add {min_gain:.1%} to the hypervolume (the best: {gain:.2%})"
+            )
+            return None
+        parameters, cost = candidate.fastest
+        probed = "model" not in (cost.memory_source, cost.time_source)
+        why = f"trains effective batch {candidate.learning_class.effective_batch_size} by its fastest member"
+        return Plan(parameters=parameters, stages=("train",) if probed else ("probe", "train"), why=why)
+
+    def _train_time_s(self, plan: Plan) -> float:
+        cost = self.knowledge.cost(plan.parameters)
+        assert cost is not None
+        return cost.train_time_s
+
+    def _why_no_candidate(self, busy: AbstractSet[LearningClass], failed: AbstractSet[LearningClass]) -> str:
+        classes = {candidate.learning_class for candidate in self.candidates}
+        if not classes:
+            return "no configuration of the space is known to fit"
+        if busy & classes:
+            return "what is left to train is being trained by other workers"
+        if failed & classes:
+            return f"every learning class that fits has been trained, except for {len(failed & classes)} that failed"
+        return "every learning class that fits has been trained"
+
+    def _verify(self, busy: Sequence[TrialParameters]) -> Plan | None:
+        """Probes what stands on the front by a model's word, or would stand there if the model were a little off."""
+        if not self.candidates:
+            return None
+        completed = feasible(self.records)
+        accuracies = [record.values["accuracy"] for record in completed] if self._learns else []
+        volume = Volume(self.objectives, self._reference(accuracies))
+        found = to_verify(completed, self.knowledge, self.space, volume, busy, min_gain=MIN_RELATIVE_GAIN)
+        return None if found is None else Plan(parameters=found[0], stages=("probe",), why=found[1])
+
+    def _reference(self, accuracies: Sequence[float]) -> Mapping[str, float]:
+        return reference(self.candidates, accuracies, budget_mib=self.budget_mib, baseline_accuracy=self.baseline_accuracy)
+
+
+def _last_accuracy(record: TrialRecord) -> float | None:
+    curve = record.attributes["training"]["curve"]
+    return curve[-1]["accuracy"] if curve else None
