@@ -9,6 +9,7 @@ import re
 import sqlite3
 import time
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,9 @@ _SECRET_QUERY_KEY = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
 # What to install for a database whose driver is missing, by SQLAlchemy's name of it.
 _DRIVER_PACKAGES = {
     "psycopg2": "psycopg2-binary",
-    "psycopg": "psycopg[binary]",
+    "psycopg": "tradeoff[postgres]",
     "MySQLdb": "mysqlclient",
-    "pymysql": "pymysql",
+    "pymysql": "tradeoff[mysql]",
     "asyncpg": "asyncpg",
 }
 # Attempts at creating the tables while another process creates the same ones.
@@ -119,7 +120,7 @@ def open_storage(url: str = DEFAULT_STORAGE, *, create: bool = True) -> "RDBStor
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 return RDBStorage(
                     # Optuna fills in a URL's braces like a format string; a password may hold some.
-                    url.replace("{", "{{").replace("}", "}}"),
+                    _with_driver(url).replace("{", "{{").replace("}", "}}"),
                     engine_kwargs=engine_kwargs,
                     heartbeat_interval=HEARTBEAT_INTERVAL_S,
                     grace_period=GRACE_PERIOD_S,
@@ -192,6 +193,13 @@ def _parse(url: str) -> "URL":
         return make_url(url)
     except (ArgumentError, ValueError) as error:  # a port that is no number is a ValueError
         raise TradeoffError(f"a storage must be a database URL such as {DEFAULT_STORAGE}, got {masked(url)}") from error
+
+
+def _with_driver(url: str) -> str:
+    """The URL with our driver for PostgreSQL where it names none: SQLAlchemy's own choice depends on its version."""
+    if url.startswith("postgresql://") and find_spec("psycopg") is not None:
+        return url.replace("postgresql://", "postgresql+psycopg://", 1)
+    return url
 
 
 def _prepare_sqlite(path: Path, *, create: bool) -> None:
