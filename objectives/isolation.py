@@ -164,14 +164,13 @@ class TrialServer:
         on_progress: Progress | None,
         log_path: Path | None,
     ) -> None:
-        self.start()
         begin = time.perf_counter()
         ours, theirs = socket.socketpair()
         with ours, log_path.open("w+b") if log_path else tempfile.TemporaryFile() as log:
             pid = None
             try:
                 with theirs:
-                    pid = self._start_trial(theirs, log.fileno())
+                    pid = self._start_trial_on_a_living_server(theirs, log.fileno())
                 # The clock of a trial starts when its process does, not while the server still imports.
                 begin = time.perf_counter()
                 ours.sendall(json.dumps(request).encode() + b"\n")
@@ -188,6 +187,16 @@ class TrialServer:
                 ended.elapsed_s = time.perf_counter() - begin
                 log.seek(0)
                 ended.log_tail = log.read()[-4000:].decode(errors="replace").strip()
+
+    def _start_trial_on_a_living_server(self, channel: socket.socket, log: int) -> int:
+        self.start()
+        try:
+            return self._start_trial(channel, log)
+        except ConnectionError:
+            # It died since the last request. The system may call a killed process running until its last thread is gone.
+            self.close()
+            self.start()
+            return self._start_trial(channel, log)
 
     def _start_trial(self, channel: socket.socket, log: int) -> int:
         while not self._ready:
