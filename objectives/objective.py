@@ -4,10 +4,12 @@ This is the only file of the package that drives Optuna. It works under `study.o
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 import optuna
+from optuna.trial import TrialState
 
 from objectives.derivation import derived_attributes, predicted_attributes
 from objectives.early_stopping import stop_rule
@@ -23,10 +25,26 @@ DASHBOARD_CONSTRAINTS = "constraints"
 
 # A sampler that plans says here what a trial is to do: `stages` of "probe" and "train".
 PLAN_ATTRIBUTE = "tradeoff:plan"
+# Where no sampler plans, a trial says here that it is being trained.
+TRAINS_ATTRIBUTE = "tradeoff:trains"
+# A queued trial with one of these was put there by a worker, not by the user: it holds what that one could not do.
+QUEUED_BY_A_WORKER = frozenset({"retry_of", "deferred_until"})
 
 
 class TrialFailed(RuntimeError):
     """A trial ended with a real error; the study goes on."""
+
+
+class TrialDeferred(TrialFailed):
+    """What this trial would find out, another worker's trial is about to tell: it is to be tried again after that one.
+
+    Attributes:
+        until: The other trial's number.
+    """
+
+    def __init__(self, reason: str, until: int) -> None:
+        super().__init__(reason)
+        self.until = until
 
 
 class Runner(Protocol):
@@ -60,6 +78,8 @@ class Objective:
         early_stopping: Whether a training ends once its class can't reach the front.
         on_start: Called with a trial's number and configuration when something is run for it.
         on_progress: Called with a trial's stages and steps.
+        alone: Held while it is decided whether a trial is run, so that of two workers one sees what the other does; None where
+            the study has no such lock (see `studies.locks`).
     """
 
     space: SearchSpace
@@ -76,6 +96,7 @@ class Objective:
     early_stopping: bool = False
     on_start: Callable[[int, TrialParameters], None] | None = None
     on_progress: Callable[[Mapping[str, Any]], None] | None = None
+    alone: Callable[[], AbstractContextManager[None]] | None = None
     _records: dict[int, TrialRecord] = field(default_factory=dict, repr=False)
     _observations: dict[int, Observation | None] = field(default_factory=dict, repr=False)
     _knowledge: Knowledge | None = field(default=None, repr=False)
@@ -89,23 +110,36 @@ class Objective:
         Raises:
             optuna.TrialPruned: Memory or time ran out, a rule of the space is broken, or nothing was trained; constraints say
                 by how much a limit was missed.
+            TrialDeferred: Another worker's trial is about to settle this one.
             TrialFailed: A real error.
             KeyboardInterrupt: The user ended the study.
         """
         parameters = self.space.suggest(trial)
         if (violation := self.space.violation(parameters)) is not None:
             self._skip(trial, violation.reason, violation.name, violation.amount)
-        _, knowledge = self.learn(trial.study)
-        if (settled := knowledge.out_of_memory(parameters)) is not None:
-            reason = f"needs at least the memory of trial {settled.record.number}, which ran out of it"
-            self._skip(trial, reason, "memory_shortfall_mib", settled.record.attributes["memory_shortfall_mib"])
         system_attributes = trial.storage.get_trial_system_attrs(trial._trial_id)
         plan = system_attributes.get(PLAN_ATTRIBUTE)
-        stages = ("probe", "train") if plan is None else tuple(plan["stages"])
-        training = knowledge.trainings.get(knowledge.class_of(parameters))
-        # What the user has asked for by name is run, whatever is known.
-        if plan is None and training is not None and "fixed_params" not in system_attributes:
+        if plan is not None and not plan["stages"]:
+            _store(trial, {"outcome": "skipped", "reason": plan["why"]})
+            raise TrialFailed(plan["why"])
+        # What the user has asked for by name is trained, whatever is known.
+        is_asked_for = "fixed_params" in system_attributes and not QUEUED_BY_A_WORKER & trial.user_attrs.keys()
+        with self.alone() if self.alone is not None and plan is None else nullcontext():
+            _, knowledge = self.learn(trial.study)
+            if (settled := knowledge.out_of_memory(parameters)) is not None:
+                reason = f"needs at least the memory of trial {settled.record.number}, which ran out of it"
+                self._skip(trial, reason, "memory_shortfall_mib", settled.record.attributes["memory_shortfall_mib"])
+            training = knowledge.trainings.get(knowledge.class_of(parameters))
+            if plan is None and (training is None or is_asked_for):
+                if not is_asked_for:
+                    self._defer_to_others(trial, parameters, knowledge)
+                trial.storage.set_trial_system_attr(trial._trial_id, TRAINS_ATTRIBUTE, True)
+                if not is_asked_for and self.alone is None:
+                    # Another worker may have done the same at the same moment; at least one of the two sees the other.
+                    self._defer_to_others(trial, parameters, knowledge)
+        if plan is None and training is not None and not is_asked_for:
             return self._derive(trial, parameters, training, knowledge)
+        stages = ("probe", "train") if plan is None else tuple(plan["stages"])
         return self.conclude(trial, parameters, self._run(trial, parameters, stages))
 
     def learn(self, study: optuna.Study) -> tuple[list[TrialRecord], Knowledge]:
@@ -144,6 +178,30 @@ class Objective:
         _store(trial, {"outcome": "skipped", "reason": reason})
         constrain(trial, constraint, amount)
         raise optuna.TrialPruned(reason)
+
+    def _defer_to_others(self, trial: optuna.Trial, parameters: TrialParameters, knowledge: Knowledge) -> None:
+        """Ends a trial where a running one trains its learning class, or measures a memory that is not known yet.
+
+        Raises:
+            TrialDeferred: There is such a trial.
+        """
+        for other in trial.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if other.number == trial.number or not {TRAINS_ATTRIBUTE, PLAN_ATTRIBUTE} & other.system_attrs.keys():
+                continue
+            plan = other.system_attrs.get(PLAN_ATTRIBUTE, {"params": other.params, "stages": ("probe", "train")})
+            if (theirs := self.space.read(plan["params"])) is None:
+                continue
+            same_class = "train" in plan["stages"] and knowledge.class_of(theirs) == knowledge.class_of(parameters)
+            same_memory = (
+                theirs.per_device_train_batch_size == parameters.per_device_train_batch_size
+                and theirs.memory_class() == parameters.memory_class()
+                and knowledge.memory_mib(parameters) is None
+            )
+            if same_class or same_memory:
+                what = "trains its learning class" if same_class else "measures its memory"
+                reason = f"put off: trial {other.number} {what}"
+                _store(trial, {"outcome": "skipped", "reason": reason})
+                raise TrialDeferred(reason, other.number)
 
     def _derive(
         self, trial: optuna.Trial, parameters: TrialParameters, training: Observation, knowledge: Knowledge

@@ -1,20 +1,13 @@
-"""Runs a study: prepares it once, then asks, measures and tells until the budget is spent.
-
-What counts against `trials` are trials that were trained or ran out of memory or time. Failures don't count, but five in a row
-end the study: something is wrong with the job, and more trials would not mend it.
-"""
+"""Runs a study on this machine, with as many workers as it has cards, and `tradeoff run` and `tradeoff worker` around that."""
 
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
 
 from objectives.isolation import TrialServer
-from objectives.objective import Objective, TrialFailed
-from objectives.records import TrialRecord, read_record
 from studies import savings
 from studies.annotate import Annotator, artifact_folder
 from studies.config import StudyConfig
@@ -22,22 +15,16 @@ from studies.display import Display, quiet_display, terminal_display
 from studies.errors import TradeoffError
 from studies.front import pareto_front
 from studies.interrupts import EXIT_STATUS, Interrupts
-from studies.preparation import InterruptibleRunner, prepare
+from studies.preparation import prepare
 from studies.results import read_results
-from studies.sampler import DecoupledSampler
 from studies.samplers import build_sampler
+from studies.search import Search, StudyFailed
 from studies.storage import DEFAULT_STORAGE, load_study, masked, open_storage
 from studies.study import open_study
 from studies.study_file import load_config
 from studies.tables import front_table
 
-MAX_FAILURES_IN_A_ROW = 5
-# Trials that need no training, one after the other, after which a space counts as exhausted.
-MAX_FREE_IN_A_ROW = 200
-
-
-class StudyFailed(RuntimeError):
-    """Trial after trial failed; the message holds the last error."""
+__all__ = ["StudyFailed", "run_command", "run_study", "show_end"]
 
 
 def run_study(
@@ -84,76 +71,13 @@ def run_study(
             num_trials=len(study.get_trials(deepcopy=False)),
         )
         annotator = Annotator(study=study, artifacts=artifact_folder(study._storage))
-        search = _Search(study, config, objective, ready.runner, display, interrupts, annotator)
+        search = Search(study, config, objective, ready.runner, display, interrupts, annotator)
         try:
             with display.running(study.study_name, ready.device, config):
                 search.run(None if timeout_s is None else begin_s + timeout_s)
         finally:
             annotator.finish()
     return study
-
-
-@dataclass
-class _Search:
-    """The loop over trials, and the rules by which it ends."""
-
-    study: optuna.Study
-    config: StudyConfig
-    objective: Objective
-    runner: InterruptibleRunner
-    display: Display
-    interrupts: Interrupts
-    annotator: Annotator
-    failures: list[str] = field(default_factory=list)
-    free: int = 0
-
-    def run(self, deadline_s: float | None) -> None:
-        self.display.trials(self._records())
-        while self._num_counted() < self.config.trials:
-            if deadline_s is not None and time.monotonic() >= deadline_s:
-                self.display.message("the time is up; the same command goes on")
-                return
-            if (why := self._finished()) is not None:
-                self.display.message(why)
-                return
-            self.study.optimize(self.objective, n_trials=1, catch=(TrialFailed,), callbacks=[self._ended])
-            if len(self.failures) >= MAX_FAILURES_IN_A_ROW:
-                raise StudyFailed(f"{len(self.failures)} trials in a row failed; the last one: {self.failures[-1]}")
-            if self.free >= MAX_FREE_IN_A_ROW:
-                self.display.message(
-                    f"the sampler proposed {self.free} configurations in a row that need no trial: the space is exhausted"
-                )
-                return
-            if self.interrupts.requested:
-                raise KeyboardInterrupt
-
-    def _ended(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        record = read_record(trial, self.config.objectives)
-        if record.outcome == "failed":
-            self.failures.append(record.reason)
-        elif record.outcome != "skipped":  # a trial that was not run says nothing of the job
-            self.failures.clear()
-        # A probe is work too, though it does not count: a survey of a large space is long.
-        is_free = record.outcome == "skipped" or (record.is_derived and "probe" not in record.attributes)
-        self.free = self.free + 1 if is_free else 0
-        self.display.trial_ended(record)
-        if isinstance(study.sampler, DecoupledSampler):
-            study.sampler.publish(study, ended=trial.number)
-        self.annotator.trial_ended(record, log=self.runner.log)
-        self.display.trials(self._records())
-
-    def _finished(self) -> str | None:
-        """Why the sampler has nothing left to propose, in a sentence, or None."""
-        sampler = self.study.sampler
-        if isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(self.study):
-            return "every configuration of the grid has been tried"
-        return sampler.finished(self.study) if isinstance(sampler, DecoupledSampler) else None
-
-    def _records(self) -> list[TrialRecord]:
-        return self.objective.learn(self.study)[0]
-
-    def _num_counted(self) -> int:
-        return sum(record.counts for record in self._records())
 
 
 def run_command(

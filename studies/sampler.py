@@ -7,7 +7,7 @@ sampler, and several workers share what each of them finds.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -37,6 +37,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         budget_mib: What a configuration may need.
         baseline_accuracy: What a constant answer reaches: an accuracy of no use.
         seed: Of the learning rates that are drawn.
+        asks_alone: Whether no other worker begins a trial between `plan_stands` and the end of `study.ask`.
     """
 
     space: SearchSpace
@@ -45,6 +46,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     budget_mib: float
     baseline_accuracy: float
     seed: int | None = None
+    asks_alone: bool = False
     finished_because: str | None = field(default=None, init=False)
     _plan: Plan | None = field(default=None, init=False)
     _own: set[int] = field(default_factory=set, init=False)
@@ -57,6 +59,15 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         """Why the search has ended, in a sentence; None while there is something worth doing."""
         self._plan = self._next_plan(study)
         return None if self._plan is not None else self.finished_because
+
+    def plan_stands(self, study: optuna.Study) -> bool:
+        """Whether what `finished` has planned is still to be done: no other worker has begun or settled it."""
+        plan, (_, knowledge) = self._plan, self.learn(study)
+        if plan is None or knowledge.out_of_memory(plan.parameters) is not None or self._is_taken(plan, study):
+            return False
+        if "train" in plan.stages:
+            return knowledge.class_of(plan.parameters) not in knowledge.trainings
+        return knowledge.probed(plan.parameters) is None
 
     def publish(self, study: optuna.Study, *, ended: int | None = None) -> int:
         """Publishes what trainings have settled, or the survey where it settles all.
@@ -90,16 +101,21 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         """Plans the trial; one that the user has enqueued is run in full."""
         if "fixed_params" in trial.system_attrs:
             return
-        plan, self._plan = self._plan, None
-        if plan is None or self._is_taken(plan, study, trial):
+        promised, plan, self._plan = self._plan, self._plan, None
+        if plan is None or (not self.asks_alone and self._is_taken(plan, study, trial)):
             plan = self._next_plan(study, trial)
         while plan is not None:
             study._storage.set_trial_system_attr(trial._trial_id, PLAN_ATTRIBUTE, plan.as_dict())
             trial.system_attrs[PLAN_ATTRIBUTE] = plan.as_dict()
             # Of two workers that chose the same at the same time, the one with the later trial chooses again.
-            if not self._is_taken(plan, study, trial, before=trial.number):
+            if self.asks_alone or not self._is_taken(plan, study, trial, before=trial.number):
                 return
             plan = self._next_plan(study, trial)
+        if promised is not None:
+            # There was something to do when the trial was asked for, and others have begun it since.
+            nothing = replace(promised, stages=(), why=f"nothing is left to do: {self.finished_because}")
+            study._storage.set_trial_system_attr(trial._trial_id, PLAN_ATTRIBUTE, nothing.as_dict())
+            trial.system_attrs[PLAN_ATTRIBUTE] = nothing.as_dict()
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space: parameters are chosen together."""
@@ -130,7 +146,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
                 running.append((trial.number, parameters, tuple(plan["stages"])))
         return running
 
-    def _is_taken(self, plan: Plan, study: optuna.Study, own: FrozenTrial, before: int | None = None) -> bool:
+    def _is_taken(self, plan: Plan, study: optuna.Study, own: FrozenTrial | None = None, before: int | None = None) -> bool:
         """Whether another trial (with a number below `before`) does the same."""
         _, knowledge = self.learn(study)
         learning_class = knowledge.class_of(plan.parameters)

@@ -78,8 +78,6 @@ class PostgresServer:
 
     def start(self) -> None:
         """Starts the server and waits until it answers; does nothing where it runs."""
-        import psycopg
-
         if self.is_running():
             return
         options = {
@@ -94,14 +92,10 @@ class PostgresServer:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True)
         end_s = time.monotonic() + _START_LIMIT_S
-        while True:
-            try:
-                psycopg.connect(self.url().replace("+psycopg", ""), connect_timeout=5).close()
-                return
-            except psycopg.OperationalError as error:
-                assert self._process.poll() is None, f"the server ended: {self._log.read_text()}"
-                assert time.monotonic() < end_s, f"the server does not answer: {error}"
-                time.sleep(0.02)
+        while not self._answers():
+            assert self._process.poll() is None, f"the server ended: {self._log.read_text()}"
+            assert time.monotonic() < end_s, "the server does not answer"
+            time.sleep(0.02)
 
     def stop(self, *, at_once: bool = False) -> None:
         """Ends the server and every connection to it.
@@ -124,6 +118,15 @@ class PostgresServer:
         """Ends the server and removes its files."""
         self.stop(at_once=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(self.url().replace("+psycopg", ""), connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None

@@ -117,7 +117,7 @@ def test_what_turns_out_not_to_fit_while_it_is_derived_is_out_of_memory():
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
 def test_a_space_that_is_exhausted_ends_the_study_with_a_sentence(sampler, storage, monkeypatch):
-    monkeypatch.setattr("studies.runner.MAX_FREE_IN_A_ROW", 20)
+    monkeypatch.setattr("studies.search.MAX_FREE_IN_A_ROW", 20)
     config = StudyConfig(name="few", job=simulated.JOB, space=FEW, sampler=sampler, sampler_seed=0, trials=100)
     study, runner, text = run(config, storage, monkeypatch)
     assert "the space is exhausted" in text

@@ -1,0 +1,256 @@
+"""One worker's part of a study: asks, measures and tells until the budget that all workers share is spent.
+
+What counts against `trials` are trials that were trained or ran out of memory or time. A worker begins a trial only if those
+that have counted and those that run, which may yet count, leave room for it: so the study ends with exactly the number that was
+asked for, however many workers there are. Failures don't count, but five in a row end the study: something is wrong with the
+job, and more trials would not mend it.
+"""
+
+import time
+import warnings
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import optuna
+from optuna.storages._heartbeat import get_heartbeat_thread
+from optuna.trial import TrialState
+
+from objectives.objective import Objective, TrialDeferred, TrialFailed
+from objectives.records import DERIVED_FROM, TrialRecord, read_record
+from studies.config import StudyConfig
+from studies.display import Display
+from studies.interrupts import Interrupts
+from studies.locks import study_lock
+from studies.preparation import InterruptibleRunner
+from studies.sampler import DecoupledSampler
+
+MAX_FAILURES_IN_A_ROW = 5
+# Trials that need no training, one after the other, after which a space counts as exhausted.
+MAX_FREE_IN_A_ROW = 200
+# Configurations in a row that other workers are busy with, after which a worker waits for them instead of drawing more.
+MAX_DEFERRED_IN_A_ROW = 3
+# How often a worker with nothing to do looks whether another one has ended a trial: soon at first, then less often.
+FIRST_LOOK_S = 0.1
+LONGEST_LOOK_S = 2.0
+
+
+class StudyFailed(RuntimeError):
+    """Trial after trial failed; the message holds the last error."""
+
+
+class Annotator(Protocol):
+    """Told of each trial that has ended here, to write its note and its files."""
+
+    def trial_ended(self, record: TrialRecord, *, log: str | None = None) -> None:
+        """A trial has ended."""
+
+
+@dataclass
+class Search:
+    """The loop over trials, and the rules by which it ends.
+
+    Attributes:
+        study: The study, with its sampler.
+        config: How it is searched.
+        objective: Runs a trial.
+        runner: Where the objective runs it, for the log.
+        display: Where progress is shown.
+        interrupts: What the user has asked for.
+        annotator: Told of each trial that has ended here.
+    """
+
+    study: optuna.Study
+    config: StudyConfig
+    objective: Objective
+    runner: InterruptibleRunner
+    display: Display
+    interrupts: Interrupts
+    annotator: Annotator
+    free: int = field(default=0, init=False)
+    # Configurations that are settled once a trial of another worker has ended: its number, and theirs.
+    _deferred: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list, init=False)
+    _deferred_in_a_row: int = field(default=0, init=False)
+    _known_before: set[int] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        lock = study_lock(self.study._storage, self.study.study_name)
+        self._is_locked = lock is not None
+        self._alone = lock or nullcontext
+        self.objective.alone = lock
+        if isinstance(self.study.sampler, DecoupledSampler):
+            self.study.sampler.asks_alone = self._is_locked
+
+    def run(self, deadline_s: float | None) -> None:
+        """Runs trials until the study is complete, nothing is left to do, or the time is up.
+
+        Args:
+            deadline_s: The moment of `time.monotonic` after which no trial is started.
+
+        Raises:
+            StudyFailed: Five trials in a row failed.
+            KeyboardInterrupt: The user ended it.
+        """
+        self._known_before = {trial.number for trial in self._trials() if trial.state.is_finished()}
+        self.display.trials(self._records())
+        # What `study.optimize` does too: samplers that end a study by themselves ask for it.
+        self.study._thread_local.in_optimize_loop = True
+        try:
+            while self._num_counted() < self.config.trials:
+                if self.interrupts.requested:
+                    raise KeyboardInterrupt
+                if (why := self._must_end(deadline_s)) is not None:
+                    self.display.message(why)
+                    return
+                trial, why = self._begin()
+                if trial is not None:
+                    self._run(trial)
+                elif why is not None:
+                    self.display.message(why)
+                    return
+        finally:
+            self.study._thread_local.in_optimize_loop = False
+            if self._num_counted() < self.config.trials:
+                self._enqueue_deferred(at_the_end=True)
+
+    def _must_end(self, deadline_s: float | None) -> str | None:
+        if deadline_s is not None and time.monotonic() >= deadline_s:
+            return "the time is up; the same command goes on"
+        failures = self._failures_in_a_row()
+        if len(failures) >= MAX_FAILURES_IN_A_ROW:
+            raise StudyFailed(f"{len(failures)} trials in a row failed; the last one: {failures[-1]}")
+        if self.free >= MAX_FREE_IN_A_ROW:
+            return f"the sampler proposed {self.free} configurations in a row that need no trial: the space is exhausted"
+        return None
+
+    def _begin(self) -> tuple[optuna.Trial | None, str | None]:
+        """The next trial, or why there will be none, in a sentence; neither where what is left depends on other workers."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.storages.fail_stale_trials(self.study)
+        self._enqueue_deferred()
+        why = self._finished()
+        states = [trial.state for trial in self._trials()]
+        if why is not None and TrialState.WAITING not in states:
+            if TrialState.RUNNING not in states and not self._deferred:
+                return None, why
+            self._wait_for_others()
+            return None, None
+        if self._deferred_in_a_row >= MAX_DEFERRED_IN_A_ROW:
+            self._wait_for_others()
+            self._deferred_in_a_row = 0
+            return None, None
+        with self._alone():
+            is_room = self._num_counted() + self._num_running() < self.config.trials
+            if is_room and (why is not None or self._still_stands()):
+                trial = self.study.ask()
+                # Without a lock another worker may have begun one at the same moment.
+                if self._is_locked or not self._is_too_many(trial):
+                    return trial, None
+        if not is_room:
+            self._wait_for_others()
+        return None, None
+
+    def _run(self, trial: optuna.Trial) -> None:
+        values, state, num_deferred = None, TrialState.FAIL, 0
+        try:
+            with get_heartbeat_thread(trial._trial_id, self.study._storage):
+                values, state = self.objective(trial), TrialState.COMPLETE
+        except optuna.TrialPruned:
+            state = TrialState.PRUNED
+        except TrialDeferred as deferred:
+            self._deferred.append((deferred.until, trial.params))
+            num_deferred = self._deferred_in_a_row + 1
+        except TrialFailed:
+            pass  # the record holds the error
+        finally:
+            self.study.tell(trial, values, state)
+        self._deferred_in_a_row = num_deferred
+        self._ended(trial)
+
+    def _ended(self, trial: optuna.Trial) -> None:
+        record = read_record(self.study._storage.get_trial(trial._trial_id), self.config.objectives)
+        # A probe is work too, though it does not count: a survey of a large space is long.
+        is_free = record.outcome == "skipped" or (record.is_derived and "probe" not in record.attributes)
+        self.free = self.free + 1 if is_free else 0
+        self.display.trial_ended(record)
+        if isinstance(self.study.sampler, DecoupledSampler):
+            self.study.sampler.publish(self.study, ended=trial.number)
+        self.annotator.trial_ended(record, log=self.runner.log)
+        self.display.trials(self._records())
+
+    def _finished(self) -> str | None:
+        """Why the sampler has nothing left to propose, in a sentence, or None."""
+        sampler = self.study.sampler
+        if isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(self.study):
+            return "every configuration of the grid has been tried"
+        return sampler.finished(self.study) if isinstance(sampler, DecoupledSampler) else None
+
+    def _still_stands(self) -> bool:
+        sampler = self.study.sampler
+        return not isinstance(sampler, DecoupledSampler) or sampler.plan_stands(self.study)
+
+    def _is_too_many(self, own: optuna.Trial) -> bool:
+        """Ends a trial for which there is no room, where others began theirs at the same moment; the later ones go."""
+        others = [other for other in self._trials(TrialState.RUNNING) if other.number < own.number or _was_queued(other)]
+        others = [other for other in others if other.number != own.number]
+        if self._num_counted() + len(others) < self.config.trials:
+            return False
+        own.set_user_attr("outcome", "skipped")
+        own.set_user_attr("reason", "other workers had begun the last trials of the study")
+        self.study.tell(own, state=TrialState.FAIL)
+        return True
+
+    def _wait_for_others(self) -> None:
+        """Waits until a trial of another worker has ended, or there is none any more."""
+        num_ended, pause_s = self._num_ended(), FIRST_LOOK_S
+        # One look only: whatever ends a study is checked between two.
+        while pause_s <= LONGEST_LOOK_S:
+            with self.interrupts.waiting():
+                time.sleep(pause_s)
+            if self._num_ended() != num_ended or not self._num_running():
+                return
+            pause_s *= 2
+
+    def _enqueue_deferred(self, *, at_the_end: bool = False) -> None:
+        """Queues what was put off for a trial that has ended since; at the end of the search all, for those who go on."""
+        if not self._deferred:
+            return
+        running = set() if at_the_end else {trial.number for trial in self._trials(TrialState.RUNNING)}
+        for until, params in self._deferred:
+            if until not in running:
+                self.study.enqueue_trial(dict(params), user_attrs={"deferred_until": until})
+        self._deferred = [(until, params) for until, params in self._deferred if until in running]
+
+    def _failures_in_a_row(self) -> list[str]:
+        """The errors of the trials that failed one after the other, on whichever worker, since this one began."""
+        ended = [t for t in self._trials() if t.state.is_finished() and t.number not in self._known_before]
+        failures: list[str] = []
+        for trial in sorted(ended, key=lambda trial: (trial.datetime_complete, trial.number), reverse=True):
+            outcome = trial.user_attrs.get("outcome")
+            if outcome == "failed":
+                failures.insert(0, trial.user_attrs.get("reason", ""))
+            elif outcome not in ("skipped", "interrupted", None) and DERIVED_FROM not in trial.user_attrs:
+                break  # what was not run, or not to its end, says nothing of the job
+        return failures
+
+    def _records(self) -> list[TrialRecord]:
+        return self.objective.learn(self.study)[0]
+
+    def _num_counted(self) -> int:
+        return sum(record.counts for record in self._records())
+
+    def _num_running(self) -> int:
+        return len(self._trials(TrialState.RUNNING))
+
+    def _num_ended(self) -> int:
+        return sum(trial.state.is_finished() for trial in self._trials())
+
+    def _trials(self, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+
+def _was_queued(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether the trial has waited in the queue: its number says nothing of when it began."""
+    return "fixed_params" in trial.system_attrs
