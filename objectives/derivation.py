@@ -1,36 +1,40 @@
 """What a trial stores that was not measured by it: a derived one's values and where they are from, and what was predicted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from objectives.goals import GOALS
 from objectives.knowledge import Knowledge, Observation
 from objectives.records import DERIVED_FROM
 from searchspace import TrialParameters
 
 
-def derived_attributes(parameters: TrialParameters, settling: Observation, knowledge: Knowledge) -> dict[str, Any]:
+def derived_attributes(
+    parameters: TrialParameters, settling: Observation, knowledge: Knowledge, objectives: Sequence[str]
+) -> dict[str, Any]:
     """What a derived trial stores.
 
     Args:
         parameters: Its configuration.
         settling: The training of its learning class, or, where nothing that is learned counts, a probe.
         knowledge: What the study's trials settle.
+        objectives: The study's objectives.
+
+    Returns:
+        The attributes by name; an objective that nothing settles is None.
     """
     cost = knowledge.cost(parameters)
     assert cost is not None
-    attributes = {
-        "outcome": "completed",
-        DERIVED_FROM: settling.record.number,
-        "train_time_s": cost.train_time_s,
-        "peak_memory_mib": cost.peak_memory_mib,
-        "train_time_s_source": cost.time_source,
-        "peak_memory_mib_source": cost.memory_source,
-    }
-    if settling.record.outcome == "completed":
-        attributes |= {
-            "accuracy": settling.record.attributes.get("accuracy"),
-            "accuracy_source": f"trained in trial {settling.record.number}",
-        }
+    attributes: dict[str, Any] = {"outcome": "completed", DERIVED_FROM: settling.record.number}
+    # Time and memory are told of every configuration, whether they are objectives or not.
+    for name in dict.fromkeys(("train_time_s", "peak_memory_mib", *objectives)):
+        if not GOALS[name].learned:
+            attributes |= {name: cost.value(name), f"{name}_source": cost.source(name)}
+        elif settling.record.outcome == "completed":
+            attributes |= {
+                name: settling.record.attributes.get(name),
+                f"{name}_source": f"trained in trial {settling.record.number}",
+            }
     return attributes
 
 
@@ -46,7 +50,7 @@ def predicted_attributes(parameters: TrialParameters, measured: Mapping[str, Any
     # A training that was stopped says nothing of the time of a whole one.
     if measured["outcome"] == "completed" and "train_time_s" in measured and (time := knowledge.time_s(parameters)) is not None:
         predicted["predicted_train_time_s"] = time[0]
-    has_run = measured["outcome"] in ("completed", "stopped_early", "probed")
+    has_run = measured["outcome"] in ("completed", "stopped_early", "diverged", "probed")
     if has_run and "peak_memory_mib" in measured and (memory := knowledge.memory_mib(parameters)) is not None:
         predicted["predicted_peak_memory_mib"] = memory[0]
     return predicted

@@ -35,6 +35,7 @@ class DeviceInfo:
         driver: Version of NVIDIA's driver; None on a CPU or where NVML does not say.
         num_cpus: Processors that this process may use.
         context_mib: What initialising CUDA took on the card, libraries of the first operations included; None on a CPU.
+        measures_energy: Whether NVML counts the card's energy; it does not on a CPU, and not for a MIG instance.
     """
 
     kind: DeviceKind
@@ -45,6 +46,7 @@ class DeviceInfo:
     driver: str | None = None
     num_cpus: int
     context_mib: float | None = None
+    measures_energy: bool = False
 
     @property
     def model_key(self) -> str:
@@ -160,7 +162,13 @@ def _describe_card() -> DeviceInfo:
         driver=driver_version(),
         num_cpus=_num_cpus(),
         context_mib=_context_mib(uuid, before_mib),
+        measures_energy=_measures_energy(uuid),
     )
+
+
+def _measures_energy(uuid: str) -> bool:
+    with NvmlReader.open(uuid) as nvml:
+        return nvml.total_energy_j() is not None
 
 
 def _context_mib(uuid: str, before_mib: Mapping[str, float]) -> float:

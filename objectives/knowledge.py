@@ -8,11 +8,13 @@ Everything here is computed from the stored records, so any process that can rea
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from objectives.interpolation import interpolate
 from objectives.jobs import TextClassificationJob
+from objectives.power import PowerModel
 from objectives.records import TrialRecord
 from objectives.schedule import Schedule
 from searchspace import LearningClass, MemoryClass, Reuse, SearchSpace, SpeedClass, TrialParameters
@@ -27,12 +29,35 @@ class Cost:
         train_time_s: The time of its training.
         memory_source: "probe", "measured" or "model".
         time_source: Likewise.
+        samples_per_s: Training samples by the time of the training.
+        energy_j: The energy of its training; None where no power was measured.
+        energy_source: "measured" by its own training, "probe" for probed power over probed time, else "model".
     """
 
     peak_memory_mib: float
     train_time_s: float
     memory_source: str
     time_source: str
+    samples_per_s: float | None = None
+    energy_j: float | None = None
+    energy_source: str | None = None
+
+    def value(self, name: str) -> float | None:
+        """The value of an objective that is a cost; None where it is not known."""
+        value: float | None = getattr(self, name)
+        return value
+
+    def source(self, name: str) -> str | None:
+        """Where the value of an objective that is a cost comes from."""
+        return {"peak_memory_mib": self.memory_source, "energy_j": self.energy_source}.get(name, self.time_source)
+
+    def knows(self, names: Iterable[str]) -> bool:
+        """Whether all of these objectives are known."""
+        return all(self.value(name) is not None for name in names)
+
+    def is_measured(self, names: Iterable[str] = ()) -> bool:
+        """Whether neither time nor memory, nor any of these objectives, is a model's word."""
+        return all(self.source(name) != "model" for name in ("train_time_s", "peak_memory_mib", *names))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,13 +146,24 @@ class Knowledge:
         """Memory and time of a configuration, measured or predicted; None while too little is known."""
         structure = parameters.with_learning_rate(None)  # neither depends on it
         if structure not in self._costs:
-            memory, time = self.memory_mib(structure), self.time_s(structure)
-            self._costs[structure] = (
-                Cost(peak_memory_mib=memory[0], memory_source=memory[1], train_time_s=time[0], time_source=time[1])
-                if memory is not None and time is not None
-                else None
-            )
+            self._costs[structure] = self._cost(structure)
         return self._costs[structure]
+
+    def _cost(self, structure: TrialParameters) -> Cost | None:
+        memory, time = self.memory_mib(structure), self.time_s(structure)
+        if memory is None or time is None:
+            return None
+        num_samples = Schedule.of(self.job, structure, num_samples=self.num_train).num_samples
+        energy = self._power.energy_j(structure, *time)
+        return Cost(
+            peak_memory_mib=memory[0],
+            memory_source=memory[1],
+            train_time_s=time[0],
+            time_source=time[1],
+            samples_per_s=num_samples / time[0] if time[0] > 0 else None,
+            energy_j=None if energy is None else energy[0],
+            energy_source=None if energy is None else energy[1],
+        )
 
     def memory_mib(self, parameters: TrialParameters) -> tuple[float, str] | None:
         """Peak memory and where it comes from.
@@ -141,11 +177,11 @@ class Knowledge:
         if batch in points:
             return points[batch], "probe"
         if len(points) >= 2:
-            return _interpolate(points, batch), "model"
+            return interpolate(points, batch), "model"
         other = self._memory_points.get(_other_accumulation(memory_class), {})
         if len(other) < 2 and batch not in other:
             return None
-        base = other[batch] if batch in other else _interpolate(other, batch)
+        base = other[batch] if batch in other else interpolate(other, batch)
         # Too low for a batch so small that the update is its peak. An estimate that is too low is put right by the probe that
         # checks it once it stands on the front; one that is too high would never be looked at.
         return max(0.0, base + self._gradients_mib * (1 if memory_class.accumulates else -1)), "model"
@@ -181,7 +217,7 @@ class Knowledge:
             for batch, measured in points.items():
                 others = {b: m for b, m in points.items() if b != batch}
                 if len(others) >= 2:
-                    errors.append(_interpolate(others, batch) / measured - 1)
+                    errors.append(interpolate(others, batch) / measured - 1)
         return errors
 
     def time_errors(self) -> list[float]:
@@ -227,6 +263,10 @@ class Knowledge:
         return points
 
     @cached_property
+    def _power(self) -> PowerModel:
+        return PowerModel.of((o.parameters, o.record) for o in self.observations)
+
+    @cached_property
     def _gradients_mib(self) -> float:
         """The size of all gradients: the same in every configuration of a job."""
         probes = [o.record.attributes["probe"] for o in self.observations if "probe" in o.record.attributes]
@@ -254,7 +294,7 @@ class Knowledge:
         if batch in points:
             micro_step_s, source = points[batch], "probe"
         elif len(points) >= 2:
-            micro_step_s, source = _interpolate(points, batch), "model"
+            micro_step_s, source = interpolate(points, batch), "model"
         else:
             return None
         schedule = Schedule.of(self.job, parameters, num_samples=self.num_train)
@@ -298,13 +338,3 @@ def _other_accumulation(memory_class: MemoryClass) -> MemoryClass:
         precision=memory_class.precision,
         accumulates=not memory_class.accumulates,
     )
-
-
-def _interpolate(points: dict[float, float], at: float) -> float:
-    """Linear between the two nearest measured points, and beyond the last two along their line; never below 0."""
-    batches = sorted(points)
-    right = next((i for i, batch in enumerate(batches) if batch >= at), len(batches) - 1)
-    right = max(1, right)
-    low, high = batches[right - 1], batches[right]
-    share = (at - low) / (high - low)
-    return max(0.0, points[low] + share * (points[high] - points[low]))

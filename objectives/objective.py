@@ -3,6 +3,7 @@
 This is the only file of the package that drives Optuna. It works under `study.optimize` with any sampler.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ from optuna.trial import TrialState
 
 from objectives.derivation import derived_attributes, predicted_attributes
 from objectives.early_stopping import stop_rule
+from objectives.goals import GOALS, cost_names, learned_names, learning_curve
 from objectives.jobs import TextClassificationJob
 from objectives.knowledge import Knowledge, Observation, observe
-from objectives.outcome import Completed, Failed, Interrupted, OutOfMemory, TimedOut
+from objectives.outcome import Completed, Failed, Interrupted, Measurements, OutOfMemory, TimedOut
 from objectives.records import TrialRecord, measurement_attributes, outcome_attributes, read_record
 from searchspace import Reuse, SearchSpace, TrialParameters
 
@@ -208,7 +210,7 @@ class Objective:
     ) -> tuple[float, ...]:
         """Takes the accuracy of the trial's class, and probes time and memory unless they were measured."""
         cost = knowledge.cost(parameters)
-        if cost is None or "model" in (cost.memory_source, cost.time_source):
+        if cost is None or not cost.is_measured(cost_names(self.objectives)):
             outcome = self._run(trial, parameters, ("probe",))
             if not isinstance(outcome, Completed):
                 return self.conclude(trial, parameters, outcome)
@@ -220,27 +222,33 @@ class Objective:
             )
             knowledge = knowledge.with_observation(Observation(record=probed, parameters=parameters))
             _store(trial, probed.attributes)
-        attributes = derived_attributes(parameters, training, knowledge)
+        attributes = derived_attributes(parameters, training, knowledge, self.objectives)
+        if missing := [name for name in self.objectives if attributes[name] is None]:
+            reason = f"no trial has measured the trial's {' and '.join(missing)}"
+            return self.conclude(trial, parameters, Failed(stage="end", reason=reason))
         _store(trial, {name: value for name, value in attributes.items() if value is not None})
         return tuple(float(attributes[name]) for name in self.objectives)
 
     def _stop_rule(self, study: optuna.Study, parameters: TrialParameters) -> dict[str, Any] | None:
-        if "accuracy" not in self.objectives:
-            return None
+        learned, costs = learned_names(self.objectives), cost_names(self.objectives)
+        if len(learned) != 1:
+            return None  # with several, a class reaches the front by any of them
         records, knowledge = self.learn(study)
         members = []
         for structure in self.space.structures:
             member = structure.with_learning_rate(parameters.learning_rate)
             if knowledge.class_of(member) == knowledge.class_of(parameters) and (cost := knowledge.cost(member)) is not None:
-                costs = {"train_time_s": cost.train_time_s, "peak_memory_mib": cost.peak_memory_mib}
-                members.append({name: costs[name] for name in self.objectives if name in costs})
+                known = {name: value for name in costs if (value := cost.value(name)) is not None}
+                if len(known) < len(costs):
+                    return None
+                members.append(known)
         finished = [(record.number, record.values) for record in records if record.outcome == "completed"]
         curves = [
-            [(point["num_samples"], point["accuracy"]) for point in o.record.attributes["training"]["curve"]]
+            learning_curve(o.record.attributes["training"], learned[0])
             for o in knowledge.observations
             if o.record.outcome == "completed" and "training" in o.record.attributes
         ]
-        rule = stop_rule(members, finished, curves)
+        rule = stop_rule(members, finished, [curve for curve in curves if curve], GOALS[learned[0]])
         return None if rule is None else rule.as_dict()
 
     def request(self, parameters: TrialParameters, stages: tuple[str, ...] = ("probe", "train")) -> dict[str, Any]:
@@ -251,6 +259,7 @@ class Objective:
             "data_folder": self.data_folder,
             "stages": list(stages),
             "memory_limit_mib": self.memory_limit_mib,
+            "measures_power": "energy_j" in self.objectives,
         }
 
     def conclude(self, trial: optuna.Trial, parameters: TrialParameters, outcome: Any) -> tuple[float, ...]:
@@ -264,11 +273,18 @@ class Objective:
                 # Only a probe measures it on a CPU, and an earlier one did.
                 attributes |= {"peak_memory_mib": known[0], "peak_memory_mib_source": known[1]}
             if missing := [name for name in self.objectives if name not in attributes]:
-                reason = f"the trial measured no {' and no '.join(missing)}"
+                reason = f"the trial measured no {' and no '.join(missing)}{_evaluated(outcome.measurements)}"
                 outcome = Failed(stage="end", reason=reason, measurements=outcome.measurements)
                 attributes = outcome_attributes(outcome)
+            elif endless := [name for name in self.objectives if not math.isfinite(attributes[name])]:
+                reason = f"the training diverged: its {GOALS[endless[0]].label} is {attributes[endless[0]]}"
+                attributes |= {"outcome": "diverged", "reason": reason}
         _store(trial, attributes)
         match outcome:
+            case Completed() if attributes["outcome"] == "diverged":
+                # Optuna takes no value that is not a number. The constraint keeps samplers from taking it for a good one.
+                constrain(trial, "diverged", 1.0)
+                raise optuna.TrialPruned(attributes["reason"])
             case Completed() if attributes["outcome"] != "completed":
                 raise optuna.TrialPruned(attributes["reason"])
             case Completed():
@@ -293,6 +309,12 @@ def constrain(trial: optuna.Trial, name: str, amount: float) -> None:
     """Marks a trial as infeasible, by `amount`, for Optuna's samplers and for optuna-dashboard alike."""
     trial.set_constraint(name, amount)
     trial.storage.set_trial_system_attr(trial._trial_id, DASHBOARD_CONSTRAINTS, [amount])
+
+
+def _evaluated(measurements: Measurements) -> str:
+    """What the last evaluation returned, for who asked for something else."""
+    curve = measurements.training.curve if measurements.training is not None else []
+    return f"; its evaluation returned {', '.join(sorted(curve[-1].metrics)) or 'nothing'}" if curve else ""
 
 
 def _store(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:

@@ -71,6 +71,7 @@ class ProbeResult:
         estimated_train_time_s: Training time of the whole run at these rates.
         probe_time_s: What the probe itself took.
         gradients_mib: The gradients of all trainable weights: what accumulation holds through a forward pass.
+        power_w: What the card drew in the mean while steps were timed; None unless energy is an objective.
     """
 
     memory: Memory
@@ -80,6 +81,7 @@ class ProbeResult:
     estimated_train_time_s: float
     probe_time_s: float
     gradients_mib: float = 0.0
+    power_w: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +98,7 @@ class TrainingResult:
         train_loss: Mean loss over the run, as the Trainer reports it.
         curve: One evaluation an epoch.
         gpu_utilization_percent: Mean over the training, as NVML gives it.
-        energy_j: What the card used during the training, as NVML gives it.
+        energy_j: What the card used during the training, evaluations left out, as NVML gives it.
         memory_samples: Memory over time: seconds since the training began, and MiB held.
         stopped_early: Why the training ended before its last epoch, or None.
     """

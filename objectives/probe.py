@@ -10,8 +10,7 @@ micro-batches add nothing but their token ids.
 
 import random
 import statistics
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -19,6 +18,7 @@ from transformers import Trainer, TrainerCallback
 
 from objectives.memory_budget import check_budget, lift_memory_budget
 from objectives.meters import page_allocation
+from objectives.nvml import NvmlReader
 from objectives.outcome import Memory, ProbeResult
 from objectives.schedule import Schedule
 from objectives.session import TrialSession
@@ -28,6 +28,9 @@ MEMORY_STEPS = 2
 WARM_UP_STEPS = 1
 MAX_TIMED_STEPS = 20
 TIMED_S = 0.2  # steps of a small batch are timed until they are worth a median; of a large one, one is
+# NVML brings its energy counter up to date every 20 to 100 ms, so power takes longer to tell than time.
+MAX_POWER_STEPS = 1000
+POWER_S = 2.0
 
 
 def probe(session: TrialSession) -> ProbeResult:
@@ -52,7 +55,7 @@ def probe(session: TrialSession) -> ProbeResult:
             lift_memory_budget()
             if session.memory_limit_mib is not None and memory.peak_memory_mib is not None:
                 check_budget(memory.peak_memory_mib, session.memory_limit_mib)
-        eval_batch_time_s = _measure_time(session, trainer, clock)
+        eval_batch_time_s, power_w = _measure_time(session, trainer, clock)
         gradients_mib = sum(w.numel() * w.element_size() for w in trainer.model.parameters() if w.requires_grad) / 2**20
     micro_step_time_s = statistics.median(clock.micro_step_s)
     update_time_s = statistics.median(clock.update_s)
@@ -65,6 +68,7 @@ def probe(session: TrialSession) -> ProbeResult:
         estimated_train_time_s=schedule.train_time_s(micro_step_time_s, update_time_s),
         probe_time_s=session.clock_s() - begin_s,
         gradients_mib=gradients_mib,
+        power_w=power_w,
     )
     session.note_memory("probe")
     session.report()
@@ -87,21 +91,28 @@ def _measure_memory(session: TrialSession, trainer: Trainer) -> Memory:
         return session.meter.read()
 
 
-def _measure_time(session: TrialSession, trainer: Trainer, clock: StepClock) -> float | None:
-    """Times ordinary steps into `clock`, and returns the time of an evaluation batch, or None without evaluation."""
-    num_rows = session.parameters.per_device_train_batch_size * (WARM_UP_STEPS + MAX_TIMED_STEPS)
+def _measure_time(session: TrialSession, trainer: Trainer, clock: StepClock) -> tuple[float | None, float | None]:
+    """Times ordinary steps into `clock`.
+
+    Returns:
+        The time of an evaluation batch, or None without evaluation, and the power that the steps drew, or None.
+    """
+    num_steps = WARM_UP_STEPS + (MAX_POWER_STEPS if session.measures_power else MAX_TIMED_STEPS)
+    num_rows = session.parameters.per_device_train_batch_size * num_steps
     # The Trainer reads its arguments again for each training; one micro-batch a step tells both times apart.
     trainer.args.gradient_accumulation_steps = trainer.accelerator.gradient_accumulation_steps = 1
-    trainer.args.max_steps = WARM_UP_STEPS + MAX_TIMED_STEPS
+    trainer.args.max_steps = num_steps
     trainer.train_dataset = session.data.train.select(_ordinary(len(session.data.train), num_rows, session.job.seed))
     clock.attach(trainer)
-    trainer.add_callback(_UntilTimed(clock, time.perf_counter))
-    trainer.train()
+    with NvmlReader.open(session.device.uuid if session.measures_power else None) as nvml:
+        until = _UntilTimed(session.clock_s, nvml.total_energy_j, POWER_S if session.measures_power else TIMED_S)
+        trainer.add_callback(until)
+        trainer.train()
     if session.data.eval is None:
-        return None
+        return None, until.power_w
     num_rows = min(len(session.data.eval), 3 * session.job.eval_batch_size)
     rows = _ordinary(len(session.data.eval), num_rows, session.job.seed)
-    return _time_prediction_steps(session, trainer, session.data.eval.select(rows))
+    return _time_prediction_steps(session, trainer, session.data.eval.select(rows)), until.power_w
 
 
 def _time_prediction_steps(session: TrialSession, trainer: Trainer, dataset: Any) -> float:
@@ -144,15 +155,27 @@ class _FirstStep(TrainerCallback):  # type: ignore[misc]
 
 
 class _UntilTimed(TrainerCallback):  # type: ignore[misc]
-    """Ends the timed steps once they have taken long enough."""
+    """Ends the timed steps once they have taken long enough.
 
-    def __init__(self, clock: StepClock, now_s: Any) -> None:
-        self._clock = clock
+    Attributes:
+        power_w: The mean power since the warm-up; None where nothing counts energy.
+    """
+
+    def __init__(self, now_s: Callable[[], float], energy_j: Callable[[], float | None], enough_s: float) -> None:
         self._now_s = now_s
+        self._energy_j = energy_j
+        self._enough_s = enough_s
         self._begin_s: float | None = None
+        self._begin_j: float | None = None
+        self.power_w: float | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step <= WARM_UP_STEPS:
-            self._begin_s = self._now_s()
-        elif self._begin_s is not None and self._now_s() - self._begin_s >= TIMED_S:
+            self._begin_s, self._begin_j = self._now_s(), self._energy_j()
+        elif self._begin_s is not None and self._now_s() - self._begin_s >= self._enough_s:
             control.should_training_stop = True
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        if self._begin_s is not None and self._begin_j is not None and (energy_j := self._energy_j()) is not None:
+            elapsed_s = self._now_s() - self._begin_s
+            self.power_w = (energy_j - self._begin_j) / elapsed_s if elapsed_s > 0 else None

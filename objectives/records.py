@@ -21,11 +21,11 @@ from objectives.outcome import (
 )
 
 OutcomeKind = Literal[
-    "completed", "stopped_early", "out_of_memory", "timed_out", "probed", "skipped", "interrupted", "failed"
+    "completed", "stopped_early", "diverged", "out_of_memory", "timed_out", "probed", "skipped", "interrupted", "failed"
 ]  # fmt: skip
 
 # Outcomes that a study's `trials` counts: something was trained, or memory or time ran out in trying.
-COUNTED = frozenset({"completed", "stopped_early", "out_of_memory", "timed_out"})
+COUNTED = frozenset({"completed", "stopped_early", "diverged", "out_of_memory", "timed_out"})
 
 # Names the trial whose training settled the values of a trial that was not run.
 DERIVED_FROM = "derived_from"
@@ -62,7 +62,7 @@ class TrialRecord:
 
     @property
     def is_derived(self) -> bool:
-        """Whether the trial's accuracy comes from the training of another trial."""
+        """Whether what was learned comes from the training of another trial."""
         return DERIVED_FROM in self.attributes
 
 
@@ -126,10 +126,7 @@ def measurement_attributes(measurements: Measurements) -> dict[str, Any]:
         # Of two peaks the higher one is the trial's; what only the probe measures stays its own.
         for name, peak in asdict(training.memory).items():
             attributes[name] = max((value for value in (attributes.get(name), peak) if value is not None), default=None)
-        attributes["samples_per_s"] = training.samples_per_s
         attributes["training"] = asdict(training)
-        if training.curve:
-            attributes["eval_loss"] = training.curve[-1].eval_loss
     attributes |= measured_values(measurements)
     return {name: value for name, value in attributes.items() if value is not None}
 

@@ -38,6 +38,7 @@ class TrialSession:
     reporter: Reporter
     folder: str
     begin_s: float
+    measures_power: bool = False
     probe_result: ProbeResult | None = None
     training_result: TrainingResult | None = None
     first_step_time_s: float | None = None

@@ -70,7 +70,8 @@ def run_trial(request: dict[str, Any], reporter: Reporter) -> Completed | OutOfM
 
     Args:
         request: `job`, `parameters`, `data_folder`, `stages` (of "probe" and "train"), `memory_limit_mib` or None, whether the
-            limit is `enforced` by more than the meter, a `stop_rule` or None, and `folder` for what the Trainer writes.
+            limit is `enforced` by more than the meter, a `stop_rule` or None, whether a probe `measures_power`, and `folder`
+            for what the Trainer writes.
         reporter: Where progress and partial measurements go.
     """
     begin_s = time.perf_counter()
@@ -91,6 +92,7 @@ def run_trial(request: dict[str, Any], reporter: Reporter) -> Completed | OutOfM
             reporter=reporter,
             folder=request["folder"],
             begin_s=begin_s,
+            measures_power=request.get("measures_power", False),
         )
         if "probe" in request["stages"]:
             probe(session)

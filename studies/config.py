@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from objectives.goals import GOALS
+from objectives.goals import GOALS, learned_names
 from objectives.jobs import TextClassificationJob
 from searchspace import EffectiveBatchSizeRange, Reuse, SearchSpace
 from studies.domain_specs import READERS
@@ -97,8 +97,10 @@ class StudyConfig(_Model):
 
     @model_validator(mode="after")
     def _check(self) -> "StudyConfig":
-        if "accuracy" in self.objectives and not self.job.evaluates:
-            raise ValueError("accuracy can't be an objective of a job that does not evaluate: set job.eval_samples above 0")
+        if not self.job.evaluates and (learned := learned_names(self.objectives)):
+            raise ValueError(
+                f"{learned[0]} can't be an objective of a job that does not evaluate: set job.eval_samples above 0"
+            )
         space = self.search_space()
         if self.sampler == "grid" and space.size() is None:
             raise ValueError("sampler: grid needs a list of values for every parameter, and learning_rate is a range")

@@ -127,6 +127,10 @@ def prepare(
             raise OtherDeviceError(
                 f"the study {config.name!r} was measured on {measured_on}, and this machine has {device['name']}"
             )
+        if "energy_j" in config.objectives and not device.get("measures_energy"):
+            raise TradeoffError(
+                f"energy_j can't be an objective on {device['name']}: NVML counts no energy there; take it out of objectives"
+            )
         space, line = available_space(config, device)
         display.message(f"device: {device['name']}")
         if line is not None:

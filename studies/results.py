@@ -20,6 +20,7 @@ OUTCOME_WORDS: dict[OutcomeKind | None, str] = {
     "out_of_memory": "out of memory",
     "timed_out": "over the time limit",
     "stopped_early": "stopped early",
+    "diverged": "diverged",
     "probed": "probed",
     "failed": "failed",
     "interrupted": "interrupted",

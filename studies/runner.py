@@ -67,7 +67,7 @@ def run_study(
             config,
             objective,
             budget_mib=ready.budget_mib,
-            baseline_accuracy=ready.data["majority_share"] or 0.0,
+            baselines=ready.data["baselines"],
             num_trials=len(study.get_trials(deepcopy=False)),
         )
         annotator = Annotator(study=study, artifacts=artifact_folder(study._storage))

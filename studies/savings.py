@@ -73,7 +73,8 @@ def savings(records: Sequence[TrialRecord], knowledge: Knowledge, space: SearchS
         for record in records
         if (parameters := space.read(record.params)) is not None
     ]
-    trained = {p for record, p in read if record.outcome in ("completed", "stopped_early") and not record.is_derived}
+    ended = ("completed", "stopped_early", "diverged")
+    trained = {p for record, p in read if record.outcome in ended and not record.is_derived}
     derived = {p for record, p in read if record.outcome == "completed" and record.is_derived} - trained
     out_of_memory = {p for p in grid if p not in trained and knowledge.out_of_memory(p) is not None}
     costs = [_cost_s(p, records, knowledge, budget_mib) for p in grid]
