@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from objectives.background import BackgroundTask
 from objectives.endings import Ended, crashed_at_the_limit, how_it_ended, measurements_of, outcome_of
 from objectives.oom import KernelKillWatch
 from objectives.outcome import Interrupted
@@ -113,6 +114,19 @@ class TrialServer:
             JobError: The data or the model can't be used as the job says.
         """
         return dict(self._request({"task": "prepare", "job": dict(job), "cache_folder": str(cache_folder)}, on_progress))
+
+    def start_task(self, request: Mapping[str, Any]) -> BackgroundTask:
+        """Starts a task that is no trial beside whatever runs next; it ends with the server at the latest."""
+        self.start()
+        ours, theirs = socket.socketpair()
+        with theirs, tempfile.TemporaryFile() as log:
+            try:
+                pid = self._start_trial(theirs, log.fileno())
+                ours.sendall(json.dumps(request).encode() + b"\n")
+            except BaseException:
+                ours.close()
+                raise
+        return BackgroundTask(ours, pid)
 
     def run_trial(
         self,

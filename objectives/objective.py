@@ -17,6 +17,7 @@ from objectives.early_stopping import stop_rule
 from objectives.goals import GOALS, cost_names, learned_names, learning_curve
 from objectives.jobs import TextClassificationJob
 from objectives.knowledge import Knowledge, Observation, observe
+from objectives.memory_plan import MemoryPlan
 from objectives.outcome import Completed, Failed, Interrupted, Measurements, OutOfMemory, TimedOut
 from objectives.records import TrialRecord, measurement_attributes, outcome_attributes, read_record
 from searchspace import Reuse, SearchSpace, TrialParameters
@@ -78,6 +79,7 @@ class Objective:
         num_devices: Devices that share an optimizer step.
         reuse: How far one training's accuracy speaks for other configurations.
         early_stopping: Whether a training ends once its class can't reach the front.
+        plan: What was predicted of memory before anything ran; `use_plan` sets it while a study runs.
         on_start: Called with a trial's number and configuration when something is run for it.
         on_progress: Called with a trial's stages and steps.
         alone: Held while it is decided whether a trial is run, so that of two workers one sees what the other does; None where
@@ -96,6 +98,7 @@ class Objective:
     num_devices: int = 1
     reuse: Reuse = Reuse.EFFECTIVE_BATCH
     early_stopping: bool = False
+    plan: MemoryPlan | None = None
     on_start: Callable[[int, TrialParameters], None] | None = None
     on_progress: Callable[[Mapping[str, Any]], None] | None = None
     alone: Callable[[], AbstractContextManager[None]] | None = None
@@ -131,6 +134,10 @@ class Objective:
             if (settled := knowledge.out_of_memory(parameters)) is not None:
                 reason = f"needs at least the memory of trial {settled.record.number}, which ran out of it"
                 self._skip(trial, reason, "memory_shortfall_mib", settled.record.attributes["memory_shortfall_mib"])
+            needed_mib = knowledge.surely_needs_mib(parameters)
+            if plan is None and not is_asked_for and needed_mib is not None and needed_mib > self.budget_mib:
+                reason = f"needs at least {needed_mib:,.0f} MiB by the memory plan, of {self.budget_mib:,.0f} that there are"
+                self._skip(trial, reason, "memory_shortfall_mib", needed_mib - self.budget_mib)
             training = knowledge.trainings.get(knowledge.class_of(parameters))
             if plan is None and (training is None or is_asked_for):
                 if not is_asked_for:
@@ -143,6 +150,16 @@ class Objective:
             return self._derive(trial, parameters, training, knowledge)
         stages = ("probe", "train") if plan is None else tuple(plan["stages"])
         return self.conclude(trial, parameters, self._run(trial, parameters, stages))
+
+    @property
+    def budget_mib(self) -> float:
+        """What a configuration may need."""
+        return self.memory_limit_mib or float(self.device["total_memory_mib"])
+
+    def use_plan(self, plan: MemoryPlan) -> None:
+        """Takes a memory plan into account from now on."""
+        self.plan = plan
+        self._knowledge = None
 
     def learn(self, study: optuna.Study) -> tuple[list[TrialRecord], Knowledge]:
         """Reads the study: its trials in order, and what they settle."""
@@ -165,6 +182,7 @@ class Objective:
                 num_train=self.num_train,
                 num_devices=self.num_devices,
                 reuse=self.reuse,
+                plan=self.plan,
             )
         return records, self._knowledge
 
@@ -214,12 +232,9 @@ class Objective:
             outcome = self._run(trial, parameters, ("probe",))
             if not isinstance(outcome, Completed):
                 return self.conclude(trial, parameters, outcome)
-            probed = TrialRecord(
-                number=trial.number,
-                outcome="probed",
-                params=trial.params,
-                attributes=measurement_attributes(outcome.measurements),
-            )
+            measured = measurement_attributes(outcome.measurements)
+            measured |= predicted_attributes(parameters, {"outcome": "probed"} | measured, knowledge)
+            probed = TrialRecord(number=trial.number, outcome="probed", params=trial.params, attributes=measured)
             knowledge = knowledge.with_observation(Observation(record=probed, parameters=parameters))
             _store(trial, probed.attributes)
         attributes = derived_attributes(parameters, training, knowledge, self.objectives)

@@ -30,6 +30,9 @@ COUNTED = frozenset({"completed", "stopped_early", "diverged", "out_of_memory", 
 # Names the trial whose training settled the values of a trial that was not run.
 DERIVED_FROM = "derived_from"
 
+# What was predicted of a trial's peak: by what the study knew before it ran, with its source, and by the memory plan alone.
+MEMORY_PREDICTION = ("predicted_peak_memory_mib", "predicted_peak_memory_mib_source", "planned_peak_memory_mib")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialRecord:

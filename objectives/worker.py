@@ -5,6 +5,7 @@ the process; out-of-memory, wherever it comes from, is told apart from a real er
 """
 
 import json
+import os
 import resource
 import socket
 import time
@@ -30,6 +31,8 @@ from objectives.session import TrialSession
 from objectives.training import train
 from searchspace import TrialParameters
 
+_PLANNING_NICENESS = 10
+
 
 def answer(connection: socket.socket) -> int:
     """Reads the request from the connection, does it and sends the answer.
@@ -45,6 +48,8 @@ def answer(connection: socket.socket) -> int:
             reporter.finish({"answer": describe_device().as_dict()})
         elif request["task"] == "prepare":
             reporter.finish(_prepare(request, reporter))
+        elif request["task"] == "plan":
+            reporter.finish(_plan(request))
         else:
             outcome = run_trial(request, reporter)
             reporter.finish({"outcome": json.loads(to_json(outcome))})
@@ -63,6 +68,26 @@ def _prepare(request: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         traceback.print_exc()
         return {"error": str(error)}
     return {"answer": prepared.facts()}
+
+
+def _plan(request: dict[str, Any]) -> dict[str, Any]:
+    from objectives.planning.job import plan_for_search
+
+    if request["device"]["kind"] == "cuda":
+        os.nice(_PLANNING_NICENESS)  # trials run meanwhile, and come first
+    try:
+        made = plan_for_search(
+            TextClassificationJob(**request["job"]),
+            [TrialParameters(**parameters) for parameters in request["configurations"]],
+            device=request["device"],
+            budget_mib=request["budget_mib"],
+            sequence_length=request["sequence_length"],
+            cache_folder=Path(request["cache_folder"]),
+        )
+    except (ValueError, OSError) as error:
+        traceback.print_exc()
+        return {"error": str(error)}
+    return {"answer": made.as_dict()}
 
 
 def run_trial(request: dict[str, Any], reporter: Reporter) -> Completed | OutOfMemory | Failed:

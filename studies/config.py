@@ -7,7 +7,7 @@ refused with their path.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from objectives.goals import GOALS, learned_names
 from objectives.jobs import TextClassificationJob
@@ -78,6 +78,11 @@ def _known_objectives(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _yaml_switch(value: Any) -> Any:
+    """YAML reads a bare `on` and `off` as a truth value."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class StudyConfig(_Model):
     """A whole study: the job, the space, the limits, the objectives, and how to search."""
 
@@ -88,11 +93,15 @@ class StudyConfig(_Model):
     objectives: Annotated[tuple[str, ...], AfterValidator(_known_objectives)] = ("accuracy", "train_time_s", "peak_memory_mib")
     sampler: SamplerName = Field("decoupled", description="how configurations are chosen")
     sampler_seed: int | None = Field(None, ge=0, description="repeats a search on the same measurements")
-    reuse: Reuse = Field(
+    reuse: Annotated[Reuse, BeforeValidator(_yaml_switch)] = Field(
         Reuse.EFFECTIVE_BATCH,
         description="how far one training's accuracy speaks for others: off, checkpointing, effective-batch",
     )
     early_stopping: bool = Field(True, description="end a training whose learning class can no longer reach the front")
+    plan: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)] = Field(
+        "auto",
+        description="predict memory before anything runs: where it costs no time, in any case, or not at all",
+    )
     trials: int = Field(24, ge=1, description="trials that were trained, or ran out of memory or time")
 
     @model_validator(mode="after")

@@ -189,10 +189,14 @@ def _values_table(record: TrialRecord) -> str:
         return ""
     rows = []
     for name in names:
+        # A probe measures what is no value of its trial; of a peak after memory ran out only a part is known.
         value = record.values.get(name)
+        if value is None and record.outcome != "out_of_memory":
+            value = figure(record, name)
         row = [GOALS[name].label, "" if value is None else with_unit(name, value), record.sources.get(name, "")]
         if predicted:
-            row.insert(2, _prediction(name, predicted.get(name), value))
+            by_plan = record.attributes.get(f"predicted_{name}_source") == "plan"
+            row.insert(2, _prediction(name, predicted.get(name), value) + (" by the memory plan" if by_plan else ""))
         rows.append(row)
     return markdown_table(["", "value", *(["predicted"] if predicted else []), "where it comes from"], rows)
 

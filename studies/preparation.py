@@ -18,6 +18,7 @@ from studies.config import StudyConfig
 from studies.display import Display
 from studies.errors import TradeoffError
 from studies.interrupts import Interrupts
+from studies.search_plan import StudyPlanning, start_planning
 from studies.study import available_space, check_batches
 
 
@@ -64,6 +65,7 @@ class Preparation:
         space: The study's space without what the device lacks.
         data: The prepared data, as `TrialServer.prepare` gives it.
         runner: Where trials run.
+        planning: The memory plan in the making; None where none was asked for.
     """
 
     config: StudyConfig
@@ -71,6 +73,7 @@ class Preparation:
     space: SearchSpace
     data: Mapping[str, Any]
     runner: InterruptibleRunner
+    planning: StudyPlanning | None = None
 
     @property
     def budget_mib(self) -> float:
@@ -104,6 +107,7 @@ def prepare(
     display: Display,
     cache: Path | None = None,
     measured_on: str | None = None,
+    plans: bool = False,
 ) -> Preparation:
     """Finds out what the device is and can, and loads and tokenises the data unless that was done before.
 
@@ -114,6 +118,7 @@ def prepare(
         display: Where progress is shown.
         cache: Where prepared data is kept; see `cache_folder`.
         measured_on: The name of the device that must be the one here; None for any.
+        plans: Start to plan memory, if the study wants it.
 
     Raises:
         OtherDeviceError: The device is not the one that was asked for.
@@ -135,14 +140,33 @@ def prepare(
         display.message(f"device: {device['name']}")
         if line is not None:
             display.message(line)
+        folder = cache or cache_folder()
+
+        def planning(longest: int) -> StudyPlanning:
+            return start_planning(
+                config,
+                server,
+                space,
+                device,
+                cache=folder,
+                sequence_length=longest,
+                display=display,
+                interrupts=interrupts,
+            )
+
+        # Padded to one length, a batch is as long as it can be; else the data tells.
+        is_known = config.job.padding == "max_length"
+        planned = planning(config.job.max_length) if plans and is_known else None
         display.message("preparing the data")
         try:
-            data = server.prepare(config.job.model_dump(), cache or cache_folder())
+            data = server.prepare(config.job.model_dump(), folder)
         except JobError as error:
             raise TradeoffError(str(error)) from error
         check_batches(space, data["num_train"])
+        if plans and not is_known:
+            planned = planning(min(config.job.max_length, data["longest"]))
     runner = InterruptibleRunner(server=server, interrupts=interrupts)
-    return Preparation(config=config, device=device, space=space, data=data, runner=runner)
+    return Preparation(config=config, device=device, space=space, data=data, runner=runner, planning=planned)
 
 
 def cache_folder() -> Path:

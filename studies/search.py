@@ -25,6 +25,7 @@ from studies.interrupts import Interrupts
 from studies.locks import study_lock
 from studies.preparation import InterruptibleRunner
 from studies.sampler import DecoupledSampler
+from studies.search_plan import StudyPlanning
 
 MAX_FAILURES_IN_A_ROW = 5
 # Trials that need no training, one after the other, after which a space counts as exhausted.
@@ -59,6 +60,7 @@ class Search:
         display: Where progress is shown.
         interrupts: What the user has asked for.
         annotator: Told of each trial that has ended here.
+        planning: The memory plan in the making, looked at between trials; None for none.
     """
 
     study: optuna.Study
@@ -68,6 +70,7 @@ class Search:
     display: Display
     interrupts: Interrupts
     annotator: Annotator
+    planning: StudyPlanning | None = None
     free: int = field(default=0, init=False)
     # Configurations that are settled once a trial of another worker has ended: its number, and theirs.
     _deferred: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list, init=False)
@@ -103,6 +106,8 @@ class Search:
                 if (why := self._must_end(deadline_s)) is not None:
                     self.display.message(why)
                     return
+                if self.planning is not None:
+                    self.planning.poll(self.study, self.objective)
                 trial, why = self._begin()
                 if trial is not None:
                     self._run(trial)

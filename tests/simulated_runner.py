@@ -172,10 +172,24 @@ def simulated_probe(p: TrialParameters) -> ProbeResult:
 
 
 @dataclass
+class SimulatedPlan:
+    """`objectives.background.BackgroundTask` whose answer is made when it is asked for."""
+
+    request: Mapping[str, Any]
+    make: Callable[[Mapping[str, Any]], dict[str, Any] | None]
+
+    def answer(self, *, timeout_s: float | None = 0.0) -> dict[str, Any] | None:
+        return self.make(self.request)
+
+    def cancel(self) -> None: ...
+
+
+@dataclass
 class SimulatedServer:
     """`objectives.isolation.TrialServer` for `studies.runner.run_study`, over a simulated runner."""
 
     runner: SimulatedRunner
+    plan_answer: Callable[[Mapping[str, Any]], dict[str, Any] | None] = field(default=lambda request: {"error": "simulated"})
 
     def __enter__(self) -> "SimulatedServer":
         return self
@@ -184,6 +198,9 @@ class SimulatedServer:
 
     def describe_device(self) -> dict[str, Any]:
         return DEVICE
+
+    def start_task(self, request: Mapping[str, Any]) -> "SimulatedPlan":
+        return SimulatedPlan(request, self.plan_answer)
 
     def prepare(self, *_: Any) -> dict[str, Any]:
         return {"folder": "", "num_train": NUM_TRAIN, "num_eval": 500, "baselines": {"accuracy": 0.2}}
@@ -197,6 +214,7 @@ DEVICE = {
     "name": "Simulated card",
     "uuid": None,
     "total_memory_mib": BUDGET_MIB,
+    "num_cpus": 8,
     "precisions": ["fp32", "fp16", "bf16"],
 }
 
