@@ -333,7 +333,7 @@ class Knowledge:
             micro_step_s, source = interpolate(points, batch), "model"
         else:
             return None
-        schedule = Schedule.of(self.job, parameters, num_samples=self.num_train)
+        schedule = Schedule.of(self.job, parameters, num_samples=self.num_train, num_devices=self.num_devices)
         return schedule.train_time_s(micro_step_s, self._update_time_s), source
 
     @cached_property

@@ -166,7 +166,7 @@ class Objective:
         records, num_known = [], len(self._records)
         for trial in study.get_trials(deepcopy=False):
             if trial.number not in self._records:
-                record = read_record(trial, self.objectives)
+                record = read_record(trial, self.objectives, num_devices=self.num_devices)
                 if not trial.state.is_finished():
                     records.append(record)
                     continue
@@ -275,6 +275,7 @@ class Objective:
             "stages": list(stages),
             "memory_limit_mib": self.memory_limit_mib,
             "measures_power": "energy_j" in self.objectives,
+            "num_ranks": self.num_devices,
         }
 
     def conclude(self, trial: optuna.Trial, parameters: TrialParameters, outcome: Any) -> tuple[float, ...]:

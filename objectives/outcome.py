@@ -40,6 +40,8 @@ class Evaluation:
 class Memory:
     """Peak memory in MiB, as four instruments show it; what does not exist on a device is None.
 
+    Of a trial on several devices each figure is the highest of its ranks': the fullest device decides whether it fits.
+
     Attributes:
         peak_allocated_mib: Tensors alive in torch's CUDA allocator.
         peak_reserved_mib: Memory that torch's CUDA allocator held, cached blocks included.
@@ -98,7 +100,7 @@ class TrainingResult:
         train_loss: Mean loss over the run, as the Trainer reports it.
         curve: One evaluation an epoch.
         gpu_utilization_percent: Mean over the training, as NVML gives it.
-        energy_j: What the card used during the training, evaluations left out, as NVML gives it.
+        energy_j: What the card, or all cards of the trial, used during the training, evaluations left out, as NVML gives it.
         memory_samples: Memory over time: seconds since the training began, and MiB held.
         stopped_early: Why the training ended before its last epoch, or None.
     """

@@ -47,6 +47,7 @@ class TrialRecord:
         reason: Why it ended as it did, in a sentence; empty for a completed one.
         stage: Where it ended.
         attributes: Every other stored measurement by name.
+        num_devices: Devices that share an optimizer step.
     """
 
     number: int
@@ -57,6 +58,7 @@ class TrialRecord:
     reason: str = ""
     stage: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    num_devices: int = 1
 
     @property
     def counts(self) -> bool:
@@ -69,7 +71,7 @@ class TrialRecord:
         return DERIVED_FROM in self.attributes
 
 
-def read_record(trial: FrozenTrial, objectives: tuple[str, ...]) -> TrialRecord:
+def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices: int = 1) -> TrialRecord:
     """Reads a trial of a study whose objectives are `objectives`, in the study's order."""
     attributes = dict(trial.user_attrs)
     # A trial that is being told has its attributes one by one: until it has ended, they say nothing.
@@ -86,6 +88,7 @@ def read_record(trial: FrozenTrial, objectives: tuple[str, ...]) -> TrialRecord:
         reason=attributes.pop("reason", ""),
         stage=attributes.pop("stage", None),
         attributes=attributes,
+        num_devices=num_devices,
     )
 
 

@@ -1,7 +1,11 @@
-"""The training: the Trainer with the trial's own arguments, evaluated at each epoch, and what it measured."""
+"""The training: the Trainer with the trial's own arguments, evaluated at each epoch, and what it measured.
+
+On several devices every rank runs it. Accuracy is that of all evaluation samples, which the Trainer gathers; time and load are
+rank 0's, peaks the highest of all ranks, and energy is their sum.
+"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import wraps
 from typing import Any
 
@@ -9,7 +13,8 @@ from transformers import Trainer, TrainerCallback
 
 from objectives.goals import Goal, learned_value
 from objectives.meters import DeviceSampler
-from objectives.outcome import Evaluation, TrainingResult
+from objectives.outcome import Evaluation, Memory, TrainingResult
+from objectives.ranks import highest
 from objectives.session import TrialSession
 
 
@@ -44,9 +49,12 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
         memory = replace(memory, peak_device_mib=sampler.peak_device_mib)
         if sampler.peak_process_mib is not None:
             memory = replace(memory, peak_process_mib=sampler.peak_process_mib)
+        energy_j = None if sampler.energy_j is None else sampler.energy_j - curve.eval_energy_j
+        shares = session.ranks.gather("train", {"memory": asdict(memory), "energy_j": energy_j})
+        energies_j = [share["energy_j"] for share in shares if share["energy_j"] is not None]
         num_samples = curve.num_samples(trainer.state.epoch or 0.0)
         session.training_result = TrainingResult(
-            memory=memory,
+            memory=highest([Memory(**share["memory"]) for share in shares]),
             train_time_s=train_time_s,
             eval_time_s=curve.eval_time_s,
             num_steps=trainer.state.global_step,
@@ -55,7 +63,7 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
             train_loss=output.training_loss,
             curve=curve.evaluations,
             gpu_utilization_percent=sampler.gpu_utilization_percent,
-            energy_j=None if sampler.energy_j is None else sampler.energy_j - curve.eval_energy_j,
+            energy_j=sum(energies_j) if energies_j else None,
             memory_samples=sampler.memory_samples,
             stopped_early=curve.stopped_early,
         )

@@ -97,6 +97,7 @@ class StudyConfig(_Model):
         Reuse.EFFECTIVE_BATCH,
         description="how far one training's accuracy speaks for others: off, checkpointing, effective-batch",
     )
+    devices_per_trial: int = Field(1, ge=1, le=64, description="cards that train a configuration together (DDP)")
     early_stopping: bool = Field(True, description="end a training whose learning class can no longer reach the front")
     plan: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)] = Field(
         "auto",
@@ -121,13 +122,13 @@ class StudyConfig(_Model):
             )
         return self
 
-    def search_space(self, *, num_devices: int = 1) -> SearchSpace:
+    def search_space(self) -> SearchSpace:
         """The space that the file describes."""
         limits = self.limits.effective_batch_size
         specs = {name: getattr(self.space, name) for name in READERS}
         return SearchSpace(
             domains={name: READERS[name](spec) for name, spec in specs.items() if spec is not None},
-            effective_batch_size=EffectiveBatchSizeRange(low=limits.min, high=limits.max, num_devices=num_devices),
+            effective_batch_size=EffectiveBatchSizeRange(low=limits.min, high=limits.max, num_devices=self.devices_per_trial),
         )
 
     def effective_reuse(self) -> Reuse:

@@ -141,7 +141,8 @@ def how_to_read(results: StudyResults) -> str:
     return "\n".join(
         (
             f"- Objectives. {units[0].upper()}{units[1:]}.",
-            "- A configuration is `batch x accumulation`, then what else is on. Its effective batch is their product.",
+            "- A configuration is `batch x accumulation`, then what else is on. Its effective batch is their product"
+            + (f", times the {results.num_devices} devices that train it together." if results.num_devices > 1 else "."),
             "- On the Pareto front no configuration beats another in everything; which one is right is a choice, not a result.",
             "- Trials that ran out of memory are pruned and infeasible: they say where the limit is, and are never best.",
             "- A value from elsewhere says so: trainings with the same effective batch share accuracy, a probe gives time and"

@@ -121,7 +121,8 @@ def study_plan(
         settings=settings,
         device_memory_mib=device_memory_mib,
         context_memory_mib=DEFAULT_CONTEXT_MEMORY_MIB if context_memory_mib is None else context_memory_mib,
-        train_samples=job.train_samples,
+        # A device's share: beside it, a device holds no more than the buckets in which gradients are exchanged.
+        train_samples=None if job.train_samples is None else -(-job.train_samples // config.devices_per_trial),
         epochs=job.epochs,
         eval_batch_size=job.eval_batch_size if job.evaluates else None,
         cache_folder=default_cache_folder() if cache_folder is None else cache_folder,

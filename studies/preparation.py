@@ -19,7 +19,7 @@ from studies.display import Display
 from studies.errors import TradeoffError
 from studies.interrupts import Interrupts
 from studies.search_plan import StudyPlanning, start_planning
-from studies.study import available_space, check_batches
+from studies.study import available_space, check_batches, check_devices
 
 
 class OtherDeviceError(TradeoffError):
@@ -92,6 +92,7 @@ class Preparation:
             num_train=self.data["num_train"],
             memory_limit_mib=self.config.limits.peak_memory_mib,
             time_limit_s=self.config.limits.trial_time_s,
+            num_devices=self.config.devices_per_trial,
             reuse=self.config.effective_reuse(),
             early_stopping=self.config.early_stopping,
             on_start=display.trial_started,
@@ -137,9 +138,11 @@ def prepare(
                 f"energy_j can't be an objective on {device['name']}: NVML counts no energy there; take it out of objectives"
             )
         space, line = available_space(config, device)
-        display.message(f"device: {device['name']}")
-        if line is not None:
-            display.message(line)
+        together = f"{config.devices_per_trial} x " if config.devices_per_trial > 1 else ""
+        display.message(f"device: {together}{device['name']}")
+        for what in (check_devices(config.devices_per_trial, device), line):
+            if what is not None:
+                display.message(what)
         folder = cache or cache_folder()
 
         def planning(longest: int) -> StudyPlanning:
@@ -162,7 +165,7 @@ def prepare(
             data = server.prepare(config.job.model_dump(), folder)
         except JobError as error:
             raise TradeoffError(str(error)) from error
-        check_batches(space, data["num_train"])
+        check_batches(space, data["num_train"], config.devices_per_trial)
         if plans and not is_known:
             planned = planning(min(config.job.max_length, data["longest"]))
     runner = InterruptibleRunner(server=server, interrupts=interrupts)

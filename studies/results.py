@@ -56,6 +56,11 @@ class StudyResults:
     storage: str
     memory_plan: MemoryPlan | None = None
 
+    @property
+    def num_devices(self) -> int:
+        """Devices that train a configuration together."""
+        return int(self.config.get("devices_per_trial", 1))
+
     def counts(self) -> dict[str, int]:
         """The number of trials by outcome, in words, in a fixed order, without zeros."""
         counted = Counter(record.outcome for record in self.records)
@@ -86,7 +91,7 @@ def read_results(study: "optuna.Study") -> StudyResults:
     objectives = objective_names(attributes)
     records = []
     for trial in study.get_trials(deepcopy=False):
-        record = read_record(trial, objectives)
+        record = read_record(trial, objectives, num_devices=attributes["config"].get("devices_per_trial", 1))
         violated = {name: amount for name, amount in trial.constraints.items() if amount > 0}
         if record.outcome == "completed" and violated:
             record = replace(record, attributes={**record.attributes, "violated": violated})

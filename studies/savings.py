@@ -141,6 +141,7 @@ def lines(results: StudyResults) -> list[str]:
         space,
         config.job,
         num_train=num_train,
+        num_devices=config.devices_per_trial,
         reuse=config.effective_reuse(),
         plan=results.memory_plan,
     )

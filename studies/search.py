@@ -175,7 +175,8 @@ class Search:
         self._ended(trial)
 
     def _ended(self, trial: optuna.Trial) -> None:
-        record = read_record(self.study._storage.get_trial(trial._trial_id), self.config.objectives)
+        stored = self.study._storage.get_trial(trial._trial_id)
+        record = read_record(stored, self.config.objectives, num_devices=self.config.devices_per_trial)
         # A probe is work too, though it does not count: a survey of a large space is long.
         is_free = record.outcome == "skipped" or (record.is_derived and "probe" not in record.attributes)
         self.free = self.free + 1 if is_free else 0

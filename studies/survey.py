@@ -107,7 +107,7 @@ def _known_costs(knowledge: Knowledge, space: SearchSpace) -> Known:
     known: Known = defaultdict(list)
     for parameters in space.structures:
         if (cost := knowledge.cost(parameters)) is not None:
-            known[parameters.effective_batch_size()].append((parameters.speed_class(), cost))
+            known[parameters.effective_batch_size(knowledge.num_devices)].append((parameters.speed_class(), cost))
     return known
 
 

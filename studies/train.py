@@ -26,6 +26,7 @@ from studies.environment import library_versions, tradeoff_version
 from studies.errors import TradeoffError
 from studies.export import MEMORY_FIGURES
 from studies.interrupts import EXIT_STATUS
+from studies.train_script import launch_command
 
 RESULTS = "results.json"
 _REQUEST = "tradeoff-training.json"
@@ -60,6 +61,11 @@ def train_export(
     """
     say = console or Console(quiet=True)
     exported = read_export(folder)
+    if (num_devices := exported.get("devices_per_trial", 1)) > 1:
+        raise TradeoffError(
+            f"this configuration trains on {num_devices} devices together, and `tradeoff train` on one; "
+            f"run {launch_command(num_devices)} in {folder}"
+        )
     study_job = TextClassificationJob(**exported["job"])
     parameters = TrialParameters(**exported["parameters"])
     job = full_job(study_job, train_samples)
