@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from studies.patient_storage import PatientStorage
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -31,13 +33,14 @@ def study_lock(storage: "BaseStorage", study_name: str) -> StudyLock | None:
     engine: Engine | None = getattr(backend, "engine", None)
     if engine is None:
         return None
+    patiently = backend.patiently if isinstance(backend, PatientStorage) else _once
     digest = hashlib.sha256(f"tradeoff:{study_name}".encode()).digest()
     if engine.name == "sqlite":
         database = Path(str(engine.url.database))
         return partial(_held_file, database.with_name(f"{database.name}.lock"))
     if engine.name == "postgresql":
-        return partial(_held, engine, partial(_lock_postgresql, key=int.from_bytes(digest[:8], signed=True)))
-    return partial(_held, engine, partial(_lock_mysql, name=f"tradeoff-{digest.hex()[:32]}"))
+        return partial(_held, engine, patiently, partial(_lock_postgresql, key=int.from_bytes(digest[:8], signed=True)))
+    return partial(_held, engine, patiently, partial(_lock_mysql, name=f"tradeoff-{digest.hex()[:32]}"))
 
 
 @contextlib.contextmanager
@@ -49,13 +52,23 @@ def _held_file(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held(engine: "Engine", lock: Callable[["Connection"], Callable[[], None]]) -> Iterator[None]:
+def _held(
+    engine: "Engine", patiently: Callable[..., Any], lock: Callable[["Connection"], Callable[[], None]]
+) -> Iterator[None]:
     """Holds a lock of a connection while Optuna works on others of the same engine."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    connection = engine.connect()
+    def take() -> tuple["Connection", Callable[[], None]]:
+        connection = engine.connect()
+        try:
+            return connection, lock(connection)
+        except BaseException:
+            connection.invalidate()
+            connection.close()
+            raise
+
+    connection, unlock = patiently(lambda _: take())
     try:
-        unlock = lock(connection)
         yield
         # A server that has thrown the connection out has released the lock with it.
         with contextlib.suppress(SQLAlchemyError):
@@ -65,6 +78,10 @@ def _held(engine: "Engine", lock: Callable[["Connection"], Callable[[], None]]) 
         raise
     finally:
         connection.close()
+
+
+def _once(operation: Callable[[int], Any]) -> Any:
+    return operation(0)
 
 
 def _lock_postgresql(connection: "Connection", key: int) -> Callable[[], None]:

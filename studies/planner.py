@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from objectives.goals import cost_names, learned_names, learned_value
 from objectives.knowledge import Knowledge
 from objectives.records import TrialRecord
 from searchspace import LearningClass, SearchSpace, TrialParameters
@@ -56,7 +55,7 @@ class Planner:
         space: The space, without what the device lacks.
         objectives: The study's objectives.
         budget_mib: What a configuration may need.
-        baselines: What a constant answer reaches, for the learned objectives of which that is known: a value of no use.
+        baseline_accuracy: What a constant answer reaches: an accuracy of no use.
         seed: Of the learning rates that are drawn.
         records: The study's trials.
         knowledge: What they settle.
@@ -67,7 +66,7 @@ class Planner:
     space: SearchSpace
     objectives: tuple[str, ...]
     budget_mib: float
-    baselines: Mapping[str, float]
+    baseline_accuracy: float
     seed: int | None
     records: Sequence[TrialRecord]
     knowledge: Knowledge
@@ -96,19 +95,12 @@ class Planner:
     @cached_property
     def candidates(self) -> list[Candidate]:
         """Every learning class with the members that fit."""
-        return candidates(
-            self.knowledge,
-            self.space,
-            budget_mib=self.budget_mib,
-            costs=cost_names(self.objectives),
-            seed=self.seed,
-            num_trials=len(self.records),
-        )
+        return candidates(self.knowledge, self.space, budget_mib=self.budget_mib, seed=self.seed, num_trials=len(self.records))
 
     @cached_property
     def decision(self) -> Decision | str:
         """The class to train next, or why there is none."""
-        if not self._learned:
+        if not self._learns:
             return "what the study optimises is known from probes"
         settled = {
             self.knowledge.class_of(observation.parameters): observation
@@ -118,16 +110,16 @@ class Planner:
         failed = {
             self.knowledge.class_of(o.parameters)
             for o in self.knowledge.observations
-            if o.record.outcome in {"failed", "timed_out"}
+            if o.record.outcome in {"diverged", "failed", "timed_out"}
         }
         busy = {self.knowledge.class_of(parameters) for parameters, stages in self.running if "train" in stages}
         left = [c for c in self.candidates if c.learning_class not in settled.keys() | failed | busy]
         if not left:
             return self._why_no_candidate(busy, failed)
         trained = {
-            learning_class: values
+            learning_class: accuracy
             for learning_class, observation in settled.items()
-            if (values := self._last_values(observation.record)) is not None
+            if (accuracy := _last_accuracy(observation.record)) is not None
         }
         decision = decide(
             left,
@@ -141,8 +133,8 @@ class Planner:
         return decision
 
     @property
-    def _learned(self) -> tuple[str, ...]:
-        return learned_names(self.objectives)
+    def _learns(self) -> bool:
+        return "accuracy" in self.objectives
 
     def _probe(self, parameters: TrialParameters, why: str) -> Plan:
         # Neither memory nor time depends on the learning rate; Optuna wants a value of its domain.
@@ -159,7 +151,7 @@ class Planner:
             )
             return None
         parameters, cost = candidate.fastest
-        probed = cost.is_measured(cost_names(self.objectives))
+        probed = "model" not in (cost.memory_source, cost.time_source)
         why = f"trains effective batch {candidate.learning_class.effective_batch_size} by its fastest member"
         return Plan(parameters=parameters, stages=("train",) if probed else ("probe", "train"), why=why)
 
@@ -183,21 +175,15 @@ class Planner:
         if not self.candidates:
             return None
         completed = feasible(self.records)
-        volume = Volume(self.objectives, self._reference([record.values for record in completed]))
+        accuracies = [record.values["accuracy"] for record in completed] if self._learns else []
+        volume = Volume(self.objectives, self._reference(accuracies))
         found = to_verify(completed, self.knowledge, self.space, volume, busy, min_gain=MIN_RELATIVE_GAIN)
         return None if found is None else Plan(parameters=found[0], stages=("probe",), why=found[1])
 
-    def _reference(self, values: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-        return reference(
-            self.candidates,
-            {name: [known[name] for known in values if name in known] for name in self._learned},
-            self.objectives,
-            budget_mib=self.budget_mib,
-            baselines=self.baselines,
-        )
+    def _reference(self, accuracies: Sequence[float]) -> Mapping[str, float]:
+        return reference(self.candidates, accuracies, budget_mib=self.budget_mib, baseline_accuracy=self.baseline_accuracy)
 
-    def _last_values(self, record: TrialRecord) -> dict[str, float] | None:
-        """What a training had learned at its last evaluation."""
-        curve = record.attributes["training"]["curve"]
-        found = {name: value for name in self._learned if curve and (value := learned_value(curve[-1], name)) is not None}
-        return found or None
+
+def _last_accuracy(record: TrialRecord) -> float | None:
+    curve = record.attributes["training"]["curve"]
+    return curve[-1]["accuracy"] if curve else None

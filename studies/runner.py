@@ -15,6 +15,7 @@ from studies.display import Display, quiet_display, terminal_display
 from studies.errors import TradeoffError
 from studies.front import pareto_front
 from studies.interrupts import EXIT_STATUS, Interrupts
+from studies.patient_storage import be_patient
 from studies.preparation import prepare
 from studies.results import read_results
 from studies.samplers import build_sampler
@@ -60,25 +61,24 @@ def run_study(
     interrupts = Interrupts()
     begin_s = time.monotonic()
     with interrupts.handled(), TrialServer() as server:
-        ready = prepare(config, server, interrupts, display=display, cache=cache, plans=True)
-        study = open_study(config, open_storage(storage), ready.device)
+        ready = prepare(config, server, interrupts, display=display, cache=cache)
+        opened = open_storage(storage)
+        be_patient(opened, say=display.message, stop=lambda: interrupts.requested)
+        study = open_study(config, opened, ready.device)
         objective = ready.objective(display)
-        assert ready.planning is not None
-        ready.planning.begin(study, objective)
         study.sampler = build_sampler(
             config,
             objective,
             budget_mib=ready.budget_mib,
-            baselines=ready.data["baselines"],
+            baseline_accuracy=ready.data["majority_share"] or 0.0,
             num_trials=len(study.get_trials(deepcopy=False)),
         )
         annotator = Annotator(study=study, artifacts=artifact_folder(study._storage))
-        search = Search(study, config, objective, ready.runner, display, interrupts, annotator, ready.planning)
+        search = Search(study, config, objective, ready.runner, display, interrupts, annotator)
         try:
             with display.running(study.study_name, ready.device, config):
                 search.run(None if timeout_s is None else begin_s + timeout_s)
         finally:
-            ready.planning.cancel()
             annotator.finish()
     return study
 

@@ -6,7 +6,7 @@ sampler, and several workers share what each of them finds.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,6 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from objectives.goals import learned_names
 from objectives.knowledge import Knowledge
 from objectives.objective import PLAN_ATTRIBUTE
 from objectives.records import TrialRecord
@@ -36,7 +35,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         objectives: The study's objectives.
         learn: Reads the study into records and knowledge.
         budget_mib: What a configuration may need.
-        baselines: What a constant answer reaches, for the learned objectives of which that is known: a value of no use.
+        baseline_accuracy: What a constant answer reaches: an accuracy of no use.
         seed: Of the learning rates that are drawn.
         asks_alone: Whether no other worker begins a trial between `plan_stands` and the end of `study.ask`.
     """
@@ -45,7 +44,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     objectives: tuple[str, ...]
     learn: Callable[[optuna.Study], tuple[list[TrialRecord], Knowledge]]
     budget_mib: float
-    baselines: Mapping[str, float]
+    baseline_accuracy: float
     seed: int | None = None
     asks_alone: bool = False
     finished_because: str | None = field(default=None, init=False)
@@ -86,10 +85,10 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         records, knowledge = self.learn(study)
         trials = study.get_trials(deepcopy=False)
         count = 0
-        learns = bool(learned_names(self.objectives))
+        learns = "accuracy" in self.objectives
         if not learns and next_probe(knowledge, self.space, self.budget_mib, depth=Depth.PROMISING) is not None:
             return 0  # while the survey goes on, each probe would tell everything anew
-        waiting = unpublished(records, knowledge, self.space, self.objectives, budget_mib=self.budget_mib)
+        waiting = unpublished(records, knowledge, self.space, budget_mib=self.budget_mib, learns=learns)
         for parameters, settling in waiting:
             completed = trials[settling.record.number].datetime_complete
             age_s = time.time() - completed.timestamp() if completed is not None else 0.0
@@ -165,7 +164,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             space=self.space,
             objectives=self.objectives,
             budget_mib=self.budget_mib,
-            baselines=self.baselines,
+            baseline_accuracy=self.baseline_accuracy,
             seed=self.seed,
             records=records,
             knowledge=knowledge,

@@ -1,6 +1,5 @@
 """Builds the sampler that a study names."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -11,7 +10,7 @@ from studies.sampler import DecoupledSampler
 
 
 def build_sampler(
-    config: StudyConfig, objective: Objective, *, budget_mib: float, baselines: Mapping[str, float], num_trials: int
+    config: StudyConfig, objective: Objective, *, budget_mib: float, baseline_accuracy: float, num_trials: int
 ) -> optuna.samplers.BaseSampler:
     """The sampler of a study.
 
@@ -19,7 +18,7 @@ def build_sampler(
         config: Names the sampler.
         objective: What it samples for, with the space that the device can run.
         budget_mib: What a configuration may need.
-        baselines: What a constant answer reaches, for the learned objectives of which that is known.
+        baseline_accuracy: What a constant answer reaches.
         num_trials: Trials that the study holds: a seeded sampler goes on from there instead of repeating its first draws.
     """
     space = objective.space
@@ -30,7 +29,7 @@ def build_sampler(
             objectives=config.objectives,
             learn=objective.learn,
             budget_mib=budget_mib,
-            baselines=baselines,
+            baseline_accuracy=baseline_accuracy,
             seed=config.sampler_seed,
         )
     if config.sampler == "tpe":

@@ -7,25 +7,23 @@ job, and more trials would not mend it.
 """
 
 import time
-import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import optuna
-from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import TrialState
 
-from objectives.objective import Objective, TrialDeferred, TrialFailed
+from objectives.objective import Objective, TrialDeferred
 from objectives.records import DERIVED_FROM, TrialRecord, read_record
 from studies.config import StudyConfig
 from studies.display import Display
 from studies.interrupts import Interrupts
 from studies.locks import study_lock
 from studies.preparation import InterruptibleRunner
+from studies.recovery import FaultTolerantStudy
 from studies.sampler import DecoupledSampler
-from studies.search_plan import StudyPlanning
 
 MAX_FAILURES_IN_A_ROW = 5
 # Trials that need no training, one after the other, after which a space counts as exhausted.
@@ -60,7 +58,6 @@ class Search:
         display: Where progress is shown.
         interrupts: What the user has asked for.
         annotator: Told of each trial that has ended here.
-        planning: The memory plan in the making, looked at between trials; None for none.
     """
 
     study: optuna.Study
@@ -70,14 +67,15 @@ class Search:
     display: Display
     interrupts: Interrupts
     annotator: Annotator
-    planning: StudyPlanning | None = None
     free: int = field(default=0, init=False)
     # Configurations that are settled once a trial of another worker has ended: its number, and theirs.
     _deferred: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list, init=False)
     _deferred_in_a_row: int = field(default=0, init=False)
+    _fault_tolerant: FaultTolerantStudy = field(init=False)
     _known_before: set[int] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
+        self._fault_tolerant = FaultTolerantStudy.of(self.study, self.objective, self.display.message)
         lock = study_lock(self.study._storage, self.study.study_name)
         self._is_locked = lock is not None
         self._alone = lock or nullcontext
@@ -95,6 +93,7 @@ class Search:
             StudyFailed: Five trials in a row failed.
             KeyboardInterrupt: The user ended it.
         """
+        self._fault_tolerant.recover()
         self._known_before = {trial.number for trial in self._trials() if trial.state.is_finished()}
         self.display.trials(self._records())
         # What `study.optimize` does too: samplers that end a study by themselves ask for it.
@@ -106,8 +105,6 @@ class Search:
                 if (why := self._must_end(deadline_s)) is not None:
                     self.display.message(why)
                     return
-                if self.planning is not None:
-                    self.planning.poll(self.study, self.objective)
                 trial, why = self._begin()
                 if trial is not None:
                     self._run(trial)
@@ -131,9 +128,7 @@ class Search:
 
     def _begin(self) -> tuple[optuna.Trial | None, str | None]:
         """The next trial, or why there will be none, in a sentence; neither where what is left depends on other workers."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            optuna.storages.fail_stale_trials(self.study)
+        self._fault_tolerant.recover()
         self._enqueue_deferred()
         why = self._finished()
         states = [trial.state for trial in self._trials()]
@@ -158,25 +153,23 @@ class Search:
         return None, None
 
     def _run(self, trial: optuna.Trial) -> None:
-        values, state, num_deferred = None, TrialState.FAIL, 0
-        try:
-            with get_heartbeat_thread(trial._trial_id, self.study._storage):
-                values, state = self.objective(trial), TrialState.COMPLETE
-        except optuna.TrialPruned:
-            state = TrialState.PRUNED
-        except TrialDeferred as deferred:
-            self._deferred.append((deferred.until, trial.params))
-            num_deferred = self._deferred_in_a_row + 1
-        except TrialFailed:
-            pass  # the record holds the error
-        finally:
-            self.study.tell(trial, values, state)
-        self._deferred_in_a_row = num_deferred
-        self._ended(trial)
+        num_deferred = 0
 
-    def _ended(self, trial: optuna.Trial) -> None:
-        stored = self.study._storage.get_trial(trial._trial_id)
-        record = read_record(stored, self.config.objectives, num_devices=self.config.devices_per_trial)
+        def run(trial: optuna.Trial) -> tuple[float, ...]:
+            nonlocal num_deferred
+            try:
+                return self.objective(trial)
+            except TrialDeferred as deferred:
+                self._deferred.append((deferred.until, trial.params))
+                num_deferred = self._deferred_in_a_row + 1
+                raise
+
+        told = self._fault_tolerant.run(trial, run)
+        self._deferred_in_a_row = num_deferred
+        self._ended(told)
+
+    def _ended(self, trial: optuna.trial.FrozenTrial) -> None:
+        record = read_record(trial, self.config.objectives)
         # A probe is work too, though it does not count: a survey of a large space is long.
         is_free = record.outcome == "skipped" or (record.is_derived and "probe" not in record.attributes)
         self.free = self.free + 1 if is_free else 0

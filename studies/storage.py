@@ -4,6 +4,7 @@ SQLite is opened in write-ahead mode with a long busy timeout, so that several w
 (https://www.sqlite.org/wal.html). A command that only reads never creates a file.
 """
 
+import os
 import random
 import re
 import sqlite3
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 
 DEFAULT_STORAGE = "sqlite:///tradeoff.db"
 HEARTBEAT_INTERVAL_S = 60
-GRACE_PERIOD_S = 180
+# Intervals of silence after which a trial's worker is taken for dead.
+GRACE_INTERVALS = 3
 SQLITE_BUSY_TIMEOUT_S = 60
 
-_SQLITE_HEADER = b"SQLite format 3\x00"
 _SECRET_QUERY_KEY = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
 # What to install for a database whose driver is missing, by SQLAlchemy's name of it.
 _DRIVER_PACKAGES = {
@@ -96,7 +97,6 @@ def open_storage(url: str = DEFAULT_STORAGE, *, create: bool = True) -> "RDBStor
             installed, the server does not answer.
     """
     from optuna.exceptions import ExperimentalWarning, StorageInternalError
-    from optuna.storages import RDBStorage
     from sqlalchemy.exc import (
         IntegrityError,
         NoSuchModuleError,
@@ -105,8 +105,11 @@ def open_storage(url: str = DEFAULT_STORAGE, *, create: bool = True) -> "RDBStor
         SQLAlchemyError,
     )
 
+    from studies.patient_storage import PatientStorage
+
     url = storage_url(url)
     parsed = _parse(url)
+    interval_s = heartbeat_interval_s()
     engine_kwargs: dict[str, Any] = {}
     if parsed.get_backend_name() == "sqlite":
         _prepare_sqlite(Path(str(parsed.database)), create=create)
@@ -118,12 +121,13 @@ def open_storage(url: str = DEFAULT_STORAGE, *, create: bool = True) -> "RDBStor
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
-                return RDBStorage(
+                return PatientStorage(
                     # Optuna fills in a URL's braces like a format string; a password may hold some.
                     _with_driver(url).replace("{", "{{").replace("}", "}}"),
+                    place=masked(url),
                     engine_kwargs=engine_kwargs,
-                    heartbeat_interval=HEARTBEAT_INTERVAL_S,
-                    grace_period=GRACE_PERIOD_S,
+                    heartbeat_interval=interval_s,
+                    grace_period=GRACE_INTERVALS * interval_s,
                     # A command that reads must not add tables to a database of something else. It need not compare
                     # versions either, which takes longer than the reading: studies of ours are in tables of Optuna 5 or later.
                     skip_table_creation=not create,
@@ -149,6 +153,18 @@ def open_storage(url: str = DEFAULT_STORAGE, *, create: bool = True) -> "RDBStor
         except RuntimeError as error:  # the tables are of another version of Optuna
             raise TradeoffError(f"the storage {masked(url)} can't be used: {error}") from error
     raise AssertionError("the last attempt returns or raises")
+
+
+def heartbeat_interval_s() -> int:
+    """How often a worker says that it is there: `TRADEOFF_HEARTBEAT_S`, or a minute.
+
+    Raises:
+        TradeoffError: The variable holds no whole number of seconds from 1.
+    """
+    text = os.environ.get("TRADEOFF_HEARTBEAT_S", str(HEARTBEAT_INTERVAL_S))
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise TradeoffError(f"TRADEOFF_HEARTBEAT_S must be a whole number of seconds, at least 1, got {text!r}")
+    return int(text)
 
 
 def load_study(name: str | None, storage: "BaseStorage") -> "optuna.Study":
@@ -211,24 +227,17 @@ def _prepare_sqlite(path: Path, *, create: bool) -> None:
             raise TradeoffError(f"there is no storage {path}: `tradeoff run` makes one, --storage names another place")
         if not path.parent.is_dir():
             raise TradeoffError(f"the storage {path} can't be made: there is no folder {path.parent}")
-    try:
-        with path.open("rb") as file:
-            header = file.read(len(_SQLITE_HEADER))
-        if header and header != _SQLITE_HEADER:
-            raise TradeoffError(f"{path} is not a SQLite database: name another file as storage")
-    except FileNotFoundError:
-        pass  # made below
-    except OSError as error:
-        raise TradeoffError(f"the storage {path} can't be read: {error.strerror}") from error
-    if not create:
-        return
+    # Only SQLite itself may look into the file. To open and close it in any other way drops the locks that this process has on
+    # it, and other processes then take away what is read here (https://www.sqlite.org/howtocorrupt.html, section 2.2).
     try:
         connection = sqlite3.connect(path, timeout=SQLITE_BUSY_TIMEOUT_S)
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA journal_mode=WAL" if create else "PRAGMA schema_version")
         finally:
             connection.close()
     except sqlite3.Error as error:
+        if "not a database" in str(error):
+            raise TradeoffError(f"{path} is not a SQLite database, or a damaged one: name another file as storage") from error
         raise TradeoffError(f"the storage {path} can't be opened: {error}; is the folder writable?") from error
 
 

@@ -22,9 +22,7 @@ _FORMAT = 1
 
 
 def default_cache_folder() -> Path:
-    """`traces` in `TRADEOFF_CACHE`, else `tradeoff/traces` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)."""
-    if folder := os.environ.get("TRADEOFF_CACHE"):
-        return Path(folder) / "traces"
+    """`tradeoff/traces` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tradeoff" / "traces"
 
 

@@ -76,10 +76,9 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) ->
 
 def test_a_database_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.db").write_bytes(b"SQLite format 3\x00" + b"\xff" * 200)
-    with pytest.raises(TradeoffError, match=r"cut\.db can't be opened"):
-        open_storage(str(tmp_path / "cut.db"))
-    with pytest.raises(TradeoffError, match=r"cut\.db can't be opened"):
-        open_storage(str(tmp_path / "cut.db"), create=False)
+    for create in (True, False):
+        with pytest.raises(TradeoffError, match=r"cut\.db is not a SQLite database, or a damaged one"):
+            open_storage(str(tmp_path / "cut.db"), create=create)
 
 
 def test_a_database_of_something_else_is_refused_by_a_reader_and_left_alone(tmp_path: Path) -> None:
@@ -178,6 +177,28 @@ for _ in range(8):
         trial.set_user_attr(f"k{key}", x)
     study.tell(trial, x)
 """
+
+
+ADD_A_STUDY = """
+import sys, optuna
+optuna.create_study(storage="sqlite:///" + sys.argv[1], study_name=sys.argv[2])
+print("added", flush=True)
+input()
+"""
+
+
+def test_a_storage_that_is_opened_twice_still_sees_what_other_processes_write(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.db")
+    first = open_storage(path)
+    assert first.get_all_studies() == []
+    open_storage(path, create=False)
+    # The first of the others would think, were the locks of this process gone, that it is the last to close the file.
+    for name in ("theirs", "others"):
+        command = [sys.executable, "-c", ADD_A_STUDY, path, name]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"added\n"
+            assert name in [study.study_name for study in first.get_all_studies()]
 
 
 def test_three_processes_make_and_fill_one_sqlite_file_at_once(tmp_path: Path) -> None:

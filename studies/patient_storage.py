@@ -1,0 +1,394 @@
+"""A database that may be gone for a while: what is asked of it waits, is asked again, and takes effect once.
+
+A connection can break after the database has done what it was asked and before it could say so. So an operation is repeated
+only in a form that finds its own trace: a new trial carries a mark of the call that made it, and ending a trial as it has
+ended already is taken for done. Everything else that Optuna writes overwrites itself.
+
+Optuna's own storage leaves two gaps that show when workers die. A trial has no heartbeat until its worker writes the first one:
+here it is made with one. And on SQLite, which knows no locks on rows, two workers can take the same waiting trial: here each
+change of a trial's state takes the write lock before it looks.
+"""
+
+import copy
+import functools
+import itertools
+import json
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from studies.errors import TradeoffError
+from studies.owner import Owner
+
+# Who runs a trial: an `Owner` as plain data, with the mark of the call that made or took the trial.
+OWNER_ATTRIBUTE = "tradeoff:owner"
+FIRST_WAIT_S = 0.25
+LONGEST_WAIT_S = 5.0
+# How soon a wait notices that the user wants to end.
+_LOOK_S = 0.1
+# Beyond a heartbeat's interval: what a worker that has just reached the database again may need to say that it is there.
+_RECONNECT_S = 2 * LONGEST_WAIT_S
+
+_FULL = re.compile(r"disk.{0,20}\bfull|no space left|could not extend file", re.IGNORECASE)
+_BUSY = re.compile(r"database (?:table )?is locked|database is busy", re.IGNORECASE)
+
+_UNWRITABLE = re.compile(r"readonly database|unable to open database file|disk I/O error", re.IGNORECASE)
+# Connection exceptions, rollbacks for others' sake, a lack of connections, an operator's intervention
+# (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+_PASSING_SQL_STATES = frozenset({"08", "40", "53", "57"})
+# Too many connections, shutdown, lock wait, deadlock, and the client's own: no connection, or one that was lost.
+_PASSING_MYSQL_ERRORS = frozenset({1040, 1053, 1205, 1213, 2002, 2003, 2006, 2013})
+
+T = TypeVar("T")
+
+
+class StorageError(TradeoffError):
+    """The storage can't be used now: a sentence with its own words, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How a process waits for its database.
+
+    Attributes:
+        say: Shows a line to the user.
+        stop: Whether the user has asked to end.
+    """
+
+    say: Callable[[str], None]
+    stop: Callable[[], bool]
+
+
+def be_patient(storage: BaseStorage, *, say: Callable[[str], None], stop: Callable[[], bool] = lambda: False) -> None:
+    """Makes a storage of `studies.storage.open_storage` wait from now on; without this it gives up at the first failure.
+
+    Args:
+        storage: The storage.
+        say: Shows a line to the user.
+        stop: Whether the user has asked to end; a wait then ends with KeyboardInterrupt.
+    """
+    backend = getattr(storage, "_backend", storage)
+    if isinstance(backend, PatientStorage):
+        backend.patience = Patience(say=say, stop=stop)
+
+
+class PatientStorage(RDBStorage):
+    """Optuna's database storage, made to outlive the database's absence and the workers' death.
+
+    Args:
+        url: A SQLAlchemy URL.
+        place: The URL as it may be shown.
+        arguments: What `RDBStorage` takes besides.
+    """
+
+    patience: Patience | None = None
+
+    def __init__(self, url: str, *, place: str, **arguments: Any) -> None:
+        super().__init__(url, **arguments)
+        self.place = place
+        self._first_seen_stale: dict[int, float] = {}
+        self._making = threading.local()
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether the storage is a file of this machine."""
+        return bool(self.engine.name == "sqlite")
+
+    def create_new_study(self, directions: Any, study_name: str | None = None) -> int:
+        """Creates a study, once."""
+
+        def create(attempt: int) -> int:
+            try:
+                return super(PatientStorage, self).create_new_study(directions, study_name)
+            except optuna.exceptions.DuplicatedStudyError:
+                if attempt == 0 or study_name is None:
+                    raise
+                return self.get_study_id_from_name(study_name)
+
+        return self.patiently(create)
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        template = create_trial(state=TrialState.RUNNING) if template_trial is None else copy.copy(template_trial)
+        mark = uuid.uuid4().hex
+        template.system_attrs = {**template.system_attrs, OWNER_ATTRIBUTE: {**Owner.here().as_dict(), "mark": mark}}
+        # Optuna itself tries several times: from the second time on, the first may have succeeded unheard.
+        self._making.mark, self._making.attempts = mark, 0
+        return self.patiently(lambda _: super(PatientStorage, self)._create_new_trial(study_id, template))
+
+    def _get_prepared_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None, session: "sqlalchemy.orm.Session"
+    ) -> models.TrialModel:
+        """Called with the study locked."""
+        mark = (template_trial.system_attrs if template_trial else {}).get(OWNER_ATTRIBUTE, {}).get("mark")
+        if mark is not None and mark == getattr(self._making, "mark", None):
+            self._making.attempts += 1
+            if self._making.attempts > 1 and (made := self._marked(study_id, mark, session)) is not None:
+                return made
+        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
+        if trial.state == TrialState.RUNNING:
+            session.add(models.TrialHeartbeatModel(trial_id=trial.trial_id))
+        return trial
+
+    @staticmethod
+    def _marked(study_id: int, mark: str, session: "sqlalchemy.orm.Session") -> models.TrialModel | None:
+        attributes = (
+            session.query(models.TrialSystemAttributeModel)
+            .join(models.TrialModel)
+            .filter(models.TrialModel.study_id == study_id)
+            .filter(models.TrialSystemAttributeModel.key == OWNER_ATTRIBUTE)
+            .filter(models.TrialSystemAttributeModel.value_json.contains(mark))
+        )
+        found = attributes.one_or_none()
+        return None if found is None else models.TrialModel.find_or_raise_by_id(int(found.trial_id), session)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Ends a trial, or takes one that waits: of several workers that want the same, one does."""
+        if state == TrialState.RUNNING:
+            owner = {**Owner.here().as_dict(), "mark": uuid.uuid4().hex}
+            return self.patiently(lambda _: self._take(trial_id, owner))
+
+        def end(attempt: int) -> bool:
+            try:
+                self._lock(self.scoped_session(), trial_id)
+                return super(PatientStorage, self).set_trial_state_values(trial_id, state, values)
+            except UpdateFinishedTrialError:
+                told = super(PatientStorage, self).get_trial(trial_id)
+                if attempt and told.state == state and (values is None or told.values == list(values)):
+                    return True  # the answer was lost, and not what was asked
+                raise
+
+        return self.patiently(end)
+
+    def _take(self, trial_id: int, owner: Mapping[str, Any]) -> bool:
+        """Lets a waiting trial run, unless somebody else has it."""
+        with _create_scoped_session(self.scoped_session) as session:
+            self._lock(session, trial_id)
+            trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+            self.check_trial_is_updatable(trial_id, trial.state)  # type: ignore[arg-type]
+            attributes = models.TrialSystemAttributeModel
+            if trial.state != TrialState.WAITING:
+                held = attributes.find_by_trial_and_key(trial, OWNER_ATTRIBUTE, session)
+                return held is not None and str(owner["mark"]) in held.value_json
+            trial.state = TrialState.RUNNING
+            trial.datetime_start = datetime.now()
+            self._set_trial_attr_without_commit(session, attributes, trial_id, OWNER_ATTRIBUTE, dict(owner))
+            session.add(models.TrialHeartbeatModel(trial_id=trial_id))
+        return True
+
+    # What becomes of trials whose worker is gone.
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Says that a trial's worker is there; a beat that the database does not hear is left out."""
+        try:
+            super().record_heartbeat(trial_id)
+        except (StorageInternalError, SQLAlchemyError) as error:
+            if not _may_pass(error, self.is_sqlite):
+                raise
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        """Running trials whose worker is gone: known to be, or silent for too long.
+
+        After the database was away every heartbeat is old. So a silent trial is taken for stale only when it was so before,
+        long enough ago for a worker that lives to have been heard.
+        """
+        silent = set(self.patiently(lambda _: super(PatientStorage, self)._get_stale_trial_ids(study_id)))
+        now, confirmed = time.monotonic(), (self.heartbeat_interval or 0) + _RECONNECT_S
+        self._first_seen_stale = {trial_id: self._first_seen_stale.get(trial_id, now) for trial_id in silent}
+        stale = []
+        for trial_id, owner in self.patiently(lambda _: self._owners(study_id)).items():
+            gone = None if owner is None else owner.is_gone(one_machine=self.is_sqlite)
+            if gone is None:
+                gone = now - self._first_seen_stale.get(trial_id, now) >= confirmed
+            if gone:
+                stale.append(trial_id)
+        return stale
+
+    def _owners(self, study_id: int) -> dict[int, Owner | None]:
+        """Who runs each running trial."""
+        attributes = models.TrialSystemAttributeModel
+        with _create_scoped_session(self.scoped_session) as session:
+            rows = (
+                session.query(models.TrialModel.trial_id, attributes.value_json)
+                .outerjoin(
+                    attributes,
+                    sqlalchemy.and_(attributes.trial_id == models.TrialModel.trial_id, attributes.key == OWNER_ATTRIBUTE),
+                )
+                .filter(models.TrialModel.study_id == study_id, models.TrialModel.state == TrialState.RUNNING)
+                .order_by(models.TrialModel.trial_id)
+                .all()
+            )
+        return {trial_id: None if text is None else Owner.read(json.loads(text)) for trial_id, text in rows}
+
+    def give_up(self, trial_id: int, attributes: Mapping[str, Any], successor: FrozenTrial | None) -> bool:
+        """Ends a trial whose worker is gone as failed, and queues the one that takes its place: both or neither.
+
+        Args:
+            trial_id: The trial.
+            attributes: User attributes that say what happened.
+            successor: What is to be tried instead, or None.
+
+        Returns:
+            Whether it was done here; False if the trial had ended meanwhile.
+        """
+
+        def end(_: int) -> bool:
+            with _create_scoped_session(self.scoped_session) as session:
+                self._lock(session, trial_id)
+                # As when a trial is made, the study is locked first. What is read before its lock is not read again.
+                (study_id,) = session.query(models.TrialModel.study_id).filter_by(trial_id=trial_id).one()
+                models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+                trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+                if trial.state != TrialState.RUNNING:
+                    return False
+                for key, value in attributes.items():
+                    self._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, value)
+                trial.state = TrialState.FAIL
+                trial.datetime_complete = datetime.now()
+                if successor is not None:
+                    self._get_prepared_new_trial(study_id, successor, session)
+            return True
+
+        return self.patiently(end)
+
+    def _lock(self, session: "sqlalchemy.orm.Session", trial_id: int) -> None:
+        """Takes SQLite's write lock, so that nobody else changes what is read next."""
+        if not self.is_sqlite:
+            return
+        try:
+            session.execute(sqlalchemy.text("UPDATE trials SET state = state WHERE trial_id = :id"), {"id": trial_id})
+        except SQLAlchemyError:
+            session.rollback()
+            session.close()
+            raise
+
+    def patiently(self, operation: Callable[[int], T]) -> T:
+        """Does something, again and again while the database is away.
+
+        Args:
+            operation: Given the number of times that it was begun before.
+
+        Raises:
+            StorageError: The database is away and nobody is to wait for it, or it can't be written.
+            KeyboardInterrupt: The user ended the wait.
+        """
+        begin_s, wait_s = time.monotonic(), FIRST_WAIT_S
+        for attempt in itertools.count():
+            try:
+                result = operation(attempt)
+            except (StorageInternalError, SQLAlchemyError) as error:
+                reason = _reason(error)
+                if not _may_pass(error, self.is_sqlite):
+                    if (remedy := _remedy(error)) is None:
+                        raise
+                    raise StorageError(f"the storage {self.place} can't be written: {reason}; {remedy}") from error
+                if self.patience is None:
+                    raise StorageError(f"the storage {self.place} does not answer: {reason}") from error
+                if attempt == 0:
+                    self.patience.say(
+                        f"the storage {self.place} does not answer ({reason}): waiting for it, nothing measured is lost"
+                    )
+                self._wait(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            else:
+                if attempt and self.patience is not None:
+                    self.patience.say(f"the storage answers again after {time.monotonic() - begin_s:.0f} s")
+                return result
+        raise AssertionError("the count has no end")
+
+    def _wait(self, seconds: float) -> None:
+        assert self.patience is not None
+        end_s = time.monotonic() + seconds
+        while (left_s := end_s - time.monotonic()) > 0:
+            if self.patience.stop():
+                raise KeyboardInterrupt
+            time.sleep(min(_LOOK_S, left_s))
+
+
+def _patient(name: str) -> Callable[..., Any]:
+    """A method of Optuna's that only reads, or overwrites itself: it can be asked again as it is."""
+    plain = getattr(RDBStorage, name)
+
+    @functools.wraps(plain)
+    def method(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
+        return self.patiently(lambda _: plain(self, *arguments, **named))
+
+    return method
+
+
+for _name in (
+    "get_all_studies",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_directions",
+    "get_study_user_attrs",
+    "get_study_system_attrs",
+    "get_trial",
+    "get_trial_user_attrs",
+    "get_trial_system_attrs",
+    "get_trial_id_from_study_id_trial_number",
+    "_get_trials",
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+    "set_trial_intermediate_value",
+    "_set_trial_param",  # a second row of the same name breaks a rule of the table, which Optuna ignores here
+):
+    setattr(PatientStorage, _name, _patient(_name))
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error of SQLAlchemy below Optuna's."""
+    return error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ is not None else error
+
+
+def _reason(error: BaseException) -> str:
+    cause = _cause(error)
+    lines = str(getattr(cause, "orig", None) or cause).strip().splitlines()
+    return lines[0] if lines else type(cause).__name__
+
+
+def _may_pass(error: BaseException, is_sqlite: bool) -> bool:
+    """Whether the same may succeed later: the server is away, or a file is held by somebody else."""
+    cause = _cause(error)
+    if isinstance(cause, PoolTimeoutError):
+        return True
+    if not isinstance(cause, DBAPIError) or _FULL.search(str(cause.orig)):
+        return False
+    if is_sqlite:
+        return _BUSY.search(str(cause.orig)) is not None
+    if cause.connection_invalidated:
+        return True
+    if not isinstance(cause, OperationalError | InterfaceError):
+        return False
+    if (state := getattr(cause.orig, "sqlstate", None) or getattr(cause.orig, "pgcode", None)) is not None:
+        return str(state)[:2] in _PASSING_SQL_STATES
+    number = next(iter(getattr(cause.orig, "args", ())), None)
+    return number in _PASSING_MYSQL_ERRORS if isinstance(number, int) else True
+
+
+def _remedy(error: BaseException) -> str | None:
+    """What a user can do about a database that can't be written, or None if the error is not one of those."""
+    cause = _cause(error)
+    if not isinstance(cause, DBAPIError):
+        return None
+    if _FULL.search(str(cause.orig)):
+        return "what was told is kept: free some space, or copy the database elsewhere, and the same command goes on"
+    if _UNWRITABLE.search(str(cause.orig)):
+        return "what was told is kept: once it can be written again, the same command goes on"
+    return None

@@ -1,0 +1,174 @@
+"""What workers that died have left behind: outcomes on disk that were not told, and trials that nobody runs any more.
+
+An outcome is told first, so that a trial that was measured is not run again. Then the trials of dead workers are ended, each
+with a reason, and their configurations are tried once more; one that loses its worker twice is taken for the cause.
+A sampler that plans chooses by itself what to do again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from objectives.objective import PLAN_ATTRIBUTE, Objective
+from studies.annotate import artifact_folder
+from studies.owner import Owner
+from studies.patient_storage import OWNER_ATTRIBUTE, PatientStorage
+from studies.spool import Kept, Spool, mark_of
+from studies.trial_loop import LOST_WORKER, TrialGivenUp, run_trial
+
+# Among a trial's user attributes: the trial whose configuration it tries again, or whose outcome it holds.
+RETRY_OF = "retry_of"
+MEASURED_IN = "measured_in"
+# Where outcomes are until they are told, in the folder of a storage's artifacts.
+UNTOLD_FOLDER = "untold"
+
+
+@dataclass(kw_only=True)
+class FaultTolerantStudy:
+    """A study whose trials outlive their workers and the database's absence.
+
+    Attributes:
+        study: The study.
+        objective: Runs a trial.
+        spool: Where outcomes are until they are told.
+    """
+
+    study: optuna.Study
+    objective: Objective
+    spool: Spool
+
+    @classmethod
+    def of(cls, study: optuna.Study, objective: Objective, say: Callable[[str], None]) -> Self:
+        """A study with its untold outcomes beside its artifacts."""
+        folder = artifact_folder(study._storage) / UNTOLD_FOLDER
+        return cls(study=study, objective=objective, spool=Spool(folder=folder, study=study.study_name, say=say))
+
+    def __post_init__(self) -> None:
+        self.objective.keep = self.spool.keep
+
+    def run(self, trial: optuna.Trial, run: Callable[[optuna.Trial], tuple[float, ...]] | None = None) -> FrozenTrial:
+        """Runs a trial that was asked for, and tells what became of it.
+
+        Args:
+            trial: The trial.
+            run: Calls the objective, which is the default.
+
+        Returns:
+            The trial as it is stored, or the one that holds its outcome.
+
+        Raises:
+            KeyboardInterrupt: The user ended the study.
+        """
+        try:
+            told = run_trial(self.study, trial, run or self.objective)
+        except TrialGivenUp:
+            told = self.study._storage.get_trial(trial._trial_id)
+            for kept in self.spool.kept():
+                if kept.mark == mark_of(trial):
+                    told = self._tell_instead(kept) or told
+        self.spool.told(trial)
+        return told
+
+    def recover(self) -> None:
+        """Tells what dead workers measured, and ends what they were running."""
+        storage = self._storage
+        if storage is None:
+            return
+        for kept in self.spool.kept():
+            if kept.owner.is_gone(one_machine=storage.is_sqlite):
+                self._tell(kept)
+        for trial_id in storage._get_stale_trial_ids(self.study._study_id):
+            self._give_up(storage, self.study._storage.get_trial(trial_id))
+
+    @property
+    def _storage(self) -> PatientStorage | None:
+        # Optuna wraps a database in a cache once a study is loaded from it.
+        backend = getattr(self.study._storage, "_backend", self.study._storage)
+        return backend if isinstance(backend, PatientStorage) else None
+
+    def _tell(self, kept: Kept) -> None:
+        """Tells an outcome to the trial that it was measured for, unless that has ended."""
+        try:
+            trial_id = self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, kept.trial)
+        except KeyError:
+            return  # of another study of this name
+        frozen = self.study._storage.get_trial(trial_id)
+        if frozen.system_attrs.get(OWNER_ATTRIBUTE, {}).get("mark") != kept.mark:
+            return
+        if frozen.state == TrialState.RUNNING:
+            self._conclude(trial_id, kept)
+            self.spool.say(f"trial {kept.trial}: told what {kept.owner} had measured")
+        elif LOST_WORKER in frozen.user_attrs:
+            self._tell_instead(kept)
+        kept.path.unlink(missing_ok=True)
+
+    def _tell_instead(self, kept: Kept) -> FrozenTrial | None:
+        """Tells the outcome of a trial that was given up to the one in its place, if that has not begun.
+
+        Returns:
+            The trial that holds it, or None.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        lost, storage = trials[kept.trial], self.study._storage
+        successor = next((trial for trial in trials if trial.user_attrs.get(RETRY_OF) == kept.trial), None)
+        if successor is None:
+            template = create_trial(state=TrialState.RUNNING, system_attrs=_plan_of(lost))
+            trial_id = storage.create_new_trial(self.study._study_id, template)
+        else:
+            trial_id = successor._trial_id
+            if successor.state != TrialState.WAITING or not storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                self.spool.say(f"trial {kept.trial} was taken for lost, and its configuration is tried again already")
+                return None
+        storage.set_trial_user_attr(trial_id, MEASURED_IN, kept.trial)
+        told = self._conclude(trial_id, kept)
+        self.spool.say(f"trial {told.number}: told what was measured as trial {kept.trial}, which had been taken for lost")
+        return told
+
+    def _conclude(self, trial_id: int, kept: Kept) -> FrozenTrial:
+        # Nothing is drawn, and no plan of the study's own sampler is disturbed.
+        study = optuna.Study(self.study.study_name, self.study._storage, sampler=optuna.samplers.RandomSampler())
+        trial = optuna.Trial(study, trial_id)
+        trial._fixed_params = self.objective.space.stored(kept.parameters)
+        self.objective.space.suggest(trial)
+        return run_trial(study, trial, lambda trial: self.objective.conclude(trial, kept.parameters, kept.outcome))
+
+    def _give_up(self, storage: PatientStorage, trial: FrozenTrial) -> None:
+        plain = trial.system_attrs.get(OWNER_ATTRIBUTE)
+        worker = "a worker that left no name" if plain is None else str(Owner.read(plain))
+        params = _params(trial)
+        before = [
+            other.number
+            for other in self.study.get_trials(deepcopy=False)
+            if LOST_WORKER in other.user_attrs and params and _params(other) == params
+        ]
+        attributes: dict[str, Any] = {LOST_WORKER: worker}
+        successor = None
+        if before:
+            reason = f"its worker, {worker}, died, as that of trial {before[-1]} with the same configuration did"
+            attributes |= {"outcome": "failed", "reason": f"{reason}: it is not tried again"}
+        else:
+            attributes |= {"outcome": "interrupted", "reason": f"its worker, {worker}, died or was not heard of any more"}
+            if params and PLAN_ATTRIBUTE not in trial.system_attrs:
+                successor = create_trial(
+                    state=TrialState.WAITING,
+                    system_attrs={"fixed_params": params},
+                    user_attrs={RETRY_OF: trial.number},
+                )
+        if storage.give_up(trial._trial_id, attributes, successor):
+            again = ": it is tried again" if not before and params else ""
+            self.spool.say(f"trial {trial.number}: {attributes['reason']}{again}")
+
+
+def _params(trial: FrozenTrial) -> dict[str, Any]:
+    """The configuration of a trial, as far as it was chosen."""
+    plan = trial.system_attrs.get(PLAN_ATTRIBUTE)
+    chosen = trial.system_attrs.get("fixed_params") if plan is None else plan["params"]
+    return dict(trial.params or chosen or {})
+
+
+def _plan_of(trial: FrozenTrial) -> dict[str, Any]:
+    plan = trial.system_attrs.get(PLAN_ATTRIBUTE)
+    return {} if plan is None else {PLAN_ATTRIBUTE: plan}

@@ -1,0 +1,234 @@
+"""Workers that are killed, databases that stop, and what the next worker makes of it: real processes on real storages."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import simulated_runner as simulated
+from optuna.trial import FrozenTrial, TrialState
+from postgres import PostgresServer
+from running import Recorder, poll
+from simulated_worker import Worker, small_study
+
+from studies.config import StudyConfig
+from studies.owner import Owner
+from studies.patient_storage import OWNER_ATTRIBUTE
+from studies.runner import run_study
+from studies.storage import open_storage
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/a.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+def server(postgres: PostgresServer) -> Iterator[PostgresServer]:
+    yield postgres
+    postgres.start()
+
+
+def trials_of(url: str) -> list[FrozenTrial]:
+    return optuna.load_study(study_name="small", storage=open_storage(url, create=False)).trials
+
+
+def go_on(url: str, config: StudyConfig, folder: Path, monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> Recorder:
+    """The same study in this process."""
+    runner = simulated.SimulatedRunner(**attributes)
+    monkeypatch.setattr("studies.runner.TrialServer", lambda: simulated.SimulatedServer(runner))
+    monkeypatch.setenv("TRADEOFF_ARTIFACTS", str(folder / "artifacts"))
+    display = Recorder()
+    run_study(config, storage=url, display=display)
+    return display
+
+
+def killed_in_a_trial(url: str, config: StudyConfig, folder: Path) -> None:
+    worker = Worker(url, config, folder, hold=True)
+    poll(lambda: worker.has_begun, "the trial's begin")
+    worker.kill()
+    worker.release()
+
+
+def outcomes(url: str) -> Counter[str]:
+    return Counter(trial.user_attrs.get("outcome", trial.state.name) for trial in trials_of(url))
+
+
+def test_the_configuration_of_a_killed_worker_is_tried_again_once(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_study()
+    killed_in_a_trial(url, config, tmp_path)
+    display = go_on(url, config, tmp_path, monkeypatch)
+    lost, again, *_ = trials_of(url)
+    assert (lost.state, lost.user_attrs["outcome"]) == (TrialState.FAIL, "interrupted")
+    assert "died or was not heard of any more" in lost.user_attrs["reason"]
+    assert (again.state, again.user_attrs["retry_of"], again.params) == (TrialState.COMPLETE, 0, lost.params)
+    assert [trial.user_attrs.get("retry_of") for trial in trials_of(url)].count(0) == 1
+    assert outcomes(url) == {"interrupted": 1, "completed": 4}
+    assert [line for line in display.messages if "it is tried again" in line]
+
+
+def test_a_planned_trial_of_a_killed_worker_is_planned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, config = f"sqlite:///{tmp_path}/a.db", small_study(sampler="decoupled", reuse="effective-batch", trials=20)
+    killed_in_a_trial(url, config, tmp_path)
+    go_on(url, config, tmp_path, monkeypatch)
+    lost, *others = trials_of(url)
+    plan = lost.system_attrs["tradeoff:plan"]
+    assert lost.user_attrs["outcome"] == "interrupted"
+    plans = [trial.system_attrs.get("tradeoff:plan", {}) for trial in others]
+    assert [planned["params"] for planned in plans if planned].count(plan["params"]) >= 1
+    assert all(trial.state.is_finished() for trial in others)
+
+
+def test_a_configuration_that_loses_its_worker_twice_is_not_tried_a_third_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, config = f"sqlite:///{tmp_path}/a.db", small_study()
+    killed_in_a_trial(url, config, tmp_path)
+    killed_in_a_trial(url, config, tmp_path)
+    go_on(url, config, tmp_path, monkeypatch)
+    first, second, *_ = trials_of(url)
+    assert second.params == first.params
+    assert (second.state, second.user_attrs["outcome"]) == (TrialState.FAIL, "failed")
+    assert "as that of trial 0 with the same configuration did: it is not tried again" in second.user_attrs["reason"]
+    assert not [trial for trial in trials_of(url) if trial.user_attrs.get("retry_of") == 1]
+    assert outcomes(url) == {"interrupted": 1, "failed": 1, "completed": 4}
+
+
+def test_all_workers_are_killed_at_once_and_the_study_goes_on_to_the_same_total(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_study(trials=5)
+    go_on(url, small_study(trials=2), tmp_path, monkeypatch)
+    before = trials_of(url)
+    workers = [Worker(url, config, tmp_path, hold=True) for _ in range(2)]
+    poll(lambda: [trial.state for trial in trials_of(url)].count(TrialState.RUNNING) == 2, "two trials")
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.wait()
+    go_on(url, config, tmp_path, monkeypatch)
+    assert [(t.params, t.values) for t in trials_of(url)[:2]] == [(t.params, t.values) for t in before]
+    assert outcomes(url) == {"interrupted": 2, "completed": 5}
+
+
+def test_a_database_that_stops_during_a_trial_is_waited_for_and_the_study_ends(
+    server: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    worker = Worker(postgres_url, small_study(), tmp_path, hold=True)
+    poll(lambda: worker.has_begun, "the trial's begin")
+    server.stop(at_once=True)
+    worker.release()
+    poll(lambda: "waiting for it, nothing measured is lost" in worker.output(), "the line that says so")
+    assert len(worker.untold) == 1
+    server.start()
+    output = worker.end()
+    assert "the storage answers again after" in output
+    assert server.password not in output
+    assert worker.untold == []
+    assert outcomes(postgres_url) == {"completed": 4}
+
+
+def test_a_worker_that_is_killed_while_the_database_is_away_leaves_its_outcome_to_the_next(
+    server: PostgresServer, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_study()
+    worker = Worker(postgres_url, config, tmp_path, hold=True)
+    poll(lambda: worker.has_begun, "the trial's begin")
+    server.stop(at_once=True)
+    worker.release()
+    (kept,) = poll(lambda: worker.untold, "the outcome on disk")
+    poll(lambda: "waiting for it" in worker.output(), "the wait")
+    worker.kill()
+    measured = json.loads(kept.read_text())
+    server.start()
+    display = go_on(postgres_url, config, tmp_path, monkeypatch)
+    told = trials_of(postgres_url)[0]
+    curve = measured["outcome"]["measurements"]["training"]["curve"]
+    assert (told.number, told.state) == (measured["trial"], TrialState.COMPLETE)
+    assert told.values[0] == curve[-1]["accuracy"]
+    assert worker.untold == []
+    assert [line for line in display.messages if line.startswith("trial 0: told what process")]
+    assert len(display.started) == 3
+    assert outcomes(postgres_url) == {"completed": 4}
+
+
+def test_ctrl_c_while_the_database_is_away_ends_the_worker_and_keeps_the_outcome(
+    server: PostgresServer, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(postgres_url, small_study(), tmp_path, hold=True)
+    poll(lambda: worker.has_begun, "the trial's begin")
+    server.stop()
+    worker.release()
+    poll(lambda: "waiting for it" in worker.output(), "the wait")
+    worker.process.send_signal(2)
+    worker.process.wait(timeout=100)
+    assert len(worker.untold) == 1
+    server.start()
+    go_on(postgres_url, small_study(), tmp_path, monkeypatch)
+    assert outcomes(postgres_url) == {"completed": 4}
+
+
+@pytest.fixture
+def taken_for_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes the first trial look like one of another machine that has been silent, and has another worker give it up."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    done: list[bool] = []
+
+    def give_up(*_: Any) -> None:
+        if done:
+            return
+        done.append(True)
+        other = optuna.load_study(study_name="small", storage=open_storage(url))
+        (trial_id,) = [trial._trial_id for trial in other.trials if trial.state == TrialState.RUNNING]
+        gone = {**Owner.here().as_dict(), "pid": 2**30, "mark": other.trials[-1].system_attrs[OWNER_ATTRIBUTE]["mark"]}
+        other._storage.set_trial_system_attr(trial_id, OWNER_ATTRIBUTE, gone)
+        goal = simulated.objective(simulated.SimulatedRunner(), space=small_study().search_space())
+        from studies.recovery import FaultTolerantStudy
+
+        FaultTolerantStudy.of(other, goal, lambda _: None).recover()
+
+    return url, give_up
+
+
+@pytest.mark.parametrize("sampler", ["grid", "decoupled"])
+def test_an_outcome_of_a_trial_that_was_taken_for_lost_goes_to_the_one_in_its_place(
+    sampler: str, taken_for_lost: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, give_up = taken_for_lost
+    display = go_on(url, small_study(sampler=sampler), tmp_path, monkeypatch, instead=give_up)
+    lost, told, *_ = trials_of(url)
+    assert (lost.state, lost.user_attrs["outcome"]) == (TrialState.FAIL, "interrupted")
+    assert told.params == lost.params
+    assert told.user_attrs["measured_in"] == 0
+    assert told.user_attrs["outcome"] in ("completed", "probed")
+    if sampler == "grid":
+        assert lost.params not in [params for _, params in display.started[1:]]
+    assert not list((tmp_path / "artifacts" / "untold").iterdir())
+
+
+def test_a_folder_that_can_not_keep_outcomes_is_said_and_the_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "untold").touch()
+    url = f"sqlite:///{tmp_path}/a.db"
+    display = go_on(url, small_study(trials=1), tmp_path, monkeypatch)
+    assert [line for line in display.messages if line.startswith("the outcome of trial 0 can't be kept in ")]
+    assert outcomes(url) == {"completed": 1}
+
+
+def test_a_damaged_outcome_and_one_of_another_study_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "artifacts" / "untold"
+    folder.mkdir(parents=True)
+    (folder / "cut.json").write_text('{"study": "sm')
+    (folder / "other.json").write_text('{"study": "other"}')
+    url = f"sqlite:///{tmp_path}/a.db"
+    display = go_on(url, small_study(trials=1), tmp_path, monkeypatch)
+    assert len({line for line in display.messages if "cut.json can't be read and is left out" in line}) == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["cut.json", "other.json"]
+    assert outcomes(url) == {"completed": 1}
