@@ -304,7 +304,7 @@ def replay_arm(
         config,
         objective,
         budget_mib=config.limits.peak_memory_mib,
-        baseline_accuracy=table["prepared"]["majority_share"],
+        baselines={"accuracy": table["prepared"]["majority_share"]},
         num_trials=0,
     )
     target = _plain(objective) if arm.plain else objective

@@ -7,6 +7,7 @@ and renamed.
 
 import hashlib
 import json
+import math
 import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -77,7 +78,12 @@ class PreparedData:
 
     def facts(self) -> dict[str, Any]:
         """Everything but the samples, as plain data; what `load` reads again."""
-        return asdict(self) | {"folder": str(self.folder), "model_module": self.model_module}
+        return asdict(self) | {
+            "folder": str(self.folder),
+            "model_module": self.model_module,
+            # Of an answer that is always the same: the most frequent label, and all labels with the same probability.
+            "baselines": {"accuracy": self.majority_share or 0.0, "eval_loss": math.log(self.num_labels)},
+        }
 
 
 def prepare(job: TextClassificationJob, cache_folder: Path) -> PreparedData:
@@ -109,7 +115,8 @@ def prepare(job: TextClassificationJob, cache_folder: Path) -> PreparedData:
 def load(folder: Path) -> PreparedData:
     """The data that `prepare` left in `folder`; samples and tokenizer are read when they are first used."""
     facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-    facts.pop("model_module")
+    for computed in ("model_module", "baselines"):
+        facts.pop(computed, None)
     return PreparedData(**(facts | {"folder": folder, "model": ModelSource(**facts["model"])}))
 
 

@@ -81,6 +81,10 @@ class DeviceSampler:
     def gpu_utilization_percent(self) -> float | None:  # noqa: D102
         return sum(self._utilization) / len(self._utilization) if self._utilization else None
 
+    def total_energy_j(self) -> float | None:
+        """What the card used since its driver was loaded, to tell parts of the time apart; None where NVML does not say."""
+        return self._nvml.total_energy_j()
+
     def __enter__(self) -> Self:
         self._nvml = NvmlReader.open(self._device.uuid)
         self._begin_energy_j = self._nvml.total_energy_j()

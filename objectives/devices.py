@@ -7,7 +7,7 @@ UUID: CUDA_VISIBLE_DEVICES renumbers torch's devices, and NVML's keep their numb
 import os
 import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +34,10 @@ class DeviceInfo:
         precisions: The values of `searchspace.Precision` that it has.
         driver: Version of NVIDIA's driver; None on a CPU or where NVML does not say.
         num_cpus: Processors that this process may use.
-        context_mib: What initialising CUDA took on the card, libraries of the first operations included; None on a CPU.
+        context_mib: What initialising CUDA took on the card, libraries of the first operations included, and, where several
+            cards train together, what connecting them took; None on a CPU.
+        measures_energy: Whether NVML counts the card's energy; it does not on a CPU, and not for a MIG instance.
+        num_cards: Cards that this process may use; None on a CPU.
     """
 
     kind: DeviceKind
@@ -45,6 +48,8 @@ class DeviceInfo:
     driver: str | None = None
     num_cpus: int
     context_mib: float | None = None
+    measures_energy: bool = False
+    num_cards: int | None = None
 
     @property
     def model_key(self) -> str:
@@ -62,12 +67,20 @@ class DeviceInfo:
         return cls(**{**values, "precisions": tuple(values["precisions"])})
 
 
-def describe_device() -> DeviceInfo:
-    """Describes the device that trials use: torch's current card, or else the CPU. Initialises CUDA in this process."""
+def describe_device(*, index: int = 0, connect: Callable[[DeviceKind], None] | None = None) -> DeviceInfo:
+    """Describes the device that trials use: a card, or else the CPU. Initialises CUDA in this process.
+
+    Args:
+        index: Torch's number of the card, which becomes its current one.
+        connect: Called once the device can be used, and before what starting it took is measured: what connecting several
+            cards takes, such as NCCL's buffers, is gone for the training as well.
+    """
     import torch
 
     if torch.cuda.is_available():
-        return _describe_card()
+        return _describe_card(index, connect)
+    if connect is not None:
+        connect("cpu")
     return DeviceInfo(
         kind="cpu",
         name=processor_name(),
@@ -136,13 +149,15 @@ def _num_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _describe_card() -> DeviceInfo:
+def _describe_card(index: int, connect: Callable[[DeviceKind], None] | None) -> DeviceInfo:
     import torch
 
     # Read before CUDA starts here: the difference is this process's context, even where NVML lists no processes.
     before_mib = {} if torch.cuda.is_initialized() else used_memory_by_uuid_mib()  # type: ignore[no-untyped-call]
+    torch.cuda.set_device(index)
     warm_up("cuda")
-    index = torch.cuda.current_device()
+    if connect is not None:
+        connect("cuda")
     properties = torch.cuda.get_device_properties(index)
     uuid = nvml_uuid(
         str(properties.uuid),
@@ -160,7 +175,14 @@ def _describe_card() -> DeviceInfo:
         driver=driver_version(),
         num_cpus=_num_cpus(),
         context_mib=_context_mib(uuid, before_mib),
+        measures_energy=_measures_energy(uuid),
+        num_cards=torch.cuda.device_count(),
     )
+
+
+def _measures_energy(uuid: str) -> bool:
+    with NvmlReader.open(uuid) as nvml:
+        return nvml.total_energy_j() is not None
 
 
 def _context_mib(uuid: str, before_mib: Mapping[str, float]) -> float:

@@ -19,6 +19,7 @@ class Ended:
     max_rss_mib: float | None = None
     stage: Stage = "start"
     measurements: dict[str, Any] | None = None
+    closed: bool = False
     timed_out: bool = False
     elapsed_s: float = 0.0
     log_tail: str = ""

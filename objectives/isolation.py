@@ -14,17 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from objectives.background import BackgroundTask
 from objectives.endings import Ended, crashed_at_the_limit, how_it_ended, measurements_of, outcome_of
+from objectives.following import Followed, Progress, first_to_go, follow, of_ranks
 from objectives.oom import KernelKillWatch
 from objectives.outcome import Interrupted
+from objectives.ranks import LOOPBACK
 from objectives.server import server_environment
-
-Progress = Callable[[Mapping[str, Any]], None]
 
 _SERVER_START_LIMIT_S = 300
 
@@ -60,6 +61,7 @@ class TrialServer:
         self._ready = False
         self._unread = b""
         self._next_identifier = 0
+        self._ends: dict[int, dict[str, Any]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -114,6 +116,19 @@ class TrialServer:
         """
         return dict(self._request({"task": "prepare", "job": dict(job), "cache_folder": str(cache_folder)}, on_progress))
 
+    def start_task(self, request: Mapping[str, Any]) -> BackgroundTask:
+        """Starts a task that is no trial beside whatever runs next; it ends with the server at the latest."""
+        self.start()
+        ours, theirs = socket.socketpair()
+        with theirs, tempfile.TemporaryFile() as log:
+            try:
+                _, pid = self._start_process(theirs, log.fileno())
+                ours.sendall(json.dumps(request).encode() + b"\n")
+            except BaseException:
+                ours.close()
+                raise
+        return BackgroundTask(ours, pid)
+
     def run_trial(
         self,
         request: Mapping[str, Any],
@@ -125,31 +140,34 @@ class TrialServer:
         """Runs one trial to an outcome (see `objectives.outcome.Outcome`); it raises for nothing that a trial can do.
 
         Args:
-            request: The job, the parameters and the stages, as `objectives.worker` reads them.
+            request: The job, the parameters and the stages, as `objectives.worker` reads them, and `num_ranks`, the number of
+                processes that run them together, 1 by default.
             time_limit_s: After this long the trial is ended as `TimedOut`.
             on_progress: Called with each stage and step as they are reported.
             log_path: Where the trial's own output goes; a temporary file if None.
         """
         watch = KernelKillWatch()
-        ended = Ended()
+        ranks = [Ended() for _ in range(request.get("num_ranks", 1))]
+        speaker = 0
         try:
             # Made and removed on this side, so that a trial that is killed leaves nothing behind.
             with tempfile.TemporaryDirectory(prefix="tradeoff-") as folder:
                 whole = {"task": "trial", "folder": folder, **request}
-                self._run(whole, ended, time_limit_s, on_progress, log_path)
-                if crashed_at_the_limit(whole, ended):
+                speaker = self._run(whole, ranks, time_limit_s, on_progress, log_path)
+                if crashed_at_the_limit(whole, ranks[speaker]):
                     # Native code, oneDNN's for one, crashes where a mapping fails. Without the limit the meter can judge.
-                    ended = Ended()
-                    self._run({**whole, "enforced": False}, ended, time_limit_s, on_progress, log_path)
+                    ranks = [Ended() for _ in ranks]
+                    speaker = self._run({**whole, "enforced": False}, ranks, time_limit_s, on_progress, log_path)
         except KeyboardInterrupt:
             # A trial that was through when the user pressed Ctrl-C has its outcome, and that is kept.
-            if ended.answer("outcome") is None:
-                return Interrupted(stage=ended.stage, measurements=measurements_of(ended))
-        return outcome_of(ended, watch, time_limit_s)
+            if any(ended.answer("outcome") is None for ended in ranks):
+                return Interrupted(stage=ranks[0].stage, measurements=measurements_of(ranks[0]))
+        outcome = outcome_of(ranks[speaker], watch, time_limit_s)
+        return outcome if len(ranks) == 1 else of_ranks(outcome, speaker, ranks)
 
     def _request(self, request: dict[str, Any], on_progress: Progress | None = None) -> Any:
         ended = Ended()
-        self._run(request, ended, None, on_progress, None)
+        self._run(request, [ended], None, on_progress, None)
         if (error := ended.answer("error")) is not None:
             raise JobError(error)
         if (answer := ended.answer("answer")) is None:
@@ -159,46 +177,64 @@ class TrialServer:
     def _run(
         self,
         request: Mapping[str, Any],
-        ended: Ended,
+        ranks: Sequence[Ended],
         time_limit_s: float | None,
         on_progress: Progress | None,
         log_path: Path | None,
-    ) -> None:
-        begin = time.perf_counter()
-        ours, theirs = socket.socketpair()
-        with ours, log_path.open("w+b") if log_path else tempfile.TemporaryFile() as log:
-            pid = None
+    ) -> int:
+        """Runs a request in a process for each of `ranks`, and returns the one that speaks for them."""
+        self._ends.clear()
+        begin, speaker = time.perf_counter(), 0
+        processes: list[Followed] = []
+        with log_path.open("w+b") if log_path else tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
             try:
-                with theirs:
-                    pid = self._start_trial_on_a_living_server(theirs, log.fileno())
-                # The clock of a trial starts when its process does, not while the server still imports.
-                begin = time.perf_counter()
-                ours.sendall(json.dumps(request).encode() + b"\n")
-                self._follow(ours, ended, None if time_limit_s is None else begin + time_limit_s, on_progress, pid)
+                for part, listener in _parts(request, len(ranks), stack):
+                    # A server that dies once a rank runs has taken that with it.
+                    fork = self._fork if processes else self._fork_on_a_living_server
+                    processes.append(fork(ranks[len(processes)], stack, log.fileno(), listener))
+                    # The clock of a trial starts when its process does, not while the server still imports.
+                    begin = time.perf_counter()
+                    processes[-1].channel.sendall(json.dumps(part).encode() + b"\n")
+                follow(processes, None if time_limit_s is None else begin + time_limit_s, on_progress)
+                speaker = first_to_go(ranks)
             except ConnectionError:
-                # The trial, or the server with it, is gone: how it ended says the rest.
-                self._wait(ended)
-            except BaseException:
-                if pid is not None:
-                    _kill(pid)
-                    self._wait(ended)
-                raise
+                # A process, or the server with all of them, is gone: how it ended says the rest.
+                speaker = max(0, len(processes) - 1)
             finally:
-                ended.elapsed_s = time.perf_counter() - begin
+                # One that has ended by itself is reaped; whatever else runs has lost its sense.
+                for process in processes:
+                    if not process.ended.closed:
+                        _kill(process.pid)
+                for process in processes:
+                    self._wait(process)
+                    process.drain()
                 log.seek(0)
-                ended.log_tail = log.read()[-4000:].decode(errors="replace").strip()
+                log_tail = log.read()[-4000:].decode(errors="replace").strip()
+                for ended in ranks:
+                    ended.elapsed_s, ended.log_tail = time.perf_counter() - begin, log_tail
+        return speaker
 
-    def _start_trial_on_a_living_server(self, channel: socket.socket, log: int) -> int:
+    def _fork_on_a_living_server(
+        self, ended: Ended, stack: contextlib.ExitStack, log: int, listener: socket.socket | None
+    ) -> Followed:
         self.start()
         try:
-            return self._start_trial(channel, log)
+            return self._fork(ended, stack, log, listener)
         except ConnectionError:
             # It died since the last request. The system may call a killed process running until its last thread is gone.
             self.close()
             self.start()
-            return self._start_trial(channel, log)
+            return self._fork(ended, stack, log, listener)
 
-    def _start_trial(self, channel: socket.socket, log: int) -> int:
+    def _fork(self, ended: Ended, stack: contextlib.ExitStack, log: int, listener: socket.socket | None) -> Followed:
+        ours, theirs = socket.socketpair()
+        stack.enter_context(ours)
+        with theirs:
+            identifier, pid = self._start_process(theirs, log, listener)
+        return Followed(channel=ours, ended=ended, identifier=identifier, pid=pid)
+
+    def _start_process(self, channel: socket.socket, log: int, listener: socket.socket | None = None) -> tuple[int, int]:
+        """Starts a process, and returns the server's number of it and its process id."""
         while not self._ready:
             message = self._read(time.perf_counter() + _SERVER_START_LIMIT_S)
             if message is None:
@@ -206,50 +242,22 @@ class TrialServer:
             self._ready = "ready" in message
         assert self._socket is not None
         self._next_identifier += 1
-        socket.send_fds(self._socket, [json.dumps({"start": self._next_identifier}).encode()], [channel.fileno(), log])
+        descriptors = [channel.fileno(), log, *([] if listener is None else [listener.fileno()])]
+        socket.send_fds(self._socket, [json.dumps({"start": self._next_identifier}).encode()], descriptors)
         while (message := self._read(time.perf_counter() + _SERVER_START_LIMIT_S)) is not None:
             if message.get("started") == self._next_identifier:
-                return int(message["pid"])
+                return self._next_identifier, int(message["pid"])
         raise ConnectionResetError("the server ended before the trial started")
 
-    def _follow(
-        self, channel: socket.socket, ended: Ended, deadline: float | None, on_progress: Progress | None, pid: int
-    ) -> None:
-        """Reads what the trial sends until it closes its channel or its time is up, then waits for its end."""
-        unread = b""
-        while True:
-            timeout = None if deadline is None else max(0.0, deadline - time.perf_counter())
-            if not select.select([channel], [], [], timeout)[0]:
-                ended.timed_out = True
-                _kill(pid)
-                break
-            data = channel.recv(1 << 16)
-            if not data:
-                break
-            *lines, unread = (unread + data).split(b"\n")
-            for line in lines:
-                self._take(json.loads(line), ended, on_progress)
-        self._wait(ended)
-
-    @staticmethod
-    def _take(message: dict[str, Any], ended: Ended, on_progress: Progress | None) -> None:
-        if "progress" in message:
-            ended.stage = message["progress"]["stage"]
-            if on_progress is not None:
-                on_progress(message["progress"])
-        elif "measurements" in message:
-            ended.measurements = message["measurements"]
-        else:
-            ended.messages.append(message)
-
-    def _wait(self, ended: Ended) -> None:
-        """Waits until the server has reaped the trial."""
-        while (message := self._read(time.perf_counter() + 30)) is not None:
-            if message.get("ended") == self._next_identifier:
-                ended.status, ended.max_rss_mib = message["status"], message["max_rss_mib"]
+    def _wait(self, process: Followed) -> None:
+        """Waits until the server has reaped a process."""
+        while process.identifier not in self._ends:
+            if self._socket is None or self._read(time.perf_counter() + 30) is None:
+                # The server itself is gone, and its trials with it; the next request starts another.
+                self.close()
                 return
-        # The server itself is gone, and its trials with it; the next request starts another.
-        self.close()
+        message = self._ends[process.identifier]
+        process.ended.status, process.ended.max_rss_mib = message["status"], message["max_rss_mib"]
 
     def _read(self, deadline: float) -> dict[str, Any] | None:
         """The server's next message, or None if it closed or said nothing until the deadline."""
@@ -266,7 +274,23 @@ class TrialServer:
             self._unread += data
         line, self._unread = self._unread.split(b"\n", 1)
         message: dict[str, Any] = json.loads(line)
+        if "ended" in message:  # of a rank, perhaps while another one is being started
+            self._ends[message["ended"]] = message
         return message
+
+
+def _parts(
+    request: Mapping[str, Any], num_ranks: int, stack: contextlib.ExitStack
+) -> Iterator[tuple[Mapping[str, Any], socket.socket | None]]:
+    """What each rank is asked, and for the first one the socket on which the others find it."""
+    if num_ranks == 1:
+        yield request, None
+        return
+    # Bound here and passed on: between choosing a free port and listening on it, nobody else can take it.
+    listener = stack.enter_context(socket.socket())
+    listener.bind((LOOPBACK, 0))
+    for rank in range(num_ranks):
+        yield {**request, "rank": rank, "port": listener.getsockname()[1]}, listener if rank == 0 else None
 
 
 def _kill(pid: int) -> None:

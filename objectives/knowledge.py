@@ -8,12 +8,15 @@ Everything here is computed from the stored records, so any process that can rea
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from objectives.interpolation import interpolate
 from objectives.jobs import TextClassificationJob
-from objectives.records import TrialRecord
+from objectives.memory_plan import CorrectedPlan, MemoryPlan
+from objectives.power import PowerModel
+from objectives.records import MEMORY_PREDICTION, TrialRecord
 from objectives.schedule import Schedule
 from searchspace import LearningClass, MemoryClass, Reuse, SearchSpace, SpeedClass, TrialParameters
 
@@ -27,12 +30,35 @@ class Cost:
         train_time_s: The time of its training.
         memory_source: "probe", "measured" or "model".
         time_source: Likewise.
+        samples_per_s: Training samples by the time of the training.
+        energy_j: The energy of its training; None where no power was measured.
+        energy_source: "measured" by its own training, "probe" for probed power over probed time, else "model".
     """
 
     peak_memory_mib: float
     train_time_s: float
     memory_source: str
     time_source: str
+    samples_per_s: float | None = None
+    energy_j: float | None = None
+    energy_source: str | None = None
+
+    def value(self, name: str) -> float | None:
+        """The value of an objective that is a cost; None where it is not known."""
+        value: float | None = getattr(self, name)
+        return value
+
+    def source(self, name: str) -> str | None:
+        """Where the value of an objective that is a cost comes from."""
+        return {"peak_memory_mib": self.memory_source, "energy_j": self.energy_source}.get(name, self.time_source)
+
+    def knows(self, names: Iterable[str]) -> bool:
+        """Whether all of these objectives are known."""
+        return all(self.value(name) is not None for name in names)
+
+    def is_measured(self, names: Iterable[str] = ()) -> bool:
+        """Whether neither time nor memory, nor any of these objectives, is a model's word."""
+        return all(self.source(name) != "model" for name in ("train_time_s", "peak_memory_mib", *names))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +95,7 @@ class Knowledge:
         num_train: Training samples an epoch.
         num_devices: Devices that share an optimizer step.
         reuse: How far a training's accuracy speaks for others.
+        plan: What was predicted of memory before anything ran; None where there is no plan.
     """
 
     observations: tuple[Observation, ...]
@@ -76,6 +103,7 @@ class Knowledge:
     num_train: int
     num_devices: int = 1
     reuse: Reuse = Reuse.EFFECTIVE_BATCH
+    plan: MemoryPlan | None = None
 
     @classmethod
     def of(
@@ -87,10 +115,11 @@ class Knowledge:
         num_train: int,
         num_devices: int = 1,
         reuse: Reuse = Reuse.EFFECTIVE_BATCH,
+        plan: MemoryPlan | None = None,
     ) -> "Knowledge":
         """Reads the records of a study that teach something."""
         observations = tuple(o for record in records if (o := observe(record, space)) is not None)
-        return cls(observations=observations, job=job, num_train=num_train, num_devices=num_devices, reuse=reuse)
+        return cls(observations=observations, job=job, num_train=num_train, num_devices=num_devices, reuse=reuse, plan=plan)
 
     def out_of_memory(self, parameters: TrialParameters) -> Observation | None:
         """The observation that settles that `parameters` do not fit, or None.
@@ -121,34 +150,70 @@ class Knowledge:
         """Memory and time of a configuration, measured or predicted; None while too little is known."""
         structure = parameters.with_learning_rate(None)  # neither depends on it
         if structure not in self._costs:
-            memory, time = self.memory_mib(structure), self.time_s(structure)
-            self._costs[structure] = (
-                Cost(peak_memory_mib=memory[0], memory_source=memory[1], train_time_s=time[0], time_source=time[1])
-                if memory is not None and time is not None
-                else None
-            )
+            self._costs[structure] = self._cost(structure)
         return self._costs[structure]
+
+    def _cost(self, structure: TrialParameters) -> Cost | None:
+        memory, time = self.memory_mib(structure), self.time_s(structure)
+        if memory is None or time is None:
+            return None
+        num_samples = Schedule.of(self.job, structure, num_samples=self.num_train).num_samples
+        energy = self._power.energy_j(structure, *time)
+        return Cost(
+            peak_memory_mib=memory[0],
+            # What is not measured is a model's word, whoever the model had it from.
+            memory_source="model" if memory[1] == "plan" else memory[1],
+            train_time_s=time[0],
+            time_source=time[1],
+            samples_per_s=num_samples / time[0] if time[0] > 0 else None,
+            energy_j=None if energy is None else energy[0],
+            energy_source=None if energy is None else energy[1],
+        )
 
     def memory_mib(self, parameters: TrialParameters) -> tuple[float, str] | None:
         """Peak memory and where it comes from.
 
         Within a memory class it is interpolated in the micro-batch, in which it is close to linear. A class without two
         measured batches borrows from the one that differs only in whether gradients are held through the forward pass: the
-        difference is the size of the gradients, except where the update is the peak.
+        difference is the size of the gradients, except where the update is the peak. With a memory plan, measured memory is
+        interpolated over the planned one instead, and where too little was measured the plan speaks for itself ("plan").
         """
         memory_class, batch = parameters.memory_class(), float(parameters.per_device_train_batch_size)
         points = self._memory_points.get(memory_class, {})
         if batch in points:
             return points[batch], "probe"
+        if (planned := self._corrected_plan.peak_memory_mib(memory_class, batch)) is not None:
+            return planned
         if len(points) >= 2:
-            return _interpolate(points, batch), "model"
+            return interpolate(points, batch), "model"
         other = self._memory_points.get(_other_accumulation(memory_class), {})
         if len(other) < 2 and batch not in other:
             return None
-        base = other[batch] if batch in other else _interpolate(other, batch)
+        base = other[batch] if batch in other else interpolate(other, batch)
         # Too low for a batch so small that the update is its peak. An estimate that is too low is put right by the probe that
         # checks it once it stands on the front; one that is too high would never be looked at.
         return max(0.0, base + self._gradients_mib * (1 if memory_class.accumulates else -1)), "model"
+
+    def surely_needs_mib(self, parameters: TrialParameters) -> float | None:
+        """What a configuration needs at least by the memory plan; None where no plan knows it."""
+        return self._corrected_plan.at_least_mib(parameters.memory_class(), float(parameters.per_device_train_batch_size))
+
+    def planned_memory_mib(self, parameters: TrialParameters) -> float | None:
+        """The peak that was planned before anything was measured; None where no plan knows it."""
+        if self.plan is None:
+            return None
+        planned = self.plan.planned(parameters.memory_class(), float(parameters.per_device_train_batch_size))
+        return None if planned is None else planned.peak_memory_mib
+
+    def measured_by(self, parameters: TrialParameters) -> Observation | None:
+        """The observation whose peak stands for this configuration's memory; None where none was measured."""
+        memory_class, batch = parameters.memory_class(), parameters.per_device_train_batch_size
+        same = [
+            o
+            for o in self._with_peak
+            if o.parameters.per_device_train_batch_size == batch and o.parameters.memory_class() == memory_class
+        ]
+        return max(same, key=lambda o: o.peak_memory_mib or 0.0, default=None)
 
     def time_s(self, parameters: TrialParameters) -> tuple[float, str] | None:
         """Training time and where it comes from: "measured" by a training of this configuration, else step times x steps."""
@@ -181,7 +246,7 @@ class Knowledge:
             for batch, measured in points.items():
                 others = {b: m for b, m in points.items() if b != batch}
                 if len(others) >= 2:
-                    errors.append(_interpolate(others, batch) / measured - 1)
+                    errors.append(interpolate(others, batch) / measured - 1)
         return errors
 
     def time_errors(self) -> list[float]:
@@ -215,16 +280,27 @@ class Knowledge:
         }
 
     @cached_property
+    def _corrected_plan(self) -> CorrectedPlan:
+        return CorrectedPlan(plan=self.plan or MemoryPlan(curves={}), points=self._memory_points)
+
+    @cached_property
+    def _with_peak(self) -> list[Observation]:
+        return [o for o in self.observations if o.peak_memory_mib is not None and o.record.outcome != "out_of_memory"]
+
+    @cached_property
     def _memory_points(self) -> dict[MemoryClass, dict[float, float]]:
         """Measured peaks by memory class and micro-batch; the highest where a configuration ran more than once."""
         points: dict[MemoryClass, dict[float, float]] = {}
-        for observation in self.observations:
-            if observation.peak_memory_mib is None or observation.record.outcome == "out_of_memory":
-                continue
+        for observation in self._with_peak:
+            assert observation.peak_memory_mib is not None
             batch = float(observation.parameters.per_device_train_batch_size)
             by_batch = points.setdefault(observation.parameters.memory_class(), {})
             by_batch[batch] = max(by_batch.get(batch, 0.0), observation.peak_memory_mib)
         return points
+
+    @cached_property
+    def _power(self) -> PowerModel:
+        return PowerModel.of((o.parameters, o.record) for o in self.observations)
 
     @cached_property
     def _gradients_mib(self) -> float:
@@ -254,10 +330,10 @@ class Knowledge:
         if batch in points:
             micro_step_s, source = points[batch], "probe"
         elif len(points) >= 2:
-            micro_step_s, source = _interpolate(points, batch), "model"
+            micro_step_s, source = interpolate(points, batch), "model"
         else:
             return None
-        schedule = Schedule.of(self.job, parameters, num_samples=self.num_train)
+        schedule = Schedule.of(self.job, parameters, num_samples=self.num_train, num_devices=self.num_devices)
         return schedule.train_time_s(micro_step_s, self._update_time_s), source
 
     @cached_property
@@ -286,7 +362,8 @@ def observe(record: TrialRecord, space: SearchSpace) -> Observation | None:
         if "probe" not in record.attributes:
             return None
         # It was probed for what was not known of it: that much it teaches, and no more.
-        measured = {name: record.attributes[name] for name in ("probe", "peak_memory_mib")}
+        kept = ("probe", "peak_memory_mib", *MEMORY_PREDICTION)
+        measured = {name: record.attributes[name] for name in kept if name in record.attributes}
         record = replace(record, outcome="probed", attributes=measured)
     parameters = space.read(record.params)
     return None if parameters is None else Observation(record=record, parameters=parameters)
@@ -298,13 +375,3 @@ def _other_accumulation(memory_class: MemoryClass) -> MemoryClass:
         precision=memory_class.precision,
         accumulates=not memory_class.accumulates,
     )
-
-
-def _interpolate(points: dict[float, float], at: float) -> float:
-    """Linear between the two nearest measured points, and beyond the last two along their line; never below 0."""
-    batches = sorted(points)
-    right = next((i for i, batch in enumerate(batches) if batch >= at), len(batches) - 1)
-    right = max(1, right)
-    low, high = batches[right - 1], batches[right]
-    share = (at - low) / (high - low)
-    return max(0.0, points[low] + share * (points[high] - points[low]))

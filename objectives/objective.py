@@ -14,9 +14,11 @@ from optuna.trial import TrialState
 
 from objectives.derivation import derived_attributes, predicted_attributes
 from objectives.early_stopping import stop_rule
+from objectives.goals import GOALS, cost_names, learned_names, learning_curve
 from objectives.jobs import TextClassificationJob
 from objectives.knowledge import Knowledge, Observation, observe
-from objectives.outcome import Completed, Failed, Interrupted, OutOfMemory, TimedOut
+from objectives.memory_plan import MemoryPlan
+from objectives.outcome import Completed, Failed, Interrupted, Measurements, OutOfMemory, TimedOut
 from objectives.records import TrialRecord, measurement_attributes, outcome_attributes, read_record
 from searchspace import Reuse, SearchSpace, TrialParameters
 
@@ -77,6 +79,7 @@ class Objective:
         num_devices: Devices that share an optimizer step.
         reuse: How far one training's accuracy speaks for other configurations.
         early_stopping: Whether a training ends once its class can't reach the front.
+        plan: What was predicted of memory before anything ran; `use_plan` sets it while a study runs.
         on_start: Called with a trial's number and configuration when something is run for it.
         on_progress: Called with a trial's stages and steps.
         alone: Held while it is decided whether a trial is run, so that of two workers one sees what the other does; None where
@@ -96,6 +99,7 @@ class Objective:
     num_devices: int = 1
     reuse: Reuse = Reuse.EFFECTIVE_BATCH
     early_stopping: bool = False
+    plan: MemoryPlan | None = None
     on_start: Callable[[int, TrialParameters], None] | None = None
     on_progress: Callable[[Mapping[str, Any]], None] | None = None
     alone: Callable[[], AbstractContextManager[None]] | None = None
@@ -132,6 +136,10 @@ class Objective:
             if (settled := knowledge.out_of_memory(parameters)) is not None:
                 reason = f"needs at least the memory of trial {settled.record.number}, which ran out of it"
                 self._skip(trial, reason, "memory_shortfall_mib", settled.record.attributes["memory_shortfall_mib"])
+            needed_mib = knowledge.surely_needs_mib(parameters)
+            if plan is None and not is_asked_for and needed_mib is not None and needed_mib > self.budget_mib:
+                reason = f"needs at least {needed_mib:,.0f} MiB by the memory plan, of {self.budget_mib:,.0f} that there are"
+                self._skip(trial, reason, "memory_shortfall_mib", needed_mib - self.budget_mib)
             training = knowledge.trainings.get(knowledge.class_of(parameters))
             if plan is None and (training is None or is_asked_for):
                 if not is_asked_for:
@@ -148,12 +156,22 @@ class Objective:
             self.keep(trial, parameters, outcome)
         return self.conclude(trial, parameters, outcome)
 
+    @property
+    def budget_mib(self) -> float:
+        """What a configuration may need."""
+        return self.memory_limit_mib or float(self.device["total_memory_mib"])
+
+    def use_plan(self, plan: MemoryPlan) -> None:
+        """Takes a memory plan into account from now on."""
+        self.plan = plan
+        self._knowledge = None
+
     def learn(self, study: optuna.Study) -> tuple[list[TrialRecord], Knowledge]:
         """Reads the study: its trials in order, and what they settle."""
         records, num_known = [], len(self._records)
         for trial in study.get_trials(deepcopy=False):
             if trial.number not in self._records:
-                record = read_record(trial, self.objectives)
+                record = read_record(trial, self.objectives, num_devices=self.num_devices)
                 if not trial.state.is_finished():
                     records.append(record)
                     continue
@@ -169,6 +187,7 @@ class Objective:
                 num_train=self.num_train,
                 num_devices=self.num_devices,
                 reuse=self.reuse,
+                plan=self.plan,
             )
         return records, self._knowledge
 
@@ -214,39 +233,42 @@ class Objective:
     ) -> tuple[float, ...]:
         """Takes the accuracy of the trial's class, and probes time and memory unless they were measured."""
         cost = knowledge.cost(parameters)
-        if cost is None or "model" in (cost.memory_source, cost.time_source):
+        if cost is None or not cost.is_measured(cost_names(self.objectives)):
             outcome = self._run(trial, parameters, ("probe",))
             if not isinstance(outcome, Completed):
                 return self.conclude(trial, parameters, outcome)
-            probed = TrialRecord(
-                number=trial.number,
-                outcome="probed",
-                params=trial.params,
-                attributes=measurement_attributes(outcome.measurements),
-            )
+            measured = measurement_attributes(outcome.measurements)
+            measured |= predicted_attributes(parameters, {"outcome": "probed"} | measured, knowledge)
+            probed = TrialRecord(number=trial.number, outcome="probed", params=trial.params, attributes=measured)
             knowledge = knowledge.with_observation(Observation(record=probed, parameters=parameters))
             _store(trial, probed.attributes)
-        attributes = derived_attributes(parameters, training, knowledge)
+        attributes = derived_attributes(parameters, training, knowledge, self.objectives)
+        if missing := [name for name in self.objectives if attributes[name] is None]:
+            reason = f"no trial has measured the trial's {' and '.join(missing)}"
+            return self.conclude(trial, parameters, Failed(stage="end", reason=reason))
         _store(trial, {name: value for name, value in attributes.items() if value is not None})
         return tuple(float(attributes[name]) for name in self.objectives)
 
     def _stop_rule(self, study: optuna.Study, parameters: TrialParameters) -> dict[str, Any] | None:
-        if "accuracy" not in self.objectives:
-            return None
+        learned, costs = learned_names(self.objectives), cost_names(self.objectives)
+        if len(learned) != 1:
+            return None  # with several, a class reaches the front by any of them
         records, knowledge = self.learn(study)
         members = []
         for structure in self.space.structures:
             member = structure.with_learning_rate(parameters.learning_rate)
             if knowledge.class_of(member) == knowledge.class_of(parameters) and (cost := knowledge.cost(member)) is not None:
-                costs = {"train_time_s": cost.train_time_s, "peak_memory_mib": cost.peak_memory_mib}
-                members.append({name: costs[name] for name in self.objectives if name in costs})
+                known = {name: value for name in costs if (value := cost.value(name)) is not None}
+                if len(known) < len(costs):
+                    return None
+                members.append(known)
         finished = [(record.number, record.values) for record in records if record.outcome == "completed"]
         curves = [
-            [(point["num_samples"], point["accuracy"]) for point in o.record.attributes["training"]["curve"]]
+            learning_curve(o.record.attributes["training"], learned[0])
             for o in knowledge.observations
             if o.record.outcome == "completed" and "training" in o.record.attributes
         ]
-        rule = stop_rule(members, finished, curves)
+        rule = stop_rule(members, finished, [curve for curve in curves if curve], GOALS[learned[0]])
         return None if rule is None else rule.as_dict()
 
     def request(self, parameters: TrialParameters, stages: tuple[str, ...] = ("probe", "train")) -> dict[str, Any]:
@@ -257,6 +279,8 @@ class Objective:
             "data_folder": self.data_folder,
             "stages": list(stages),
             "memory_limit_mib": self.memory_limit_mib,
+            "measures_power": "energy_j" in self.objectives,
+            "num_ranks": self.num_devices,
         }
 
     def conclude(self, trial: optuna.Trial, parameters: TrialParameters, outcome: Any) -> tuple[float, ...]:
@@ -270,16 +294,16 @@ class Objective:
                 # Only a probe measures it on a CPU, and an earlier one did.
                 attributes |= {"peak_memory_mib": known[0], "peak_memory_mib_source": known[1]}
             if missing := [name for name in self.objectives if name not in attributes]:
-                reason = f"the trial measured no {' and no '.join(missing)}"
+                reason = f"the trial measured no {' and no '.join(missing)}{_evaluated(outcome.measurements)}"
                 outcome = Failed(stage="end", reason=reason, measurements=outcome.measurements)
                 attributes = outcome_attributes(outcome)
             elif endless := [name for name in self.objectives if not math.isfinite(attributes[name])]:
-                # No value that samplers and fronts could compare: it is told as infeasible, and stored as what it is.
-                reason = f"{endless[0]} is {attributes[endless[0]]}: the training diverged"
+                reason = f"the training diverged: its {GOALS[endless[0]].label} is {attributes[endless[0]]}"
                 attributes |= {"outcome": "diverged", "reason": reason}
         _store(trial, attributes)
         match outcome:
             case Completed() if attributes["outcome"] == "diverged":
+                # Optuna takes no value that is not a number. The constraint keeps samplers from taking it for a good one.
                 constrain(trial, "diverged", 1.0)
                 raise optuna.TrialPruned(attributes["reason"])
             case Completed() if attributes["outcome"] != "completed":
@@ -306,6 +330,12 @@ def constrain(trial: optuna.Trial, name: str, amount: float) -> None:
     """Marks a trial as infeasible, by `amount`, for Optuna's samplers and for optuna-dashboard alike."""
     trial.set_constraint(name, amount)
     trial.storage.set_trial_system_attr(trial._trial_id, DASHBOARD_CONSTRAINTS, [amount])
+
+
+def _evaluated(measurements: Measurements) -> str:
+    """What the last evaluation returned, for who asked for something else."""
+    curve = measurements.training.curve if measurements.training is not None else []
+    return f"; its evaluation returned {', '.join(sorted(curve[-1].metrics)) or 'nothing'}" if curve else ""
 
 
 def _store(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:

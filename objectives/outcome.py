@@ -40,6 +40,8 @@ class Evaluation:
 class Memory:
     """Peak memory in MiB, as four instruments show it; what does not exist on a device is None.
 
+    Of a trial on several devices each figure is the highest of its ranks': the fullest device decides whether it fits.
+
     Attributes:
         peak_allocated_mib: Tensors alive in torch's CUDA allocator.
         peak_reserved_mib: Memory that torch's CUDA allocator held, cached blocks included.
@@ -71,6 +73,7 @@ class ProbeResult:
         estimated_train_time_s: Training time of the whole run at these rates.
         probe_time_s: What the probe itself took.
         gradients_mib: The gradients of all trainable weights: what accumulation holds through a forward pass.
+        power_w: What the card drew in the mean while steps were timed; None unless energy is an objective.
     """
 
     memory: Memory
@@ -80,6 +83,7 @@ class ProbeResult:
     estimated_train_time_s: float
     probe_time_s: float
     gradients_mib: float = 0.0
+    power_w: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +100,7 @@ class TrainingResult:
         train_loss: Mean loss over the run, as the Trainer reports it.
         curve: One evaluation an epoch.
         gpu_utilization_percent: Mean over the training, as NVML gives it.
-        energy_j: What the card used during the training, as NVML gives it.
+        energy_j: What the card, or all cards of the trial, used during the training, evaluations left out, as NVML gives it.
         memory_samples: Memory over time: seconds since the training began, and MiB held.
         stopped_early: Why the training ended before its last epoch, or None.
     """

@@ -6,12 +6,16 @@ configuration that does not fit dies here, within seconds, and not in the middle
 
 Two micro-batches stand for any accumulation: with more than one, gradients stay allocated through a forward pass, and further
 micro-batches add nothing but their token ids.
+
+On several devices every rank does this, each on its share, and judges its own peak by the budget; the highest peak is the
+trial's. The times are rank 0's.
 """
 
+import math
 import random
 import statistics
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import wraps
 from typing import Any
 
@@ -19,7 +23,9 @@ from transformers import Trainer, TrainerCallback
 
 from objectives.memory_budget import check_budget, lift_memory_budget
 from objectives.meters import page_allocation
+from objectives.nvml import NvmlReader
 from objectives.outcome import Memory, ProbeResult
+from objectives.ranks import Ranks, highest
 from objectives.schedule import Schedule
 from objectives.session import TrialSession
 from objectives.step_clock import StepClock
@@ -28,6 +34,9 @@ MEMORY_STEPS = 2
 WARM_UP_STEPS = 1
 MAX_TIMED_STEPS = 20
 TIMED_S = 0.2  # steps of a small batch are timed until they are worth a median; of a large one, one is
+# NVML brings its energy counter up to date every 20 to 100 ms, so power takes longer to tell than time.
+MAX_POWER_STEPS = 1000
+POWER_S = 2.0
 
 
 def probe(session: TrialSession) -> ProbeResult:
@@ -52,11 +61,13 @@ def probe(session: TrialSession) -> ProbeResult:
             lift_memory_budget()
             if session.memory_limit_mib is not None and memory.peak_memory_mib is not None:
                 check_budget(memory.peak_memory_mib, session.memory_limit_mib)
-        eval_batch_time_s = _measure_time(session, trainer, clock)
+        memory = highest([Memory(**peaks) for peaks in session.ranks.gather("probe", asdict(memory))])
+        eval_batch_time_s, power_w = _measure_time(session, trainer, clock)
         gradients_mib = sum(w.numel() * w.element_size() for w in trainer.model.parameters() if w.requires_grad) / 2**20
     micro_step_time_s = statistics.median(clock.micro_step_s)
     update_time_s = statistics.median(clock.update_s)
-    schedule = Schedule.of(session.job, session.parameters, num_samples=len(session.data.train))
+    num_ranks = session.ranks.world_size
+    schedule = Schedule.of(session.job, session.parameters, num_samples=len(session.data.train), num_devices=num_ranks)
     session.probe_result = ProbeResult(
         memory=memory,
         micro_step_time_s=micro_step_time_s,
@@ -65,6 +76,7 @@ def probe(session: TrialSession) -> ProbeResult:
         estimated_train_time_s=schedule.train_time_s(micro_step_time_s, update_time_s),
         probe_time_s=session.clock_s() - begin_s,
         gradients_mib=gradients_mib,
+        power_w=power_w,
     )
     session.note_memory("probe")
     session.report()
@@ -75,8 +87,10 @@ def _measure_memory(session: TrialSession, trainer: Trainer) -> Memory:
     # On a CPU, freed blocks must go back to the system while memory is measured, or the peak would count them.
     with page_allocation():
         if session.data.eval is not None:
-            trainer.evaluate(session.data.eval.select(_longest(session.data.eval["length"], session.job.eval_batch_size)))
-        batch = session.parameters.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
+            num_rows = session.job.eval_batch_size * session.ranks.world_size
+            trainer.evaluate(session.data.eval.select(_longest(session.data.eval["length"], num_rows)))
+        micro_batches = trainer.args.gradient_accumulation_steps * session.ranks.world_size
+        batch = session.parameters.per_device_train_batch_size * micro_batches
         longest = _longest(session.data.train["length"], batch)
         trainer.train_dataset = session.data.train.select(longest * MEMORY_STEPS)
         trainer.args.max_steps = MEMORY_STEPS
@@ -87,21 +101,32 @@ def _measure_memory(session: TrialSession, trainer: Trainer) -> Memory:
         return session.meter.read()
 
 
-def _measure_time(session: TrialSession, trainer: Trainer, clock: StepClock) -> float | None:
-    """Times ordinary steps into `clock`, and returns the time of an evaluation batch, or None without evaluation."""
-    num_rows = session.parameters.per_device_train_batch_size * (WARM_UP_STEPS + MAX_TIMED_STEPS)
+def _measure_time(session: TrialSession, trainer: Trainer, clock: StepClock) -> tuple[float | None, float | None]:
+    """Times ordinary steps into `clock`.
+
+    Returns:
+        The time of an evaluation batch, or None without evaluation, and the power that the steps drew, or None.
+    """
+    num_ranks = session.ranks.world_size
+    num_steps = WARM_UP_STEPS + (MAX_POWER_STEPS if session.measures_power else MAX_TIMED_STEPS)
+    num_rows = session.parameters.per_device_train_batch_size * num_steps * num_ranks
     # The Trainer reads its arguments again for each training; one micro-batch a step tells both times apart.
     trainer.args.gradient_accumulation_steps = trainer.accelerator.gradient_accumulation_steps = 1
-    trainer.args.max_steps = WARM_UP_STEPS + MAX_TIMED_STEPS
+    trainer.args.max_steps = num_steps
     trainer.train_dataset = session.data.train.select(_ordinary(len(session.data.train), num_rows, session.job.seed))
-    clock.attach(trainer)
-    trainer.add_callback(_UntilTimed(clock, time.perf_counter))
-    trainer.train()
+    clock.attach(trainer, exchanges=num_ranks > 1)
+    enough_s = POWER_S if session.measures_power else TIMED_S
+    with NvmlReader.open(session.device.uuid if session.measures_power else None) as nvml:
+        until = _UntilTimed(session.clock_s, nvml.total_energy_j, enough_s, session.ranks)
+        trainer.add_callback(until)
+        trainer.train()
+    powers_w = [power_w for power_w in session.ranks.gather("power", until.power_w) if power_w is not None]
+    power_w = sum(powers_w) if powers_w else None
     if session.data.eval is None:
-        return None
-    num_rows = min(len(session.data.eval), 3 * session.job.eval_batch_size)
+        return None, power_w
+    num_rows = min(len(session.data.eval), 3 * session.job.eval_batch_size * num_ranks)
     rows = _ordinary(len(session.data.eval), num_rows, session.job.seed)
-    return _time_prediction_steps(session, trainer, session.data.eval.select(rows))
+    return _time_prediction_steps(session, trainer, session.data.eval.select(rows)), power_w
 
 
 def _time_prediction_steps(session: TrialSession, trainer: Trainer, dataset: Any) -> float:
@@ -144,15 +169,39 @@ class _FirstStep(TrainerCallback):  # type: ignore[misc]
 
 
 class _UntilTimed(TrainerCallback):  # type: ignore[misc]
-    """Ends the timed steps once they have taken long enough."""
+    """Ends the timed steps once they have taken long enough.
 
-    def __init__(self, clock: StepClock, now_s: Any) -> None:
-        self._clock = clock
+    Ranks must end after the same step, or one would wait for the others for ever: from its first timed step, rank 0 says
+    after how many.
+
+    Attributes:
+        power_w: The mean power since the warm-up; None where nothing counts energy.
+    """
+
+    def __init__(self, now_s: Callable[[], float], energy_j: Callable[[], float | None], enough_s: float, ranks: Ranks) -> None:
         self._now_s = now_s
+        self._energy_j = energy_j
+        self._enough_s = enough_s
+        self._ranks = ranks
         self._begin_s: float | None = None
+        self._begin_j: float | None = None
+        self._num_steps = 0
+        self.power_w: float | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step <= WARM_UP_STEPS:
-            self._begin_s = self._now_s()
-        elif self._begin_s is not None and self._now_s() - self._begin_s >= TIMED_S:
+            self._begin_s, self._begin_j = self._now_s(), self._energy_j()
+        elif self._begin_s is not None and self._is_enough(state.global_step - WARM_UP_STEPS, self._now_s() - self._begin_s):
             control.should_training_stop = True
+
+    def _is_enough(self, num_timed: int, elapsed_s: float) -> bool:
+        if self._ranks.world_size == 1:
+            return elapsed_s >= self._enough_s
+        if num_timed == 1:
+            self._num_steps = self._ranks.gather("timed steps", math.ceil(self._enough_s / elapsed_s))[0]
+        return num_timed >= self._num_steps
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        if self._begin_s is not None and self._begin_j is not None and (energy_j := self._energy_j()) is not None:
+            elapsed_s = self._now_s() - self._begin_s
+            self.power_w = (energy_j - self._begin_j) / elapsed_s if elapsed_s > 0 else None

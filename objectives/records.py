@@ -30,6 +30,9 @@ COUNTED = frozenset({"completed", "stopped_early", "diverged", "out_of_memory", 
 # Names the trial whose training settled the values of a trial that was not run.
 DERIVED_FROM = "derived_from"
 
+# What was predicted of a trial's peak: by what the study knew before it ran, with its source, and by the memory plan alone.
+MEMORY_PREDICTION = ("predicted_peak_memory_mib", "predicted_peak_memory_mib_source", "planned_peak_memory_mib")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialRecord:
@@ -44,6 +47,7 @@ class TrialRecord:
         reason: Why it ended as it did, in a sentence; empty for a completed one.
         stage: Where it ended.
         attributes: Every other stored measurement by name.
+        num_devices: Devices that share an optimizer step.
     """
 
     number: int
@@ -54,6 +58,7 @@ class TrialRecord:
     reason: str = ""
     stage: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    num_devices: int = 1
 
     @property
     def counts(self) -> bool:
@@ -62,11 +67,11 @@ class TrialRecord:
 
     @property
     def is_derived(self) -> bool:
-        """Whether the trial's accuracy comes from the training of another trial."""
+        """Whether what was learned comes from the training of another trial."""
         return DERIVED_FROM in self.attributes
 
 
-def read_record(trial: FrozenTrial, objectives: tuple[str, ...]) -> TrialRecord:
+def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices: int = 1) -> TrialRecord:
     """Reads a trial of a study whose objectives are `objectives`, in the study's order."""
     attributes = dict(trial.user_attrs)
     # A trial that is being told has its attributes one by one: until it has ended, they say nothing.
@@ -83,6 +88,7 @@ def read_record(trial: FrozenTrial, objectives: tuple[str, ...]) -> TrialRecord:
         reason=attributes.pop("reason", ""),
         stage=attributes.pop("stage", None),
         attributes=attributes,
+        num_devices=num_devices,
     )
 
 
@@ -126,10 +132,7 @@ def measurement_attributes(measurements: Measurements) -> dict[str, Any]:
         # Of two peaks the higher one is the trial's; what only the probe measures stays its own.
         for name, peak in asdict(training.memory).items():
             attributes[name] = max((value for value in (attributes.get(name), peak) if value is not None), default=None)
-        attributes["samples_per_s"] = training.samples_per_s
         attributes["training"] = asdict(training)
-        if training.curve:
-            attributes["eval_loss"] = training.curve[-1].eval_loss
     attributes |= measured_values(measurements)
     return {name: value for name, value in attributes.items() if value is not None}
 

@@ -5,12 +5,18 @@ The server itself computes nothing and never initialises CUDA, because a CUDA co
 
 It is started by `objectives.isolation` as `python -m objectives.server FD` and speaks over that socket in lines of JSON:
 
-    parent -> server   {"start": 7}               with two file descriptors: the trial's channel and its log
+    parent -> server   {"start": 7}               with file descriptors: the process's channel and its log
     server -> parent   {"started": 7, "pid": 4711}
     server -> parent   {"ended": 7, "status": 0, "max_rss_mib": 812.4}      status as in `subprocess`: -9 is SIGKILL
 
-The request and the outcome go over the trial's own channel. When the parent is gone, the socket closes, and the server takes
+The request and the outcome go over the process's own channel. When the parent is gone, the socket closes, and the server takes
 its trials with it: no orphan is left, whatever killed the parent.
+
+A trial on several devices is several such processes, a rank each, with a channel each. The first one gets a third descriptor,
+the socket on which the others find it. They are forked here and not launched by torchrun because a rank then starts in
+milliseconds instead of the seconds of its imports, and because the parent hears of each rank by itself. That is sound: this
+process has initialised neither CUDA nor a process group, has no other thread, and a rank reads its number and its device from
+its request, as torchrun's ranks do from their environment.
 
 `multiprocessing`'s forkserver is not used because its children import the parent's main module again, which costs a trial
 the import of the command and demands a `__main__` guard of every user's script.
@@ -98,20 +104,20 @@ class _Server:
             return False
         if not data:
             return False
-        channel, log = passed
+        channel, log, *listener = passed
         message = json.loads(data)
         pid = os.fork()
         if pid == 0:
             for descriptor in descriptors:
                 os.close(descriptor)
-            self._become_trial(channel, log)
-        os.close(channel)
-        os.close(log)
+            self._become_trial(channel, log, listener)
+        for descriptor in passed:
+            os.close(descriptor)
         self.identifiers[pid] = message["start"]
         self._send({"started": message["start"], "pid": pid})
         return True
 
-    def _become_trial(self, channel: int, log: int) -> None:
+    def _become_trial(self, channel: int, log: int, listener: list[int]) -> None:
         """Runs the trial in the forked process and ends it without the server's clean-up."""
         status = 1
         try:
@@ -126,7 +132,7 @@ class _Server:
             from objectives.worker import answer
 
             with socket.socket(fileno=channel) as connection:
-                status = answer(connection)
+                status = answer(connection, socket.socket(fileno=listener[0]) if listener else None)
         except BaseException:  # noqa: BLE001  nothing above would print it, and the log is all that the parent gets
             traceback.print_exc()
         finally:

@@ -21,6 +21,7 @@ from objectives.jobs import TextClassificationJob
 from objectives.meters import MemoryMeter, synchronized_clock
 from objectives.metrics import compute_metrics
 from objectives.outcome import Measurements, ProbeResult, TrainingResult
+from objectives.ranks import Ranks
 from objectives.reporter import Reporter
 from searchspace import TrialParameters
 
@@ -38,6 +39,8 @@ class TrialSession:
     reporter: Reporter
     folder: str
     begin_s: float
+    measures_power: bool = False
+    ranks: Ranks = field(default_factory=Ranks)
     probe_result: ProbeResult | None = None
     training_result: TrainingResult | None = None
     first_step_time_s: float | None = None

@@ -1,5 +1,6 @@
 """Times the parts of optimizer steps apart: what each micro-batch costs, and what an update costs besides."""
 
+import copy
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -14,7 +15,8 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
 
     Attributes:
         micro_step_s: Forward and backward pass of one micro-batch, its loading included.
-        update_s: What an optimizer step takes besides its micro-steps: clipping, the update, and the Trainer's own work.
+        update_s: What an optimizer step takes besides its micro-steps: clipping, the update, the Trainer's own work, and
+            between devices the exchange of gradients.
 
     Args:
         clock_s: Now in seconds, with all work on the device finished.
@@ -25,19 +27,36 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         self._clock_s = clock_s
         self._skip_steps = skip_steps
         self._passes_s: list[float] = []
+        self._exchanging_s: list[float] = []
         self._step_begin_s = self._step_end_s = self._load_s = 0.0
         self.micro_step_s: list[float] = []
         self.update_s: list[float] = []
 
-    def attach(self, trainer: Trainer) -> None:
-        """Times the Trainer's forward and backward passes from now on."""
+    def attach(self, trainer: Trainer, *, exchanges: bool = False) -> None:
+        """Times the Trainer's forward and backward passes from now on.
+
+        Args:
+            trainer: The Trainer.
+            exchanges: Whether the backward pass exchanges gradients between devices. It does so once an optimizer step,
+                however many micro-batches there are, so each pass is run without it first, and the difference is the update's.
+        """
         original = trainer.training_step
 
         @wraps(original)
-        def timed(*args: Any, **kwargs: Any) -> Any:
+        def timed(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if exchanges:
+                begin_s = self._clock_s()
+                with trainer.accelerator.no_sync(model):
+                    original(model, copy.copy(inputs), *args, **kwargs)
+                self._passes_s.append(self._clock_s() - begin_s)
+                model.zero_grad(set_to_none=True)
             begin_s = self._clock_s()
-            loss = original(*args, **kwargs)
-            self._passes_s.append(self._clock_s() - begin_s)
+            loss = original(model, inputs, *args, **kwargs)
+            passed_s = self._clock_s() - begin_s
+            if exchanges:
+                self._exchanging_s.append(passed_s)
+            else:
+                self._passes_s.append(passed_s)
             return loss
 
         trainer.training_step = timed
@@ -52,6 +71,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         self._step_begin_s = self._clock_s()
         self._load_s = self._step_begin_s - self._step_end_s
         self._passes_s.clear()
+        self._exchanging_s.clear()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ends the step and books its parts."""
@@ -59,4 +79,6 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         if state.global_step > self._skip_steps:
             load_s = self._load_s / len(self._passes_s)
             self.micro_step_s.extend(passed_s + load_s for passed_s in self._passes_s)
-            self.update_s.append(max(0.0, self._step_end_s - self._step_begin_s - sum(self._passes_s)))
+            passes_s, exchanging_s = sum(self._passes_s), sum(self._exchanging_s)
+            update_s = max(0.0, self._step_end_s - self._step_begin_s - passes_s - exchanging_s)
+            self.update_s.append(update_s + max(0.0, exchanging_s - passes_s if self._exchanging_s else 0.0))

@@ -1,14 +1,20 @@
-"""The training: the Trainer with the trial's own arguments, evaluated at each epoch, and what it measured."""
+"""The training: the Trainer with the trial's own arguments, evaluated at each epoch, and what it measured.
 
-from collections.abc import Mapping
-from dataclasses import replace
+On several devices every rank runs it. Accuracy is that of all evaluation samples, which the Trainer gathers; time and load are
+rank 0's, peaks the highest of all ranks, and energy is their sum.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import wraps
 from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
+from objectives.goals import Goal, learned_value
 from objectives.meters import DeviceSampler
-from objectives.outcome import Evaluation, TrainingResult
+from objectives.outcome import Evaluation, Memory, TrainingResult
+from objectives.ranks import highest
 from objectives.session import TrialSession
 
 
@@ -30,6 +36,7 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
         trainer.add_callback(curve)
         curve.attach(trainer)
         with DeviceSampler(session.device, held_mib=session.meter.held_mib) as sampler:
+            curve.energy_j = sampler.total_energy_j
             begin_s = session.clock_s()
             output = trainer.train()
             total_s = session.clock_s() - begin_s
@@ -42,9 +49,12 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
         memory = replace(memory, peak_device_mib=sampler.peak_device_mib)
         if sampler.peak_process_mib is not None:
             memory = replace(memory, peak_process_mib=sampler.peak_process_mib)
+        energy_j = None if sampler.energy_j is None else sampler.energy_j - curve.eval_energy_j
+        shares = session.ranks.gather("train", {"memory": asdict(memory), "energy_j": energy_j})
+        energies_j = [share["energy_j"] for share in shares if share["energy_j"] is not None]
         num_samples = curve.num_samples(trainer.state.epoch or 0.0)
         session.training_result = TrainingResult(
-            memory=memory,
+            memory=highest([Memory(**share["memory"]) for share in shares]),
             train_time_s=train_time_s,
             eval_time_s=curve.eval_time_s,
             num_steps=trainer.state.global_step,
@@ -53,7 +63,7 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
             train_loss=output.training_loss,
             curve=curve.evaluations,
             gpu_utilization_percent=sampler.gpu_utilization_percent,
-            energy_j=sampler.energy_j,
+            energy_j=sum(energies_j) if energies_j else None,
             memory_samples=sampler.memory_samples,
             stopped_early=curve.stopped_early,
         )
@@ -66,8 +76,9 @@ class _Curve(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, session: TrialSession, stop_rule: Mapping[str, Any] | None) -> None:
         self._session = session
-        self._thresholds = dict(stop_rule["thresholds"]) if stop_rule is not None else {}
-        self._stop_rule = stop_rule or {}
+        self._stop_rule = stop_rule
+        self.energy_j: Callable[[], float | None] = lambda: None
+        self.eval_energy_j = 0.0
         self.stopped_early: str | None = None
         self._begin_s = 0.0
         self._loss: float | None = None
@@ -80,11 +91,13 @@ class _Curve(TrainerCallback):  # type: ignore[misc]
 
         @wraps(original)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            begin_s = self._session.clock_s()
+            begin_s, begin_j = self._session.clock_s(), self.energy_j()
             try:
                 return original(*args, **kwargs)
             finally:
                 self.eval_time_s += self._session.clock_s() - begin_s
+                if begin_j is not None and (end_j := self.energy_j()) is not None:
+                    self.eval_energy_j += end_j - begin_j
 
         trainer.evaluate = timed
 
@@ -120,11 +133,16 @@ class _Curve(TrainerCallback):  # type: ignore[misc]
         self._stop_if_hopeless(self.evaluations[-1], control)
 
     def _stop_if_hopeless(self, evaluation: Evaluation, control: Any) -> None:
-        threshold = self._thresholds.get(evaluation.num_samples)
-        if threshold is not None and evaluation.accuracy is not None and evaluation.accuracy < threshold:
+        if self._stop_rule is None:
+            return
+        goal = Goal(**self._stop_rule["goal"])
+        value = learned_value(evaluation, goal.name)
+        threshold = dict(self._stop_rule["thresholds"]).get(evaluation.num_samples)
+        if threshold is not None and value is not None and goal.better(threshold, value):
             dominating = " and ".join(str(number) for number in self._stop_rule["dominating"])
+            limit = "rise above" if goal.direction == "maximize" else "fall below"
             self.stopped_early = (
-                f"accuracy {evaluation.accuracy:.3f} after {evaluation.num_samples} samples can't rise above"
-                f" {self._stop_rule['required']:.3f}, which trial {dominating} reached at no more time and memory"
+                f"{goal.label} {goal.show(value)} after {evaluation.num_samples} samples can't {limit}"
+                f" {goal.show(self._stop_rule['required'])}, which trial {dominating} reached at no more time and memory"
             )
             control.should_training_stop = True

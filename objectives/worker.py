@@ -5,6 +5,7 @@ the process; out-of-memory, wherever it comes from, is told apart from a real er
 """
 
 import json
+import os
 import resource
 import socket
 import time
@@ -25,14 +26,21 @@ from objectives.meters import memory_meter
 from objectives.oom import MemoryDetails, out_of_memory_details
 from objectives.outcome import Completed, Failed, Measurements, OutOfMemory, to_json
 from objectives.probe import probe
+from objectives.ranks import Ranks
 from objectives.reporter import Reporter
 from objectives.session import TrialSession
 from objectives.training import train
 from searchspace import TrialParameters
 
+_PLANNING_NICENESS = 10
 
-def answer(connection: socket.socket) -> int:
+
+def answer(connection: socket.socket, listener: socket.socket | None = None) -> int:
     """Reads the request from the connection, does it and sends the answer.
+
+    Args:
+        connection: To the parent.
+        listener: Where the other ranks of a trial find this one, which is the first of several.
 
     Returns:
         The exit status of the process: 0 if an answer was sent.
@@ -45,9 +53,11 @@ def answer(connection: socket.socket) -> int:
             reporter.finish({"answer": describe_device().as_dict()})
         elif request["task"] == "prepare":
             reporter.finish(_prepare(request, reporter))
+        elif request["task"] == "plan":
+            reporter.finish(_plan(request))
         else:
-            outcome = run_trial(request, reporter)
-            reporter.finish({"outcome": json.loads(to_json(outcome))})
+            outcome = run_trial(request, reporter, listener)
+            reporter.finish({"outcome": json.loads(to_json(outcome)), "at_s": time.monotonic()})
     except ConnectionError:
         return 1  # the parent is gone: nobody is left to answer
     return 0
@@ -65,18 +75,44 @@ def _prepare(request: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     return {"answer": prepared.facts()}
 
 
-def run_trial(request: dict[str, Any], reporter: Reporter) -> Completed | OutOfMemory | Failed:
+def _plan(request: dict[str, Any]) -> dict[str, Any]:
+    from objectives.planning.job import plan_for_search
+
+    if request["device"]["kind"] == "cuda":
+        os.nice(_PLANNING_NICENESS)  # trials run meanwhile, and come first
+    try:
+        made = plan_for_search(
+            TextClassificationJob(**request["job"]),
+            [TrialParameters(**parameters) for parameters in request["configurations"]],
+            device=request["device"],
+            budget_mib=request["budget_mib"],
+            sequence_length=request["sequence_length"],
+            cache_folder=Path(request["cache_folder"]),
+        )
+    except (ValueError, OSError) as error:
+        traceback.print_exc()
+        return {"error": str(error)}
+    return {"answer": made.as_dict()}
+
+
+def run_trial(
+    request: dict[str, Any], reporter: Reporter, listener: socket.socket | None = None
+) -> Completed | OutOfMemory | Failed:
     """Runs the stages of a request to an outcome.
 
     Args:
         request: `job`, `parameters`, `data_folder`, `stages` (of "probe" and "train"), `memory_limit_mib` or None, whether the
-            limit is `enforced` by more than the meter, a `stop_rule` or None, and `folder` for what the Trainer writes.
+            limit is `enforced` by more than the meter, a `stop_rule` or None, whether a probe `measures_power`, and `folder`
+            for what the Trainer writes; where several processes run it, `num_ranks`, which `rank` this is, and the `port` of
+            the first one.
         reporter: Where progress and partial measurements go.
+        listener: The socket of that port, in the first one.
     """
     begin_s = time.perf_counter()
     session: TrialSession | None = None
     try:
-        device = describe_device()
+        ranks = Ranks.of(request, listener)
+        device = describe_device(index=ranks.rank, connect=ranks.connect)
         meter = memory_meter(device)
         if request["memory_limit_mib"] is not None and request.get("enforced", True):
             enforce_memory_budget(device, request["memory_limit_mib"])
@@ -91,6 +127,8 @@ def run_trial(request: dict[str, Any], reporter: Reporter) -> Completed | OutOfM
             reporter=reporter,
             folder=request["folder"],
             begin_s=begin_s,
+            measures_power=request.get("measures_power", False),
+            ranks=ranks,
         )
         if "probe" in request["stages"]:
             probe(session)
@@ -98,7 +136,9 @@ def run_trial(request: dict[str, Any], reporter: Reporter) -> Completed | OutOfM
             lift_memory_budget()  # only a probe measures what is compared with a CPU's budget
         if "train" in request["stages"]:
             train(session, request.get("stop_rule"))
-        return Completed(measurements=session.finish())
+        completed = Completed(measurements=session.finish())
+        ranks.leave()
+        return completed
     except BaseException as error:  # noqa: BLE001  the process boundary: everything becomes an outcome
         details = out_of_memory_details(error)
         free_mib = _free_mib(details)

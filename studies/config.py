@@ -7,9 +7,9 @@ refused with their path.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from objectives.goals import GOALS
+from objectives.goals import GOALS, learned_names
 from objectives.jobs import TextClassificationJob
 from searchspace import EffectiveBatchSizeRange, Reuse, SearchSpace
 from studies.domain_specs import READERS
@@ -78,6 +78,11 @@ def _known_objectives(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _yaml_switch(value: Any) -> Any:
+    """YAML reads a bare `on` and `off` as a truth value."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class StudyConfig(_Model):
     """A whole study: the job, the space, the limits, the objectives, and how to search."""
 
@@ -88,17 +93,24 @@ class StudyConfig(_Model):
     objectives: Annotated[tuple[str, ...], AfterValidator(_known_objectives)] = ("accuracy", "train_time_s", "peak_memory_mib")
     sampler: SamplerName = Field("decoupled", description="how configurations are chosen")
     sampler_seed: int | None = Field(None, ge=0, description="repeats a search on the same measurements")
-    reuse: Reuse = Field(
+    reuse: Annotated[Reuse, BeforeValidator(_yaml_switch)] = Field(
         Reuse.EFFECTIVE_BATCH,
         description="how far one training's accuracy speaks for others: off, checkpointing, effective-batch",
     )
+    devices_per_trial: int = Field(1, ge=1, le=64, description="cards that train a configuration together (DDP)")
     early_stopping: bool = Field(True, description="end a training whose learning class can no longer reach the front")
+    plan: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)] = Field(
+        "auto",
+        description="predict memory before anything runs: where it costs no time, in any case, or not at all",
+    )
     trials: int = Field(24, ge=1, description="trials that were trained, or ran out of memory or time")
 
     @model_validator(mode="after")
     def _check(self) -> "StudyConfig":
-        if "accuracy" in self.objectives and not self.job.evaluates:
-            raise ValueError("accuracy can't be an objective of a job that does not evaluate: set job.eval_samples above 0")
+        if not self.job.evaluates and (learned := learned_names(self.objectives)):
+            raise ValueError(
+                f"{learned[0]} can't be an objective of a job that does not evaluate: set job.eval_samples above 0"
+            )
         space = self.search_space()
         if self.sampler == "grid" and space.size() is None:
             raise ValueError("sampler: grid needs a list of values for every parameter, and learning_rate is a range")
@@ -110,13 +122,13 @@ class StudyConfig(_Model):
             )
         return self
 
-    def search_space(self, *, num_devices: int = 1) -> SearchSpace:
+    def search_space(self) -> SearchSpace:
         """The space that the file describes."""
         limits = self.limits.effective_batch_size
         specs = {name: getattr(self.space, name) for name in READERS}
         return SearchSpace(
             domains={name: READERS[name](spec) for name, spec in specs.items() if spec is not None},
-            effective_batch_size=EffectiveBatchSizeRange(low=limits.min, high=limits.max, num_devices=num_devices),
+            effective_batch_size=EffectiveBatchSizeRange(low=limits.min, high=limits.max, num_devices=self.devices_per_trial),
         )
 
     def effective_reuse(self) -> Reuse:

@@ -128,7 +128,8 @@ def confirm(
     """
     confirmations = []
     for number in numbers:
-        claimed = read_record(study.get_trials(deepcopy=False)[number], objective.objectives)
+        trial = study.get_trials(deepcopy=False)[number]
+        claimed = read_record(trial, objective.objectives, num_devices=objective.num_devices)
         measured = _run(study, objective, claimed)
         confirmations.append(Confirmation(claimed=claimed, measured=measured))
         if on_end is not None:
@@ -208,7 +209,7 @@ def _run(study: optuna.Study, objective: Objective, claimed: TrialRecord) -> Tri
         pass  # the record holds the error
     finally:
         study.tell(trial, values, state)
-    return read_record(study._storage.get_trial(trial_id), objective.objectives)
+    return read_record(study._storage.get_trial(trial_id), objective.objectives, num_devices=objective.num_devices)
 
 
 def _template(objective: Objective, claimed: TrialRecord) -> optuna.trial.FrozenTrial:

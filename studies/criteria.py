@@ -113,7 +113,8 @@ def parse_weights(texts: Sequence[str]) -> dict[str, float]:
 def figure(record: TrialRecord, name: str) -> float | None:
     """The number that a record holds under a name, or None."""
     if name == "effective_batch_size" and "per_device_train_batch_size" in record.params:
-        value = record.params["per_device_train_batch_size"] * record.params.get("gradient_accumulation_steps", 1)
+        batch, accumulation = record.params["per_device_train_batch_size"], record.params.get("gradient_accumulation_steps", 1)
+        value = batch * accumulation * record.num_devices
     else:
         value = record.values.get(name, record.attributes.get(name, record.params.get(name)))
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

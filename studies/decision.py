@@ -1,15 +1,16 @@
 """Decides which learning class to train next: the one expected to add most hypervolume for its cost.
 
 Time and memory of all members of a class are known from the survey, so one training places them all at once, and the only
-unknown is the accuracy that they share. It is modelled by a Gaussian process over the logarithm of the effective batch, the
-precision and, where it is searched, the logarithm of the learning rate. The expected improvement is then a sum over a few
-quantiles of that accuracy, each an exact hypervolume.
+unknown is what they learn: the accuracy that they share, or another metric. It is modelled by a Gaussian process over the
+logarithm of the effective batch, the precision and, where it is searched, the logarithm of the learning rate. The expected
+improvement is then a sum over a few quantiles of that metric, each an exact hypervolume. Several metrics are modelled apart.
 
 Decoupled evaluation of objectives is known from Bayesian optimisation: D. Hernandez-Lobato et al., "Predictive Entropy Search
 for Multi-objective Bayesian Optimization", ICML 2016, section 3.3. The improvement is divided by a power of the cost, as in
 J. Snoek et al., "Practical Bayesian Optimization of Machine Learning Algorithms", NeurIPS 2012, section 3.2.
 """
 
+import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,12 +20,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.goals import GOALS
+from objectives.goals import GOALS, Goal, learned_names
 from objectives.knowledge import Cost
 from searchspace import LearningClass, Precision, TrialParameters
 
 # Centres of five equally likely parts of a normal distribution.
 QUANTILES = (-1.2816, -0.5244, 0.0, 0.5244, 1.2816)
+# Of three parts: for three metrics and more, whose quantiles are combined with each other.
+COARSE_QUANTILES = (-0.9674, 0.0, 0.9674)
 # Dividing by the square root of the cost rather than by the cost keeps a search from training only what is cheap; measured in
 # benchmarks/search_cost.py's simulation.
 COST_EXPONENT = 0.5
@@ -67,7 +70,7 @@ class Decision:
 
 def decide(
     candidates: Sequence[Candidate],
-    trained: Mapping[LearningClass, float],
+    trained: Mapping[LearningClass, Mapping[str, float]],
     points: Sequence[Mapping[str, float]],
     objectives: Sequence[str],
     reference: Mapping[str, float],
@@ -77,34 +80,39 @@ def decide(
 
     Args:
         candidates: Classes that are not trained, with at least one member that fits.
-        trained: Accuracy by class.
+        trained: What each class has learned: a value for each objective that is learned.
         points: Values of the objectives of everything that has completed.
         objectives: The study's objectives.
         reference: For each objective, the value that is of no use.
-        pending: Classes that other workers are training: they count as done, with the accuracy expected of them.
+        pending: Classes that other workers are training: they count as done, with what they are expected to learn.
 
     Returns:
         The class with the highest expected improvement for its cost, or None where there is no candidate.
     """
     if not candidates:
         return None
-    if not trained and not pending and "accuracy" in objectives:
+    learned = learned_names(tuple(objectives))
+    if not trained and not pending and learned:
         return Decision(candidate=min(candidates, key=_first_guess), relative_gain=math.inf)
     volume = Volume(objectives, reference)
-    process = AccuracyProcess(trained)
+    processes = [LearningProcess(_values_of(name, trained), GOALS[name], reference[name]) for name in learned]
     found = np.array([volume.scaled(point) for point in points]).reshape(-1, len(objectives))
     for candidate in pending:
-        mean, _ = process.predict([candidate.learning_class])
-        found = np.vstack([found, volume.members(candidate, mean[0])])
+        expected = [process.predict([candidate.learning_class])[0][0] for process in processes]
+        found = np.vstack([found, volume.members(candidate, dict(zip(learned, expected, strict=True)))])
     found = volume.front(found)
     now = volume.of(found)
-    means, deviations = process.predict([candidate.learning_class for candidate in candidates])
+    predicted = [process.predict([candidate.learning_class for candidate in candidates]) for process in processes]
+    combinations = list(itertools.product(QUANTILES if len(learned) <= 2 else COARSE_QUANTILES, repeat=len(learned)))
     best, best_score, best_gain = candidates[0], -1.0, 0.0
-    for candidate, mean, deviation in zip(candidates, means, deviations, strict=True):
-        outcomes = [
-            volume.of(np.vstack([found, volume.members(candidate, mean + z * deviation)])) - now
-            for z in (QUANTILES if "accuracy" in objectives else (0.0,))
-        ]
+    for position, candidate in enumerate(candidates):
+        outcomes = []
+        for combination in combinations:
+            values = {
+                name: means[position] + z * deviations[position]
+                for name, (means, deviations), z in zip(learned, predicted, combination, strict=True)
+            }
+            outcomes.append(volume.of(np.vstack([found, volume.members(candidate, values)])) - now)
         gain = float(np.mean(outcomes))
         score = gain / max(candidate.fastest[1].train_time_s, 1e-3) ** COST_EXPONENT
         if score > best_score:
@@ -117,20 +125,35 @@ def _first_guess(candidate: Candidate) -> tuple[float, float]:
     return abs(math.log2(candidate.learning_class.effective_batch_size) - 5), candidate.fastest[1].train_time_s
 
 
-class AccuracyProcess:
-    """Accuracy of a learning class from the classes that were trained, with its uncertainty.
+def _values_of(name: str, trained: Mapping[LearningClass, Mapping[str, float]]) -> dict[LearningClass, float]:
+    """A learned objective by class."""
+    return {key: values[name] for key, values in trained.items() if name in values}
+
+
+class LearningProcess:
+    """What a class learns, of one metric, from the classes that were trained, with its uncertainty.
 
     Args:
-        trained: Accuracy by class.
+        trained: The metric by class.
+        goal: The metric; accuracy by default.
+        worst: The value from which on it is of no use: that of a training that diverged. Of a metric without end, values beyond
+            it are taken for it: a loss of thousands would make all others look alike.
     """
 
-    _PRIOR_DEVIATION = 0.15  # of accuracies, before two classes have been trained
+    _PRIOR_DEVIATION = 0.15  # of accuracies, before two classes have been trained; of others, as a share of their size
+    _PRIOR_ACCURACY = 0.5
 
-    def __init__(self, trained: Mapping[LearningClass, float]) -> None:
-        self._accuracies = np.array(list(trained.values()))
+    def __init__(self, trained: Mapping[LearningClass, float], goal: Goal = GOALS["accuracy"], worst: float = 0.0) -> None:
+        self._values = np.nan_to_num(list(trained.values()), nan=worst)
+        self._prior_mean, self._prior_deviation = self._PRIOR_ACCURACY, self._PRIOR_DEVIATION
+        if goal.best is None:
+            self._values = np.maximum(self._values * goal.sign, worst * goal.sign) * goal.sign
+            size = abs(float(np.mean(self._values)) if len(self._values) else worst) or 1.0
+            self._prior_deviation *= size
+            self._prior_mean = worst + goal.sign * self._PRIOR_ACCURACY * size
         self._features = _features(list(trained))
         self._model = None
-        if len(trained) >= 2 and np.ptp(self._accuracies) > 0:
+        if len(trained) >= 2 and np.ptp(self._values) > 0:
             from sklearn.exceptions import ConvergenceWarning
             from sklearn.gaussian_process import GaussianProcessRegressor
             from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
@@ -144,22 +167,22 @@ class AccuracyProcess:
                 # Lengths and noise are learnt from a part of many classes: each step of that costs the cube of their number.
                 part = np.unique(np.linspace(0, len(trained) - 1, min(len(trained), MAX_FITTED)).round().astype(int))
                 fitted = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0).fit(
-                    self._features[part], self._accuracies[part]
+                    self._features[part], self._values[part]
                 )
                 self._model = GaussianProcessRegressor(fitted.kernel_, optimizer=None, normalize_y=True).fit(
-                    self._features, self._accuracies
+                    self._features, self._values
                 )
 
     def predict(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
-        """Means and standard deviations of the classes' accuracy, each of shape (number of classes,)."""
+        """Means and standard deviations of the classes' metric, each of shape (number of classes,)."""
         features = _features(classes)
         if self._model is not None:
             means, deviations = self._model.predict(features, return_std=True)
             return means, deviations
-        if not len(self._accuracies):
-            return np.full(len(classes), 0.5), np.full(len(classes), self._PRIOR_DEVIATION)
+        if not len(self._values):
+            return np.full(len(classes), self._prior_mean), np.full(len(classes), self._prior_deviation)
         distances = np.linalg.norm(features[:, None, :] - self._features[None, :, :], axis=2).min(axis=1)
-        return np.full(len(classes), self._accuracies.mean()), self._PRIOR_DEVIATION * (1 - np.exp(-(distances**2)))
+        return np.full(len(classes), self._values.mean()), self._prior_deviation * (1 - np.exp(-(distances**2)))
 
 
 def _features(classes: Sequence[LearningClass]) -> Array:
@@ -185,14 +208,15 @@ class Volume:
         self._reference = reference
 
     def scaled(self, values: Mapping[str, float]) -> list[float]:
-        """A point with 0 for the best there can be and 1 for the reference; above 1 it is of no use."""
+        """A point with 1 for the reference and less for what is better: 0 for the best there can be, where there is one."""
         return [self._scale(name, values[name]) for name in self.objectives]
 
-    def members(self, candidate: Candidate, accuracy: float) -> Array:
-        """The points that a class adds with this accuracy."""
+    def members(self, candidate: Candidate, learned: Mapping[str, float]) -> Array:
+        """The points that a class adds if it learns this."""
+        costs = [name for name in self.objectives if name not in learned]
         return np.array(
             [
-                self.scaled({"accuracy": accuracy, "train_time_s": cost.train_time_s, "peak_memory_mib": cost.peak_memory_mib})
+                self.scaled({**learned, **{name: value for name in costs if (value := cost.value(name)) is not None}})
                 for _, cost in candidate.members
             ]
         )
@@ -212,8 +236,8 @@ class Volume:
         return float(moocore.hypervolume(useful, ref=np.ones(points.shape[1]))) if len(useful) else 0.0
 
     def _scale(self, name: str, value: float) -> float:
-        reference = self._reference[name]
-        if GOALS[name].direction == "minimize":
-            return value / reference
-        # Accuracy ends at 1; the reference is what a constant answer reaches.
-        return (1 - value) / (1 - reference)
+        reference, goal = self._reference[name], GOALS[name]
+        if goal.best is not None:
+            return (goal.best - value) / (goal.best - reference)
+        # Without a best value there is no 0. The unit does not matter: it scales every hypervolume by the same factor.
+        return 1 - goal.sign * (value - reference) / (abs(reference) or 1.0)

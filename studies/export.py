@@ -96,11 +96,11 @@ def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> d
     files = {
         "training_args.json": json.dumps(arguments, indent=2) + "\n",
         "tradeoff.yaml": yaml.safe_dump(provenance(results, choice), sort_keys=False, allow_unicode=True, width=120),
-        "accelerate_config.yaml": accelerate_config(arguments),
+        "accelerate_config.yaml": accelerate_config(arguments, num_processes=results.num_devices),
         "flags.txt": flags(arguments),
     }
     title = f"trial {choice.record.number} of the study {results.name}"
-    files |= training_files(job, title=title, expected=_expected_accuracy(choice))
+    files |= training_files(job, title=title, expected=_expected_accuracy(choice), num_processes=results.num_devices)
     return files | {"README.md": model_card(results, choice, arguments, list(files))}
 
 
@@ -116,7 +116,8 @@ def provenance(results: StudyResults, choice: Choice) -> dict[str, Any]:
         "trial": record.number,
         "chosen": choice.why,
         "parameters": TrialParameters(**record.params).as_dict(),
-        "effective_batch_size": TrialParameters(**record.params).effective_batch_size(),
+        "devices_per_trial": results.num_devices,
+        "effective_batch_size": TrialParameters(**record.params).effective_batch_size(results.num_devices),
         "values": {
             name: {"value": record.values[name], "source": record.sources.get(name, "unknown")} for name in results.objectives
         },

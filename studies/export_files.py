@@ -10,22 +10,26 @@ from objectives.jobs import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from studies.train_script import embedded_module, train_script
 
 
-def accelerate_config(arguments: Mapping[str, Any]) -> str:
-    """A configuration for `accelerate launch --config_file`, for the one device that was measured.
+def accelerate_config(arguments: Mapping[str, Any], *, num_processes: int = 1) -> str:
+    """A configuration for `accelerate launch --config_file`, for as many devices as a trial had.
+
+    Without cards, `accelerate launch` starts several processes through MPI alone; torchrun needs none.
 
     Accelerate has no place for accumulation and batch size in it: they are the Trainer's.
     """
     precision = next((name for name in ("fp16", "bf16") if arguments.get(name)), "no")
+    use_cpu = bool(arguments.get("use_cpu", False))
+    several = "MULTI_CPU" if use_cpu else "MULTI_GPU"
     return yaml.safe_dump(
         {
             "compute_environment": "LOCAL_MACHINE",
-            "distributed_type": "NO",
+            "distributed_type": several if num_processes > 1 else "NO",
             "mixed_precision": precision,
-            "num_processes": 1,
+            "num_processes": num_processes,
             "num_machines": 1,
             "machine_rank": 0,
             "main_training_function": "main",
-            "use_cpu": bool(arguments.get("use_cpu", False)),
+            "use_cpu": use_cpu,
             "debug": False,
         },
         sort_keys=False,
@@ -37,11 +41,11 @@ def flags(arguments: Mapping[str, Any]) -> str:
     return "".join(f"--{name} {_flag_value(value)}\n" for name, value in (dict(arguments) | {"output_dir": "model"}).items())
 
 
-def training_files(job: TextClassificationJob, *, title: str, expected: str | None) -> dict[str, str]:
+def training_files(job: TextClassificationJob, *, title: str, expected: str | None, num_processes: int = 1) -> dict[str, str]:
     """`train.py` and what it needs beside it, by name; nothing for random tokens, from which nothing can be learned."""
     if job.dataset == RANDOM_TOKENS:
         return {}
-    files = {"train.py": train_script(job, title=title, expected=expected)}
+    files = {"train.py": train_script(job, title=title, expected=expected, num_processes=num_processes)}
     if job.model == EMBEDDED:
         files["embedded_model.py"] = embedded_module()
     if job.dataset == EMBEDDED:

@@ -115,6 +115,7 @@ def fit_study(
             "data_folder": ready.data["folder"],
             "stages": ["probe"],
             "memory_limit_mib": enforced_mib,
+            "num_ranks": ready.config.devices_per_trial,
         }
         outcome = ready.runner.run_trial(request, time_limit_s=ready.config.limits.trial_time_s, on_progress=None)
         if isinstance(outcome, Interrupted):
@@ -123,7 +124,8 @@ def fit_study(
             on_probe(parameters, outcome)
         return outcome
 
-    knowledge = Knowledge(observations=(), job=ready.config.job, num_train=ready.data["num_train"])
+    largest = ready.data["num_train"] // ready.config.devices_per_trial
+    knowledge = Knowledge(observations=(), job=ready.config.job, num_train=largest)
     return fit_all(ways_to_compute(ready.space), probe, knowledge, limit_mib=limit_mib or ready.budget_mib)
 
 

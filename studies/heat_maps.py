@@ -69,7 +69,7 @@ def heat_maps(results: StudyResults, metric: Metric) -> list[HeatMap]:
     shown = {record.number for record in feasible(results.records)}
     if metric.name == MEMORY:
         # Known without a training: the probe measures it.
-        shown |= {record.number for record in results.records if record.outcome in ("probed", "stopped_early")}
+        shown |= {record.number for record in results.records if record.outcome in ("probed", "stopped_early", "diverged")}
     records = [record for record in results.records if record.number in shown or record.outcome == "out_of_memory"]
     batches = tuple(sorted({record.params[BATCH] for record in records}))
     accumulations = tuple(sorted({_accumulation(record.params) for record in records}))

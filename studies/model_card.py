@@ -15,6 +15,7 @@ from studies.memory_advice import MARGIN, memory_to_leave_free_mib
 from studies.results import StudyResults
 from studies.selection import Choice
 from studies.tables import SHORT_NAMES, short_configuration
+from studies.train_script import launch_command
 
 # The flags of transformers' examples/pytorch/text-classification/run_classification.py for a job's data.
 _SCRIPT = "run_classification.py"
@@ -38,7 +39,7 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
         f"# {_model_name(job)} on {_data_name(job)}\n\n{_summary(results, choice, job)}",
         f"## Trade-offs\n\n{_trade_offs(results, choice)}",
         f"## Memory\n\n{_memory(results, choice.record)}",
-        f"## Training again\n\n{_training_again(job, files)}",
+        f"## Training again\n\n{_training_again(job, files, results)}",
         f"## TrainingArguments\n\n```json\n{json.dumps(shown, indent=2)}\n```",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -77,8 +78,9 @@ def _sentences(results: StudyResults, choice: Choice, job: TextClassificationJob
     device = results.device.get("name", "an unnamed device")
     trained = "all" if job.train_samples is None else f"{job.train_samples:,}"
     epochs = f"{job.epochs:g} {'epoch' if job.epochs == 1 else 'epochs'}"
+    together = f", on each of {results.num_devices} devices" if results.num_devices > 1 else ""
     return (
-        f"Trained as {short_configuration(choice.record.params)} (batch x accumulation steps):"
+        f"Trained as {short_configuration(choice.record.params)} (batch x accumulation steps{together}):"
         f" trial {choice.record.number} of the study {results.name}, {choice.why}.\n\n"
         f"Measured on {device}, with {trained} training samples, {epochs}, seed {job.seed}: {values}."
     )
@@ -124,23 +126,27 @@ def _memory(results: StudyResults, record: TrialRecord) -> str:
     )
 
 
-def _training_again(job: TextClassificationJob, files: Sequence[str]) -> str:
+def _training_again(job: TextClassificationJob, files: Sequence[str], results: StudyResults) -> str:
     lines = []
     if "train.py" in files:
-        lines.append("With transformers and datasets alone, on the samples of the study:\n\n    python train.py")
-        lines.append("The same through Accelerate:\n\n    accelerate launch --config_file accelerate_config.yaml train.py")
-        lines.append("On all of the data, with checkpoints that resume, from the folder above this one:")
-        lines[-1] += "\n\n    tradeoff train THIS_FOLDER --output MODEL_FOLDER"
+        lines.append("With transformers and datasets alone, on the samples of the study:")
+        lines[-1] += f"\n\n    {launch_command(results.num_devices)}"
+        if results.num_devices == 1 or results.device.get("kind") != "cpu":
+            lines.append("The same through Accelerate:\n\n    accelerate launch --config_file accelerate_config.yaml train.py")
+        if results.num_devices == 1:
+            lines.append("On all of the data, with checkpoints that resume, from the folder above this one:")
+            lines[-1] += "\n\n    tradeoff train THIS_FOLDER --output MODEL_FOLDER"
     else:
         lines.append("The study measured time and memory on random tokens: there is nothing to train here.")
     if not job.is_local_file and job.dataset not in (EMBEDDED, RANDOM_TOKENS) and job.model != EMBEDDED:
-        lines.append(f"With an example script of transformers:\n\n    {_script_command(job)}")
+        lines.append(f"With an example script of transformers:\n\n    {_script_command(job, results.num_devices)}")
     lines.append("In code of your own:")
     lines[-1] += '\n\n    (arguments,) = HfArgumentParser(TrainingArguments).parse_json_file("training_args.json")'
     return "\n\n".join(lines)
 
 
-def _script_command(job: TextClassificationJob) -> str:
+def _script_command(job: TextClassificationJob, num_processes: int) -> str:
+    launcher = "python" if num_processes == 1 else f"torchrun --nproc_per_node {num_processes}"
     words = ["--model_name_or_path", job.model, "--dataset_name", job.dataset]
     words += ["--dataset_config_name", job.dataset_config] if job.dataset_config is not None else []
     words += ["--train_split_name", job.train_split, "--validation_split_name", job.eval_split]
@@ -149,7 +155,7 @@ def _script_command(job: TextClassificationJob) -> str:
     words += ["--shuffle_train_dataset", "True", "--shuffle_seed", str(job.data_seed)]
     words += ["--max_train_samples", str(job.train_samples)] if job.train_samples is not None else []
     words += ["--do_train", *(["--do_eval"] if job.evaluates else [])]
-    return f"python {_SCRIPT} $(cat flags.txt) {shlex.join(words)}"
+    return f"{launcher} {_SCRIPT} $(cat flags.txt) {shlex.join(words)}"
 
 
 def _model_name(job: TextClassificationJob) -> str:

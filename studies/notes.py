@@ -141,7 +141,8 @@ def how_to_read(results: StudyResults) -> str:
     return "\n".join(
         (
             f"- Objectives. {units[0].upper()}{units[1:]}.",
-            "- A configuration is `batch x accumulation`, then what else is on. Its effective batch is their product.",
+            "- A configuration is `batch x accumulation`, then what else is on. Its effective batch is their product"
+            + (f", times the {results.num_devices} devices that train it together." if results.num_devices > 1 else "."),
             "- On the Pareto front no configuration beats another in everything; which one is right is a choice, not a result.",
             "- Trials that ran out of memory are pruned and infeasible: they say where the limit is, and are never best.",
             "- A value from elsewhere says so: trainings with the same effective batch share accuracy, a probe gives time and"
@@ -189,10 +190,14 @@ def _values_table(record: TrialRecord) -> str:
         return ""
     rows = []
     for name in names:
+        # A probe measures what is no value of its trial; of a peak after memory ran out only a part is known.
         value = record.values.get(name)
+        if value is None and record.outcome != "out_of_memory":
+            value = figure(record, name)
         row = [GOALS[name].label, "" if value is None else with_unit(name, value), record.sources.get(name, "")]
         if predicted:
-            row.insert(2, _prediction(name, predicted.get(name), value))
+            by_plan = record.attributes.get(f"predicted_{name}_source") == "plan"
+            row.insert(2, _prediction(name, predicted.get(name), value) + (" by the memory plan" if by_plan else ""))
         rows.append(row)
     return markdown_table(["", "value", *(["predicted"] if predicted else []), "where it comes from"], rows)
 

@@ -4,18 +4,17 @@ They are figures of plotly without a title; a picture has its title and what it 
 its own type.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from objectives.goals import GOALS
+from objectives.goals import GOALS, learned_names, learning_curve
 from objectives.records import TrialRecord
 from studies.criteria import figure as number_of
 from studies.heat_maps import heat_map_figure, heat_map_metrics, heat_maps
 from studies.hypervolume import hypervolume_over_cost
-from studies.picture_style import BLUE, axis, layout
+from studies.picture_style import BLUE, axis, layout, named
 from studies.results import StudyResults
 from studies.tables import short_configuration
 from studies.trade_off_pictures import MEMORY, group, memory_budget_mib, pair_figure, space_figure
@@ -95,7 +94,7 @@ def search_pictures(results: StudyResults) -> list[Picture]:
         found.append(
             Picture(
                 name="curves",
-                title=_sentence(f"{_CURVE_TITLES[measure]} over samples, by effective batch size"),
+                title=_sentence(f"{GOALS[measure].label} over samples, by effective batch size"),
                 caption="One line for each training, evaluated as it went. Darker lines are smaller effective batches.",
                 figure=curves,
             )
@@ -140,7 +139,7 @@ def curve_figure(records: Sequence[TrialRecord]) -> Any:
             "<extra></extra>",
         )
     figure.update_xaxes(axis("training samples", tickformat=",", rangemode="tozero"))
-    figure.update_yaxes(axis(_CURVE_TITLES[measure]))
+    figure.update_yaxes(axis(named(measure)))
     # Beside the picture: a row above it would not hold as many names on a phone.
     legend = {"title": {"text": "effective<br>batch"}, "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
     return figure.update_layout(legend=legend | {"orientation": "v"})
@@ -166,18 +165,15 @@ def hypervolume_figure(steps: Sequence[tuple[float, float]]) -> Any:
     return figure
 
 
-_CURVE_TITLES = {"accuracy": "accuracy", "eval_loss": "evaluation loss"}
-
-
 def _curve_measure(records: Sequence[TrialRecord]) -> str:
-    """What the curves show: accuracy, or the evaluation loss of a job that has no accuracy."""
-    return "accuracy" if any(_curve(record, "accuracy") for record in records) else "eval_loss"
+    """What the curves show: the first objective that is learned, or accuracy, or the evaluation loss where there is neither."""
+    objectives = next((tuple(record.values) for record in records if record.values), ())
+    names = (*learned_names(objectives), "accuracy")
+    return next((name for name in names if any(_curve(record, name) for record in records)), "eval_loss")
 
 
 def _curve(record: TrialRecord, measure: str) -> list[tuple[int, float]]:
-    training = record.attributes.get("training") or {}
-    points = [(point["num_samples"], point.get(measure)) for point in training.get("curve") or ()]
-    return [(samples, value) for samples, value in points if value is not None and math.isfinite(value)]
+    return learning_curve(record.attributes.get("training") or {}, measure)
 
 
 def _line_colour(position: int, count: int) -> str:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from objectives.jobs import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from searchspace import SearchSpace, TrialParameters
 from studies.config import StudyConfig
 from studies.errors import TradeoffError
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from objectives.planning.prediction import MemoryPrediction
-    from objectives.planning.settings import TraceSettings
 
 # The parameters on which memory depends; the others would only repeat the same rows.
 _DECISIVE = ("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "precision")
@@ -110,30 +108,21 @@ def study_plan(
     Raises:
         ValueError: The model's memory can't be predicted, or an argument is out of range.
     """
+    from objectives.planning.job import model_config, trace_settings
     from objectives.planning.predict import plan
     from objectives.planning.prediction import DEFAULT_CONTEXT_MEMORY_MIB
-    from objectives.planning.settings import TraceSettings
     from objectives.planning.store import default_cache_folder
 
     job = config.job
-    settings = TraceSettings(
-        sequence_length=job.max_length if sequence_length is None else sequence_length,
-        num_labels=job.num_labels,
-        attention=attention,
-        # Random tokens fill every sequence: there is nothing to mask.
-        padded=job.dataset != RANDOM_TOKENS,
-        optimizer=job.optim if optimizer is None else optimizer,
-        foreach=foreach,
-        weight_decay=job.weight_decay,
-        max_grad_norm=job.max_grad_norm,
-    )
+    settings = trace_settings(job, sequence_length=sequence_length, attention=attention, optimizer=optimizer, foreach=foreach)
     return plan(
-        _model_config(job, settings),
+        model_config(job, settings),
         memory_space(config).grid(),
         settings=settings,
         device_memory_mib=device_memory_mib,
         context_memory_mib=DEFAULT_CONTEXT_MEMORY_MIB if context_memory_mib is None else context_memory_mib,
-        train_samples=job.train_samples,
+        # A device's share: beside it, a device holds no more than the buckets in which gradients are exchanged.
+        train_samples=None if job.train_samples is None else -(-job.train_samples // config.devices_per_trial),
         epochs=job.epochs,
         eval_batch_size=job.eval_batch_size if job.evaluates else None,
         cache_folder=default_cache_folder() if cache_folder is None else cache_folder,
@@ -159,15 +148,6 @@ def _card_limit(config: StudyConfig, context_memory_mib: float | None) -> float 
     context = DEFAULT_CONTEXT_MEMORY_MIB if context_memory_mib is None else context_memory_mib
     # A limit below that is one for training on a CPU, and says nothing of a card.
     return limit if limit is not None and limit > context else None
-
-
-def _model_config(job: TextClassificationJob, settings: "TraceSettings") -> Any:
-    if job.model != EMBEDDED:
-        return job.model
-    from objectives.embedded import embedded_model_config, embedded_tokenizer
-
-    vocabulary = len(embedded_tokenizer())
-    return embedded_model_config(vocab_size=vocabulary, max_length=settings.sequence_length, num_labels=job.num_labels)
 
 
 def _print(output_format: str, rows: Sequence[Mapping[str, Any]], tables: "Sequence[Table]") -> None:

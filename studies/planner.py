@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from objectives.goals import cost_names, learned_names, learned_value
 from objectives.knowledge import Knowledge
 from objectives.records import TrialRecord
 from searchspace import LearningClass, SearchSpace, TrialParameters
@@ -55,7 +56,7 @@ class Planner:
         space: The space, without what the device lacks.
         objectives: The study's objectives.
         budget_mib: What a configuration may need.
-        baseline_accuracy: What a constant answer reaches: an accuracy of no use.
+        baselines: What a constant answer reaches, for the learned objectives of which that is known: a value of no use.
         seed: Of the learning rates that are drawn.
         records: The study's trials.
         knowledge: What they settle.
@@ -66,7 +67,7 @@ class Planner:
     space: SearchSpace
     objectives: tuple[str, ...]
     budget_mib: float
-    baseline_accuracy: float
+    baselines: Mapping[str, float]
     seed: int | None
     records: Sequence[TrialRecord]
     knowledge: Knowledge
@@ -95,12 +96,19 @@ class Planner:
     @cached_property
     def candidates(self) -> list[Candidate]:
         """Every learning class with the members that fit."""
-        return candidates(self.knowledge, self.space, budget_mib=self.budget_mib, seed=self.seed, num_trials=len(self.records))
+        return candidates(
+            self.knowledge,
+            self.space,
+            budget_mib=self.budget_mib,
+            costs=cost_names(self.objectives),
+            seed=self.seed,
+            num_trials=len(self.records),
+        )
 
     @cached_property
     def decision(self) -> Decision | str:
         """The class to train next, or why there is none."""
-        if not self._learns:
+        if not self._learned:
             return "what the study optimises is known from probes"
         settled = {
             self.knowledge.class_of(observation.parameters): observation
@@ -117,9 +125,9 @@ class Planner:
         if not left:
             return self._why_no_candidate(busy, failed)
         trained = {
-            learning_class: accuracy
+            learning_class: values
             for learning_class, observation in settled.items()
-            if (accuracy := _last_accuracy(observation.record)) is not None
+            if (values := self._last_values(observation.record)) is not None
         }
         decision = decide(
             left,
@@ -133,8 +141,8 @@ class Planner:
         return decision
 
     @property
-    def _learns(self) -> bool:
-        return "accuracy" in self.objectives
+    def _learned(self) -> tuple[str, ...]:
+        return learned_names(self.objectives)
 
     def _probe(self, parameters: TrialParameters, why: str) -> Plan:
         # Neither memory nor time depends on the learning rate; Optuna wants a value of its domain.
@@ -151,7 +159,7 @@ class Planner:
             )
             return None
         parameters, cost = candidate.fastest
-        probed = "model" not in (cost.memory_source, cost.time_source)
+        probed = cost.is_measured(cost_names(self.objectives))
         why = f"trains effective batch {candidate.learning_class.effective_batch_size} by its fastest member"
         return Plan(parameters=parameters, stages=("train",) if probed else ("probe", "train"), why=why)
 
@@ -175,15 +183,21 @@ class Planner:
         if not self.candidates:
             return None
         completed = feasible(self.records)
-        accuracies = [record.values["accuracy"] for record in completed] if self._learns else []
-        volume = Volume(self.objectives, self._reference(accuracies))
+        volume = Volume(self.objectives, self._reference([record.values for record in completed]))
         found = to_verify(completed, self.knowledge, self.space, volume, busy, min_gain=MIN_RELATIVE_GAIN)
         return None if found is None else Plan(parameters=found[0], stages=("probe",), why=found[1])
 
-    def _reference(self, accuracies: Sequence[float]) -> Mapping[str, float]:
-        return reference(self.candidates, accuracies, budget_mib=self.budget_mib, baseline_accuracy=self.baseline_accuracy)
+    def _reference(self, values: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+        return reference(
+            self.candidates,
+            {name: [known[name] for known in values if name in known] for name in self._learned},
+            self.objectives,
+            budget_mib=self.budget_mib,
+            baselines=self.baselines,
+        )
 
-
-def _last_accuracy(record: TrialRecord) -> float | None:
-    curve = record.attributes["training"]["curve"]
-    return curve[-1]["accuracy"] if curve else None
+    def _last_values(self, record: TrialRecord) -> dict[str, float] | None:
+        """What a training had learned at its last evaluation."""
+        curve = record.attributes["training"]["curve"]
+        found = {name: value for name in self._learned if curve and (value := learned_value(curve[-1], name)) is not None}
+        return found or None

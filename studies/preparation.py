@@ -18,7 +18,8 @@ from studies.config import StudyConfig
 from studies.display import Display
 from studies.errors import TradeoffError
 from studies.interrupts import Interrupts
-from studies.study import available_space, check_batches
+from studies.search_plan import StudyPlanning, start_planning
+from studies.study import available_space, check_batches, check_devices
 
 
 class OtherDeviceError(TradeoffError):
@@ -64,6 +65,7 @@ class Preparation:
         space: The study's space without what the device lacks.
         data: The prepared data, as `TrialServer.prepare` gives it.
         runner: Where trials run.
+        planning: The memory plan in the making; None where none was asked for.
     """
 
     config: StudyConfig
@@ -71,6 +73,7 @@ class Preparation:
     space: SearchSpace
     data: Mapping[str, Any]
     runner: InterruptibleRunner
+    planning: StudyPlanning | None = None
 
     @property
     def budget_mib(self) -> float:
@@ -89,6 +92,7 @@ class Preparation:
             num_train=self.data["num_train"],
             memory_limit_mib=self.config.limits.peak_memory_mib,
             time_limit_s=self.config.limits.trial_time_s,
+            num_devices=self.config.devices_per_trial,
             reuse=self.config.effective_reuse(),
             early_stopping=self.config.early_stopping,
             on_start=display.trial_started,
@@ -104,6 +108,7 @@ def prepare(
     display: Display,
     cache: Path | None = None,
     measured_on: str | None = None,
+    plans: bool = False,
 ) -> Preparation:
     """Finds out what the device is and can, and loads and tokenises the data unless that was done before.
 
@@ -114,6 +119,7 @@ def prepare(
         display: Where progress is shown.
         cache: Where prepared data is kept; see `cache_folder`.
         measured_on: The name of the device that must be the one here; None for any.
+        plans: Start to plan memory, if the study wants it.
 
     Raises:
         OtherDeviceError: The device is not the one that was asked for.
@@ -127,18 +133,43 @@ def prepare(
             raise OtherDeviceError(
                 f"the study {config.name!r} was measured on {measured_on}, and this machine has {device['name']}"
             )
+        if "energy_j" in config.objectives and not device.get("measures_energy"):
+            raise TradeoffError(
+                f"energy_j can't be an objective on {device['name']}: NVML counts no energy there; take it out of objectives"
+            )
         space, line = available_space(config, device)
-        display.message(f"device: {device['name']}")
-        if line is not None:
-            display.message(line)
+        together = f"{config.devices_per_trial} x " if config.devices_per_trial > 1 else ""
+        display.message(f"device: {together}{device['name']}")
+        for what in (check_devices(config.devices_per_trial, device), line):
+            if what is not None:
+                display.message(what)
+        folder = cache or cache_folder()
+
+        def planning(longest: int) -> StudyPlanning:
+            return start_planning(
+                config,
+                server,
+                space,
+                device,
+                cache=folder,
+                sequence_length=longest,
+                display=display,
+                interrupts=interrupts,
+            )
+
+        # Padded to one length, a batch is as long as it can be; else the data tells.
+        is_known = config.job.padding == "max_length"
+        planned = planning(config.job.max_length) if plans and is_known else None
         display.message("preparing the data")
         try:
-            data = server.prepare(config.job.model_dump(), cache or cache_folder())
+            data = server.prepare(config.job.model_dump(), folder)
         except JobError as error:
             raise TradeoffError(str(error)) from error
-        check_batches(space, data["num_train"])
+        check_batches(space, data["num_train"], config.devices_per_trial)
+        if plans and not is_known:
+            planned = planning(min(config.job.max_length, data["longest"]))
     runner = InterruptibleRunner(server=server, interrupts=interrupts)
-    return Preparation(config=config, device=device, space=space, data=data, runner=runner)
+    return Preparation(config=config, device=device, space=space, data=data, runner=runner, planning=planned)
 
 
 def cache_folder() -> Path:

@@ -12,13 +12,19 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from objectives.derivation import derived_attributes
+from objectives.goals import cost_names, learned_names
 from objectives.knowledge import Knowledge, Observation
 from objectives.records import TrialRecord
 from searchspace import LearningClass, SearchSpace, TrialParameters
 
 
 def unpublished(
-    records: Sequence[TrialRecord], knowledge: Knowledge, space: SearchSpace, *, budget_mib: float, learns: bool = True
+    records: Sequence[TrialRecord],
+    knowledge: Knowledge,
+    space: SearchSpace,
+    objectives: tuple[str, ...],
+    *,
+    budget_mib: float,
 ) -> list[tuple[TrialParameters, Observation]]:
     """Configurations that are settled and that no trial says so of, with the trial that settles them.
 
@@ -26,8 +32,8 @@ def unpublished(
         records: The study's trials.
         knowledge: What they settle.
         space: Where configurations come from.
+        objectives: The study's objectives. Where none of them is learned, a probe settles a configuration.
         budget_mib: What a configuration may need.
-        learns: Whether the study optimises something that only a training tells. Else a probe settles a configuration.
     """
     latest: dict[TrialParameters, TrialRecord] = {}
     for record in records:
@@ -36,12 +42,15 @@ def unpublished(
         if parameters is not None and (parameters not in latest or latest[parameters].is_derived):
             latest[parameters] = record
     found = []
-    for parameters, settling in _settled(knowledge, space) if learns else _probed(knowledge, space):
+    costs, learned = cost_names(objectives), learned_names(objectives)
+    for parameters, settling in _settled(knowledge, space) if learned else _probed(knowledge, space):
         known = latest.get(parameters)
-        if known is not None and (not known.is_derived or not _is_better_known(known, knowledge, parameters)):
+        if known is not None and (not known.is_derived or not _is_better_known(known, knowledge, parameters, costs)):
             continue
         cost = knowledge.cost(parameters)
-        if cost is not None and cost.peak_memory_mib <= budget_mib and knowledge.out_of_memory(parameters) is None:
+        if any(settling.record.attributes.get(name) is None for name in learned) or cost is None or not cost.knows(costs):
+            continue
+        if cost.peak_memory_mib <= budget_mib and knowledge.out_of_memory(parameters) is None:
             found.append((parameters, settling))
     return found
 
@@ -73,7 +82,7 @@ def publish(
     objectives: Sequence[str],
 ) -> None:
     """Adds a derived trial to the study."""
-    attributes = derived_attributes(parameters, settling, knowledge)
+    attributes = derived_attributes(parameters, settling, knowledge, objectives)
     study.add_trial(
         create_trial(
             state=TrialState.COMPLETE,
@@ -85,10 +94,9 @@ def publish(
     )
 
 
-def _is_better_known(record: TrialRecord, knowledge: Knowledge, parameters: TrialParameters) -> bool:
+def _is_better_known(record: TrialRecord, knowledge: Knowledge, parameters: TrialParameters, costs: Sequence[str]) -> bool:
     """Whether a probe has since measured what the record has from a model."""
     cost = knowledge.cost(parameters)
     if cost is None:
         return False
-    old = (record.sources.get("train_time_s"), record.sources.get("peak_memory_mib"))
-    return any(was == "model" and now != "model" for was, now in zip(old, (cost.time_source, cost.memory_source), strict=True))
+    return any(record.sources.get(name) == "model" and cost.source(name) != "model" for name in costs)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from objectives.memory_plan import MemoryPlan, stored_plan
 from objectives.records import OutcomeKind, TrialRecord, objective_names, read_record
 from studies.storage import describe
 
@@ -42,6 +43,7 @@ class StudyResults:
         versions: Library versions by package.
         tradeoff_version: The version that made the study.
         storage: Where it is kept, without a password.
+        memory_plan: What was predicted of memory before anything ran; None where there is no plan.
     """
 
     name: str
@@ -52,6 +54,12 @@ class StudyResults:
     versions: Mapping[str, str]
     tradeoff_version: str
     storage: str
+    memory_plan: MemoryPlan | None = None
+
+    @property
+    def num_devices(self) -> int:
+        """Devices that train a configuration together."""
+        return int(self.config.get("devices_per_trial", 1))
 
     def counts(self) -> dict[str, int]:
         """The number of trials by outcome, in words, in a fixed order, without zeros."""
@@ -83,7 +91,7 @@ def read_results(study: "optuna.Study") -> StudyResults:
     objectives = objective_names(attributes)
     records = []
     for trial in study.get_trials(deepcopy=False):
-        record = read_record(trial, objectives)
+        record = read_record(trial, objectives, num_devices=attributes["config"].get("devices_per_trial", 1))
         violated = {name: amount for name, amount in trial.constraints.items() if amount > 0}
         if record.outcome == "completed" and violated:
             record = replace(record, attributes={**record.attributes, "violated": violated})
@@ -97,4 +105,5 @@ def read_results(study: "optuna.Study") -> StudyResults:
         versions=attributes.get("versions", {}),
         tradeoff_version=attributes.get("tradeoff_version", "unknown"),
         storage=describe(study._storage),
+        memory_plan=stored_plan(attributes),
     )

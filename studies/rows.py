@@ -13,6 +13,7 @@ from studies.tables import SHORT_NAMES, marks, short_configuration
 
 Rows = tuple[list[str], list[list[str]]]
 ELSEWHERE = "~"
+PREDICTED_MEMORY = "predicted_peak_memory_mib"
 
 
 def front_rows(front: Sequence[TrialRecord], objectives: Sequence[str]) -> Rows:
@@ -36,21 +37,30 @@ def front_rows(front: Sequence[TrialRecord], objectives: Sequence[str]) -> Rows:
 
 
 def trial_rows(records: Sequence[TrialRecord], objectives: Sequence[str]) -> Rows:
-    """A header and a row for each trial: its parameters, its values if it has any, and how it ended."""
+    """A header and a row for each trial: its parameters, its values if it has any, what was predicted, and how it ended."""
     names = _parameter_names(records)
+    is_predicted = any(PREDICTED_MEMORY in record.attributes for record in records)
     columns = [SHORT_NAMES.get(name, name) for name in names]
     header = ["trial", *columns, "effective batch", *(named(name) for name in objectives), "outcome"]
+    if is_predicted:
+        header.insert(-1, "predicted memory (MiB)")
     rows = [
         [
             str(record.number),
             *(_parameter(record.params.get(name)) for name in names),
             _effective_batch(record),
             *(_value(record, name) for name in objectives),
+            *([_predicted_memory(record)] if is_predicted else []),
             OUTCOME_WORDS[record.outcome],
         ]
         for record in records
     ]
     return header, rows
+
+
+def _predicted_memory(record: TrialRecord) -> str:
+    value = figure(record, PREDICTED_MEMORY)
+    return "" if value is None else f"{value:,.0f}"
 
 
 def has_values_from_elsewhere(records: Sequence[TrialRecord]) -> bool:

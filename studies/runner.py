@@ -61,24 +61,27 @@ def run_study(
     interrupts = Interrupts()
     begin_s = time.monotonic()
     with interrupts.handled(), TrialServer() as server:
-        ready = prepare(config, server, interrupts, display=display, cache=cache)
+        ready = prepare(config, server, interrupts, display=display, cache=cache, plans=True)
         opened = open_storage(storage)
         be_patient(opened, say=display.message, stop=lambda: interrupts.requested)
         study = open_study(config, opened, ready.device)
         objective = ready.objective(display)
+        assert ready.planning is not None
+        ready.planning.begin(study, objective)
         study.sampler = build_sampler(
             config,
             objective,
             budget_mib=ready.budget_mib,
-            baseline_accuracy=ready.data["majority_share"] or 0.0,
+            baselines=ready.data["baselines"],
             num_trials=len(study.get_trials(deepcopy=False)),
         )
         annotator = Annotator(study=study, artifacts=artifact_folder(study._storage))
-        search = Search(study, config, objective, ready.runner, display, interrupts, annotator)
+        search = Search(study, config, objective, ready.runner, display, interrupts, annotator, ready.planning)
         try:
             with display.running(study.study_name, ready.device, config):
                 search.run(None if timeout_s is None else begin_s + timeout_s)
         finally:
+            ready.planning.cancel()
             annotator.finish()
     return study
 

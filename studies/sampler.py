@@ -6,7 +6,7 @@ sampler, and several workers share what each of them finds.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from objectives.goals import learned_names
 from objectives.knowledge import Knowledge
 from objectives.objective import PLAN_ATTRIBUTE
 from objectives.records import TrialRecord
@@ -35,7 +36,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         objectives: The study's objectives.
         learn: Reads the study into records and knowledge.
         budget_mib: What a configuration may need.
-        baseline_accuracy: What a constant answer reaches: an accuracy of no use.
+        baselines: What a constant answer reaches, for the learned objectives of which that is known: a value of no use.
         seed: Of the learning rates that are drawn.
         asks_alone: Whether no other worker begins a trial between `plan_stands` and the end of `study.ask`.
     """
@@ -44,7 +45,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     objectives: tuple[str, ...]
     learn: Callable[[optuna.Study], tuple[list[TrialRecord], Knowledge]]
     budget_mib: float
-    baseline_accuracy: float
+    baselines: Mapping[str, float]
     seed: int | None = None
     asks_alone: bool = False
     finished_because: str | None = field(default=None, init=False)
@@ -85,10 +86,10 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         records, knowledge = self.learn(study)
         trials = study.get_trials(deepcopy=False)
         count = 0
-        learns = "accuracy" in self.objectives
+        learns = bool(learned_names(self.objectives))
         if not learns and next_probe(knowledge, self.space, self.budget_mib, depth=Depth.PROMISING) is not None:
             return 0  # while the survey goes on, each probe would tell everything anew
-        waiting = unpublished(records, knowledge, self.space, budget_mib=self.budget_mib, learns=learns)
+        waiting = unpublished(records, knowledge, self.space, self.objectives, budget_mib=self.budget_mib)
         for parameters, settling in waiting:
             completed = trials[settling.record.number].datetime_complete
             age_s = time.time() - completed.timestamp() if completed is not None else 0.0
@@ -164,7 +165,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             space=self.space,
             objectives=self.objectives,
             budget_mib=self.budget_mib,
-            baseline_accuracy=self.baseline_accuracy,
+            baselines=self.baselines,
             seed=self.seed,
             records=records,
             knowledge=knowledge,

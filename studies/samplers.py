@@ -1,5 +1,6 @@
 """Builds the sampler that a study names."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -10,7 +11,7 @@ from studies.sampler import DecoupledSampler
 
 
 def build_sampler(
-    config: StudyConfig, objective: Objective, *, budget_mib: float, baseline_accuracy: float, num_trials: int
+    config: StudyConfig, objective: Objective, *, budget_mib: float, baselines: Mapping[str, float], num_trials: int
 ) -> optuna.samplers.BaseSampler:
     """The sampler of a study.
 
@@ -18,7 +19,7 @@ def build_sampler(
         config: Names the sampler.
         objective: What it samples for, with the space that the device can run.
         budget_mib: What a configuration may need.
-        baseline_accuracy: What a constant answer reaches.
+        baselines: What a constant answer reaches, for the learned objectives of which that is known.
         num_trials: Trials that the study holds: a seeded sampler goes on from there instead of repeating its first draws.
     """
     space = objective.space
@@ -29,7 +30,7 @@ def build_sampler(
             objectives=config.objectives,
             learn=objective.learn,
             budget_mib=budget_mib,
-            baseline_accuracy=baseline_accuracy,
+            baselines=baselines,
             seed=config.sampler_seed,
         )
     if config.sampler == "tpe":

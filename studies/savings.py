@@ -30,6 +30,7 @@ class Savings:
         num_trained: Configurations that were trained, to the end or until they were stopped.
         num_derived: Configurations whose values follow from others.
         num_out_of_memory: Configurations that ran out of memory, or need at least as much as one that did.
+        num_ruled_out: Further ones that the memory plan says surely do not fit.
         spent_s: Time of everything that was run.
         all_s: Time that training every configuration would take (an estimate); None while that can't be told.
     """
@@ -41,6 +42,7 @@ class Savings:
     num_out_of_memory: int
     spent_s: float
     all_s: float | None
+    num_ruled_out: int = 0
 
     def __str__(self) -> str:
         counts = [
@@ -48,6 +50,7 @@ class Savings:
             f"{self.num_trained} trained",
             f"{self.num_derived} derived",
             f"{self.num_out_of_memory} out of memory",
+            *([f"{self.num_ruled_out} ruled out by the memory plan"] if self.num_ruled_out else []),
         ]
         text = f"{self.num_configurations} configurations: {', '.join(counts)}"
         if self.all_s is None or not self.spent_s:
@@ -73,10 +76,11 @@ def savings(records: Sequence[TrialRecord], knowledge: Knowledge, space: SearchS
         for record in records
         if (parameters := space.read(record.params)) is not None
     ]
-    ran = ("completed", "stopped_early", "diverged")
-    trained = {p for record, p in read if record.outcome in ran and not record.is_derived}
+    ended = ("completed", "stopped_early", "diverged")
+    trained = {p for record, p in read if record.outcome in ended and not record.is_derived}
     derived = {p for record, p in read if record.outcome == "completed" and record.is_derived} - trained
     out_of_memory = {p for p in grid if p not in trained and knowledge.out_of_memory(p) is not None}
+    ruled_out = {p for p in grid if (knowledge.surely_needs_mib(p) or 0.0) > budget_mib} - out_of_memory - trained
     costs = [_cost_s(p, records, knowledge, budget_mib) for p in grid]
     known = [cost for cost in costs if cost is not None]
     return Savings(
@@ -84,6 +88,7 @@ def savings(records: Sequence[TrialRecord], knowledge: Knowledge, space: SearchS
         num_probed=sum(record.outcome == "probed" for record in records),
         num_trained=len(trained),
         num_derived=len(derived - out_of_memory),
+        num_ruled_out=len(ruled_out),
         num_out_of_memory=len(out_of_memory),
         spent_s=sum(_trial_time_s(record) for record in records),
         all_s=sum(known) if trained and len(known) == len(costs) else None,
@@ -95,18 +100,31 @@ def how_far_off(records: Sequence[TrialRecord], knowledge: Knowledge) -> str:
 
     Predictions that were stored before their trial ran count first; without any, each measurement is predicted from the others.
     """
-    memory = stored_errors(records, "peak_memory_mib") or knowledge.memory_errors()
+    memory = stored_errors(records, "peak_memory_mib", source="model") or knowledge.memory_errors()
+    planned = stored_errors(records, "peak_memory_mib", source="plan")
     # A correction learnt from the same trainings would make these look better than they are: only stored ones count.
     time = stored_errors(records, "train_time_s")
-    return f"predicted against measured: peak memory {_median_and_worst(memory)}; training time {_median_and_worst(time)}"
+    by_plan = f", by the memory plan {_median_and_worst(planned)}" if planned else ""
+    return (
+        f"predicted against measured: peak memory {_median_and_worst(memory)}{by_plan}; training time {_median_and_worst(time)}"
+    )
 
 
-def stored_errors(records: Sequence[TrialRecord], name: str) -> list[float]:
-    """Relative errors of the predictions of an objective that were stored beside a measured value of the trial's own."""
+def stored_errors(records: Sequence[TrialRecord], name: str, *, source: str | None = None) -> list[float]:
+    """Relative errors of the predictions of an objective that were stored beside a measured value of the trial's own.
+
+    Args:
+        records: The trials.
+        name: The objective.
+        source: Whose predictions: "plan" or "model"; None for all. One that names no source is a model's.
+    """
     errors = []
     for record in records:
         predicted, measured = record.attributes.get(f"predicted_{name}"), record.attributes.get(name)
-        if predicted is not None and measured and not record.is_derived:
+        # What is known of a peak after memory ran out is a part of it.
+        has_measured = bool(measured) and not record.is_derived and record.outcome != "out_of_memory"
+        is_asked = source is None or (record.attributes.get(f"predicted_{name}_source") == "plan") == (source == "plan")
+        if predicted is not None and has_measured and is_asked:
             errors.append(predicted / measured - 1)
     return errors
 
@@ -118,7 +136,15 @@ def lines(results: StudyResults) -> list[str]:
     if num_train is None:
         return []
     space, _ = available_space(config, results.device)
-    knowledge = Knowledge.of(results.records, space, config.job, num_train=num_train, reuse=config.effective_reuse())
+    knowledge = Knowledge.of(
+        results.records,
+        space,
+        config.job,
+        num_train=num_train,
+        num_devices=config.devices_per_trial,
+        reuse=config.effective_reuse(),
+        plan=results.memory_plan,
+    )
     budget_mib = config.limits.peak_memory_mib or results.device["total_memory_mib"]
     return [
         str(savings(results.records, knowledge, space, budget_mib=budget_mib)),

@@ -24,6 +24,7 @@ from studies.locks import study_lock
 from studies.preparation import InterruptibleRunner
 from studies.recovery import FaultTolerantStudy
 from studies.sampler import DecoupledSampler
+from studies.search_plan import StudyPlanning
 
 MAX_FAILURES_IN_A_ROW = 5
 # Trials that need no training, one after the other, after which a space counts as exhausted.
@@ -58,6 +59,7 @@ class Search:
         display: Where progress is shown.
         interrupts: What the user has asked for.
         annotator: Told of each trial that has ended here.
+        planning: The memory plan in the making, looked at between trials; None for none.
     """
 
     study: optuna.Study
@@ -67,6 +69,7 @@ class Search:
     display: Display
     interrupts: Interrupts
     annotator: Annotator
+    planning: StudyPlanning | None = None
     free: int = field(default=0, init=False)
     # Configurations that are settled once a trial of another worker has ended: its number, and theirs.
     _deferred: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list, init=False)
@@ -105,6 +108,8 @@ class Search:
                 if (why := self._must_end(deadline_s)) is not None:
                     self.display.message(why)
                     return
+                if self.planning is not None:
+                    self.planning.poll(self.study, self.objective)
                 trial, why = self._begin()
                 if trial is not None:
                     self._run(trial)
@@ -169,7 +174,7 @@ class Search:
         self._ended(told)
 
     def _ended(self, trial: optuna.trial.FrozenTrial) -> None:
-        record = read_record(trial, self.config.objectives)
+        record = read_record(trial, self.config.objectives, num_devices=self.config.devices_per_trial)
         # A probe is work too, though it does not count: a survey of a large space is long.
         is_free = record.outcome == "skipped" or (record.is_derived and "probe" not in record.attributes)
         self.free = self.free + 1 if is_free else 0

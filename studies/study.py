@@ -13,7 +13,7 @@ from studies.environment import library_versions, tradeoff_version
 from studies.errors import TradeoffError
 
 # What trials of one study must share for its front to mean anything.
-FIXED_KEYS = ("job", "space", "objectives")
+FIXED_KEYS = ("job", "space", "objectives", "devices_per_trial")
 FIXED_LIMITS = ("peak_memory_mib", "effective_batch_size")
 
 
@@ -44,7 +44,8 @@ def open_study(config: StudyConfig, storage: optuna.storages.BaseStorage, device
 
 
 def _check_same(config: StudyConfig, stored: Mapping[str, Any], device: Mapping[str, Any]) -> None:
-    old, new = stored["config"], config.plain()
+    # A study that was made before trials could take several devices has one.
+    old, new = {"devices_per_trial": 1, **stored["config"]}, config.plain()
     lines = differences({key: old[key] for key in FIXED_KEYS}, {key: new[key] for key in FIXED_KEYS})
     lines += differences(
         {"limits": {key: old["limits"][key] for key in FIXED_LIMITS}},
@@ -81,14 +82,40 @@ def available_space(config: StudyConfig, device: Mapping[str, Any]) -> tuple[Sea
     return left, f"{' and '.join(taken)} left out: {device['name']} does not train in {'it' if len(taken) == 1 else 'them'}"
 
 
-def check_batches(space: SearchSpace, num_train: int) -> None:
+def check_batches(space: SearchSpace, num_train: int, num_devices: int = 1) -> None:
     """Refuses a micro-batch that the data can't fill.
 
     Raises:
-        TradeoffError: A batch is larger than the number of training samples.
+        TradeoffError: A batch on each device is more than all training samples.
     """
+    each = f" on each of {num_devices} devices" if num_devices > 1 else ""
     for value in space.domains["per_device_train_batch_size"].values() or ():
-        if value > num_train:
+        if value * num_devices > num_train:
             raise TradeoffError(
-                f"space.per_device_train_batch_size: a batch must not exceed the {num_train} training samples, got {value}"
+                f"space.per_device_train_batch_size: a batch{each} must not exceed the {num_train} training samples,"
+                f" got {value}"
             )
+
+
+def check_devices(devices_per_trial: int, device: Mapping[str, Any]) -> str | None:
+    """Refuses more devices than there are.
+
+    Args:
+        devices_per_trial: Devices that train a configuration together.
+        device: What trials run on, as `TrialServer.describe_device` gives it.
+
+    Returns:
+        A line to show, or None: processors stand in for cards to try something out, and their times say nothing.
+
+    Raises:
+        TradeoffError: There are fewer cards.
+    """
+    if devices_per_trial == 1:
+        return None
+    if device["kind"] == "cpu":
+        return f"{devices_per_trial} ranks share this machine's processors: good for trying out, not for its times"
+    if devices_per_trial > (num_cards := device.get("num_cards") or 1):
+        raise TradeoffError(
+            f"devices_per_trial must not exceed the cards that are visible here, {num_cards}, got {devices_per_trial}"
+        )
+    return None

@@ -4,6 +4,9 @@ For each way to compute (checkpointing, precision, data loading) a line of micro
 and then, where the line through the measured ones meets the budget, the largest that should fit. So nearly all probes fit, and
 the few that do not are those that draw the boundary. Lines with held gradients come first: what fits there fits without.
 
+With a memory plan the largest batch comes right after the smallest, since the plan says where the boundary is, and what surely
+does not fit is never asked for.
+
 A way to compute is put off when most of its configurations that are known are beaten, in time and in memory, by others of the
 same effective batch: it can only reach the front by learning better. A precision is compared where the other one was measured,
 so that a single probe tells. The search comes back to what was put off when the rest is exhausted.
@@ -104,7 +107,7 @@ def _known_costs(knowledge: Knowledge, space: SearchSpace) -> Known:
     known: Known = defaultdict(list)
     for parameters in space.structures:
         if (cost := knowledge.cost(parameters)) is not None:
-            known[parameters.effective_batch_size()].append((parameters.speed_class(), cost))
+            known[parameters.effective_batch_size(knowledge.num_devices)].append((parameters.speed_class(), cost))
     return known
 
 
@@ -160,8 +163,13 @@ class _Line:
         self._live = [
             batch
             for batch, parameters in self._line.items()
-            if knowledge.out_of_memory(parameters) is None and parameters not in left_out
+            if knowledge.out_of_memory(parameters) is None
+            and parameters not in left_out
+            and (knowledge.surely_needs_mib(parameters) or 0.0) <= budget_mib
         ]
+        self._is_planned = all(knowledge.planned_memory_mib(parameters) is not None for parameters in self._line.values())
+        # A miss shows that the plan is off here; from then on the line is walked as without one.
+        self._has_missed = any(knowledge.out_of_memory(parameters) is not None for parameters in self._line.values())
         self._measured = self._measured_of(self._line)
         # What was measured with accumulation stands for the same batch without: the difference is the size of the gradients.
         with_accumulation = [] if accumulates or True not in lines else self._measured_of(lines[True])
@@ -182,6 +190,8 @@ class _Line:
         if not self._known:
             compared = [batch for batch in self._measured_of_siblings[1:2] if batch in others]
             return self._line[(compared or others)[0]]
+        if len(self._known) == 1 and self._is_planned and not self._has_missed and self._known[0] < others[0]:
+            return self._at_the_boundary(others)
         if len(self._known) == 1:
             smallest_is_known = self._known[0] < others[0]
             return self._line[others[len(others) // 2] if smallest_is_known else others[0]]

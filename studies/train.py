@@ -26,13 +26,13 @@ from studies.environment import library_versions, tradeoff_version
 from studies.errors import TradeoffError
 from studies.export import MEMORY_FIGURES
 from studies.interrupts import EXIT_STATUS
+from studies.train_script import launch_command
 
 RESULTS = "results.json"
 _REQUEST = "tradeoff-training.json"
 _PLAIN_INTERVAL_S = 10.0
 _STAGES = {"probe": "measuring memory on the longest samples", "train": "training"}
 # What is promised and measured under the same name, in the order in which it is shown.
-_OTHER_LABELS = {"eval_loss": ("evaluation loss", "", 4), "samples_per_s": ("speed", "samples/s", 1)}
 _COMPARED = ("accuracy", "eval_loss", "train_time_s", "samples_per_s", "peak_memory_mib")
 
 
@@ -61,6 +61,11 @@ def train_export(
     """
     say = console or Console(quiet=True)
     exported = read_export(folder)
+    if (num_devices := exported.get("devices_per_trial", 1)) > 1:
+        raise TradeoffError(
+            f"this configuration trains on {num_devices} devices together, and `tradeoff train` on one; "
+            f"run {launch_command(num_devices)} in {folder}"
+        )
     study_job = TextClassificationJob(**exported["job"])
     parameters = TrialParameters(**exported["parameters"])
     job = full_job(study_job, train_samples)
@@ -184,11 +189,10 @@ def comparison_lines(results: Mapping[str, Any]) -> list[str]:
     for name in _COMPARED:
         if name not in results["measured"]:
             continue
-        goal = GOALS.get(name)
-        label, unit, digits = (goal.label, goal.unit, goal.digits) if goal else _OTHER_LABELS[name]
-        value = f"{results['measured'][name]:,.{digits}f}{' ' + unit if unit else ''}"
+        goal = GOALS[name]
+        value = f"{goal.show(results['measured'][name])} {goal.unit}".rstrip()
         expected = results["promised"].get(name)
-        lines.append(f"{label} {value}" + ("" if expected is None else f" (promised {expected:,.{digits}f})"))
+        lines.append(f"{goal.label} {value}" + ("" if expected is None else f" (promised {goal.show(expected)})"))
     if (ours := results["device"]["name"]) != (theirs := results["promised_device"]):
         lines.append(f"time and memory were promised for {theirs}, and measured on {ours}")
     return lines

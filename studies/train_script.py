@@ -15,12 +15,20 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json")
 _HEAD = '''"""Trains the configuration that tradeoff chose: {title}.
 
 Needs transformers and datasets. Reads training_args.json beside it, writes the model into the folder `model` beside it.
+
+    {command}
 """
 
 import json
 {imports}
 FOLDER = Path(__file__).resolve().parent
-{deterministic}'''
+{processes}{deterministic}'''
+
+_PROCESSES = """
+# With another number the effective batch, and with it the accuracy, would be another one.
+if os.environ.get("WORLD_SIZE") != "{num}":
+    raise SystemExit("this configuration trains on {num} devices together: {command}")
+"""
 
 _DETERMINISTIC = """
 # As in the study: kernels that repeat their results, where torch has them.
@@ -98,22 +106,29 @@ trainer = Trainer(
 trainer.train()
 trainer.save_model()
 trainer.save_state()
-tokenizer.save_pretrained(trainer.args.output_dir)
+if trainer.is_world_process_zero():
+    tokenizer.save_pretrained(trainer.args.output_dir)
 """
 
 _SHOW = """\
-# The last epoch's evaluation{expected}.
-print("accuracy", next(line["eval_accuracy"] for line in reversed(trainer.state.log_history) if "eval_accuracy" in line))
+    # The last epoch's evaluation{expected}.
+    print("accuracy", next(line["eval_accuracy"] for line in reversed(trainer.state.log_history) if "eval_accuracy" in line))
 """
 
 
-def train_script(job: TextClassificationJob, *, title: str, expected: str | None) -> str:
+def launch_command(num_processes: int) -> str:
+    """How `train.py` is started."""
+    return "python train.py" if num_processes == 1 else f"torchrun --nproc_per_node {num_processes} train.py"
+
+
+def train_script(job: TextClassificationJob, *, title: str, expected: str | None, num_processes: int = 1) -> str:
     """The text of `train.py`.
 
     Args:
         job: The job of the study.
         title: What was chosen, in words.
         expected: The study's accuracy and where it comes from, in words; None where it has none.
+        num_processes: Devices that train together.
 
     Raises:
         ValueError: The job's data are random tokens, from which nothing can be learned.
@@ -125,7 +140,9 @@ def train_script(job: TextClassificationJob, *, title: str, expected: str | None
     parts = [
         _HEAD.format(
             title=title.replace("\\", "").replace('"', "'"),
-            imports=_imports(job),
+            command=launch_command(num_processes),
+            imports=_imports(job, num_processes),
+            processes=_PROCESSES.format(num=num_processes, command=launch_command(num_processes)) if num_processes > 1 else "",
             deterministic=_DETERMINISTIC if job.deterministic else "",
         ),
         _data(job, text, label),
@@ -162,7 +179,7 @@ def embedded_module() -> str:
     return "".join(lines)
 
 
-def _imports(job: TextClassificationJob) -> str:
+def _imports(job: TextClassificationJob, num_processes: int) -> str:
     is_csv = job.is_local_file and Path(job.dataset).suffix.lower() == ".csv"
     from_datasets = "load_dataset" if not job.is_local_file and job.dataset != EMBEDDED else "Dataset"
     names = ["AutoModelForSequenceClassification", "Trainer", "TrainingArguments", "set_seed"]
@@ -170,7 +187,7 @@ def _imports(job: TextClassificationJob) -> str:
     if job.model != EMBEDDED:
         names.append("AutoTokenizer")
         names += ["AutoConfig"] if _has_no_weights(job) else []
-    lines = ["import os\n"] if job.deterministic else []
+    lines = ["import os\n"] if job.deterministic or num_processes > 1 else []
     lines += ["from pathlib import Path\n", "\n"]
     lines += ["import pandas as pd\n"] if is_csv else []
     lines += ["import torch\n", f"from datasets import {from_datasets}\n"]

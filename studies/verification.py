@@ -10,13 +10,14 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.goals import GOALS, cost_names
 from objectives.knowledge import Knowledge
 from objectives.records import TrialRecord
 from searchspace import SearchSpace, TrialParameters
 from studies.decision import Volume
 
 # Times between and beyond what was probed are off by about so much (benchmarks/search_cost.py); memory by far less.
-TYPICAL_ERRORS = {"train_time_s": 0.1, "peak_memory_mib": 0.02}
+TYPICAL_ERRORS = {"train_time_s": 0.1, "peak_memory_mib": 0.02, "samples_per_s": 0.1, "energy_j": 0.1}
 
 Array = NDArray[np.float64]
 
@@ -85,12 +86,13 @@ def _unmeasured(
     if parameters is None or parameters in pending:
         return None
     cost = knowledge.cost(parameters)
-    return parameters if cost is not None and "model" in (cost.memory_source, cost.time_source) else None
+    objectives = tuple(record.values)
+    return parameters if cost is not None and not cost.is_measured(cost_names(objectives)) else None
 
 
 def _optimistic(record: TrialRecord) -> dict[str, float]:
-    """A trial's values, the modelled ones as low as they may well be."""
+    """A trial's values, the modelled ones as good as they may well be."""
     return {
-        name: value * (1 - TYPICAL_ERRORS[name]) if record.sources.get(name) == "model" else value
+        name: value * (1 + GOALS[name].sign * TYPICAL_ERRORS[name]) if record.sources.get(name) == "model" else value
         for name, value in record.values.items()
     }

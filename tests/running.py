@@ -85,6 +85,7 @@ def tiny_study(**settings: Any) -> StudyConfig:
         "sampler_seed": 0,
         "reuse": "off",
         "early_stopping": False,
+        "plan": "off",
         "trials": 3,
     }
     return StudyConfig.model_validate(tiny | settings)

@@ -30,6 +30,7 @@ GRADIENTS_MIB = 420.0
 UPDATE_S = 0.04
 PROBE_S = 6.0
 NOISE = 0.008
+BASELINE_LOSS = math.log(5)
 BEST_LEARNING_RATE = 1e-4
 SPACE = SearchSpace(
     domains={
@@ -67,6 +68,11 @@ def accuracy(p: TrialParameters) -> float:
         x = 3 + (x - 3) / 2
     lost = (0.012 if x <= 3 else 0.0095) * (x - 3) ** 2 + 0.03 * away**2
     return max(0.2, 0.63 - lost) - (0.004 if p.precision != Precision.FP32 else 0)
+
+
+def loss_at(accuracy: float) -> float:
+    """An evaluation loss that falls as the accuracy rises, from that of five equally likely answers."""
+    return BASELINE_LOSS - 2 * (accuracy - 0.2)
 
 
 @dataclass
@@ -134,7 +140,7 @@ class SimulatedRunner:
                     num_samples=epoch * NUM_TRAIN,
                     train_time_s=train_time_s(p) * epoch / 3,
                     accuracy=max(0.0, final - lacking),
-                    eval_loss=1.0,
+                    eval_loss=loss_at(max(0.0, final - lacking)),
                 )
             )
             if epoch < 3 and curve[-1].accuracy < thresholds.get(epoch * NUM_TRAIN, -1.0):
@@ -166,10 +172,24 @@ def simulated_probe(p: TrialParameters) -> ProbeResult:
 
 
 @dataclass
+class SimulatedPlan:
+    """`objectives.background.BackgroundTask` whose answer is made when it is asked for."""
+
+    request: Mapping[str, Any]
+    make: Callable[[Mapping[str, Any]], dict[str, Any] | None]
+
+    def answer(self, *, timeout_s: float | None = 0.0) -> dict[str, Any] | None:
+        return self.make(self.request)
+
+    def cancel(self) -> None: ...
+
+
+@dataclass
 class SimulatedServer:
     """`objectives.isolation.TrialServer` for `studies.runner.run_study`, over a simulated runner."""
 
     runner: SimulatedRunner
+    plan_answer: Callable[[Mapping[str, Any]], dict[str, Any] | None] = field(default=lambda request: {"error": "simulated"})
 
     def __enter__(self) -> "SimulatedServer":
         return self
@@ -179,8 +199,11 @@ class SimulatedServer:
     def describe_device(self) -> dict[str, Any]:
         return DEVICE
 
+    def start_task(self, request: Mapping[str, Any]) -> "SimulatedPlan":
+        return SimulatedPlan(request, self.plan_answer)
+
     def prepare(self, *_: Any) -> dict[str, Any]:
-        return {"folder": "", "num_train": NUM_TRAIN, "num_eval": 500, "majority_share": 0.2}
+        return {"folder": "", "num_train": NUM_TRAIN, "num_eval": 500, "baselines": {"accuracy": 0.2}}
 
     def run_trial(self, request: Mapping[str, Any], *, log_path: Any = None, **arguments: Any) -> Any:
         return self.runner.run_trial(request, **arguments)
@@ -191,6 +214,7 @@ DEVICE = {
     "name": "Simulated card",
     "uuid": None,
     "total_memory_mib": BUDGET_MIB,
+    "num_cpus": 8,
     "precisions": ["fp32", "fp16", "bf16"],
 }
 
@@ -222,7 +246,7 @@ def decoupled(goal: Objective, *, seed: int = 0, budget_mib: float = BUDGET_MIB)
         objectives=goal.objectives,
         learn=goal.learn,
         budget_mib=budget_mib,
-        baseline_accuracy=0.2,
+        baselines={"accuracy": 0.2, "eval_loss": BASELINE_LOSS},
         seed=seed,
     )
 

@@ -1,5 +1,7 @@
 """What cuBLAS takes of a card's memory: the constants, apart from what needs torch."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 KIB = 1024
@@ -19,6 +21,14 @@ class BlasWorkspace:
 
     cublas_bytes: int = 2 * 4096 * KIB + 8 * 16 * KIB
     cublaslt_bytes: int = 1024 * KIB
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str]) -> "BlasWorkspace":
+        """The workspaces of a process with these variables: `CUBLAS_WORKSPACE_CONFIG` is a row of `:SIZE:COUNT`, in KiB."""
+        sizes = re.findall(r":(\d+):(\d+)", environment.get("CUBLAS_WORKSPACE_CONFIG", ""))
+        if not sizes:
+            return cls()
+        return cls(cublas_bytes=sum(int(size) * int(count) for size, count in sizes) * KIB)
 
 
 # Compute capability 9, 10 and 12 in aten/src/ATen/cuda/CublasHandlePool.cpp: 8 x 4 MiB.

@@ -22,7 +22,9 @@ _FORMAT = 1
 
 
 def default_cache_folder() -> Path:
-    """`tradeoff/traces` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)."""
+    """`traces` in `TRADEOFF_CACHE`, else `tradeoff/traces` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)."""
+    if folder := os.environ.get("TRADEOFF_CACHE"):
+        return Path(folder) / "traces"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tradeoff" / "traces"
 
 

@@ -1,6 +1,6 @@
 """What a trial stores that was not trained itself."""
 
-from simulated_runner import JOB, NUM_TRAIN, SPACE
+from simulated_runner import JOB, NUM_TRAIN, OBJECTIVES, SPACE
 
 from objectives.derivation import derived_attributes
 from objectives.knowledge import Knowledge, Observation
@@ -31,7 +31,7 @@ def derive(parameters, *records):
         attributes={"accuracy": 0.61, "train_time_s": 41.28, "peak_memory_mib": 1500.0},
     )
     knowledge = Knowledge.of([training, *records], SPACE, JOB, num_train=NUM_TRAIN)
-    return derived_attributes(parameters, Observation(record=training, parameters=TRAINED), knowledge)
+    return derived_attributes(parameters, Observation(record=training, parameters=TRAINED), knowledge, OBJECTIVES)
 
 
 def test_accuracy_is_the_trainings_and_says_so():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from objectives.early_stopping import SLACK, stop_rule
+from objectives.early_stopping import SLACK, SLACK_SHARE, stop_rule
+from objectives.goals import GOALS
 
 # What the three gained from the first epoch on: 0.2, 0.1 and 0.3; from the second: 0.05, 0 and 0.1.
 CURVES = [
@@ -77,3 +78,25 @@ def test_the_rule_goes_to_the_trials_process_as_plain_data():
     plain = stop_rule([member(20, 2000)], [FAST_AND_SMALL], CURVES).as_dict()
     assert dict(plain["thresholds"]) == pytest.approx({1000: 0.29, 2000: 0.49})
     assert (plain["required"], plain["dominating"]) == (0.6, [4])
+
+
+def test_a_loss_is_bounded_from_below():
+    # The mirror image: from the first evaluation on losses fell by 0.2, 0.1 and 0.3; the final ones span 0.1.
+    losses = [[(samples, 2 - accuracy) for samples, accuracy in curve] for curve in CURVES]
+    in_the_way = (4, {"eval_loss": 1.40, "train_time_s": 10.0, "peak_memory_mib": 1000.0})
+    rule = stop_rule([member(20, 2000)], [in_the_way], losses, GOALS["eval_loss"])
+    slack = SLACK_SHARE * 0.1
+    assert rule.thresholds == pytest.approx({1000: 1.40 + 0.30 + slack, 2000: 1.40 + 0.10 + slack})
+    assert (rule.required, rule.dominating) == (1.40, (4,))
+
+
+def test_the_lowest_loss_of_those_in_the_way_is_what_a_member_must_beat():
+    worse = (5, {"eval_loss": 1.5, "train_time_s": 9.0, "peak_memory_mib": 900.0})
+    better = (4, {"eval_loss": 1.4, "train_time_s": 10.0, "peak_memory_mib": 1000.0})
+    assert stop_rule([member(20, 2000)], [worse, better], CURVES, GOALS["eval_loss"]).dominating == (4,)
+
+
+def test_a_member_that_is_faster_in_samples_per_s_is_never_stopped():
+    slow = (3, {"accuracy": 0.6, "samples_per_s": 100.0})
+    assert stop_rule([{"samples_per_s": 101.0}], [slow], CURVES) is None
+    assert stop_rule([{"samples_per_s": 99.0}], [slow], CURVES).dominating == (3,)

@@ -97,7 +97,12 @@ def test_an_outcome_is_plain_json() -> None:
 
 def test_the_objectives_are_the_last_accuracy_the_training_time_and_the_higher_peak() -> None:
     higher_in_training = Measurements(probe=probe(50.0), training=training(60.0, 0.3, 0.2))
-    assert measured_values(higher_in_training) == {"accuracy": 0.2, "train_time_s": 4.0, "peak_memory_mib": 60.0}
+    assert measured_values(higher_in_training) == {
+        "accuracy": 0.2,
+        "train_time_s": 4.0,
+        "samples_per_s": 32.0,
+        "peak_memory_mib": 60.0,
+    }
     higher_in_probe = Measurements(probe=probe(70.0), training=training(60.0, 0.3))
     assert measured_values(higher_in_probe)["peak_memory_mib"] == 70.0
 
@@ -109,5 +114,5 @@ def test_a_peak_that_only_the_probe_measures_is_the_objective() -> None:
 def test_what_was_not_measured_is_no_objective() -> None:
     assert measured_values(Measurements()) == {}
     assert measured_values(Measurements(probe=probe())) == {}
-    assert measured_values(Measurements(training=training(None))) == {"train_time_s": 4.0}
+    assert measured_values(Measurements(training=training(None))) == {"train_time_s": 4.0, "samples_per_s": 32.0}
     assert "accuracy" not in measured_values(Measurements(training=training(1.0, None)))

@@ -5,9 +5,9 @@ from objectives.schedule import Schedule
 from searchspace import TrialParameters
 
 
-def schedule(batch: int, accumulation: int = 1, *, epochs: float = 1, num_samples: int = 64) -> Schedule:
+def schedule(batch: int, accumulation: int = 1, *, epochs: float = 1, num_samples: int = 64, num_devices: int = 1) -> Schedule:
     parameters = TrialParameters(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
-    return Schedule.of(tiny_job(epochs=epochs), parameters, num_samples=num_samples)
+    return Schedule.of(tiny_job(epochs=epochs), parameters, num_samples=num_samples, num_devices=num_devices)
 
 
 def test_every_micro_batch_is_an_update_without_accumulation() -> None:
@@ -46,3 +46,14 @@ def test_half_an_epoch_is_half_the_updates_rounded_up() -> None:
 def test_training_time_is_that_of_all_micro_steps_and_all_updates() -> None:
     # 8 micro-steps of 0.5 s and 2 updates of 0.25 s.
     assert schedule(8, 4).train_time_s(0.5, 0.25) == 4.5
+
+
+def test_devices_share_the_micro_batches_of_an_epoch() -> None:
+    assert (schedule(8, num_devices=2).num_updates, schedule(8, num_devices=2).num_micro_batches) == (4, 4)
+    assert schedule(8, 2, num_devices=2).num_updates == 2
+
+
+def test_the_last_round_of_micro_batches_is_filled_up_for_all_devices() -> None:
+    # 60 = 7 x 8 + 4: eight micro-batches, the last one filled up, so that three devices take three each.
+    assert schedule(8, num_samples=60, num_devices=3).num_micro_batches == 3
+    assert schedule(8, num_samples=60, num_devices=3).num_samples == 60

@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 from running import cache_folder, prepared, request, shared_server, tiny_job
 
+from objectives.early_stopping import StopRule
+from objectives.goals import GOALS
 from objectives.isolation import JobError
 from objectives.outcome import Completed, Failed
 
@@ -65,7 +67,7 @@ def test_a_column_that_the_data_lacks_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_a_stop_rule_ends_a_hopeless_training_and_says_why() -> None:
-    rule = {"thresholds": [[64, 1.1]], "required": 1.2, "dominating": [3, 5]}
+    rule = StopRule(goal=GOALS["accuracy"], thresholds={64: 1.1}, required=1.2, dominating=(3, 5)).as_dict()
     outcome = shared_server().run_trial(request(tiny_job(epochs=3)) | {"stop_rule": rule})
     assert isinstance(outcome, Completed)
     training = outcome.measurements.training
@@ -77,8 +79,16 @@ def test_a_stop_rule_ends_a_hopeless_training_and_says_why() -> None:
     )
 
 
+def test_a_loss_that_is_too_high_ends_a_training_as_an_accuracy_that_is_too_low_does() -> None:
+    rule = StopRule(goal=GOALS["eval_loss"], thresholds={64: 0.01}, required=0.005, dominating=(3,)).as_dict()
+    training = shared_server().run_trial(request(tiny_job(epochs=3)) | {"stop_rule": rule}).measurements.training
+    assert training.num_samples == 64
+    assert training.stopped_early.startswith("evaluation loss 1.")
+    assert "after 64 samples can't fall below 0.0050, which trial 3 reached" in training.stopped_early
+
+
 def test_a_stop_rule_that_is_met_leaves_the_training_alone() -> None:
-    rule = {"thresholds": [[64, 0.0]], "required": 0.1, "dominating": [3]}
+    rule = StopRule(goal=GOALS["accuracy"], thresholds={64: 0.0}, required=0.1, dominating=(3,)).as_dict()
     outcome = shared_server().run_trial(request(tiny_job(epochs=2)) | {"stop_rule": rule})
     assert isinstance(outcome, Completed)
     assert outcome.measurements.training is not None

@@ -42,7 +42,7 @@ class Published:
 
     def waiting(self):
         records, knowledge = self.goal.learn(self.study)
-        return unpublished(records, knowledge, self.space, budget_mib=self.budget_mib)
+        return unpublished(records, knowledge, self.space, simulated.OBJECTIVES, budget_mib=self.budget_mib)
 
     def publish(self):
         waiting = self.waiting()

@@ -147,7 +147,7 @@ def test_every_named_sampler_is_built():
     kinds = {}
     for name in ("decoupled", "tpe", "nsga2", "gp", "random", "grid"):
         config = StudyConfig(sampler=name, sampler_seed=1)
-        kinds[name] = type(build_sampler(config, goal, budget_mib=1.0, baseline_accuracy=0.2, num_trials=0)).__name__
+        kinds[name] = type(build_sampler(config, goal, budget_mib=1.0, baselines={"accuracy": 0.2}, num_trials=0)).__name__
     assert kinds == {
         "decoupled": "DecoupledSampler",
         "tpe": "TPESampler",
