@@ -42,7 +42,7 @@ def make_trainer(job: TextClassificationJob, data: Any, parameters: TrialParamet
         args=TrainingArguments(**(training_arguments(job, parameters, output_dir=folder) | quiet)),
         train_dataset=data.train,
         eval_dataset=data.eval,
-        data_collator=collator(job, data.tokenizer),
+        data_collator=collator(data, job.padding, max_length=job.max_length),
         compute_metrics=compute_metrics,
         callbacks=[OutOfMemoryAfterOneStep(fits)],
     )

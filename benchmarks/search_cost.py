@@ -37,6 +37,7 @@ import moocore
 import numpy as np
 import optuna
 
+from objectives.arguments import job_of_data
 from objectives.isolation import TrialServer
 from objectives.objective import Objective, TrialFailed
 from objectives.outcome import from_json, to_json
@@ -84,7 +85,7 @@ def measure(path: Path, config: StudyConfig) -> None:
     with TrialServer() as server:
         device = server.describe_device()
         space, _ = available_space(config, device)
-        prepared = server.prepare(config.job.model_dump(), cache_folder())
+        prepared = server.prepare(job_of_data(config.job, space.domains).model_dump(), cache_folder())
         table |= {"device": device, "prepared": prepared, "config": config.plain()}
         grid = list(space.grid())
         structures: dict[str, Any] = table.setdefault("structures", {})

@@ -4,6 +4,7 @@ A trial trains with it and an export writes it down, so the two can't drift apar
 of transformers: an export needs no heavy library, and a file of these values is what `HfArgumentParser` reads.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from objectives.jobs import TextClassificationJob
@@ -43,7 +44,7 @@ def training_arguments(job: TextClassificationJob, parameters: TrialParameters, 
         "warmup_steps": job.warmup_steps,
         "weight_decay": job.weight_decay,
         "max_grad_norm": job.max_grad_norm,
-        "optim": job.optim,
+        "optim": parameters.optim or job.optim,
         "seed": job.seed,
         "per_device_eval_batch_size": job.eval_batch_size,
         "eval_strategy": "epoch" if job.evaluates else "no",
@@ -61,4 +62,27 @@ def training_arguments(job: TextClassificationJob, parameters: TrialParameters, 
         arguments["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     if parameters.dataloader_pin_memory is not None:
         arguments["dataloader_pin_memory"] = parameters.dataloader_pin_memory
+    if parameters.train_sampling_strategy is not None:
+        arguments["train_sampling_strategy"] = parameters.train_sampling_strategy
+    if parameters.torch_compile is not None:
+        arguments["torch_compile"] = parameters.torch_compile
     return arguments
+
+
+def padding(job: TextClassificationJob, parameters: TrialParameters) -> str:
+    """How a configuration pads: "max_length" or "longest"."""
+    return parameters.padding or job.padding
+
+
+def job_of_data(job: TextClassificationJob, searched: Collection[str]) -> TextClassificationJob:
+    """The job for which data is prepared where some parameters are searched.
+
+    Samples that are padded when they are tokenised have one length: they can't be padded less afterwards, nor be grouped by
+    length. Where either is searched, samples are kept as they are and padded as they are put together.
+
+    Args:
+        job: The job of the study.
+        searched: The names of the parameters that trials set.
+    """
+    is_padded_later = not {"padding", "train_sampling_strategy"}.isdisjoint(searched)
+    return job.model_copy(update={"padding": "longest"}) if is_padded_later else job

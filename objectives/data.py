@@ -27,6 +27,7 @@ from objectives.sources import labelled_texts
 
 _FACTS = "prepared.json"
 _MODEL = "model"
+_FORMAT = 2  # of the facts: what another version of this file wrote is prepared again
 _LIBRARIES = ("datasets", "tokenizers", "transformers")
 
 
@@ -44,6 +45,7 @@ class PreparedData:
         label_counts: Samples to train on with label 0, 1, ...
         majority_share: The accuracy of always answering the label that is most frequent among the evaluation samples; None if
             the job does not evaluate.
+        is_padded: Whether all samples are as long as the job's `max_length`.
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class PreparedData:
     longest: int
     label_counts: list[int]
     majority_share: float | None
+    is_padded: bool
 
     @cached_property
     def train(self) -> Any:
@@ -120,16 +123,25 @@ def load(folder: Path) -> PreparedData:
     return PreparedData(**(facts | {"folder": folder, "model": ModelSource(**facts["model"])}))
 
 
-def build_model(job: TextClassificationJob, data: PreparedData) -> Any:
+def build_model(job: TextClassificationJob, data: PreparedData, *, attention: str | None = None) -> Any:
     """A fresh model for a trial; what is not in its weights is drawn from the job's seed."""
-    return models.build_model(job, data.model)
+    return models.build_model(job, data.model, attention=attention)
 
 
-def collator(job: TextClassificationJob, tokenizer: Any) -> Any:
-    """What makes a batch of samples: padding to the longest of them, unless they are all padded already."""
-    if job.padding == "max_length" or tokenizer is None:
+def collator(data: PreparedData, padding: str, *, max_length: int) -> Any:
+    """What makes a batch of samples.
+
+    Args:
+        data: The samples.
+        padding: Pad to `max_length`, or to the `longest` of the batch.
+        max_length: The tokens of the former.
+    """
+    if data.is_padded or data.tokenizer is None:
+        assert padding == "max_length" or data.tokenizer is None, "padding that was written down can't be taken away"
         return default_data_collator
-    return DataCollatorWithPadding(tokenizer)
+    if padding == "max_length":
+        return DataCollatorWithPadding(data.tokenizer, padding="max_length", max_length=max_length)
+    return DataCollatorWithPadding(data.tokenizer)
 
 
 def _write(job: TextClassificationJob, folder: Path, final: Path) -> None:
@@ -161,6 +173,7 @@ def _write(job: TextClassificationJob, folder: Path, final: Path) -> None:
         longest=max(max(samples["length"]) for samples in parts.values()),
         label_counts=[counts[label] for label in range(job.num_labels)],
         majority_share=max(eval_counts.values()) / num_eval if num_eval else None,
+        is_padded=job.padding == "max_length",
     )
     (folder / _FACTS).write_text(json.dumps(prepared.facts(), indent=2) + "\n", encoding="utf-8")
 
@@ -194,7 +207,11 @@ def _random_tokens(job: TextClassificationJob, vocab_size: int) -> Any:
 
 def _key(job: TextClassificationJob) -> str:
     """A name for all that the prepared data depends on."""
-    depends: dict[str, Any] = {"job": job.data_settings(), "versions": {name: version(name) for name in _LIBRARIES}}
+    depends: dict[str, Any] = {
+        "format": _FORMAT,
+        "job": job.data_settings(),
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
     files = [Path(name).expanduser() for name in (job.dataset, job.eval_dataset) if name is not None and job.is_local_file]
     model = Path(job.model).expanduser()
     if model.is_dir():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from objectives.allocator import give_back_free_blocks
+from objectives.extras import available_extras
 from objectives.nvml import NvmlReader, driver_version, used_memory_by_uuid_mib
 from searchspace import Precision
 
@@ -38,6 +39,7 @@ class DeviceInfo:
             cards train together, what connecting them took; None on a CPU.
         measures_energy: Whether NVML counts the card's energy; it does not on a CPU, and not for a MIG instance.
         num_cards: Cards that this process may use; None on a CPU.
+        extras: What some values of a space need and is there: see `objectives.extras`.
     """
 
     kind: DeviceKind
@@ -50,6 +52,7 @@ class DeviceInfo:
     context_mib: float | None = None
     measures_energy: bool = False
     num_cards: int | None = None
+    extras: tuple[str, ...] = ()
 
     @property
     def model_key(self) -> str:
@@ -59,12 +62,12 @@ class DeviceInfo:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values; `from_dict` reads them again."""
-        return asdict(self) | {"precisions": list(self.precisions)}
+        return asdict(self) | {"precisions": list(self.precisions), "extras": list(self.extras)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DeviceInfo":
         """The device that `as_dict` wrote."""
-        return cls(**{**values, "precisions": tuple(values["precisions"])})
+        return cls(**{**values, "precisions": tuple(values["precisions"]), "extras": tuple(values.get("extras", ()))})
 
 
 def describe_device(*, index: int = 0, connect: Callable[[DeviceKind], None] | None = None) -> DeviceInfo:
@@ -87,6 +90,7 @@ def describe_device(*, index: int = 0, connect: Callable[[DeviceKind], None] | N
         total_memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20,
         precisions=(Precision.FP32.value, Precision.BF16.value),
         num_cpus=_num_cpus(),
+        extras=available_extras("cpu"),
     )
 
 
@@ -177,6 +181,7 @@ def _describe_card(index: int, connect: Callable[[DeviceKind], None] | None) -> 
         context_mib=_context_mib(uuid, before_mib),
         measures_energy=_measures_energy(uuid),
         num_cards=torch.cuda.device_count(),
+        extras=available_extras("cuda"),
     )
 
 

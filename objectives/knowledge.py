@@ -320,9 +320,22 @@ class Knowledge:
         return {key: {b: statistics.median(all_s) for b, all_s in by_batch.items()} for key, by_batch in times.items()}
 
     @cached_property
-    def _update_time_s(self) -> float:
-        """An optimizer update: the same weights are updated whatever the batch, checkpointing and precision."""
-        return statistics.median(o.step_times_s[1] for o in self.observations if o.step_times_s is not None)
+    def _update_times_s(self) -> dict[str | None, float]:
+        """An update by each optimizer: the same weights are updated whatever the batch, checkpointing and precision."""
+        times_s: dict[str | None, list[float]] = {}
+        for observation in self.observations:
+            if observation.step_times_s is not None:
+                times_s.setdefault(observation.parameters.optim, []).append(observation.step_times_s[1])
+        return {optimizer: statistics.median(all_s) for optimizer, all_s in times_s.items()}
+
+    @cached_property
+    def _compile_times_s(self) -> dict[SpeedClass, float]:
+        """What compiling the model took, by speed class; 0 where it is not compiled."""
+        times_s = {
+            key: [o.record.attributes["probe"].get("compile_time_s", 0.0) for o in probes]
+            for key, probes in self._probes.items()
+        }
+        return {key: statistics.median(all_s) for key, all_s in times_s.items()}
 
     def _uncalibrated_time_s(self, parameters: TrialParameters) -> tuple[float, str] | None:
         points = self._micro_step_points.get(parameters.speed_class(), {})
@@ -334,7 +347,8 @@ class Knowledge:
         else:
             return None
         schedule = Schedule.of(self.job, parameters, num_samples=self.num_train, num_devices=self.num_devices)
-        return schedule.train_time_s(micro_step_s, self._update_time_s), source
+        compile_s = self._compile_times_s.get(parameters.speed_class(), 0.0)
+        return compile_s + schedule.train_time_s(micro_step_s, self._update_times_s[parameters.optim]), source
 
     @cached_property
     def _estimated_and_measured(self) -> list[tuple[float, float]]:
@@ -370,8 +384,4 @@ def observe(record: TrialRecord, space: SearchSpace) -> Observation | None:
 
 
 def _other_accumulation(memory_class: MemoryClass) -> MemoryClass:
-    return MemoryClass(
-        gradient_checkpointing=memory_class.gradient_checkpointing,
-        precision=memory_class.precision,
-        accumulates=not memory_class.accumulates,
-    )
+    return replace(memory_class, accumulates=not memory_class.accumulates)

@@ -21,6 +21,7 @@ from transformers import (
 from objectives.embedded import embedded_model_config, embedded_tokenizer
 from objectives.hub import hub_access
 from objectives.jobs import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from searchspace.choices import FLASH_ATTENTION
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json")
 
@@ -36,6 +37,7 @@ class ModelSource:
         module: The module that defines the model's class, to be imported ahead; None for code that came from the hub.
         vocab_size: Token ids are below it.
         pad_token_id: The id that padding has.
+        attention: The implementations of attention that the model's class has; None where its code came from the hub.
     """
 
     name_or_folder: str
@@ -44,6 +46,7 @@ class ModelSource:
     module: str | None
     vocab_size: int
     pad_token_id: int | None
+    attention: tuple[str, ...] | None = None
 
 
 def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path) -> tuple[ModelSource, Any]:
@@ -102,6 +105,7 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
         module=_module(config, job),
         vocab_size=config.vocab_size,
         pad_token_id=pad_token_id,
+        attention=_attention(config, job),
     )
     return source, tokenizer
 
@@ -120,14 +124,30 @@ def _module(config: Any, job: TextClassificationJob) -> str | None:
     return str(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)].__module__)
 
 
-def build_model(job: TextClassificationJob, source: ModelSource) -> Any:
-    """A fresh model in full precision; what is not in its weights is drawn from the job's seed."""
+def _attention(config: Any, job: TextClassificationJob) -> tuple[str, ...] | None:
+    if getattr(config, "auto_map", None) and job.trust_remote_code:
+        return None
+    model_class = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    support = {"eager": True, "sdpa": model_class._supports_sdpa, FLASH_ATTENTION: model_class._supports_flash_attn}
+    return tuple(name for name, is_supported in support.items() if is_supported)
+
+
+def build_model(job: TextClassificationJob, source: ModelSource, *, attention: str | None = None) -> Any:
+    """A fresh model in full precision; what is not in its weights is drawn from the job's seed.
+
+    Args:
+        job: The job.
+        source: The model.
+        attention: The implementation of attention; None for what transformers chooses.
+    """
     set_seed(job.seed)
     options: dict[str, Any] = {
         "num_labels": job.num_labels,
         "pad_token_id": source.pad_token_id,
         "trust_remote_code": job.trust_remote_code,
     }
+    if attention is not None:
+        options["attn_implementation"] = attention
     if source.revision is not None:
         options |= {"revision": source.revision, "local_files_only": True}
     # Mixed precision keeps full-precision weights, whatever the checkpoint was saved in.
@@ -135,8 +155,8 @@ def build_model(job: TextClassificationJob, source: ModelSource) -> Any:
         model = AutoModelForSequenceClassification.from_pretrained(source.name_or_folder, dtype=torch.float32, **options)
     else:
         config = AutoConfig.from_pretrained(source.name_or_folder, **options)
-        trust = {"trust_remote_code": job.trust_remote_code}
-        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, **trust)
+        kept = {name: options[name] for name in ("trust_remote_code", "attn_implementation") if name in options}
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, **kept)
     # The Trainer takes a model whose `forward` has **kwargs to divide its loss by the accumulation steps itself. Classifiers
     # have them and don't: without this, accumulation multiplies loss and gradients (huggingface/transformers#47688).
     model.accepts_loss_kwargs = False

@@ -74,6 +74,8 @@ class ProbeResult:
         probe_time_s: What the probe itself took.
         gradients_mib: The gradients of all trainable weights: what accumulation holds through a forward pass.
         power_w: What the card drew in the mean while steps were timed; None unless energy is an objective.
+        compile_time_s: What `torch.compile` adds to the training, which the step times leave out and `estimated_train_time_s`
+            includes.
     """
 
     memory: Memory
@@ -84,6 +86,7 @@ class ProbeResult:
     probe_time_s: float
     gradients_mib: float = 0.0
     power_w: float | None = None
+    compile_time_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,8 +19,11 @@ from dataclasses import asdict
 from functools import wraps
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from objectives.compilation import CompileClock, num_compiled
 from objectives.memory_budget import check_budget, lift_memory_budget
 from objectives.meters import page_allocation
 from objectives.nvml import NvmlReader
@@ -33,6 +36,7 @@ from objectives.step_clock import StepClock
 MEMORY_STEPS = 2
 WARM_UP_STEPS = 1
 MAX_TIMED_STEPS = 20
+COMPILING_STEPS = 4  # further steps where the model is compiled: those in which that happens are not timed
 TIMED_S = 0.2  # steps of a small batch are timed until they are worth a median; of a large one, one is
 # NVML brings its energy counter up to date every 20 to 100 ms, so power takes longer to tell than time.
 MAX_POWER_STEPS = 1000
@@ -47,7 +51,9 @@ def probe(session: TrialSession) -> ProbeResult:
     """
     session.reporter.enter("probe")
     begin_s = session.clock_s()
-    clock = StepClock(session.clock_s, skip_steps=WARM_UP_STEPS)
+    compiles = bool(session.parameters.torch_compile)
+    clock = StepClock(session.clock_s, skip_steps=WARM_UP_STEPS, num_compiled=num_compiled if compiles else None)
+    compile_clock = CompileClock(session.clock_s)
     session.meter.reset_peak()
     with session.trainer(
         eval_strategy="no",
@@ -55,6 +61,8 @@ def probe(session: TrialSession) -> ProbeResult:
         train_sampling_strategy="sequential",
         gradient_accumulation_steps=min(session.parameters.gradient_accumulation_steps, 2),
     ) as trainer:
+        if compiles:
+            compile_clock.attach(trainer)
         memory = _measure_memory(session, trainer)
         if session.device.kind == "cpu":
             # From here on the allocator keeps freed blocks, for speed, and those are not the model's.
@@ -66,17 +74,21 @@ def probe(session: TrialSession) -> ProbeResult:
         gradients_mib = sum(w.numel() * w.element_size() for w in trainer.model.parameters() if w.requires_grad) / 2**20
     micro_step_time_s = statistics.median(clock.micro_step_s)
     update_time_s = statistics.median(clock.update_s)
-    num_ranks = session.ranks.world_size
-    schedule = Schedule.of(session.job, session.parameters, num_samples=len(session.data.train), num_devices=num_ranks)
+    num_ranks, num_samples = session.ranks.world_size, len(session.data.train)
+    schedule = Schedule.of(session.job, session.parameters, num_samples=num_samples, num_devices=num_ranks)
+    # An epoch's last micro-batch is smaller where the samples don't divide, a shape that the probe does not see.
+    has_smaller = num_samples % (session.parameters.per_device_train_batch_size * num_ranks) > 0
+    compile_time_s = compile_clock.time_s(further_shapes=int(has_smaller))
     session.probe_result = ProbeResult(
         memory=memory,
         micro_step_time_s=micro_step_time_s,
         optimizer_step_time_s=update_time_s,
         eval_batch_time_s=eval_batch_time_s,
-        estimated_train_time_s=schedule.train_time_s(micro_step_time_s, update_time_s),
+        estimated_train_time_s=compile_time_s + schedule.train_time_s(micro_step_time_s, update_time_s),
         probe_time_s=session.clock_s() - begin_s,
         gradients_mib=gradients_mib,
         power_w=power_w,
+        compile_time_s=compile_time_s,
     )
     session.note_memory("probe")
     session.report()
@@ -109,15 +121,15 @@ def _measure_time(session: TrialSession, trainer: Trainer, clock: StepClock) -> 
     """
     num_ranks = session.ranks.world_size
     num_steps = WARM_UP_STEPS + (MAX_POWER_STEPS if session.measures_power else MAX_TIMED_STEPS)
-    num_rows = session.parameters.per_device_train_batch_size * num_steps * num_ranks
+    num_steps += COMPILING_STEPS if session.parameters.torch_compile else 0
     # The Trainer reads its arguments again for each training; one micro-batch a step tells both times apart.
     trainer.args.gradient_accumulation_steps = trainer.accelerator.gradient_accumulation_steps = 1
     trainer.args.max_steps = num_steps
-    trainer.train_dataset = session.data.train.select(_ordinary(len(session.data.train), num_rows, session.job.seed))
+    trainer.train_dataset = session.data.train.select(_timed_rows(session, num_steps * num_ranks))
     clock.attach(trainer, exchanges=num_ranks > 1)
     enough_s = POWER_S if session.measures_power else TIMED_S
     with NvmlReader.open(session.device.uuid if session.measures_power else None) as nvml:
-        until = _UntilTimed(session.clock_s, nvml.total_energy_j, enough_s, session.ranks)
+        until = _UntilTimed(clock, session.clock_s, nvml.total_energy_j, enough_s, session.ranks)
         trainer.add_callback(until)
         trainer.train()
     powers_w = [power_w for power_w in session.ranks.gather("power", until.power_w) if power_w is not None]
@@ -158,6 +170,26 @@ def _ordinary(num_rows: int, count: int, seed: int) -> list[int]:
     return [order[position % num_rows] for position in range(count)]
 
 
+def _timed_rows(session: TrialSession, num_steps: int) -> list[int]:
+    """The rows of `num_steps` micro-batches as a training sees them.
+
+    Samples that are grouped by length make batches that differ in length, and few of them are timed: those that are nearest to
+    the mean length stand for all.
+    """
+    batch, num_train = session.parameters.per_device_train_batch_size, len(session.data.train)
+    if session.parameters.train_sampling_strategy != "group_by_length":
+        return _ordinary(num_train, batch * num_steps, session.job.seed)
+    lengths = list(session.data.train["length"])
+    effective_batch = batch * session.parameters.gradient_accumulation_steps
+    generator = torch.Generator().manual_seed(session.job.seed)
+    order = get_length_grouped_indices(lengths, effective_batch, generator=generator)
+    batches = [order[begin : begin + batch] for begin in range(0, num_train - batch + 1, batch)]
+    longest = [max(lengths[row] for row in rows) for rows in batches]
+    mean = statistics.fmean(longest)
+    nearest = sorted(range(len(batches)), key=lambda position: abs(longest[position] - mean))
+    return [row for step in range(num_steps) for row in batches[nearest[step % len(nearest)]]]
+
+
 class _FirstStep(TrainerCallback):  # type: ignore[misc]
     """Notes when the first optimizer step of the trial is done."""
 
@@ -178,7 +210,15 @@ class _UntilTimed(TrainerCallback):  # type: ignore[misc]
         power_w: The mean power since the warm-up; None where nothing counts energy.
     """
 
-    def __init__(self, now_s: Callable[[], float], energy_j: Callable[[], float | None], enough_s: float, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        clock: StepClock,
+        now_s: Callable[[], float],
+        energy_j: Callable[[], float | None],
+        enough_s: float,
+        ranks: Ranks,
+    ) -> None:
+        self._clock = clock
         self._now_s = now_s
         self._energy_j = energy_j
         self._enough_s = enough_s
@@ -189,7 +229,8 @@ class _UntilTimed(TrainerCallback):  # type: ignore[misc]
         self.power_w: float | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step <= WARM_UP_STEPS:
+        # A step that compiled something is no timed one, and neither is any before it.
+        if not self._clock.update_s:
             self._begin_s, self._begin_j = self._now_s(), self._energy_j()
         elif self._begin_s is not None and self._is_enough(state.global_step - WARM_UP_STEPS, self._now_s() - self._begin_s):
             control.should_training_stop = True

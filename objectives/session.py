@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments, set_seed
 
-from objectives.arguments import training_arguments
+from objectives.arguments import padding, training_arguments
+from objectives.compilation import compile_from_scratch, forget_compiled_code
 from objectives.data import PreparedData, build_model, collator
 from objectives.devices import DeviceInfo
 from objectives.jobs import TextClassificationJob
@@ -51,6 +52,8 @@ class TrialSession:
             torch.use_deterministic_algorithms(True, warn_only=True)
             # Filling fresh tensors with NaN would cost time and memory, and changes nothing for code that writes first.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        if self.parameters.torch_compile:
+            compile_from_scratch()
         self.note_memory("context")
 
     def note_memory(self, stage: str) -> None:
@@ -98,11 +101,11 @@ class TrialSession:
         }
         set_seed(self.job.seed)
         trainer = Trainer(
-            model=build_model(self.job, self.data),
+            model=build_model(self.job, self.data, attention=self.parameters.attn_implementation),
             args=TrainingArguments(**(arguments | overrides)),
             train_dataset=self.data.train,
             eval_dataset=self.data.eval,
-            data_collator=collator(self.job, self.data.tokenizer),
+            data_collator=collator(self.data, padding(self.job, self.parameters), max_length=self.job.max_length),
             compute_metrics=compute_metrics,
         )
         self.note_memory("model")
@@ -112,6 +115,8 @@ class TrialSession:
             # The caller's name keeps the Trainer itself alive; what is large hangs on these.
             trainer.accelerator.free_memory()
             trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = trainer.callback_handler = None
+            if self.parameters.torch_compile:
+                forget_compiled_code()
             gc.collect()
             if self.device.kind == "cuda":
                 torch.cuda.empty_cache()

@@ -21,10 +21,13 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
     Args:
         clock_s: Now in seconds, with all work on the device finished.
         skip_steps: Optimizer steps to leave out at the start.
+        num_compiled: Graphs compiled so far; a step in which it grows is left out too. None where nothing is.
     """
 
-    def __init__(self, clock_s: Callable[[], float], *, skip_steps: int) -> None:
+    def __init__(self, clock_s: Callable[[], float], *, skip_steps: int, num_compiled: Callable[[], int] | None = None) -> None:
         self._clock_s = clock_s
+        self._num_compiled = num_compiled or (lambda: 0)
+        self._compiled_before = 0
         self._skip_steps = skip_steps
         self._passes_s: list[float] = []
         self._exchanging_s: list[float] = []
@@ -69,6 +72,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Ends the load, begins the step."""
         self._step_begin_s = self._clock_s()
+        self._compiled_before = self._num_compiled()
         self._load_s = self._step_begin_s - self._step_end_s
         self._passes_s.clear()
         self._exchanging_s.clear()
@@ -76,7 +80,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ends the step and books its parts."""
         self._step_end_s = self._clock_s()
-        if state.global_step > self._skip_steps:
+        if state.global_step > self._skip_steps and self._num_compiled() == self._compiled_before:
             load_s = self._load_s / len(self._passes_s)
             self.micro_step_s.extend(passed_s + load_s for passed_s in self._passes_s)
             passes_s, exchanging_s = sum(self._passes_s), sum(self._exchanging_s)

@@ -3,12 +3,15 @@
 Nothing here imports torch or transformers, so a study can be read and listed without them.
 """
 
+from searchspace.choices import CHOICES, OPTIMIZERS
 from searchspace.constraints import EffectiveBatchSizeRange, Violation
 from searchspace.domains import Categorical, Domain, FloatRange, IntRange, PowersOfTwo
 from searchspace.parameters import LearningClass, MemoryClass, Precision, Reuse, SpeedClass, TrialParameters
 from searchspace.space import SearchSpace
 
 __all__ = [
+    "CHOICES",
+    "OPTIMIZERS",
     "Categorical",
     "Domain",
     "EffectiveBatchSizeRange",

@@ -7,7 +7,8 @@ A rule answers with a violation: how far the configuration is from meeting it, i
 import math
 from dataclasses import dataclass
 
-from searchspace.parameters import TrialParameters
+from searchspace.choices import FLASH_ATTENTION
+from searchspace.parameters import Precision, TrialParameters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,3 +56,11 @@ class EffectiveBatchSizeRange:
 
     def _violation(self, ratio: float, reason: str) -> Violation:
         return Violation(name="effective_batch_size_doublings", amount=math.log2(ratio), reason=reason)
+
+
+def check_attention(parameters: TrialParameters) -> Violation | None:
+    """The violation of flash attention in full precision, which it does not have, or None."""
+    if parameters.attn_implementation == FLASH_ATTENTION and parameters.precision is Precision.FP32:
+        reason = f"{FLASH_ATTENTION} computes in 16 bits alone, and precision is fp32"
+        return Violation(name="attention_needs_16_bits", amount=1.0, reason=reason)
+    return None

@@ -1,15 +1,15 @@
 """The joint space: a domain for each searched parameter, and the rules between them."""
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 
-from searchspace.constraints import EffectiveBatchSizeRange, Violation
+from searchspace.constraints import EffectiveBatchSizeRange, Violation, check_attention
 from searchspace.domains import Categorical, Domain
 from searchspace.parameters import Precision, TrialParameters
 
@@ -69,7 +69,7 @@ class SearchSpace:
 
     def violation(self, parameters: TrialParameters) -> Violation | None:
         """The rule that `parameters` break, or None."""
-        return self.effective_batch_size.check(parameters)
+        return self.effective_batch_size.check(parameters) or check_attention(parameters)
 
     def size(self) -> int | None:
         """The number of configurations that meet the rules, or None where a domain is continuous."""
@@ -116,8 +116,18 @@ class SearchSpace:
         left = tuple(value for value in domain.values() or () if Precision(value) not in missing)
         if not left:
             raise ValueError(f"the device has none of the precisions to search ({', '.join(domain.values() or ())}); add fp32")
-        if "precision" not in self.domains:
+        return self.without("precision", [precision.value for precision in missing])
+
+    def without(self, name: str, missing: Collection[Any]) -> "SearchSpace":
+        """The same space without some values of a parameter; it is as it was where the parameter is not searched.
+
+        Raises:
+            ValueError: No value is left.
+        """
+        if name not in self.domains:
             return self
-        return SearchSpace(
-            domains={**self.domains, "precision": Categorical(left)}, effective_batch_size=self.effective_batch_size
-        )
+        values = self.domains[name].values() or ()
+        left = tuple(value for value in values if value not in missing)
+        if not left:
+            raise ValueError(f"none of the values to search is available here ({', '.join(map(str, values))}); add another")
+        return replace(self, domains={**self.domains, name: Categorical(left)})

@@ -5,13 +5,15 @@ refused with their path.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from objectives.goals import GOALS, learned_names
 from objectives.jobs import TextClassificationJob
-from searchspace import EffectiveBatchSizeRange, Reuse, SearchSpace
+from searchspace import EffectiveBatchSizeRange, Reuse, SearchSpace, TrialParameters
+from searchspace.choices import check_choice
 from studies.domain_specs import READERS
 
 SamplerName = Literal["decoupled", "tpe", "nsga2", "gp", "random", "grid"]
@@ -22,7 +24,7 @@ class _Model(BaseModel):
 
 
 class SpaceConfig(_Model):
-    """The values that each parameter may take: one value, a list, or a range (see `studies.domain_specs`)."""
+    """The values that each parameter may take: one value, a list, or a range."""
 
     per_device_train_batch_size: Any = Field([4, 8, 16, 32], description="micro-batch: samples in one forward pass")
     gradient_accumulation_steps: Any = Field([1, 2, 4], description="micro-batches in one optimizer step")
@@ -31,6 +33,11 @@ class SpaceConfig(_Model):
     learning_rate: Any = Field(None, description="searched instead of the job's where it is given")
     dataloader_num_workers: Any = Field(None, description="processes that load data")
     dataloader_pin_memory: Any = Field(None, description="load into page-locked memory")
+    optim: Any = Field(None, description="optimizer, by transformers' name; the job's where it is not given")
+    padding: Any = Field(None, description="pad to max_length, or to the longest of a batch; the job's where it is not given")
+    train_sampling_strategy: Any = Field(None, description="random, or group_by_length: samples of similar length together")
+    attn_implementation: Any = Field(None, description="eager, sdpa or flash_attention_2; what transformers chooses by default")
+    torch_compile: Any = Field(None, description="compile the model with torch.compile")
 
     @field_validator("*")
     @classmethod
@@ -55,8 +62,8 @@ class SpaceConfig(_Model):
 class EffectiveBatchSizeLimits(_Model):
     """The effective batch sizes (batch x accumulation x devices) that may be tried."""
 
-    min: int | None = Field(None, ge=1)
-    max: int | None = Field(None, ge=1)
+    min: int | None = Field(None, ge=1, description="the smallest")
+    max: int | None = Field(None, ge=1, description="the largest")
 
 
 class Limits(_Model):
@@ -83,6 +90,16 @@ def _yaml_switch(value: Any) -> Any:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+def _flash_attention_alone(space: SearchSpace) -> str | None:
+    """Why no configuration is left whatever its effective batch, where that is so."""
+    without_limits = replace(space, effective_batch_size=EffectiveBatchSizeRange())
+    if without_limits.size():
+        return None
+    domains = {name: (domain.values() or (None,))[0] for name, domain in space.domains.items()}
+    violation = without_limits.violation(TrialParameters(**domains))
+    return None if violation is None else violation.reason
+
+
 class StudyConfig(_Model):
     """A whole study: the job, the space, the limits, the objectives, and how to search."""
 
@@ -90,7 +107,9 @@ class StudyConfig(_Model):
     job: TextClassificationJob = TextClassificationJob()
     space: SpaceConfig = SpaceConfig()
     limits: Limits = Limits()
-    objectives: Annotated[tuple[str, ...], AfterValidator(_known_objectives)] = ("accuracy", "train_time_s", "peak_memory_mib")
+    objectives: Annotated[tuple[str, ...], AfterValidator(_known_objectives)] = Field(
+        ("accuracy", "train_time_s", "peak_memory_mib"), description=f"what is traded off, two or more of {', '.join(GOALS)}"
+    )
     sampler: SamplerName = Field("decoupled", description="how configurations are chosen")
     sampler_seed: int | None = Field(None, ge=0, description="repeats a search on the same measurements")
     reuse: Annotated[Reuse, BeforeValidator(_yaml_switch)] = Field(
@@ -114,7 +133,13 @@ class StudyConfig(_Model):
         space = self.search_space()
         if self.sampler == "grid" and space.size() is None:
             raise ValueError("sampler: grid needs a list of values for every parameter, and learning_rate is a range")
+        try:
+            check_choice("optim", self.job.optim)
+        except ValueError as error:
+            raise ValueError(f"job.{error}") from None
         if space.size() == 0:
+            if (broken := _flash_attention_alone(space)) is not None:
+                raise ValueError(f"no configuration of the space can be run: {broken}; add fp16, bf16 or another attention")
             limits = self.limits.effective_batch_size
             raise ValueError(
                 "no configuration of the space meets limits.effective_batch_size"

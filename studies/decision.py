@@ -2,8 +2,9 @@
 
 Time and memory of all members of a class are known from the survey, so one training places them all at once, and the only
 unknown is what they learn: the accuracy that they share, or another metric. It is modelled by a Gaussian process over the
-logarithm of the effective batch, the precision and, where it is searched, the logarithm of the learning rate. The expected
-improvement is then a sum over a few quantiles of that metric, each an exact hypervolume. Several metrics are modelled apart.
+logarithm of the effective batch, the precision and, where they are searched, the logarithm of the learning rate, the optimizer
+and the grouping by length. The expected improvement is then a sum over a few quantiles of that metric, each an exact
+hypervolume. Several metrics are modelled apart.
 
 Decoupled evaluation of objectives is known from Bayesian optimisation: D. Hernandez-Lobato et al., "Predictive Entropy Search
 for Multi-objective Bayesian Optimization", ICML 2016, section 3.3. The improvement is divided by a power of the cost, as in
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from objectives.goals import GOALS, Goal, learned_names
 from objectives.knowledge import Cost
-from searchspace import LearningClass, Precision, TrialParameters
+from searchspace import OPTIMIZERS, LearningClass, Precision, TrialParameters
 
 # Centres of five equally likely parts of a normal distribution.
 QUANTILES = (-1.2816, -0.5244, 0.0, 0.5244, 1.2816)
@@ -186,9 +187,13 @@ class LearningProcess:
 
 
 def _features(classes: Sequence[LearningClass]) -> Array:
-    """Classes as points: three doublings of the batch, or a factor of three in the learning rate, are a unit apart."""
+    """Classes as points: three doublings of the batch, or a factor of three in the learning rate, are a unit apart.
+
+    So are two optimizers. Each is a coordinate of its own, since there is no order between them; grouping by length is half a
+    unit from shuffling, as the precisions are. These coordinates are there only where they are searched.
+    """
     order = list(Precision)
-    return np.array(
+    features = np.array(
         [
             [
                 math.log2(c.effective_batch_size) / 3,
@@ -198,6 +203,11 @@ def _features(classes: Sequence[LearningClass]) -> Array:
             for c in classes
         ]
     ).reshape(-1, 3)
+    if any(c.optimizer is not None for c in classes):
+        features = np.hstack([features, [[(c.optimizer == name) / math.sqrt(2) for name in OPTIMIZERS] for c in classes]])
+    if any(c.train_sampling_strategy is not None for c in classes):
+        features = np.hstack([features, [[0.5 * (c.train_sampling_strategy == "group_by_length")] for c in classes]])
+    return features
 
 
 class Volume:

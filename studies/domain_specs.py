@@ -8,9 +8,11 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from searchspace import Categorical, Domain, FloatRange, IntRange, PowersOfTwo, Precision
+from searchspace import CHOICES, Categorical, Domain, FloatRange, IntRange, PowersOfTwo, Precision
+from searchspace.choices import check_choice
 
 
 def integers(spec: Any) -> Domain:
@@ -64,6 +66,17 @@ def precisions(spec: Any) -> Domain:
     return Categorical(tuple(_listed(spec)))
 
 
+def names(parameter: str, spec: Any) -> Domain:
+    """Reads the values of a parameter that takes names, such as the optimizer.
+
+    Raises:
+        ValueError: A value is not a name that the parameter takes.
+    """
+    for value in _listed(spec):
+        check_choice(parameter, value)
+    return Categorical(tuple(_listed(spec)))
+
+
 READERS: dict[str, Callable[[Any], Domain]] = {
     "per_device_train_batch_size": integers,
     "gradient_accumulation_steps": integers,
@@ -72,6 +85,8 @@ READERS: dict[str, Callable[[Any], Domain]] = {
     "learning_rate": numbers,
     "dataloader_num_workers": integers,
     "dataloader_pin_memory": booleans,
+    **{name: partial(names, name) for name in CHOICES},
+    "torch_compile": booleans,
 }
 
 

@@ -100,7 +100,9 @@ def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> d
         "flags.txt": flags(arguments),
     }
     title = f"trial {choice.record.number} of the study {results.name}"
-    files |= training_files(job, title=title, expected=_expected_accuracy(choice), num_processes=results.num_devices)
+    files |= training_files(
+        job, parameters, title=title, expected=_expected_accuracy(choice), num_processes=results.num_devices
+    )
     return files | {"README.md": model_card(results, choice, arguments, list(files))}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from objectives.jobs import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from searchspace import TrialParameters
 from studies.train_script import embedded_module, train_script
 
 
@@ -41,11 +42,13 @@ def flags(arguments: Mapping[str, Any]) -> str:
     return "".join(f"--{name} {_flag_value(value)}\n" for name, value in (dict(arguments) | {"output_dir": "model"}).items())
 
 
-def training_files(job: TextClassificationJob, *, title: str, expected: str | None, num_processes: int = 1) -> dict[str, str]:
+def training_files(
+    job: TextClassificationJob, parameters: TrialParameters, *, title: str, expected: str | None, num_processes: int = 1
+) -> dict[str, str]:
     """`train.py` and what it needs beside it, by name; nothing for random tokens, from which nothing can be learned."""
     if job.dataset == RANDOM_TOKENS:
         return {}
-    files = {"train.py": train_script(job, title=title, expected=expected, num_processes=num_processes)}
+    files = {"train.py": train_script(job, parameters, title=title, expected=expected, num_processes=num_processes)}
     if job.model == EMBEDDED:
         files["embedded_model.py"] = embedded_module()
     if job.dataset == EMBEDDED:

@@ -7,22 +7,27 @@ double, and halving the bracket at last, find the answer in a number of probes t
 Halving from a batch that fails, as is common, can miss up to half of what fits: https://github.com/huggingface/accelerate/issues/3650
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from objectives.knowledge import Knowledge, Observation
 from objectives.outcome import Completed, Interrupted, OutOfMemory
 from objectives.records import TrialRecord, outcome_attributes
-from searchspace import SearchSpace, TrialParameters
+from searchspace import MemoryClass, SearchSpace, TrialParameters
+from searchspace.constraints import check_attention
 from studies.preparation import Preparation
 
 # The first batch to try; a batch of one says little about the next one.
 FIRST_BATCH = 8
 # With nothing to draw a line through, a batch that fits is followed by one this many times larger.
 GROWTH = 4
+
+MEMORY_FIELDS = frozenset(each.name for each in fields(MemoryClass))
+FURTHER_FIELDS = MEMORY_FIELDS - {"gradient_checkpointing", "precision", "accumulates"}
 
 Probe = Callable[[TrialParameters], Any]
 
@@ -53,12 +58,18 @@ class Fit:
     is_all: bool = False
     failure: str | None = None
 
+    @property
+    def further(self) -> dict[str, Any]:
+        """The rest of what decides memory, where it is searched: optimizer, attention and the like."""
+        return {name: value for name, value in self.parameters.as_dict().items() if name in FURTHER_FIELDS}
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "gradient_checkpointing": self.parameters.gradient_checkpointing,
             "precision": self.parameters.precision.value,
             "accumulates": self.parameters.gradient_accumulation_steps > 1,
+            **self.further,
             "largest_batch": self.batch,
             "peak_memory_mib": self.peak_memory_mib,
             "samples_per_s": self.samples_per_s,
@@ -71,22 +82,23 @@ class Fit:
 
 
 def ways_to_compute(space: SearchSpace) -> list[TrialParameters]:
-    """A configuration, with a batch of 1, for each checkpointing and precision, with and without accumulation, of a space."""
+    """A configuration, with a batch of 1, for each memory class of a space: checkpointing, precision, accumulation and more.
+
+    What does not change what a step holds on the device takes the first of its values, which is as good as any.
+    """
+    left_out = ("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate")
+    listed = {
+        name: (domain.values() or (None,))[: None if name in MEMORY_FIELDS else 1]
+        for name, domain in space.domains.items()
+        if name not in left_out
+    }
+    steps = space.domains.get("gradient_accumulation_steps")
+    listed["gradient_accumulation_steps"] = tuple(sorted((steps.values() if steps is not None else None) or (1,)))
     ways: dict[Any, TrialParameters] = {}
-    values = {name: domain.values() for name, domain in space.domains.items() if name != "learning_rate"}
-    for checkpointing in values.get("gradient_checkpointing") or (False,):
-        for precision in values.get("precision") or ("fp32",):
-            for steps in sorted(values.get("gradient_accumulation_steps") or (1,)):
-                parameters = TrialParameters(
-                    per_device_train_batch_size=1,
-                    gradient_accumulation_steps=steps,
-                    gradient_checkpointing=checkpointing,
-                    precision=precision,
-                    # Neither changes what a step holds on the device; the first of each is as good as any.
-                    dataloader_num_workers=(values.get("dataloader_num_workers") or (None,))[0],
-                    dataloader_pin_memory=(values.get("dataloader_pin_memory") or (None,))[0],
-                )
-                ways.setdefault(parameters.memory_class(), parameters)
+    for values in itertools.product(*listed.values()):
+        parameters = TrialParameters(per_device_train_batch_size=1, **dict(zip(listed, values, strict=True)))
+        if check_attention(parameters) is None:
+            ways.setdefault(parameters.memory_class(), parameters)
     return list(ways.values())
 
 

@@ -15,7 +15,7 @@ from studies.fit import Fit, fit_study
 from studies.interrupts import EXIT_STATUS, Interrupts
 from studies.preparation import prepare
 from studies.study_file import load_config
-from studies.tables import short_configuration
+from studies.tables import SHORT_NAMES, short_configuration, show_parameter
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,7 +76,8 @@ def fit_table(fits: Sequence[Fit], budget_mib: float) -> "Table":
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for name in ("checkpointing", "precision", "accumulates"):
+    further = [name for name in TrialParameters.names() if any(name in fit.further for fit in fits)]
+    for name in ("checkpointing", "precision", "accumulates", *(SHORT_NAMES.get(name, name) for name in further)):
         table.add_column(name)
     for name in ("batch", "memory (MiB)", "next needs (MiB)", "samples/s", "probes", "time (s)"):
         table.add_column(name, justify="right")
@@ -87,6 +88,7 @@ def fit_table(fits: Sequence[Fit], budget_mib: float) -> "Table":
             "yes" if parameters.gradient_checkpointing else "no",
             parameters.precision.value,
             "yes" if parameters.gradient_accumulation_steps > 1 else "no",
+            *(show_parameter(fit.further.get(name)) for name in further),
             "none" if fit.batch is None else f"{fit.batch:,}",
             "" if fit.peak_memory_mib is None else f"{fit.peak_memory_mib:,.1f}",
             "" if fit.next_needs_mib is None else f">= {fit.next_needs_mib:,.1f}",

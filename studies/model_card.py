@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from objectives.arguments import padding
 from objectives.goals import GOALS
 from objectives.jobs import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from objectives.records import TrialRecord
@@ -33,13 +34,14 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
         files: The names of the other files of the export.
     """
     job = TextClassificationJob(**results.config["job"])
+    parameters = TrialParameters(**choice.record.params)
     shown = {name: value for name, value in arguments.items() if name != "output_dir"}
     sections = [
         _front_matter(job),
         f"# {_model_name(job)} on {_data_name(job)}\n\n{_summary(results, choice, job)}",
         f"## Trade-offs\n\n{_trade_offs(results, choice)}",
         f"## Memory\n\n{_memory(results, choice.record)}",
-        f"## Training again\n\n{_training_again(job, files, results)}",
+        f"## Training again\n\n{_training_again(job, parameters, files, results)}",
         f"## TrainingArguments\n\n```json\n{json.dumps(shown, indent=2)}\n```",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -126,7 +128,9 @@ def _memory(results: StudyResults, record: TrialRecord) -> str:
     )
 
 
-def _training_again(job: TextClassificationJob, files: Sequence[str], results: StudyResults) -> str:
+def _training_again(
+    job: TextClassificationJob, parameters: TrialParameters, files: Sequence[str], results: StudyResults
+) -> str:
     lines = []
     if "train.py" in files:
         lines.append("With transformers and datasets alone, on the samples of the study:")
@@ -138,20 +142,28 @@ def _training_again(job: TextClassificationJob, files: Sequence[str], results: S
             lines[-1] += "\n\n    tradeoff train THIS_FOLDER --output MODEL_FOLDER"
     else:
         lines.append("The study measured time and memory on random tokens: there is nothing to train here.")
-    if not job.is_local_file and job.dataset not in (EMBEDDED, RANDOM_TOKENS) and job.model != EMBEDDED:
-        lines.append(f"With an example script of transformers:\n\n    {_script_command(job, results.num_devices)}")
+    # The example script has no option for the attention.
+    has_script = not job.is_local_file and job.dataset not in (EMBEDDED, RANDOM_TOKENS) and job.model != EMBEDDED
+    if has_script and parameters.attn_implementation is None:
+        command = _script_command(job, padding(job, parameters), results.num_devices)
+        lines.append(f"With an example script of transformers:\n\n    {command}")
     lines.append("In code of your own:")
     lines[-1] += '\n\n    (arguments,) = HfArgumentParser(TrainingArguments).parse_json_file("training_args.json")'
+    if parameters.attn_implementation is not None:
+        lines[-1] += f'\n    model = AutoModel...from_pretrained(..., attn_implementation="{parameters.attn_implementation}")'
+    if parameters.padding is not None:
+        kept = ', padding="max_length", max_length=' + str(job.max_length) if parameters.padding == "max_length" else ""
+        lines[-1] += f"\n    data_collator = DataCollatorWithPadding(tokenizer{kept})"
     return "\n\n".join(lines)
 
 
-def _script_command(job: TextClassificationJob, num_processes: int) -> str:
+def _script_command(job: TextClassificationJob, padded_to: str, num_processes: int) -> str:
     launcher = "python" if num_processes == 1 else f"torchrun --nproc_per_node {num_processes}"
     words = ["--model_name_or_path", job.model, "--dataset_name", job.dataset]
     words += ["--dataset_config_name", job.dataset_config] if job.dataset_config is not None else []
     words += ["--train_split_name", job.train_split, "--validation_split_name", job.eval_split]
     words += ["--text_column_names", job.text_column, "--label_column_name", job.label_column]
-    words += ["--max_seq_length", str(job.max_length), "--pad_to_max_length", str(job.padding == "max_length")]
+    words += ["--max_seq_length", str(job.max_length), "--pad_to_max_length", str(padded_to == "max_length")]
     words += ["--shuffle_train_dataset", "True", "--shuffle_seed", str(job.data_seed)]
     words += ["--max_train_samples", str(job.train_samples)] if job.train_samples is not None else []
     words += ["--do_train", *(["--do_eval"] if job.evaluates else [])]

@@ -114,6 +114,8 @@ def study_plan(
     from objectives.planning.store import default_cache_folder
 
     job = config.job
+    attention = _one_of(config, "attn_implementation", attention, "--attention sdpa")
+    optimizer = _one_of(config, "optim", optimizer, "--optimizer adamw_torch")
     settings = trace_settings(job, sequence_length=sequence_length, attention=attention, optimizer=optimizer, foreach=foreach)
     return plan(
         model_config(job, settings),
@@ -128,6 +130,23 @@ def study_plan(
         cache_folder=default_cache_folder() if cache_folder is None else cache_folder,
         progress=(lambda line: print(line, file=sys.stderr)) if progress else None,
     )
+
+
+def _one_of(config: StudyConfig, name: str, asked: Any, option: str) -> Any:
+    """The value of a parameter for which memory is predicted: what is asked for, or the only one that the study has.
+
+    Raises:
+        TradeoffError: The study searches several, and none was asked for.
+    """
+    domain = config.search_space().domains.get(name)
+    values = (domain.values() or ()) if domain is not None else ()
+    if asked is not None or not values:
+        return asked
+    if len(values) > 1:
+        raise TradeoffError(
+            f"memory is predicted for one value of {name}, and the study searches {', '.join(values)}: name one, {option}"
+        )
+    return values[0]
 
 
 def memory_space(config: StudyConfig) -> SearchSpace:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from objectives.arguments import job_of_data
 from objectives.isolation import JobError, TrialServer
 from objectives.objective import Objective
 from objectives.outcome import Interrupted
@@ -19,7 +20,7 @@ from studies.display import Display
 from studies.errors import TradeoffError
 from studies.interrupts import Interrupts
 from studies.search_plan import StudyPlanning, start_planning
-from studies.study import available_space, check_batches, check_devices
+from studies.study import available_space, check_attention, check_batches, check_devices
 
 
 class OtherDeviceError(TradeoffError):
@@ -158,14 +159,16 @@ def prepare(
             )
 
         # Padded to one length, a batch is as long as it can be; else the data tells.
-        is_known = config.job.padding == "max_length"
+        is_known = config.job.padding == "max_length" and "padding" not in space.domains
         planned = planning(config.job.max_length) if plans and is_known else None
         display.message("preparing the data")
         try:
-            data = server.prepare(config.job.model_dump(), folder)
+            job = job_of_data(config.job, space.domains)
+            data = server.prepare(job.model_dump(), folder)
         except JobError as error:
             raise TradeoffError(str(error)) from error
         check_batches(space, data["num_train"], config.devices_per_trial)
+        check_attention(space, config.job.model, data.get("model", {}).get("attention"))
         if plans and not is_known:
             planned = planning(min(config.job.max_length, data["longest"]))
     runner = InterruptibleRunner(server=server, interrupts=interrupts)

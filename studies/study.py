@@ -1,11 +1,12 @@
 """Creates a study or goes on with one, and refuses to mix measurements that can't be compared."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import optuna
 
+from objectives.extras import KNOBS_WITH_NEEDS, missing
 from objectives.goals import GOALS
 from searchspace import Precision, SearchSpace
 from studies.config import StudyConfig, differences
@@ -64,22 +65,40 @@ def _check_same(config: StudyConfig, stored: Mapping[str, Any], device: Mapping[
 
 
 def available_space(config: StudyConfig, device: Mapping[str, Any]) -> tuple[SearchSpace, str | None]:
-    """The space without the precisions that the device lacks, and a line that says what was taken out, or None.
+    """The space without what the device or this installation lacks, and lines that say what was taken out, or None.
 
     Raises:
-        TradeoffError: The device has none of the precisions.
+        TradeoffError: Nothing is left of a parameter, or what the job itself names is not there.
     """
-    space = config.search_space()
-    missing = frozenset(Precision) - {Precision(name) for name in device["precisions"]}
-    asked = (space.domains["precision"].values() or ()) if "precision" in space.domains else ()
-    taken = [name for name in asked if Precision(name) in missing]
-    if not taken:
-        return space, None
-    try:
-        left = space.without_precisions(missing)
-    except ValueError as error:
-        raise TradeoffError(f"space.precision: {error}") from None
-    return left, f"{' and '.join(taken)} left out: {device['name']} does not train in {'it' if len(taken) == 1 else 'them'}"
+    space, lines = config.search_space(), []
+    extras = frozenset(device.get("extras", ()))
+    if "optim" not in space.domains and (why := missing("optim", config.job.optim, extras)) is not None:
+        raise TradeoffError(f"job.optim: {config.job.optim} needs {why}; install it, or choose another optimizer")
+    for name in ("precision", *KNOBS_WITH_NEEDS):
+        if name not in space.domains:
+            continue
+        reasons = {value: _lacks(name, value, device) for value in space.domains[name].values() or ()}
+        taken = {value: reason for value, reason in reasons.items() if reason is not None}
+        try:
+            space = (
+                space.without_precisions(frozenset(map(Precision, taken)))
+                if name == "precision"
+                else space.without(name, taken)
+            )
+        except ValueError as error:
+            raise TradeoffError(f"space.{name}: {error}") from None
+        for reason in dict.fromkeys(taken.values()):
+            values = [value if isinstance(value, str) else name for value, other in taken.items() if other == reason]
+            lines.append(f"{' and '.join(values)} left out: {reason.format(them='it' if len(values) == 1 else 'them')}")
+    return space, "\n".join(lines) or None
+
+
+def _lacks(name: str, value: Any, device: Mapping[str, Any]) -> str | None:
+    """Why a value can't be tried here, or None."""
+    if name == "precision":
+        return None if value in device["precisions"] else f"{device['name']} does not train in {{them}}"
+    why = missing(name, value, frozenset(device.get("extras", ())))
+    return None if why is None else f"needs {why}"
 
 
 def check_batches(space: SearchSpace, num_train: int, num_devices: int = 1) -> None:
@@ -119,3 +138,23 @@ def check_devices(devices_per_trial: int, device: Mapping[str, Any]) -> str | No
             f"devices_per_trial must not exceed the cards that are visible here, {num_cards}, got {devices_per_trial}"
         )
     return None
+
+
+def check_attention(space: SearchSpace, model: str, supported: Collection[str] | None) -> None:
+    """Refuses an implementation of attention that the model's class does not have.
+
+    Args:
+        space: The study's space.
+        model: The model's name.
+        supported: What its class has; None where that is not known.
+
+    Raises:
+        TradeoffError: One that is searched is not among them.
+    """
+    if "attn_implementation" not in space.domains or supported is None:
+        return
+    for value in space.domains["attn_implementation"].values() or ():
+        if value not in supported:
+            raise TradeoffError(
+                f"space.attn_implementation: the model {model!r} does not have {value}; it has {', '.join(supported)}"
+            )

@@ -1,21 +1,24 @@
 """Decides which probe to run next, until memory and time of every configuration are known or can be interpolated.
 
-For each way to compute (checkpointing, precision, data loading) a line of micro-batches is walked: the smallest, a middle one,
-and then, where the line through the measured ones meets the budget, the largest that should fit. So nearly all probes fit, and
-the few that do not are those that draw the boundary. Lines with held gradients come first: what fits there fits without.
+For each way to compute (checkpointing, precision, optimizer, attention, data loading and so on) a line of micro-batches is
+walked: the smallest, a middle one, and then, where the line through the measured ones meets the budget, the largest that should
+fit. So nearly all probes fit, and the few that do not are those that draw the boundary. Lines with held gradients come first:
+what fits there fits without.
 
 With a memory plan the largest batch comes right after the smallest, since the plan says where the boundary is, and what surely
 does not fit is never asked for.
 
 A way to compute is put off when most of its configurations that are known are beaten, in time and in memory, by others of the
-same effective batch: it can only reach the front by learning better. A precision is compared where the other one was measured,
-so that a single probe tells. The search comes back to what was put off when the rest is exhausted.
+same effective batch and optimizer: it can only reach the front by learning better. A precision, or another way to carry out the
+same arithmetic, is compared where the other one was measured, so that a single probe tells. The search comes back to what was
+put off when the rest is exhausted.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from enum import IntEnum
+from typing import Any
 
 from objectives.knowledge import Cost, Knowledge
 from searchspace import SearchSpace, SpeedClass, TrialParameters
@@ -29,8 +32,12 @@ MEMORY_TOLERANCE = 0.05
 # Probes that a line takes in the mean: what is left of a survey is estimated by it.
 PROBES_A_LINE = 2
 
+# In one of these two ways to compute may differ that are compared at the same batch.
+SIBLING_FIELDS = ("precision", "optim", "attn_implementation", "torch_compile", "padding", "train_sampling_strategy")
+
 Line = dict[int, TrialParameters]
-Known = dict[int, list[tuple[SpeedClass, Cost]]]
+# Cost by what can replace each other: the effective batch, and what else changes learning in kind.
+Known = dict[tuple[Any, ...], list[tuple[SpeedClass, Cost]]]
 
 
 class Depth(IntEnum):
@@ -73,7 +80,7 @@ def next_probe(
             break
         if depth == Depth.PROMISING and _looks_beaten(speed_class, known):
             continue
-        siblings = [other for key, other in families.items() if _differ_in_precision(speed_class, key)]
+        siblings = [other for key, other in families.items() if _are_siblings(speed_class, key)]
         for accumulates in sorted(lines, reverse=True):
             line = _Line(knowledge, lines, accumulates, budget_mib, hopeless, siblings)
             if (probe := line.next()) is None:
@@ -98,16 +105,22 @@ def _families(space: SearchSpace) -> dict[SpeedClass, dict[bool, Line]]:
     return families
 
 
-def _differ_in_precision(a: SpeedClass, b: SpeedClass) -> bool:
-    return a != b and replace(a, precision=b.precision) == b
+def _are_siblings(a: SpeedClass, b: SpeedClass) -> bool:
+    different = [field.name for field in fields(a) if getattr(a, field.name) != getattr(b, field.name)]
+    return len(different) == 1 and different[0] in SIBLING_FIELDS
 
 
 def _known_costs(knowledge: Knowledge, space: SearchSpace) -> Known:
-    """What is known of the cost of configurations, by effective batch: these can replace each other."""
+    """What is known of the cost of configurations, by what can replace each other.
+
+    An optimizer that is slower is not beaten by one that learns less: only the same one at the same effective batch counts.
+    """
     known: Known = defaultdict(list)
     for parameters in space.structures:
         if (cost := knowledge.cost(parameters)) is not None:
-            known[parameters.effective_batch_size(knowledge.num_devices)].append((parameters.speed_class(), cost))
+            learning = parameters.learning_class(knowledge.num_devices)
+            key = (learning.effective_batch_size, learning.optimizer, learning.train_sampling_strategy)
+            known[key].append((parameters.speed_class(), cost))
     return known
 
 
@@ -183,7 +196,7 @@ class _Line:
         return [batch for batch in self._knowledge.measured_batches(memory_class) if batch in self._line]
 
     def next(self) -> TrialParameters | None:
-        """The smallest batch, then a middle one, then the boundary; a middle one first where another precision has it."""
+        """The smallest batch, then a middle one, then the boundary; a middle one first where a sibling has it."""
         others = [batch for batch in self._live if batch not in self._measured]
         if not others:
             return None

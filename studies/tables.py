@@ -26,7 +26,15 @@ SHORT_NAMES = {
     "learning_rate": "learning rate",
     "dataloader_num_workers": "workers",
     "dataloader_pin_memory": "pinned memory",
+    "optim": "optimizer",
+    "train_sampling_strategy": "sampling",
+    "attn_implementation": "attention",
+    "torch_compile": "compiled",
 }
+# Values that say by themselves what they are of.
+_SPEAKING = frozenset({"precision", "optim", "train_sampling_strategy"})
+# Values that a reader takes for granted, and that a configuration in words leaves out.
+_USUAL = {"train_sampling_strategy": "random"}
 _ELSEWHERE = "~"
 
 
@@ -122,8 +130,10 @@ def short_configuration(params: Mapping[str, Any]) -> str:
     for name, value in params.items():
         if name in ("per_device_train_batch_size", "gradient_accumulation_steps") or value is None or value is False:
             continue
+        if _USUAL.get(name) == value:
+            continue
         label = SHORT_NAMES.get(name, name)
-        words.append(label if value is True else str(value) if name == "precision" else f"{label} {_show_parameter(value)}")
+        words.append(label if value is True else str(value) if name in _SPEAKING else f"{label} {show_parameter(value)}")
     return ", ".join(words)
 
 
@@ -141,7 +151,8 @@ def _is_elsewhere(record: TrialRecord, objective: str) -> bool:
     return record.sources.get(objective, "measured") != "measured"
 
 
-def _show_parameter(value: Any) -> str:
+def show_parameter(value: Any) -> str:
+    """A parameter's value in a cell."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)

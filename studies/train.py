@@ -17,6 +17,8 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from objectives.arguments import job_of_data
+from objectives.extras import first_missing
 from objectives.goals import GOALS
 from objectives.jobs import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from objectives.records import measurement_attributes
@@ -85,9 +87,11 @@ def train_export(
             f"{device.name} does not train in {parameters.precision.value}, it has {', '.join(device.precisions)};"
             " export a configuration of another precision"
         )
+    if (why := first_missing(parameters, optimizer=job.optim, extras=frozenset(device.extras))) is not None:
+        raise TradeoffError(f"{why}; install it, or export another configuration")
     say.print(f"device: {device.name}\npreparing the data", highlight=False)
     try:
-        data = prepare(job, cache or cache_folder())
+        data = prepare(job_of_data(job, parameters.as_dict()), cache or cache_folder())
     except ValueError as error:
         raise TradeoffError(str(error)) from error
     say.print(f"{data.num_train:,} training and {data.num_eval:,} evaluation samples", highlight=False)

@@ -7,7 +7,9 @@ Only what the job needs is written: one way to read the data, one way to build t
 import json
 from pathlib import Path
 
+from objectives.arguments import job_of_data, padding
 from objectives.jobs import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from searchspace import TrialParameters
 
 # As `objectives.models` tells a folder with weights, which is not imported because it imports torch.
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json")
@@ -121,11 +123,14 @@ def launch_command(num_processes: int) -> str:
     return "python train.py" if num_processes == 1 else f"torchrun --nproc_per_node {num_processes} train.py"
 
 
-def train_script(job: TextClassificationJob, *, title: str, expected: str | None, num_processes: int = 1) -> str:
+def train_script(
+    job: TextClassificationJob, parameters: TrialParameters, *, title: str, expected: str | None, num_processes: int = 1
+) -> str:
     """The text of `train.py`.
 
     Args:
         job: The job of the study.
+        parameters: What was chosen; most of it is in `training_args.json`, padding and attention are not.
         title: What was chosen, in words.
         expected: The study's accuracy and where it comes from, in words; None where it has none.
         num_processes: Devices that train together.
@@ -135,22 +140,23 @@ def train_script(job: TextClassificationJob, *, title: str, expected: str | None
     """
     if job.dataset == RANDOM_TOKENS:
         raise ValueError("random tokens measure time and memory and teach nothing: there is no train.py for them")
+    is_padded_later = job_of_data(job, parameters.as_dict()).padding != "max_length"
     names = ("text", "label") if job.dataset == EMBEDDED else (job.text_column, job.label_column)
     text, label = _literal(names[0]), _literal(names[1])
     parts = [
         _HEAD.format(
             title=title.replace("\\", "").replace('"', "'"),
             command=launch_command(num_processes),
-            imports=_imports(job, num_processes),
+            imports=_imports(job, num_processes, is_padded_later=is_padded_later),
             processes=_PROCESSES.format(num=num_processes, command=launch_command(num_processes)) if num_processes > 1 else "",
             deterministic=_DETERMINISTIC if job.deterministic else "",
         ),
         _data(job, text, label),
-        _model(job, text),
+        _model(job, text, attention=parameters.attn_implementation),
         _ENCODE.format(
             text=text,
             max_length=job.max_length,
-            padding=_literal("max_length") if job.padding == "max_length" else False,
+            padding=False if is_padded_later else _literal("max_length"),
             labels=f"batch[{label}]" if job.dataset == EMBEDDED else f"[int(float(label)) - first for label in batch[{label}]]",
         ),
     ]
@@ -161,7 +167,7 @@ def train_script(job: TextClassificationJob, *, title: str, expected: str | None
         ]
     parts.append(
         _TRAIN.format(
-            collator="default_data_collator" if job.padding == "max_length" else "DataCollatorWithPadding(tokenizer)",
+            collator=_collator(job, parameters) if is_padded_later else "default_data_collator",
             evaluation="\n    eval_dataset=evaluation,\n    compute_metrics=compute_metrics," if job.evaluates else "",
         )
     )
@@ -179,11 +185,16 @@ def embedded_module() -> str:
     return "".join(lines)
 
 
-def _imports(job: TextClassificationJob, num_processes: int) -> str:
+def _collator(job: TextClassificationJob, parameters: TrialParameters) -> str:
+    kept = "" if padding(job, parameters) == "longest" else f', padding="max_length", max_length={job.max_length}'
+    return f"DataCollatorWithPadding(tokenizer{kept})"
+
+
+def _imports(job: TextClassificationJob, num_processes: int, *, is_padded_later: bool) -> str:
     is_csv = job.is_local_file and Path(job.dataset).suffix.lower() == ".csv"
     from_datasets = "load_dataset" if not job.is_local_file and job.dataset != EMBEDDED else "Dataset"
     names = ["AutoModelForSequenceClassification", "Trainer", "TrainingArguments", "set_seed"]
-    names.append("default_data_collator" if job.padding == "max_length" else "DataCollatorWithPadding")
+    names.append("DataCollatorWithPadding" if is_padded_later else "default_data_collator")
     if job.model != EMBEDDED:
         names.append("AutoTokenizer")
         names += ["AutoConfig"] if _has_no_weights(job) else []
@@ -230,23 +241,24 @@ def _data(job: TextClassificationJob, text: str, label: str) -> str:
 _LOSS_SCALING = "model.accepts_loss_kwargs = False  # huggingface/transformers#47688\n"
 
 
-def _model(job: TextClassificationJob, text: str) -> str:
+def _model(job: TextClassificationJob, text: str, *, attention: str | None) -> str:
     """Builds `tokenizer` and `model`."""
+    chosen = "" if attention is None else f", attn_implementation={_literal(attention)}"
     seed = f"set_seed({job.seed})  # weights that are not loaded are drawn from this seed\n"
     if job.model == EMBEDDED:
         sizes = f"vocab_size=len(tokenizer), max_length={job.max_length}, num_labels={job.num_labels}"
         return (
             f"\ntokenizer = embedded_tokenizer(train[{text}])\nconfig = embedded_model_config({sizes})\n{seed}"
-            f"model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)\n{_LOSS_SCALING}"
+            f"model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32{chosen})\n{_LOSS_SCALING}"
         )
     local = Path(job.model).expanduser()
     name = _literal(str(local.resolve()) if local.is_dir() else job.model)
     trust = ", trust_remote_code=True" if job.trust_remote_code else ""
     options = f"num_labels={job.num_labels}, pad_token_id=tokenizer.pad_token_id{trust}"
-    model = f"AutoModelForSequenceClassification.from_pretrained({name}, dtype=torch.float32, {options})"
+    model = f"AutoModelForSequenceClassification.from_pretrained({name}, dtype=torch.float32, {options}{chosen})"
     if _has_no_weights(job):
         config = f"config = AutoConfig.from_pretrained({name}, {options})\n"
-        model = f"AutoModelForSequenceClassification.from_config(config, dtype=torch.float32{trust})"
+        model = f"AutoModelForSequenceClassification.from_config(config, dtype=torch.float32{trust}{chosen})"
     else:
         config = ""
     return (

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from objectives.arguments import job_of_data
 from objectives.isolation import TrialServer
 from objectives.jobs import TextClassificationJob
 from searchspace import TrialParameters
@@ -56,10 +57,11 @@ def request(
 ) -> dict[str, Any]:
     """A trial's request; a micro-batch of 8 unless `parameters` say more."""
     job = job or tiny_job()
+    settings = TrialParameters(**({"per_device_train_batch_size": 8} | parameters)).as_dict()
     return {
         "job": job.model_dump(),
-        "parameters": TrialParameters(**({"per_device_train_batch_size": 8} | parameters)).as_dict(),
-        "data_folder": prepared(job)["folder"],
+        "parameters": settings,
+        "data_folder": prepared(job_of_data(job, settings))["folder"],
         "stages": list(stages),
         "memory_limit_mib": memory_limit_mib,
     }

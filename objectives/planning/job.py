@@ -11,8 +11,9 @@ from objectives.memory_plan import MemoryPlan, Planned
 from objectives.planning.blas import BlasWorkspace
 from objectives.planning.predict import plan
 from objectives.planning.prediction import DEFAULT_CONTEXT_MEMORY_MIB
-from objectives.planning.settings import TraceSettings
+from objectives.planning.settings import OPTIMIZERS, TraceSettings
 from searchspace import TrialParameters
+from searchspace.choices import FLASH_ATTENTION
 
 # On a CPU a peak is counted in pages that were touched: 6.5% below what was asked for at worst, in 40 probes of the embedded
 # job. A bound by which configurations are left out keeps more than twice that distance.
@@ -85,26 +86,43 @@ def plan_for_search(
     Raises:
         ValueError: The model's memory can't be predicted.
     """
-    settings = trace_settings(job, sequence_length=sequence_length)
+    groups: dict[tuple[Any, ...], list[TrialParameters]] = {}
+    for parameters in configurations:
+        key = (parameters.optim, parameters.attn_implementation, parameters.padding)
+        # Compiled code allocates as its compiler likes, and flash attention's package is not traced.
+        if not parameters.torch_compile and parameters.attn_implementation != FLASH_ATTENTION:
+            groups.setdefault(key, []).append(parameters)
+    known = {key: group for key, group in groups.items() if key[0] is None or key[0] in OPTIMIZERS}
+    if not known:
+        raise ValueError(f"memory is predicted for {', '.join(OPTIMIZERS)} with eager or sdpa attention, and not compiled")
     on_card = device["kind"] == "cuda"
-    if on_card:
-        workspaces = BlasWorkspace.of_environment(os.environ)
-        settings = replace(settings, flash_attention="bf16" in device["precisions"], blas=workspaces)
-    else:
-        settings = replace(settings, target="cpu", foreach=False)
     measured_context = device.get("context_mib") if on_card else 0.0
     context = DEFAULT_CONTEXT_MEMORY_MIB if measured_context is None else float(measured_context)
-    predictions = plan(
-        model_config(job, settings),
-        configurations,
-        settings=settings,
-        device_memory_mib=budget_mib if on_card and budget_mib > context else None,
-        context_memory_mib=context,
-        # A trial's peak counts the context as it was measured at its start.
-        loaded_code_memory_mib=0.0,
-        eval_batch_size=job.eval_batch_size if job.evaluates else None,
-        cache_folder=cache_folder,
-    )
+    predictions = []
+    for (optimizer, attention, padding), group in known.items():
+        settings = trace_settings(
+            job,
+            # What is padded to the limit is as long as it, whatever the samples are.
+            sequence_length=job.max_length if padding == "max_length" else sequence_length,
+            attention=attention,
+            optimizer=optimizer,
+        )
+        if on_card:
+            workspaces = BlasWorkspace.of_environment(os.environ)
+            settings = replace(settings, flash_attention="bf16" in device["precisions"], blas=workspaces)
+        else:
+            settings = replace(settings, target="cpu", foreach=False)
+        predictions += plan(
+            model_config(job, settings),
+            group,
+            settings=settings,
+            device_memory_mib=budget_mib if on_card and budget_mib > context else None,
+            context_memory_mib=context,
+            # A trial's peak counts the context as it was measured at its start.
+            loaded_code_memory_mib=0.0,
+            eval_batch_size=job.eval_batch_size if job.evaluates else None,
+            cache_folder=cache_folder,
+        )
     planned = []
     for prediction in predictions:
         low = prediction.predicted_low_mib

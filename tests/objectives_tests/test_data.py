@@ -194,7 +194,7 @@ def test_padding_to_max_length_is_done_once_and_length_counts_the_tokens(csv, tm
     # [CLS] sample was good [SEP]
     assert list(prepared.train["length"]) == [5] * 6
     assert {len(ids) for ids in prepared.train["input_ids"]} == {16}
-    batch = collator(job, prepared.tokenizer)([prepared.train[0], prepared.train[1]])
+    batch = collator(prepared, job.padding, max_length=job.max_length)([prepared.train[0], prepared.train[1]])
     assert batch["input_ids"].shape == (2, 16)
 
 
@@ -204,7 +204,7 @@ def test_padding_to_the_longest_is_left_to_the_batch(tmp_path):
     job = job_of(dataset=str(path), padding="longest", train_samples=2, eval_samples=0)
     prepared = prepare(job, tmp_path / "cache")
     assert sorted(prepared.train["length"]) == [3, 5]
-    assert collator(job, prepared.tokenizer)(list(prepared.train))["input_ids"].shape == (2, 5)
+    assert collator(prepared, job.padding, max_length=job.max_length)(list(prepared.train))["input_ids"].shape == (2, 5)
 
 
 def test_long_texts_are_cut(tmp_path):

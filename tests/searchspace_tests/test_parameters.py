@@ -1,6 +1,6 @@
 import pytest
 
-from searchspace import Precision, TrialParameters
+from searchspace import Precision, Reuse, TrialParameters
 
 
 def test_effective_batch_counts_batch_accumulation_and_devices():
@@ -61,3 +61,65 @@ def test_plain_values_make_the_same_parameters_again():
 def test_impossible_values_are_refused_with_the_rule_and_the_value(bad, message):
     with pytest.raises(ValueError, match=message):
         TrialParameters(**bad)
+
+
+def with_knobs(**knobs):
+    return TrialParameters(per_device_train_batch_size=8, **knobs)
+
+
+def test_an_optimizer_changes_learning_memory_and_the_time_of_an_update():
+    adam, adafactor = with_knobs(optim="adamw_torch"), with_knobs(optim="adafactor")
+    assert adam.learning_class() != adafactor.learning_class()
+    assert adam.memory_class() != adafactor.memory_class()
+    assert adam.speed_class() != adafactor.speed_class()
+
+
+def test_the_fused_form_of_an_optimizer_learns_the_same_and_is_measured_apart():
+    plain, fused = with_knobs(optim="adamw_torch"), with_knobs(optim="adamw_torch_fused")
+    assert plain.learning_class() == fused.learning_class()
+    assert plain.memory_class() != fused.memory_class()
+    assert plain.learning_class(reuse=Reuse.CHECKPOINTING) != fused.learning_class(reuse=Reuse.CHECKPOINTING)
+
+
+@pytest.mark.parametrize(
+    "knob",
+    [
+        {"attn_implementation": "eager"},
+        {"torch_compile": True},
+        {"padding": "longest"},
+    ],
+    ids=str,
+)
+def test_how_the_same_arithmetic_is_carried_out_changes_memory_and_time_and_not_learning(knob):
+    plain, other = with_knobs(), with_knobs(**knob)
+    assert plain.learning_class() == other.learning_class()
+    assert plain.learning_class(reuse=Reuse.OFF) != other.learning_class(reuse=Reuse.OFF)
+    assert plain.memory_class() != other.memory_class()
+    assert plain.speed_class() != other.speed_class()
+
+
+def test_grouping_by_length_changes_learning_and_time_and_not_the_peak():
+    shuffled, grouped = with_knobs(train_sampling_strategy="random"), with_knobs(train_sampling_strategy="group_by_length")
+    assert shuffled.learning_class() != grouped.learning_class()
+    assert shuffled.speed_class() != grouped.speed_class()
+    assert shuffled.memory_class() == grouped.memory_class()
+    assert shuffled.needs_at_least_the_memory_of(grouped)
+    assert grouped.needs_at_least_the_memory_of(shuffled)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"optim": "adamw_torch"}, {"optim": "sgd"}),
+        ({"attn_implementation": "eager"}, {"attn_implementation": "sdpa"}),
+        ({"torch_compile": False}, {"torch_compile": True}),
+        ({"padding": "max_length"}, {"padding": "longest"}),
+    ],
+)
+def test_no_order_of_memory_is_claimed_where_workspaces_differ(one, other):
+    large = TrialParameters(per_device_train_batch_size=64, gradient_accumulation_steps=2, **one)
+    small = TrialParameters(per_device_train_batch_size=1, gradient_checkpointing=True, **other)
+    assert not large.needs_at_least_the_memory_of(small)
+    assert large.needs_at_least_the_memory_of(
+        TrialParameters(per_device_train_batch_size=1, gradient_checkpointing=True, **one)
+    )

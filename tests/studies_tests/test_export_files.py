@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -14,6 +15,7 @@ from exported_studies import TINY, made_up
 from stored_studies import params, record
 
 from objectives.jobs import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from searchspace import TrialParameters
 from studies.config import SpaceConfig, StudyConfig
 from studies.export import export
 from studies.memory_advice import memory_to_leave_free_mib
@@ -24,6 +26,7 @@ from studies.selection import Selection, choose
 from studies.train_script import embedded_module, train_script
 
 MIXED = record(3, (0.7, 10.0, 1000.0), params(4, 8, checkpointing=True, precision="bf16"), context_mib=400.0)
+ANY = TrialParameters(per_device_train_batch_size=4)
 PLAIN = record(5, (0.8, 20.0, 2000.0), params(32))
 
 
@@ -65,6 +68,11 @@ def local_job(folder: Path) -> TextClassificationJob:
 @pytest.fixture(scope="module", params=["embedded", "local"])
 def real_study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
     folder = tmp_path_factory.mktemp("study")
+    # The data of the second is padded to the longest of each batch by the job; here the first does so by what is searched.
+    knobs: dict[str, Any] = {}
+    if request.param == "embedded":
+        knobs = {"optim": ["adafactor"], "attn_implementation": ["eager"], "padding": ["longest"]}
+        knobs |= {"train_sampling_strategy": ["group_by_length"]}
     config = StudyConfig(
         name="real",
         job=TINY if request.param == "embedded" else local_job(folder),
@@ -73,6 +81,7 @@ def real_study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             gradient_accumulation_steps=[2],
             gradient_checkpointing=[False],
             precision=["fp32"],
+            **knobs,
         ),
         sampler="grid",
         trials=2,
@@ -89,6 +98,9 @@ def test_the_written_script_reaches_the_accuracy_of_the_study(real_study: StudyR
     assert float(found[1]) == choice.record.values["accuracy"]
     # Few samples give few different accuracies; the loss tells whether it is the same training.
     state = json.loads((tmp_path / "chosen" / "model" / "trainer_state.json").read_text())
+    arguments = json.loads((tmp_path / "chosen" / "training_args.json").read_text())
+    for name in ("optim", "train_sampling_strategy"):
+        assert arguments.get(name) == choice.record.params.get(name, arguments.get(name))
     losses = [line["eval_loss"] for line in state["log_history"] if "eval_loss" in line]
     assert losses[-1] == pytest.approx(choice.record.attributes["eval_loss"], rel=1e-6)
     assert (tmp_path / "chosen" / "model" / "model.safetensors").is_file()
@@ -170,14 +182,14 @@ def test_random_tokens_get_no_script_and_the_readme_says_why(tmp_path: Path) -> 
     assert not (folder / "train.py").exists()
     assert "there is nothing to train" in (folder / "README.md").read_text()
     with pytest.raises(ValueError, match="random tokens"):
-        train_script(job, title="", expected=None)
+        train_script(job, ANY, title="", expected=None)
 
 
 def test_a_hub_job_loads_the_same_splits_columns_and_samples() -> None:
     job = TextClassificationJob(
         model="bert-base-uncased", dataset="Yelp/yelp_review_full", train_samples=1000, eval_samples=500, data_seed=7
     )
-    text = train_script(job, title="trial 1", expected="0.6, measured")
+    text = train_script(job, ANY, title="trial 1", expected="0.6, measured")
     compile(text, "train.py", "exec")
     assert 'load_dataset("Yelp/yelp_review_full", None, split=split)' in text
     assert 'parts = [read("train"), read("test")]' in text
@@ -196,7 +208,7 @@ CHANGES: tuple[dict[str, object], ...] = ({}, {"eval_samples": 0}, {"train_sampl
 )
 def test_every_script_is_python(dataset: str, changes: dict[str, object]) -> None:
     job = TextClassificationJob(**{"dataset": dataset, "padding": "longest", "deterministic": False, **changes})
-    compile(train_script(job, title='a "quoted" \\ title', expected=None), "train.py", "exec")
+    compile(train_script(job, ANY, title='a "quoted" \\ title', expected=None), "train.py", "exec")
 
 
 def test_a_script_reads_local_files_as_the_study_does(tmp_path: Path) -> None:
@@ -215,7 +227,7 @@ def test_a_script_reads_local_files_as_the_study_does(tmp_path: Path) -> None:
         write(str(path))
         columns = {"text_column": "review", "label_column": "stars", "train_samples": 24, "eval_samples": 12}
         jobs.append(TINY.model_copy(update={"dataset": str(path), **columns}))
-        text = train_script(jobs[-1], title="", expected=None)
+        text = train_script(jobs[-1], ANY, title="", expected=None)
         heads.append(
             text.split("def compute_metrics")[0] + 'print("samples", json.dumps([train.to_dict(), evaluation.to_dict()]))\n'
         )
@@ -240,3 +252,25 @@ def test_the_embedded_model_stands_alone_and_its_script_imports_nothing_of_ours(
 
 def test_a_line_break_in_a_name_stays_out_of_the_table(tmp_path: Path) -> None:
     assert markdown_table(["a", "b"], [["1|2", "x\ny"]], num_text_columns=1) == "| a | b |\n| ---: | --- |\n| 1\\|2 | x y |"
+
+
+def test_the_script_does_what_training_arguments_have_no_place_for() -> None:
+    eager = TrialParameters(per_device_train_batch_size=4, attn_implementation="eager", padding="longest")
+    text = train_script(TINY, eager, title="", expected=None)
+    assert 'from_config(config, dtype=torch.float32, attn_implementation="eager")' in text
+    assert "padding=False" in text
+    assert "data_collator=DataCollatorWithPadding(tokenizer)," in text
+    padded = TrialParameters(per_device_train_batch_size=4, padding="max_length")
+    text = train_script(TINY, padded, title="", expected=None)
+    assert 'data_collator=DataCollatorWithPadding(tokenizer, padding="max_length", max_length=32),' in text
+    assert "attn_implementation" not in text
+
+
+def test_the_model_card_says_how_attention_and_padding_are_set(tmp_path: Path) -> None:
+    knobs = {"optim": "adafactor", "attn_implementation": "eager", "padding": "longest"}
+    chosen = record(4, (0.9, 10.0, 100.0), params(8) | knobs)
+    card = (exported(tmp_path, made_up(chosen, PLAIN), 4) / "README.md").read_text()
+    assert "8 x 1, fp32, adafactor, attention eager, padding longest" in card
+    assert "| trial | batch | accumulation | checkpointing | precision | optimizer | padding | attention |" in card
+    assert 'from_pretrained(..., attn_implementation="eager")' in card
+    assert "data_collator = DataCollatorWithPadding(tokenizer)" in card
