@@ -88,11 +88,13 @@ class Annotator:
     Attributes:
         study: The study.
         artifacts: Where the trials' files go; None for nowhere.
+        say: Shows a line to the user.
         clock: Seconds that only grow.
     """
 
     study: "optuna.Study"
     artifacts: Path | None = None
+    say: Callable[[str], None] = lambda _: None
     clock: Callable[[], float] = time.monotonic
     _due_s: float = field(init=False)
 
@@ -101,16 +103,25 @@ class Annotator:
 
     def trial_ended(self, record: TrialRecord, *, log: str | None = None) -> None:
         """Writes the trial's note and files, and if it is time the study's note and pictures."""
-        annotate_trial(self.study, record, artifacts=self.artifacts, log=log)
+        self._with_files(lambda artifacts: annotate_trial(self.study, record, artifacts=artifacts, log=log))
         if self.clock() >= self._due_s:
             self.finish()
 
     def finish(self) -> None:
         """Writes everything: to be called when the study ends, too."""
         begin_s = self.clock()
-        annotate_study(self.study, artifacts=self.artifacts)
+        self._with_files(lambda artifacts: annotate_study(self.study, artifacts=artifacts))
         end_s = self.clock()
         self._due_s = end_s + max(MIN_INTERVAL_S, (end_s - begin_s) / MAX_SHARE_OF_TIME)
+
+    def _with_files(self, annotate: Callable[[Path | None], None]) -> None:
+        """Annotates, without files from the moment on at which they can't be written: no result depends on them."""
+        try:
+            annotate(self.artifacts)
+        except OSError as error:
+            self.say(f"trials' files can't be kept in {self.artifacts}: {error.strerror}; the study goes on without them")
+            self.artifacts = None
+            annotate(None)
 
 
 def keep_annotated(storage: "BaseStorage", stop: threading.Event, *, artifacts: Path | None, interval_s: float = 5.0) -> None:

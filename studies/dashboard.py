@@ -22,9 +22,13 @@ from optuna.exceptions import StorageInternalError
 
 from studies.annotate import artifact_folder, keep_annotated
 from studies.errors import TradeoffError
+from studies.patient_storage import StorageAwayError, StorageError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
+
+# How long to let a database be that does not answer.
+_RETRY_S = 5.0
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -98,11 +102,15 @@ def _annotated(storage: "BaseStorage", artifacts: Path, warn: Callable[[str], No
     stop = threading.Event()
 
     def keep() -> None:
-        try:
-            keep_annotated(storage, stop, artifacts=artifacts)
-        except (StorageInternalError, OSError) as error:
-            # A storage that can only be read is shown all the same.
-            warn(f"notes and pictures are not kept up to date, they can't be written: {error}")
+        while True:
+            try:
+                return keep_annotated(storage, stop, artifacts=artifacts)
+            except StorageAwayError:
+                if stop.wait(_RETRY_S):
+                    return None
+            except (StorageInternalError, StorageError, OSError) as error:
+                # A storage that can only be read is shown all the same.
+                return warn(f"notes and pictures are not kept up to date, they can't be written: {error}")
 
     thread = threading.Thread(target=keep, name="annotate", daemon=True)
     thread.start()

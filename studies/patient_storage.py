@@ -61,6 +61,10 @@ class StorageError(TradeoffError):
     """The storage can't be used now: a sentence with its own words, and what to do."""
 
 
+class StorageAwayError(StorageError):
+    """The storage does not answer; it may later."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Patience:
     """How a process waits for its database.
@@ -297,7 +301,7 @@ class PatientStorage(RDBStorage):
                         raise
                     raise StorageError(f"the storage {self.place} can't be written: {reason}; {remedy}") from error
                 if self.patience is None:
-                    raise StorageError(f"the storage {self.place} does not answer: {reason}") from error
+                    raise StorageAwayError(f"the storage {self.place} does not answer: {reason}") from error
                 if attempt == 0:
                     self.patience.say(
                         f"the storage {self.place} does not answer ({reason}): waiting for it, nothing measured is lost"

@@ -3,6 +3,7 @@
 A search, a confirmation and `tradeoff fit` prepare in the same way, so what one of them measures holds for the others.
 """
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -47,12 +48,20 @@ class InterruptibleRunner:
         """Runs the request, unless the user has asked to end."""
         if self.interrupts.requested:
             return Interrupted(stage="start")
-        with tempfile.NamedTemporaryFile(prefix="tradeoff-log-") as log:
-            with self.interrupts.waiting():  # nothing but the trial: what it answered must not be lost to a Ctrl-C
-                outcome = self.server.run_trial(
-                    request, time_limit_s=time_limit_s, on_progress=on_progress, log_path=Path(log.name)
-                )
-            self.log = Path(log.name).read_text(encoding="utf-8", errors="replace")
+        try:
+            with tempfile.NamedTemporaryFile(prefix="tradeoff-log-") as log:
+                with self.interrupts.waiting():  # nothing but the trial: what it answered must not be lost to a Ctrl-C
+                    outcome = self.server.run_trial(
+                        request, time_limit_s=time_limit_s, on_progress=on_progress, log_path=Path(log.name)
+                    )
+                self.log = Path(log.name).read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise TradeoffError(
+                f"the folder for temporary files, {tempfile.gettempdir()}, is full: free some space or set TMPDIR, "
+                "and the same command goes on; what was told is kept"
+            ) from error
         return outcome
 
 

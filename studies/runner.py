@@ -75,7 +75,7 @@ def run_study(
             baselines=ready.data["baselines"],
             num_trials=len(study.get_trials(deepcopy=False)),
         )
-        annotator = Annotator(study=study, artifacts=artifact_folder(study._storage))
+        annotator = Annotator(study=study, artifacts=artifact_folder(study._storage), say=display.message)
         search = Search(study, config, objective, ready.runner, display, interrupts, annotator, ready.planning)
         try:
             with display.running(study.study_name, ready.device, config):
