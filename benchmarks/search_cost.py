@@ -39,6 +39,7 @@ import optuna
 
 from objectives.arguments import job_of_data
 from objectives.isolation import TrialServer
+from objectives.memory_plan import MemoryPlan
 from objectives.objective import Objective, TrialFailed
 from objectives.outcome import from_json, to_json
 from objectives.records import TrialRecord, read_record
@@ -209,6 +210,7 @@ class ReplayRunner:
         wall_s: Booked seconds.
         num_samples: Training samples processed.
         num_trainings: Trainings started.
+        num_run: Requests answered: trials that ran.
     """
 
     def __init__(self, table: dict[str, Any], *, probes: bool) -> None:
@@ -217,8 +219,10 @@ class ReplayRunner:
         self.wall_s = 0.0
         self.num_samples = 0
         self.num_trainings = 0
+        self.num_run = 0
 
     def run_trial(self, request: dict[str, Any], *, time_limit_s: float | None = None, on_progress: Any = None) -> Any:
+        self.num_run += 1
         outcome = from_json(json.dumps(self._outcomes[key(request["parameters"])]))
         measurements = outcome.measurements
         if outcome.kind != "completed":
@@ -280,10 +284,11 @@ class Point:
     num_trainings: int
     volume: float
     out_of_memory: int
+    num_run: int = 0
 
 
 def replay_arm(
-    arm: Arm, table: dict[str, Any], truth: Truth, seed: int, *, to_its_end: bool = False
+    arm: Arm, table: dict[str, Any], truth: Truth, seed: int, *, to_its_end: bool = False, plan: MemoryPlan | None = None
 ) -> tuple[list[Point], list[TrialRecord]]:
     config = StudyConfig.model_validate(table["config"] | {"sampler": arm.sampler, "sampler_seed": seed})
     space, _ = available_space(config, table["device"])
@@ -299,6 +304,7 @@ def replay_arm(
         memory_limit_mib=config.limits.peak_memory_mib,
         reuse=arm.reuse,
         early_stopping=arm.early_stopping,
+        plan=plan,
     )
     study = open_study(config, optuna.storages.InMemoryStorage(), table["device"])
     study.sampler = build_sampler(
@@ -319,7 +325,7 @@ def replay_arm(
         front = [key(dict(record.params)) for record in pareto_front(records, OBJECTIVES)]
         volume = truth.volume(front) / truth.full
         out = sum(record.outcome == "out_of_memory" for record in records)
-        points.append(Point(runner.wall_s + own[0], runner.num_samples, runner.num_trainings, volume, out))
+        points.append(Point(runner.wall_s + own[0], runner.num_samples, runner.num_trainings, volume, out, runner.num_run))
 
     # The decoupled search is run to its own end once, to compare its claims; elsewhere 99% is the end.
     last_share = 2.0 if to_its_end else SHARES[-1]

@@ -49,6 +49,8 @@ def build_fake_model(config: PretrainedConfig, settings: TraceSettings) -> torch
             f"a {config.model_type} model can't be built with attention {settings.attention!r}"
             f"{', try eager' if settings.attention == 'sdpa' else ''}: {first_line(error)}"
         ) from error
+    # Without initialisation transformers leaves tied weights apart: an output layer would be counted beside its embedding.
+    model.tie_weights()
     model.train()
     return model  # type: ignore[no-any-return]
 

@@ -18,7 +18,7 @@ from objectives.planning.events import Category, Event, Segments
 from objectives.planning.settings import TraceSettings
 
 # Raise it when what is traced or how it is stored changes.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def default_cache_folder() -> Path:

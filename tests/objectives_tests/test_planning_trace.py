@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from objectives.planning.allocator import Allocation, Release, replay
 from objectives.planning.blas import BlasWorkspace
@@ -129,6 +129,19 @@ def test_the_model_takes_what_its_parameters_and_buffers_take(tracer):
     model = BertForSequenceClassification(CONFIG)
     expected = sum(each.numel() * each.element_size() for each in [*model.parameters(), *model.buffers()])
     assert sum(event.num_bytes for event in tracer.trace(PLAIN, 2).build) == expected
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_output_layer_that_is_tied_to_the_embedding_is_counted_once(tied):
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 500}
+    config = LlamaConfig(**small, tie_word_embeddings=tied)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    trace = Tracer(config, settings(task="causal-lm")).trace(PLAIN, 2)
+    parameters = sum(parameter.numel() * 4 for parameter in model.parameters())
+    assert left_bytes(trace.first_micro_batch, Category.GRADIENTS) == parameters
+    buffers = left_bytes(trace.build, Category.WEIGHTS) - parameters
+    assert 0 <= buffers < 500
 
 
 def test_a_first_micro_batch_leaves_the_gradients_and_a_next_one_adds_nothing(tracer):

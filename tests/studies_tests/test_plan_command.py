@@ -1,10 +1,12 @@
 """`tradeoff plan` on a study file with a local configuration: no weights, no network, no GPU."""
 
 import json
+import sys
 
 import pytest
-from transformers import BertConfig
+from transformers import BertConfig, LongformerConfig, ViTConfig
 
+from studies.cli import main
 from studies.errors import TradeoffError
 from studies.plan_command import key_of, memory_space, plan_command
 from studies.study_file import load_config
@@ -93,6 +95,38 @@ def test_the_embedded_study_needs_no_file(capsys, tmp_path):
 def test_what_is_wrong_is_said_in_a_sentence(tmp_path, study_file, overrides, arguments, message):
     with pytest.raises(TradeoffError, match=message):
         plan_command(study_file=study_file, overrides=overrides, cache_folder=tmp_path / "traces", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "no model configuration at"),
+        (
+            LongformerConfig(
+                hidden_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=64,
+                vocab_size=50,
+                attention_window=8,
+            ),
+            "aten._local_scalar_dense.default depends on the data: probes measure it all the same",
+        ),
+        (ViTConfig(), "vit models have no head for sequence-classification: choose another model"),
+    ],
+)
+def test_the_command_ends_with_status_2_and_says_what_still_works(capsys, tmp_path, study_file, monkeypatch, config, message):
+    monkeypatch.setenv("TRADEOFF_CACHE", str(tmp_path / "cache"))
+    model = tmp_path / "other"
+    if config is not None:
+        config.save_pretrained(model)
+    monkeypatch.setattr(sys, "argv", ["tradeoff", "plan", str(study_file), "--set", f"job.model={model}"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert message in " ".join(said.split())
+    assert "Traceback" not in said
 
 
 def test_a_trials_prediction_is_found_by_what_decides_its_memory(study_file):
