@@ -7,6 +7,7 @@ import optuna
 
 from objectives.objective import Objective
 from studies.config import StudyConfig
+from studies.constrained_gp import ConstrainedGPSampler
 from studies.sampler import DecoupledSampler
 
 
@@ -44,7 +45,7 @@ def build_sampler(
         # One generation must end well before the study does.
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, config.trials // 4)))
     if config.sampler == "gp":
-        return optuna.samplers.GPSampler(seed=seed)
+        return ConstrainedGPSampler(budget_mib=budget_mib, seed=seed)
     if config.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     values: dict[str, Any] = {name: domain.values() for name, domain in space.domains.items()}
