@@ -171,15 +171,3 @@ def test_the_gp_sampler_sees_what_ran_out_of_memory_and_the_storage_stays_as_it_
     worst = [min(t.values[0] for t in before[:2]), *(max(t.values[i] for t in before[:2]) for i in (1, 2))]
     assert seen[2].values == seen[3].values == worst
     assert study.get_trials() == before
-
-
-def test_the_gp_sampler_does_not_go_back_to_what_did_not_fit():
-    """Of two objectives the accuracy grows with the batch here: without the constraint it would ask for 64 for ever."""
-    space = SearchSpace(domains={"per_device_train_batch_size": Categorical((1, 2, 3, 4, 5, 6, 7, 8, 32, 48, 64))})
-    goal = simulated.objective(simulated.SimulatedRunner(), space=space, objectives=("train_time_s", "peak_memory_mib"))
-    study = simulated.new_study(ConstrainedGPSampler(budget_mib=simulated.BUDGET_MIB, seed=0), goal.objectives)
-    for batch in (1, 2, 4, 8, 32, 3, 5, 6, 7, 2):
-        study.enqueue_trial({"per_device_train_batch_size": batch})
-    study.optimize(goal, n_trials=14)
-    proposed = [trial.params["per_device_train_batch_size"] for trial in study.trials[10:]]
-    assert max(proposed) <= 8
