@@ -215,11 +215,22 @@ class ReplayRunner:
 
     def __init__(self, table: dict[str, Any], *, probes: bool) -> None:
         self._outcomes = table["outcomes"]
+        self._seed = table["config"]["job"]["seed"]
+        self._by_seed = {
+            (int(name.split(" ", 1)[0]), _class(name.split(" ", 1)[1])): accuracy for name, accuracy in table["seeds"].items()
+        }
         self._probes = probes
         self.wall_s = 0.0
         self.num_samples = 0
         self.num_trainings = 0
         self.num_run = 0
+
+    def _with_seed(self, training: Any, request: dict[str, Any]) -> Any:
+        """The training as it ended with another seed, where the request names one."""
+        if (seed := request["job"]["seed"]) == self._seed:
+            return training
+        accuracy = self._by_seed[seed, _class(key(request["parameters"]))]
+        return replace(training, curve=[*training.curve[:-1], replace(training.curve[-1], accuracy=accuracy)])
 
     def run_trial(self, request: dict[str, Any], *, time_limit_s: float | None = None, on_progress: Any = None) -> Any:
         self.num_run += 1
@@ -238,7 +249,7 @@ class ReplayRunner:
             measurements = replace(measurements, probe=replace(measurements.probe, probe_time_s=0.0))
         if "train" not in request["stages"]:
             return replace(outcome, measurements=replace(measurements, training=None))
-        training = _stopped(training, request.get("stop_rule"))
+        training = _stopped(self._with_seed(training, request), request.get("stop_rule"))
         self.wall_s += train_s * training.num_samples / measurements.training.num_samples
         self.num_samples += training.num_samples
         self.num_trainings += 1
@@ -262,6 +273,7 @@ class Arm:
     sampler: str
     reuse: Reuse = Reuse.EFFECTIVE_BATCH
     early_stopping: bool = False
+    seeds: int = 1  # that a class may be trained with
     plain: bool = False  # no probe, no knowledge: every trial is trained
 
 
@@ -272,6 +284,7 @@ ARMS = (
     Arm("(c') random with shared knowledge", "random"),
     Arm("(d) decoupled", "decoupled"),
     Arm("(e) decoupled, early stopping", "decoupled", early_stopping=True),
+    Arm("(f) as (e), with repeats", "decoupled", early_stopping=True, seeds=1 + len(EXTRA_SEEDS)),
 )
 
 
@@ -290,7 +303,8 @@ class Point:
 def replay_arm(
     arm: Arm, table: dict[str, Any], truth: Truth, seed: int, *, to_its_end: bool = False, plan: MemoryPlan | None = None
 ) -> tuple[list[Point], list[TrialRecord]]:
-    config = StudyConfig.model_validate(table["config"] | {"sampler": arm.sampler, "sampler_seed": seed})
+    settings = {"sampler": arm.sampler, "sampler_seed": seed, "seeds_per_class": arm.seeds}
+    config = StudyConfig.model_validate(table["config"] | settings)
     space, _ = available_space(config, table["device"])
     runner = ReplayRunner(table, probes=not arm.plain)
     objective = Objective(

@@ -6,6 +6,7 @@ from typing import Any
 from objectives.goals import GOALS
 from objectives.knowledge import Knowledge, Observation
 from objectives.records import DERIVED_FROM, MEMORY_PREDICTION
+from objectives.repeats import NUM_SEEDS, spread_name
 from searchspace import TrialParameters
 
 
@@ -31,10 +32,11 @@ def derived_attributes(
         if not GOALS[name].learned:
             attributes |= {name: cost.value(name), f"{name}_source": cost.source(name)}
         elif settling.record.outcome == "completed":
-            attributes |= {
-                name: settling.record.attributes.get(name),
-                f"{name}_source": f"trained in trial {settling.record.number}",
-            }
+            settled = settling.record.attributes
+            attributes |= {name: settled.get(name), f"{name}_source": f"trained in trial {settling.record.number}"}
+            if NUM_SEEDS in settled:
+                attributes |= {key: settled[key] for key in (NUM_SEEDS, spread_name(name))}
+                attributes[f"{name}_source"] = settling.record.sources[name]
     if (source := knowledge.measured_by(parameters)) is not None:
         # What had been predicted of the peak before the trial that measured it.
         attributes |= {name: source.record.attributes[name] for name in MEMORY_PREDICTION if name in source.record.attributes}

@@ -146,6 +146,15 @@ class Knowledge:
         """The training that speaks for each learning class: the latest that completed."""
         return {self.class_of(o.parameters): o for o in self.observations if o.record.outcome == "completed"}
 
+    def trained(self, parameters: TrialParameters) -> list[Observation]:
+        """The trainings of exactly this configuration that completed, the latest of each seed, in order."""
+        by_seed = {
+            o.record.attributes.get("seed"): o
+            for o in self.observations
+            if o.parameters == parameters and o.record.outcome == "completed" and "training" in o.record.attributes
+        }
+        return sorted(by_seed.values(), key=lambda o: o.record.number)
+
     def cost(self, parameters: TrialParameters) -> Cost | None:
         """Memory and time of a configuration, measured or predicted; None while too little is known."""
         structure = parameters.with_learning_rate(None)  # neither depends on it

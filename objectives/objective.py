@@ -20,6 +20,7 @@ from objectives.knowledge import Knowledge, Observation, observe
 from objectives.memory_plan import MemoryPlan
 from objectives.outcome import Completed, Failed, Interrupted, Measurements, OutOfMemory, TimedOut
 from objectives.records import TrialRecord, measurement_attributes, outcome_attributes, read_record
+from objectives.repeats import averaged_attributes
 from searchspace import Reuse, SearchSpace, TrialParameters
 
 # The older form of a constraint, which optuna-dashboard still reads: a trial with a positive entry is infeasible there too.
@@ -151,7 +152,7 @@ class Objective:
         if plan is None and training is not None and not is_asked_for:
             return self._derive(trial, parameters, training, knowledge)
         stages = ("probe", "train") if plan is None else tuple(plan["stages"])
-        outcome = self._run(trial, parameters, stages)
+        outcome = self._run(trial, parameters, stages, _seed_of(trial))
         if self.keep is not None:
             self.keep(trial, parameters, outcome)
         return self.conclude(trial, parameters, outcome)
@@ -191,11 +192,16 @@ class Objective:
             )
         return records, self._knowledge
 
-    def _run(self, trial: optuna.Trial, parameters: TrialParameters, stages: tuple[str, ...]) -> Any:
+    def _run(
+        self, trial: optuna.Trial, parameters: TrialParameters, stages: tuple[str, ...], seed: int | None = None
+    ) -> Any:
         if self.on_start is not None:
             self.on_start(trial.number, parameters)
         request = self.request(parameters, stages)
-        if self.early_stopping and "train" in stages:
+        if seed is not None:
+            # A repeat is trained to its end: half a training says nothing of the class's mean.
+            request["job"] = {**request["job"], "seed": seed}
+        elif self.early_stopping and "train" in stages:
             request["stop_rule"] = self._stop_rule(trial.study, parameters)
         return self.runner.run_trial(request, time_limit_s=self.time_limit_s, on_progress=self.on_progress)
 
@@ -300,6 +306,10 @@ class Objective:
             elif endless := [name for name in self.objectives if not math.isfinite(attributes[name])]:
                 reason = f"the training diverged: its {GOALS[endless[0]].label} is {attributes[endless[0]]}"
                 attributes |= {"outcome": "diverged", "reason": reason}
+            elif (seed := _seed_of(trial)) is not None and (earlier := knowledge.trained(parameters)):
+                names = learned_names(self.objectives)
+                records = [observation.record for observation in earlier]
+                attributes |= averaged_attributes(attributes, records, names, number=trial.number, seed=seed)
         _store(trial, attributes)
         match outcome:
             case Completed() if attributes["outcome"] == "diverged":
@@ -324,6 +334,12 @@ class Objective:
                 raise KeyboardInterrupt
             case _:
                 raise TrialFailed(outcome.reason)
+
+
+def _seed_of(trial: optuna.Trial) -> int | None:
+    """The seed that the trial's plan names: that of a repeat (see `objectives.repeats`); None for the job's own."""
+    plan: Mapping[str, Any] = trial.storage.get_trial_system_attrs(trial._trial_id).get(PLAN_ATTRIBUTE, {})
+    return plan.get("seed")
 
 
 def constrain(trial: optuna.Trial, name: str, amount: float) -> None:

@@ -116,6 +116,9 @@ class StudyConfig(_Model):
         Reuse.EFFECTIVE_BATCH,
         description="how far one training's accuracy speaks for others: off, checkpointing, effective-batch",
     )
+    seeds_per_class: int = Field(
+        3, ge=1, description="seeds that a learning class may be trained with; more than one only where that is worth it"
+    )
     devices_per_trial: int = Field(1, ge=1, le=64, description="cards that train a configuration together (DDP)")
     early_stopping: bool = Field(True, description="end a training whose learning class can no longer reach the front")
     plan: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)] = Field(

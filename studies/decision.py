@@ -14,7 +14,7 @@ J. Snoek et al., "Practical Bayesian Optimization of Machine Learning Algorithms
 import itertools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -63,37 +63,40 @@ class Decision:
     Attributes:
         candidate: The chosen class.
         relative_gain: Its expected improvement, as a share of the hypervolume so far.
+        is_repeat: Whether it was trained before, and is to be trained with a further seed.
     """
 
     candidate: Candidate
     relative_gain: float
+    is_repeat: bool = False
 
 
 def decide(
     candidates: Sequence[Candidate],
-    trained: Mapping[LearningClass, Mapping[str, float]],
+    trained: Mapping[LearningClass, Sequence[Mapping[str, float]]],
     points: Sequence[Mapping[str, float]],
     objectives: Sequence[str],
     reference: Mapping[str, float],
     pending: Sequence[Candidate] = (),
+    repeats: Callable[..., Sequence[tuple[Candidate, float]]] = lambda *_: (),
 ) -> Decision | None:
     """Chooses the class to train next.
 
     Args:
         candidates: Classes that are not trained, with at least one member that fits.
-        trained: What each class has learned: a value for each objective that is learned.
+        trained: What each class has learned, with each seed: a value for each objective that is learned.
         points: Values of the objectives of everything that has completed.
         objectives: The study's objectives.
         reference: For each objective, the value that is of no use.
         pending: Classes that other workers are training: they count as done, with what they are expected to learn.
+        repeats: What training a class again is worth, as a share of the hypervolume: called with the posteriors of the learned
+            objectives, their names, the volume, and the standard scores to take the mean over.
 
     Returns:
         The class with the highest expected improvement for its cost, or None where there is no candidate.
     """
-    if not candidates:
-        return None
     learned = learned_names(tuple(objectives))
-    if not trained and not pending and learned:
+    if candidates and not trained and not pending and learned:
         return Decision(candidate=min(candidates, key=_first_guess), relative_gain=math.inf)
     volume = Volume(objectives, reference)
     processes = [LearningProcess(_values_of(name, trained), GOALS[name], reference[name]) for name in learned]
@@ -103,9 +106,9 @@ def decide(
         found = np.vstack([found, volume.members(candidate, dict(zip(learned, expected, strict=True)))])
     found = volume.front(found)
     now = volume.of(found)
-    predicted = [process.predict([candidate.learning_class for candidate in candidates]) for process in processes]
     combinations = list(itertools.product(QUANTILES if len(learned) <= 2 else COARSE_QUANTILES, repeat=len(learned)))
-    best, best_score, best_gain = candidates[0], -1.0, 0.0
+    gains = [(gain * now, candidate, True) for candidate, gain in repeats(processes, learned, volume, combinations)]
+    predicted = [process.predict([candidate.learning_class for candidate in candidates]) for process in processes]
     for position, candidate in enumerate(candidates):
         outcomes = []
         for combination in combinations:
@@ -114,11 +117,16 @@ def decide(
                 for name, (means, deviations), z in zip(learned, predicted, combination, strict=True)
             }
             outcomes.append(volume.of(np.vstack([found, volume.members(candidate, values)])) - now)
-        gain = float(np.mean(outcomes))
-        score = gain / max(candidate.fastest[1].train_time_s, 1e-3) ** COST_EXPONENT
-        if score > best_score:
-            best, best_score, best_gain = candidate, score, gain
-    return Decision(candidate=best, relative_gain=best_gain / now if now > 0 else math.inf)
+        gains.append((float(np.mean(outcomes)), candidate, False))
+    if not gains:
+        return None
+    gain, best, is_repeat = max(gains, key=lambda entry: entry[0] / _cost(entry[1]))
+    return Decision(candidate=best, relative_gain=gain / now if now > 0 else math.inf, is_repeat=is_repeat)
+
+
+def _cost(candidate: Candidate) -> float:
+    """What an expected improvement is divided by."""
+    return max(candidate.fastest[1].train_time_s, 1e-3) ** COST_EXPONENT
 
 
 def _first_guess(candidate: Candidate) -> tuple[float, float]:
@@ -126,16 +134,18 @@ def _first_guess(candidate: Candidate) -> tuple[float, float]:
     return abs(math.log2(candidate.learning_class.effective_batch_size) - 5), candidate.fastest[1].train_time_s
 
 
-def _values_of(name: str, trained: Mapping[LearningClass, Mapping[str, float]]) -> dict[LearningClass, float]:
-    """A learned objective by class."""
-    return {key: values[name] for key, values in trained.items() if name in values}
+def _values_of(
+    name: str, trained: Mapping[LearningClass, Sequence[Mapping[str, float]]]
+) -> list[tuple[LearningClass, float]]:
+    """A learned objective of every training."""
+    return [(key, values[name]) for key, trainings in trained.items() for values in trainings if name in values]
 
 
 class LearningProcess:
     """What a class learns, of one metric, from the classes that were trained, with its uncertainty.
 
     Args:
-        trained: The metric by class.
+        trained: The metric of every training, with its class; a class that was trained with several seeds comes several times.
         goal: The metric; accuracy by default.
         worst: The value from which on it is of no use: that of a training that diverged. Of a metric without end, values beyond
             it are taken for it: a loss of thousands would make all others look alike.
@@ -144,15 +154,17 @@ class LearningProcess:
     _PRIOR_DEVIATION = 0.15  # of accuracies, before two classes have been trained; of others, as a share of their size
     _PRIOR_ACCURACY = 0.5
 
-    def __init__(self, trained: Mapping[LearningClass, float], goal: Goal = GOALS["accuracy"], worst: float = 0.0) -> None:
-        self._values = np.nan_to_num(list(trained.values()), nan=worst)
+    def __init__(
+        self, trained: Sequence[tuple[LearningClass, float]], goal: Goal = GOALS["accuracy"], worst: float = 0.0
+    ) -> None:
+        self._values = np.nan_to_num([value for _, value in trained], nan=worst)
         self._prior_mean, self._prior_deviation = self._PRIOR_ACCURACY, self._PRIOR_DEVIATION
         if goal.best is None:
             self._values = np.maximum(self._values * goal.sign, worst * goal.sign) * goal.sign
             size = abs(float(np.mean(self._values)) if len(self._values) else worst) or 1.0
             self._prior_deviation *= size
             self._prior_mean = worst + goal.sign * self._PRIOR_ACCURACY * size
-        self._features = _features(list(trained))
+        self._features = _features([learning_class for learning_class, _ in trained])
         self._model = None
         if len(trained) >= 2 and np.ptp(self._values) > 0:
             from sklearn.exceptions import ConvergenceWarning
@@ -173,6 +185,20 @@ class LearningProcess:
                 self._model = GaussianProcessRegressor(fitted.kernel_, optimizer=None, normalize_y=True).fit(
                     self._features, self._values
                 )
+
+    def posterior(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
+        """What is known of the classes' means over seeds, and how far one more training is expected to move that.
+
+        Returns:
+            Posterior means, and the standard deviations of the posterior means after one more training of the class, each of
+            shape (number of classes,). Nothing moves while trainings can't be told apart.
+        """
+        means, deviations = self.predict(classes)
+        if self._model is None:
+            return means, np.zeros(len(classes))
+        noise = self._model.kernel_.k2.noise_level * float(self._model._y_train_std) ** 2
+        known = np.maximum(0.0, deviations**2 - noise)
+        return means, known / np.sqrt(np.maximum(known + noise, 1e-12))
 
     def predict(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
         """Means and standard deviations of the classes' metric, each of shape (number of classes,)."""
@@ -233,10 +259,16 @@ class Volume:
 
     def front(self, points: Array) -> Array:
         """The points that count."""
+        return points[self.on_front(points)]
+
+    def on_front(self, points: Array) -> NDArray[np.bool_]:
+        """Which of the points count, as an array of shape (number of points,)."""
         import moocore
 
-        useful = points[(points < 1).all(axis=1)]
-        return useful[moocore.is_nondominated(useful)] if len(useful) else useful
+        useful = (points < 1).all(axis=1)
+        if useful.any():
+            useful[useful] = moocore.is_nondominated(points[useful])
+        return useful
 
     def of(self, points: Array) -> float:
         """The hypervolume."""

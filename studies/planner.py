@@ -6,16 +6,18 @@ It looks at one moment of a study: the records, what they settle, and what other
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-from objectives.goals import cost_names, learned_names, learned_value
-from objectives.knowledge import Knowledge
+from objectives.goals import cost_names, learned_names
+from objectives.knowledge import Knowledge, Observation
 from objectives.records import TrialRecord
+from objectives.repeats import SEED, last_values
 from searchspace import LearningClass, SearchSpace, TrialParameters
 from studies.candidates import candidates, reference
 from studies.decision import Candidate, Decision, Volume, decide
 from studies.front import feasible
+from studies.repeats import worth_of_repeats
 from studies.survey import Depth, next_probe, remaining_s
 from studies.verification import to_verify
 
@@ -37,15 +39,18 @@ class Plan:
         parameters: Its configuration.
         stages: What its process runs: "probe", "train" or both.
         why: In a sentence, for a person.
+        seed: Of a class that is trained again; None for the job's own.
     """
 
     parameters: TrialParameters
     stages: tuple[str, ...]
     why: str
+    seed: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, to store."""
-        return {"params": self.parameters.as_dict(), "stages": list(self.stages), "why": self.why}
+        plain = {"params": self.parameters.as_dict(), "stages": list(self.stages), "why": self.why}
+        return plain if self.seed is None else plain | {"seed": self.seed}
 
 
 @dataclass(kw_only=True)
@@ -58,6 +63,7 @@ class Planner:
         budget_mib: What a configuration may need.
         baselines: What a constant answer reaches, for the learned objectives of which that is known: a value of no use.
         seed: Of the learning rates that are drawn.
+        max_seeds: Seeds that a learning class may be trained with.
         records: The study's trials.
         knowledge: What they settle.
         running: Configurations that other trials are running, with their stages.
@@ -72,6 +78,7 @@ class Planner:
     records: Sequence[TrialRecord]
     knowledge: Knowledge
     running: Sequence[tuple[TrialParameters, tuple[str, ...]]]
+    max_seeds: int = 1
     finished_because: str | None = field(default=None, init=False)
 
     def next_plan(self) -> Plan | None:
@@ -110,35 +117,49 @@ class Planner:
         """The class to train next, or why there is none."""
         if not self._learned:
             return "what the study optimises is known from probes"
-        settled = {
-            self.knowledge.class_of(observation.parameters): observation
-            for observation in self.knowledge.observations
-            if observation.record.outcome in _SETTLED and "training" in observation.record.attributes
-        }
+        trained = self._trained
         failed = {
             self.knowledge.class_of(o.parameters)
             for o in self.knowledge.observations
             if o.record.outcome in {"diverged", "failed", "timed_out"}
         }
         busy = {self.knowledge.class_of(parameters) for parameters, stages in self.running if "train" in stages}
-        left = [c for c in self.candidates if c.learning_class not in settled.keys() | failed | busy]
-        if not left:
+        left = [c for c in self.candidates if c.learning_class not in trained.keys() | failed | busy]
+        if not left and self.max_seeds == 1:
             return self._why_no_candidate(busy, failed)
-        trained = {
-            learning_class: values
-            for learning_class, observation in settled.items()
-            if (values := self._last_values(observation.record)) is not None
-        }
+        known = {key: values for key, trainings in trained.items() if (values := self._values_by_seed(trainings))}
         decision = decide(
             left,
-            trained,
+            known,
             [record.values for record in self.records if record.outcome == "completed"],
             self.objectives,
-            self._reference(list(trained.values())),
+            self._reference([values for by_seed in known.values() for values in by_seed]),
             [candidate for candidate in self.candidates if candidate.learning_class in busy],
+            partial(
+                worth_of_repeats,
+                [candidate for candidate in self.candidates if candidate.learning_class in known],
+                self._repeatable(known.keys() - failed - busy),
+            ),
         )
-        assert decision is not None  # there are candidates
-        return decision
+        return decision or self._why_no_candidate(busy, failed)
+
+    @cached_property
+    def _trained(self) -> dict[LearningClass, list[Observation]]:
+        """Every training by learning class, in their order."""
+        trained: dict[LearningClass, list[Observation]] = {}
+        for observation in self.knowledge.observations:
+            if observation.record.outcome in _SETTLED and "training" in observation.record.attributes:
+                trained.setdefault(self.knowledge.class_of(observation.parameters), []).append(observation)
+        return trained
+
+    def _repeatable(self, classes: AbstractSet[LearningClass]) -> frozenset[LearningClass]:
+        """Those of the classes that may be trained with a further seed: where one did not end well, none is added."""
+        return frozenset(
+            key
+            for key in classes
+            if len(trainings := self._trained[key]) < self.max_seeds
+            and all(observation.record.outcome == "completed" for observation in trainings)
+        )
 
     @property
     def _learned(self) -> tuple[str, ...]:
@@ -158,10 +179,22 @@ class Planner:
                 f"no training left is expected to add {min_gain:.1%} to the hypervolume (the best: {gain:.2%})"
             )
             return None
+        if self.decision.is_repeat:
+            return self._repeat(candidate)
         parameters, cost = candidate.fastest
         probed = cost.is_measured(cost_names(self.objectives))
         why = f"trains effective batch {candidate.learning_class.effective_batch_size} by its fastest member"
         return Plan(parameters=parameters, stages=("train",) if probed else ("probe", "train"), why=why)
+
+    def _repeat(self, candidate: Candidate) -> Plan:
+        """Trains the configuration that was trained before: only its trials can hold the mean of both."""
+        latest = self._trained[candidate.learning_class][-1]
+        seed = latest.record.attributes.get(SEED, self.knowledge.job.seed) + 1
+        why = (
+            f"trains effective batch {candidate.learning_class.effective_batch_size} with another seed:"
+            " what stands on the front depends on it"
+        )
+        return Plan(parameters=latest.parameters, stages=("train",), why=why, seed=seed)
 
     def _train_time_s(self, plan: Plan) -> float:
         cost = self.knowledge.cost(plan.parameters)
@@ -196,8 +229,6 @@ class Planner:
             baselines=self.baselines,
         )
 
-    def _last_values(self, record: TrialRecord) -> dict[str, float] | None:
-        """What a training had learned at its last evaluation."""
-        curve = record.attributes["training"]["curve"]
-        found = {name: value for name in self._learned if curve and (value := learned_value(curve[-1], name)) is not None}
-        return found or None
+    def _values_by_seed(self, trainings: Sequence[Observation]) -> list[dict[str, float]]:
+        """What each training had learned at its last evaluation."""
+        return [values for o in trainings if (values := last_values(o.record.attributes, self._learned))]

@@ -3,7 +3,7 @@
 Where a study optimises nothing that is learned, probes settle everything, and every configuration that fits is published.
 
 A derived trial holds the accuracy of the training, its own time and memory, and says where each comes from. It is told again,
-under a new number, when a probe has replaced what a model said. Publishing twice what is known already changes nothing.
+under a new number, when a probe has replaced what a model said, or a further seed what one said. Publishing twice what is known already changes nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,7 @@ from objectives.derivation import derived_attributes
 from objectives.goals import cost_names, learned_names
 from objectives.knowledge import Knowledge, Observation
 from objectives.records import TrialRecord
+from objectives.repeats import NUM_SEEDS
 from searchspace import LearningClass, SearchSpace, TrialParameters
 
 
@@ -45,7 +46,7 @@ def unpublished(
     costs, learned = cost_names(objectives), learned_names(objectives)
     for parameters, settling in _settled(knowledge, space) if learned else _probed(knowledge, space):
         known = latest.get(parameters)
-        if known is not None and (not known.is_derived or not _is_better_known(known, knowledge, parameters, costs)):
+        if known is not None and not (known.is_derived and _is_better_known(known, settling, knowledge, parameters, costs)):
             continue
         cost = knowledge.cost(parameters)
         if any(settling.record.attributes.get(name) is None for name in learned) or cost is None or not cost.knows(costs):
@@ -94,8 +95,12 @@ def publish(
     )
 
 
-def _is_better_known(record: TrialRecord, knowledge: Knowledge, parameters: TrialParameters, costs: Sequence[str]) -> bool:
-    """Whether a probe has since measured what the record has from a model."""
+def _is_better_known(
+    record: TrialRecord, settling: Observation, knowledge: Knowledge, parameters: TrialParameters, costs: Sequence[str]
+) -> bool:
+    """Whether a probe has since measured what the record has from a model, or its class was trained with a further seed."""
+    if settling.record.attributes.get(NUM_SEEDS, 1) > record.attributes.get(NUM_SEEDS, 1):
+        return True
     cost = knowledge.cost(parameters)
     if cost is None:
         return False

@@ -38,6 +38,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         budget_mib: What a configuration may need.
         baselines: What a constant answer reaches, for the learned objectives of which that is known: a value of no use.
         seed: Of the learning rates that are drawn.
+        max_seeds: Seeds that a learning class may be trained with.
         asks_alone: Whether no other worker begins a trial between `plan_stands` and the end of `study.ask`.
     """
 
@@ -47,6 +48,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     budget_mib: float
     baselines: Mapping[str, float]
     seed: int | None = None
+    max_seeds: int = 1
     asks_alone: bool = False
     finished_because: str | None = field(default=None, init=False)
     _plan: Plan | None = field(default=None, init=False)
@@ -167,6 +169,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             budget_mib=self.budget_mib,
             baselines=self.baselines,
             seed=self.seed,
+            max_seeds=self.max_seeds,
             records=records,
             knowledge=knowledge,
             running=[(parameters, stages) for _, parameters, stages in self._running(study, own)],

@@ -33,6 +33,7 @@ def build_sampler(
             budget_mib=budget_mib,
             baselines=baselines,
             seed=config.sampler_seed,
+            max_seeds=config.seeds_per_class,
         )
     if config.sampler == "tpe":
         return optuna.samplers.TPESampler(

@@ -35,7 +35,7 @@ def point(accuracy, train_time_s, peak_memory_mib):
 
 
 # Two trainings as good as each other: what a third one adds is a matter of time and memory.
-TRAINED = {learning_class(8): {"accuracy": 0.6}, learning_class(32): {"accuracy": 0.6}}
+TRAINED = {learning_class(8): [{"accuracy": 0.6}], learning_class(32): [{"accuracy": 0.6}]}
 POINTS = [point(0.6, 50, 500)]
 
 
@@ -103,7 +103,7 @@ def test_a_second_worker_decides_before_anything_is_trained():
 
 
 def test_accuracy_is_expected_to_be_like_that_of_the_nearest_batch():
-    process = LearningProcess({learning_class(4): 0.60, learning_class(8): 0.61, learning_class(256): 0.40})
+    process = LearningProcess([(learning_class(4), 0.60), (learning_class(8), 0.61), (learning_class(256), 0.40)])
     means, deviations = process.predict([learning_class(6), learning_class(200), learning_class(40)])
     assert means[0] == pytest.approx(0.605, abs=0.02)
     assert means[1] == pytest.approx(0.42, abs=0.05)
@@ -111,7 +111,7 @@ def test_accuracy_is_expected_to_be_like_that_of_the_nearest_batch():
 
 
 def test_before_two_accuracies_differ_nearby_classes_are_more_certain():
-    means, deviations = LearningProcess({learning_class(32): 0.6}).predict(
+    means, deviations = LearningProcess([(learning_class(32), 0.6)]).predict(
         [learning_class(32), learning_class(16), learning_class(1)]
     )
     assert means.tolist() == [0.6, 0.6, 0.6]
@@ -120,7 +120,7 @@ def test_before_two_accuracies_differ_nearby_classes_are_more_certain():
 
 def test_learning_rates_far_apart_tell_little_of_each_other():
     trained = {learning_class(8, rate=1e-5): 0.3, learning_class(8, rate=1e-4): 0.6, learning_class(8, rate=1.1e-4): 0.6}
-    means, deviations = LearningProcess(trained).predict([learning_class(8, rate=1.05e-4), learning_class(8, rate=1e-2)])
+    means, deviations = LearningProcess(list(trained.items())).predict([learning_class(8, rate=1.05e-4), learning_class(8, rate=1e-2)])
     assert means[0] == pytest.approx(0.6, abs=0.03)
     assert deviations[1] > deviations[0]
 
@@ -128,7 +128,7 @@ def test_learning_rates_far_apart_tell_little_of_each_other():
 def test_more_classes_than_the_lengths_are_learnt_from_are_all_used():
     rng = np.random.default_rng(0)
     trained = {learning_class(8 * n): 0.3 + 0.1 * (n > 100) + rng.normal(0, 1e-3) for n in range(1, 160)}
-    means, _ = LearningProcess(trained).predict([learning_class(8 * 40), learning_class(8 * 150)])
+    means, _ = LearningProcess(list(trained.items())).predict([learning_class(8 * 40), learning_class(8 * 150)])
     assert means == pytest.approx([0.3, 0.4], abs=0.03)
 
 
@@ -141,14 +141,14 @@ def test_a_loss_and_an_accuracy_that_mirror_each_other_lead_to_the_same_choice_a
     accuracies = {8: 0.6, 32: 0.55, 128: 0.4}
     by_accuracy = decide(
         classes,
-        {learning_class(batch): {"accuracy": accuracy} for batch, accuracy in accuracies.items()},
+        {learning_class(batch): [{"accuracy": accuracy}] for batch, accuracy in accuracies.items()},
         [point(accuracy, 800 / batch, 500) for batch, accuracy in accuracies.items()],
         OBJECTIVES,
         REFERENCE,
     )
     by_loss = decide(
         classes,
-        {learning_class(batch): {"eval_loss": 2.2 - accuracy} for batch, accuracy in accuracies.items()},
+        {learning_class(batch): [{"eval_loss": 2.2 - accuracy}] for batch, accuracy in accuracies.items()},
         [
             {"eval_loss": 2.2 - accuracy, "train_time_s": 800 / batch, "peak_memory_mib": 500}
             for batch, accuracy in accuracies.items()
@@ -171,10 +171,10 @@ def test_two_metrics_that_are_learned_count_apart():
     # One class is expected to be as accurate as what is there, the other one to have a lower loss as well.
     objectives = ("accuracy", "eval_loss", "train_time_s")
     trained = {
-        learning_class(4): {"accuracy": 0.6, "eval_loss": 1.0},
-        learning_class(8): {"accuracy": 0.6, "eval_loss": 1.0},
-        learning_class(512): {"accuracy": 0.6, "eval_loss": 1.5},
-        learning_class(1024): {"accuracy": 0.6, "eval_loss": 1.5},
+        learning_class(4): [{"accuracy": 0.6, "eval_loss": 1.0}],
+        learning_class(8): [{"accuracy": 0.6, "eval_loss": 1.0}],
+        learning_class(512): [{"accuracy": 0.6, "eval_loss": 1.5}],
+        learning_class(1024): [{"accuracy": 0.6, "eval_loss": 1.5}],
     }
     points = [{"accuracy": 0.6, "eval_loss": 1.3, "train_time_s": 50.0}]
     reference = {"accuracy": 0.2, "eval_loss": 2.0, "train_time_s": 100.0}
@@ -184,12 +184,12 @@ def test_two_metrics_that_are_learned_count_apart():
 
 def test_a_training_that_diverged_says_that_its_neighbours_are_of_no_use_and_nothing_of_the_others():
     trained = {learning_class(8): 1.2, learning_class(16): 1.3, learning_class(32): 1.25, learning_class(4096): math.nan}
-    means, _ = LearningProcess(trained, GOALS["eval_loss"], 2.0).predict([learning_class(12), learning_class(3000)])
+    means, _ = LearningProcess(list(trained.items()), GOALS["eval_loss"], 2.0).predict([learning_class(12), learning_class(3000)])
     assert means[0] == pytest.approx(1.25, abs=0.1)
     assert means[1] == pytest.approx(2.0, abs=0.2)
 
 
 def test_a_loss_of_thousands_makes_no_other_loss_look_alike():
     trained = {learning_class(8): 1.2, learning_class(64): 1.6, learning_class(4096): 9000.0}
-    means, _ = LearningProcess(trained, GOALS["eval_loss"], 2.0).predict([learning_class(8), learning_class(64)])
+    means, _ = LearningProcess(list(trained.items()), GOALS["eval_loss"], 2.0).predict([learning_class(8), learning_class(64)])
     assert means == pytest.approx([1.2, 1.6], abs=0.1)
