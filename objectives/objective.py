@@ -192,9 +192,7 @@ class Objective:
             )
         return records, self._knowledge
 
-    def _run(
-        self, trial: optuna.Trial, parameters: TrialParameters, stages: tuple[str, ...], seed: int | None = None
-    ) -> Any:
+    def _run(self, trial: optuna.Trial, parameters: TrialParameters, stages: tuple[str, ...], seed: int | None = None) -> Any:
         if self.on_start is not None:
             self.on_start(trial.number, parameters)
         request = self.request(parameters, stages)

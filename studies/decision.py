@@ -126,7 +126,7 @@ def decide(
 
 def _cost(candidate: Candidate) -> float:
     """What an expected improvement is divided by."""
-    return max(candidate.fastest[1].train_time_s, 1e-3) ** COST_EXPONENT
+    return float(max(candidate.fastest[1].train_time_s, 1e-3) ** COST_EXPONENT)
 
 
 def _first_guess(candidate: Candidate) -> tuple[float, float]:
@@ -134,9 +134,7 @@ def _first_guess(candidate: Candidate) -> tuple[float, float]:
     return abs(math.log2(candidate.learning_class.effective_batch_size) - 5), candidate.fastest[1].train_time_s
 
 
-def _values_of(
-    name: str, trained: Mapping[LearningClass, Sequence[Mapping[str, float]]]
-) -> list[tuple[LearningClass, float]]:
+def _values_of(name: str, trained: Mapping[LearningClass, Sequence[Mapping[str, float]]]) -> list[tuple[LearningClass, float]]:
     """A learned objective of every training."""
     return [(key, values[name]) for key, trainings in trained.items() for values in trainings if name in values]
 
@@ -202,6 +200,8 @@ class LearningProcess:
 
     def predict(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
         """Means and standard deviations of the classes' metric, each of shape (number of classes,)."""
+        if not classes:
+            return np.zeros(0), np.zeros(0)
         features = _features(classes)
         if self._model is not None:
             means, deviations = self._model.predict(features, return_std=True)
@@ -265,7 +265,7 @@ class Volume:
         """Which of the points count, as an array of shape (number of points,)."""
         import moocore
 
-        useful = (points < 1).all(axis=1)
+        useful: NDArray[np.bool_] = np.asarray((points < 1).all(axis=1))
         if useful.any():
             useful[useful] = moocore.is_nondominated(points[useful])
         return useful

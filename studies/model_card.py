@@ -15,13 +15,11 @@ from studies.front import pareto_front
 from studies.memory_advice import MARGIN, memory_to_leave_free_mib
 from studies.results import StudyResults
 from studies.selection import Choice
-from studies.tables import SHORT_NAMES, short_configuration
+from studies.tables import ELSEWHERE, SHORT_NAMES, is_elsewhere, short_configuration, shown_value
 from studies.train_script import launch_command
 
 # The flags of transformers' examples/pytorch/text-classification/run_classification.py for a job's data.
 _SCRIPT = "run_classification.py"
-# Marks a value that the trial did not measure itself.
-_ELSEWHERE = "~"
 
 
 def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, Any], files: Sequence[str]) -> str:
@@ -70,7 +68,7 @@ def _summary(results: StudyResults, choice: Choice, job: TextClassificationJob) 
     elsewhere = [
         f"The {GOALS[name].label} was not measured by this trial itself: {choice.record.sources[name]}."
         for name in results.objectives
-        if _is_elsewhere(choice.record, name)
+        if is_elsewhere(choice.record, name)
     ]
     return "\n\n".join([_sentences(results, choice, job), *elsewhere])
 
@@ -98,10 +96,7 @@ def _trade_offs(results: StudyResults, choice: Choice) -> str:
     rows = []
     for record in front:
         cells = [str(record.number), *(_parameter(record.params.get(name)) for name in names)]
-        cells += [
-            GOALS[name].show(record.values[name]) + (_ELSEWHERE if _is_elsewhere(record, name) else "")
-            for name in results.objectives
-        ]
+        cells += [shown_value(record, name) for name in results.objectives]
         is_chosen = record.number == choice.record.number
         rows.append([*([f"**{cell}**" for cell in cells] if is_chosen else cells), "**chosen**" if is_chosen else ""])
     table = markdown_table([*head, ""], rows, num_text_columns=1)
@@ -109,8 +104,8 @@ def _trade_offs(results: StudyResults, choice: Choice) -> str:
         f"No configuration that was tried ({results.summary()}) is better than one of these in one figure"
         f" without being worse in another.\n\n{table}"
     )
-    if any(_is_elsewhere(record, name) for record in front for name in results.objectives):
-        text += f"\n\n{_ELSEWHERE} measured by another trial, of the same effective batch, or by a probe of a few steps."
+    if any(is_elsewhere(record, name) for record in front for name in results.objectives):
+        text += f"\n\n{ELSEWHERE} measured by another trial, of the same effective batch, or by a probe of a few steps."
     return text
 
 
@@ -185,10 +180,6 @@ def _data_name(job: TextClassificationJob) -> str:
 def _value(name: str, value: float) -> str:
     goal = GOALS[name]
     return f"{goal.label} {goal.show(value)}{' ' + goal.unit if goal.unit else ''}"
-
-
-def _is_elsewhere(record: TrialRecord, objective: str) -> bool:
-    return record.sources.get(objective, "measured") != "measured"
 
 
 def _parameter(value: Any) -> str:

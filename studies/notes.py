@@ -15,9 +15,9 @@ from studies.front import extremes, is_derived, knee, pareto_front
 from studies.markdown import code, code_block, markdown_table, plain
 from studies.picture_style import named, with_unit
 from studies.results import OUTCOME_WORDS, StudyResults
-from studies.rows import ELSEWHERE, front_rows, has_values_from_elsewhere
+from studies.rows import front_rows, has_values_from_elsewhere
 from studies.storage import DEFAULT_STORAGE
-from studies.tables import SHORT_NAMES, short_configuration
+from studies.tables import ELSEWHERE, SHORT_NAMES, short_configuration
 from studies.trade_off_pictures import memory_budget_mib
 
 # The four instruments, and what each one sees.

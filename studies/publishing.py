@@ -3,7 +3,8 @@
 Where a study optimises nothing that is learned, probes settle everything, and every configuration that fits is published.
 
 A derived trial holds the accuracy of the training, its own time and memory, and says where each comes from. It is told again,
-under a new number, when a probe has replaced what a model said, or a further seed what one said. Publishing twice what is known already changes nothing.
+under a new number, when a probe has replaced what a model said, or the mean over several seeds what one seed said. Publishing
+twice what is known already changes nothing.
 """
 
 from collections.abc import Iterator, Sequence

@@ -29,8 +29,8 @@ from studies.picture_style import SEQUENTIAL_CSS, with_unit
 from studies.pictures import HEAT_MAP_CAPTION, Picture, search_pictures, trade_off_pictures
 from studies.report_page import legend, page, plot, table
 from studies.results import StudyResults
-from studies.rows import ELSEWHERE, front_rows, has_values_from_elsewhere, trial_rows
-from studies.tables import marks, short_configuration
+from studies.rows import front_rows, has_values_from_elsewhere, trial_rows
+from studies.tables import ELSEWHERE, marks, short_configuration
 
 # How a job's own names read in a sentence.
 _OUR_MODELS = {EMBEDDED: "The embedded model"}

@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from objectives.goals import GOALS
 from objectives.records import TrialRecord
 from searchspace import TrialParameters
 from studies.criteria import figure
 from studies.picture_style import named
 from studies.results import OUTCOME_WORDS
-from studies.tables import SHORT_NAMES, marks, short_configuration
+from studies.tables import SHORT_NAMES, is_elsewhere, marks, short_configuration, shown_value
 
 Rows = tuple[list[str], list[list[str]]]
-ELSEWHERE = "~"
 PREDICTED_MEMORY = "predicted_peak_memory_mib"
 
 
@@ -65,7 +63,7 @@ def _predicted_memory(record: TrialRecord) -> str:
 
 def has_values_from_elsewhere(records: Sequence[TrialRecord]) -> bool:
     """Whether any value carries the mark of another trial or a probe."""
-    return any(_is_elsewhere(record, name) for record in records for name in record.values)
+    return any(is_elsewhere(record, name) for record in records for name in record.values)
 
 
 def _parameter_names(records: Sequence[TrialRecord]) -> list[str]:
@@ -85,10 +83,4 @@ def _parameter(value: Any) -> str:
 
 
 def _value(record: TrialRecord, name: str) -> str:
-    if name not in record.values:
-        return ""
-    return GOALS[name].show(record.values[name]) + (ELSEWHERE if _is_elsewhere(record, name) else "")
-
-
-def _is_elsewhere(record: TrialRecord, name: str) -> bool:
-    return record.sources.get(name, "measured") != "measured"
+    return shown_value(record, name) if name in record.values else ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from objectives.goals import GOALS
 from objectives.records import TrialRecord
+from objectives.repeats import NUM_SEEDS, spread_name
 from searchspace import TrialParameters
 from studies.front import extremes, knee
 
@@ -35,7 +36,7 @@ SHORT_NAMES = {
 _SPEAKING = frozenset({"precision", "optim", "train_sampling_strategy"})
 # Values that a reader takes for granted, and that a configuration in words leaves out.
 _USUAL = {"train_sampling_strategy": "random"}
-_ELSEWHERE = "~"
+ELSEWHERE = "~"
 
 
 def marks(front: Sequence[TrialRecord], objectives: Sequence[str]) -> dict[int, list[str]]:
@@ -50,7 +51,8 @@ def marks(front: Sequence[TrialRecord], objectives: Sequence[str]) -> dict[int, 
 
 
 def front_as_json(front: Sequence[TrialRecord], objectives: Sequence[str], *, only: TrialRecord | None = None) -> str:
-    """A list of objects: `trial`, `params`, each objective under its name, `sources` by objective, `marks`.
+    """A list of objects: `trial`, `params`, each objective under its name, `sources` by objective, `marks`, and
+    for means over seeds `num_seeds` and the standard deviation as `<objective>_std`.
 
     With `only`, a list of that one trial.
     """
@@ -59,25 +61,32 @@ def front_as_json(front: Sequence[TrialRecord], objectives: Sequence[str], *, on
         {"trial": record.number, "params": dict(record.params)}
         | {name: record.values[name] for name in objectives}
         | {"sources": dict(record.sources), "marks": found.get(record.number, [])}
+        | _over_seeds(record, objectives)
         for record in _shown(front, only)
     ]
     return json.dumps(rows, indent=2)
 
 
 def front_as_csv(front: Sequence[TrialRecord], objectives: Sequence[str], *, only: TrialRecord | None = None) -> str:
-    """A line of names and a line for each trial; where a value comes from follows as `<objective>_source`."""
+    """A line of names and a line for each trial; where a value comes from follows as `<objective>_source`.
+
+    Where any value is a mean over seeds, `num_seeds` and its standard deviation as `<objective>_std` follow.
+    """
     shown = _shown(front, only)
     params = _parameter_names(shown)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", *params, *objectives, *(f"{name}_source" for name in objectives)])
-    for record in shown:
+    over_seeds = [_over_seeds(record, objectives) for record in shown]
+    seeds = list(dict.fromkeys(name for row in over_seeds for name in row))
+    writer.writerow(["trial", *params, *objectives, *(f"{name}_source" for name in objectives), *seeds])
+    for record, means in zip(shown, over_seeds, strict=True):
         writer.writerow(
             [
                 record.number,
                 *(record.params.get(name, "") for name in params),
                 *(record.values[name] for name in objectives),
                 *(record.sources.get(name, "") for name in objectives),
+                *(means.get(name, "") for name in seeds),
             ]
         )
     return text.getvalue()
@@ -99,8 +108,10 @@ def front_table(
     shown = _shown(front, only)
     found = marks(front, objectives)
     notes = [caption] if caption else []
-    if any(_is_elsewhere(record, name) for record in shown for name in objectives):
-        notes.append(f"{_ELSEWHERE} measured by another trial or a probe; --format json says which")
+    if any(is_elsewhere(record, name) for record in shown for name in objectives):
+        notes.append(f"{ELSEWHERE} measured by another trial or a probe; --format json says which")
+    if any(spread_name(name) in record.attributes for record in shown for name in objectives):
+        notes.append("± standard deviation over seeds")
     table = Table(
         # Text, since a study's name may hold brackets, which rich takes for markup.
         title=Text(title) if title else None,
@@ -118,10 +129,17 @@ def front_table(
         table.add_column(f"{GOALS[name].short}{unit}", justify="right", min_width=8)
     table.add_column("", min_width=12)
     for record in shown:
-        values = [GOALS[name].show(record.values[name]) + _ELSEWHERE * _is_elsewhere(record, name) for name in objectives]
+        values = [shown_value(record, name) for name in objectives]
         cells = [str(record.number), short_configuration(record.params), *values]
         table.add_row(*(Text(cell) for cell in [*cells, ", ".join(found.get(record.number, []))]))
     return table
+
+
+def shown_value(record: TrialRecord, objective: str) -> str:
+    """A value as a person reads it, with its spread over seeds if it has one, and the mark of one from elsewhere."""
+    spread = record.attributes.get(spread_name(objective))
+    error = "" if spread is None else f" ± {GOALS[objective].show(spread)}"
+    return GOALS[objective].show(record.values[objective]) + error + ELSEWHERE * is_elsewhere(record, objective)
 
 
 def short_configuration(params: Mapping[str, Any]) -> str:
@@ -137,6 +155,12 @@ def short_configuration(params: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
+def _over_seeds(record: TrialRecord, objectives: Sequence[str]) -> dict[str, Any]:
+    """How many seeds a record's learned values are the mean of, and their standard deviations; nothing for a single one."""
+    names = [NUM_SEEDS, *(spread_name(name) for name in objectives)]
+    return {name: record.attributes[name] for name in names if name in record.attributes}
+
+
 def _shown(front: Sequence[TrialRecord], only: TrialRecord | None) -> Sequence[TrialRecord]:
     return front if only is None else [only]
 
@@ -147,7 +171,8 @@ def _parameter_names(records: Sequence[TrialRecord]) -> list[str]:
     return [name for name in TrialParameters.names() if name in held]
 
 
-def _is_elsewhere(record: TrialRecord, objective: str) -> bool:
+def is_elsewhere(record: TrialRecord, objective: str) -> bool:
+    """Whether a value was not measured by the trial itself."""
     return record.sources.get(objective, "measured") != "measured"
 
 

@@ -118,20 +118,22 @@ class SimulatedRunner:
             probe = simulated_probe(p)
         if "train" in stages:
             self.trained.append(p)
-            training = self._train(p, request.get("stop_rule"))
+            training = self._train(p, request.get("stop_rule"), request["job"]["seed"])
             self.spent_s += training.train_time_s
         return Completed(measurements=Measurements(probe=probe, training=training, trial_time_s=1.0))
 
-    def measured_accuracy(self, p: TrialParameters) -> float:
+    def measured_accuracy(self, p: TrialParameters, job_seed: int = JOB.seed) -> float:
         """What a training of exactly this configuration reaches with this seed."""
         rate = 0 if p.learning_rate is None else round(p.learning_rate * 1e9)
         key = [
             self.seed, p.per_device_train_batch_size, p.gradient_accumulation_steps, list(Precision).index(p.precision), rate,
         ]  # fmt: skip
+        if job_seed != JOB.seed:
+            key.append(job_seed)
         return accuracy(p) + self.noise * float(np.random.default_rng(key).normal())
 
-    def _train(self, p: TrialParameters, stop_rule: Mapping[str, Any] | None) -> TrainingResult:
-        final, curve, stopped = self.measured_accuracy(p), [], None
+    def _train(self, p: TrialParameters, stop_rule: Mapping[str, Any] | None, job_seed: int) -> TrainingResult:
+        final, curve, stopped = self.measured_accuracy(p, job_seed), [], None
         thresholds = dict(stop_rule["thresholds"]) if stop_rule is not None else {}
         for epoch, lacking in ((1, 0.10), (2, 0.03), (3, 0.0)):
             curve.append(

@@ -120,7 +120,9 @@ def test_before_two_accuracies_differ_nearby_classes_are_more_certain():
 
 def test_learning_rates_far_apart_tell_little_of_each_other():
     trained = {learning_class(8, rate=1e-5): 0.3, learning_class(8, rate=1e-4): 0.6, learning_class(8, rate=1.1e-4): 0.6}
-    means, deviations = LearningProcess(list(trained.items())).predict([learning_class(8, rate=1.05e-4), learning_class(8, rate=1e-2)])
+    means, deviations = LearningProcess(list(trained.items())).predict(
+        [learning_class(8, rate=1.05e-4), learning_class(8, rate=1e-2)]
+    )
     assert means[0] == pytest.approx(0.6, abs=0.03)
     assert deviations[1] > deviations[0]
 
@@ -184,7 +186,9 @@ def test_two_metrics_that_are_learned_count_apart():
 
 def test_a_training_that_diverged_says_that_its_neighbours_are_of_no_use_and_nothing_of_the_others():
     trained = {learning_class(8): 1.2, learning_class(16): 1.3, learning_class(32): 1.25, learning_class(4096): math.nan}
-    means, _ = LearningProcess(list(trained.items()), GOALS["eval_loss"], 2.0).predict([learning_class(12), learning_class(3000)])
+    means, _ = LearningProcess(list(trained.items()), GOALS["eval_loss"], 2.0).predict(
+        [learning_class(12), learning_class(3000)]
+    )
     assert means[0] == pytest.approx(1.25, abs=0.1)
     assert means[1] == pytest.approx(2.0, abs=0.2)
 

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from searchspace import Categorical, SearchSpace
 from studies.config import SpaceConfig, StudyConfig
+from studies.constrained_gp import _WithInfeasible
 from studies.display import PlainDisplay
 from studies.runner import run_study
-from studies.constrained_gp import ConstrainedGPSampler, _WithInfeasible
 from studies.samplers import build_sampler
 
 FEW = SpaceConfig(
