@@ -7,11 +7,11 @@ of transformers: an export needs no heavy library, and a file of these values is
 from collections.abc import Collection
 from typing import Any
 
-from objectives.jobs import TextClassificationJob
+from objectives.jobs import AnyJob, TextClassificationJob, TrainingSettings
 from searchspace import Precision, TrialParameters
 
 
-def training_arguments(job: TextClassificationJob, parameters: TrialParameters, *, output_dir: str) -> dict[str, Any]:
+def training_arguments(job: TrainingSettings, parameters: TrialParameters, *, output_dir: str) -> dict[str, Any]:
     """The keyword arguments of `TrainingArguments` for one configuration of a job.
 
     A setting that a trial depends on is named also where it equals today's default: defaults differ between versions of
@@ -69,12 +69,18 @@ def training_arguments(job: TextClassificationJob, parameters: TrialParameters, 
     return arguments
 
 
+def beside_arguments(parameters: TrialParameters) -> dict[str, Any]:
+    """What a configuration sets that is no business of `TrainingArguments`: of the model, and of how batches are made."""
+    settings = {"attn_implementation": parameters.attn_implementation, "padding": parameters.padding}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
 def padding(job: TextClassificationJob, parameters: TrialParameters) -> str:
     """How a configuration pads: "max_length" or "longest"."""
     return parameters.padding or job.padding
 
 
-def job_of_data(job: TextClassificationJob, searched: Collection[str]) -> TextClassificationJob:
+def job_of_data(job: AnyJob, searched: Collection[str]) -> AnyJob:
     """The job for which data is prepared where some parameters are searched.
 
     Samples that are padded when they are tokenised have one length: they can't be padded less afterwards, nor be grouped by
@@ -85,4 +91,6 @@ def job_of_data(job: TextClassificationJob, searched: Collection[str]) -> TextCl
         searched: The names of the parameters that trials set.
     """
     is_padded_later = not {"padding", "train_sampling_strategy"}.isdisjoint(searched)
-    return job.model_copy(update={"padding": "longest"}) if is_padded_later else job
+    if not is_padded_later or not isinstance(job, TextClassificationJob):
+        return job
+    return job.model_copy(update={"padding": "longest"})

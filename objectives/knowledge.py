@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from objectives.interpolation import interpolate
-from objectives.jobs import TextClassificationJob
+from objectives.jobs import TrainingSettings
 from objectives.memory_plan import CorrectedPlan, MemoryPlan
 from objectives.power import PowerModel
 from objectives.records import MEMORY_PREDICTION, TrialRecord
@@ -99,7 +99,7 @@ class Knowledge:
     """
 
     observations: tuple[Observation, ...]
-    job: TextClassificationJob
+    job: TrainingSettings
     num_train: int
     num_devices: int = 1
     reuse: Reuse = Reuse.EFFECTIVE_BATCH
@@ -110,7 +110,7 @@ class Knowledge:
         cls,
         records: Sequence[TrialRecord],
         space: SearchSpace,
-        job: TextClassificationJob,
+        job: TrainingSettings,
         *,
         num_train: int,
         num_devices: int = 1,

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from objectives.derivation import derived_attributes, predicted_attributes
 from objectives.early_stopping import stop_rule
 from objectives.goals import GOALS, cost_names, learned_names, learning_curve
-from objectives.jobs import TextClassificationJob
+from objectives.jobs import TrainingSettings
 from objectives.knowledge import Knowledge, Observation, observe
 from objectives.memory_plan import MemoryPlan
 from objectives.outcome import Completed, Failed, Interrupted, Measurements, OutOfMemory, TimedOut
@@ -89,7 +89,7 @@ class Objective:
     """
 
     space: SearchSpace
-    job: TextClassificationJob
+    job: TrainingSettings
     data_folder: str
     runner: Runner
     objectives: tuple[str, ...]

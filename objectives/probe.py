@@ -12,9 +12,8 @@ trial's. The times are rank 0's.
 """
 
 import math
-import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
 from typing import Any
@@ -24,11 +23,13 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from objectives.compilation import CompileClock, num_compiled
+from objectives.custom_trainer import tolerant_metrics
 from objectives.memory_budget import check_budget, lift_memory_budget
 from objectives.meters import page_allocation
 from objectives.nvml import NvmlReader
 from objectives.outcome import Memory, ProbeResult
 from objectives.ranks import Ranks, highest
+from objectives.samples import longest_rows, ordinary_rows, row_lengths, take
 from objectives.schedule import Schedule
 from objectives.session import TrialSession
 from objectives.step_clock import StepClock
@@ -63,18 +64,20 @@ def probe(session: TrialSession) -> ProbeResult:
     ) as trainer:
         if compiles:
             compile_clock.attach(trainer)
-        memory = _measure_memory(session, trainer)
+        trained_on, evaluated_on = trainer.train_dataset, trainer.eval_dataset if session.job.evaluates else None
+        memory = _measure_memory(session, trainer, evaluated_on)
         if session.device.kind == "cpu":
             # From here on the allocator keeps freed blocks, for speed, and those are not the model's.
             lift_memory_budget()
             if session.memory_limit_mib is not None and memory.peak_memory_mib is not None:
                 check_budget(memory.peak_memory_mib, session.memory_limit_mib)
         memory = highest([Memory(**peaks) for peaks in session.ranks.gather("probe", asdict(memory))])
-        eval_batch_time_s, power_w = _measure_time(session, trainer, clock)
+        trainer.train_dataset = trained_on
+        eval_batch_time_s, power_w = _measure_time(session, trainer, evaluated_on, clock)
         gradients_mib = sum(w.numel() * w.element_size() for w in trainer.model.parameters() if w.requires_grad) / 2**20
     micro_step_time_s = statistics.median(clock.micro_step_s)
     update_time_s = statistics.median(clock.update_s)
-    num_ranks, num_samples = session.ranks.world_size, len(session.data.train)
+    num_ranks, num_samples = session.ranks.world_size, len(trained_on)
     schedule = Schedule.of(session.job, session.parameters, num_samples=num_samples, num_devices=num_ranks)
     # An epoch's last micro-batch is smaller where the samples don't divide, a shape that the probe does not see.
     has_smaller = num_samples % (session.parameters.per_device_train_batch_size * num_ranks) > 0
@@ -95,16 +98,14 @@ def probe(session: TrialSession) -> ProbeResult:
     return session.probe_result
 
 
-def _measure_memory(session: TrialSession, trainer: Trainer) -> Memory:
+def _measure_memory(session: TrialSession, trainer: Trainer, evaluated_on: Any) -> Memory:
     # On a CPU, freed blocks must go back to the system while memory is measured, or the peak would count them.
     with page_allocation():
-        if session.data.eval is not None:
-            num_rows = session.job.eval_batch_size * session.ranks.world_size
-            trainer.evaluate(session.data.eval.select(_longest(session.data.eval["length"], num_rows)))
+        if evaluated_on is not None:
+            _evaluate(trainer, longest_rows(evaluated_on, session.job.eval_batch_size * session.ranks.world_size))
         micro_batches = trainer.args.gradient_accumulation_steps * session.ranks.world_size
         batch = session.parameters.per_device_train_batch_size * micro_batches
-        longest = _longest(session.data.train["length"], batch)
-        trainer.train_dataset = session.data.train.select(longest * MEMORY_STEPS)
+        trainer.train_dataset = longest_rows(trainer.train_dataset, batch, repeats=MEMORY_STEPS)
         trainer.args.max_steps = MEMORY_STEPS
         first_step = _FirstStep(session)
         trainer.add_callback(first_step)
@@ -113,7 +114,9 @@ def _measure_memory(session: TrialSession, trainer: Trainer) -> Memory:
         return session.meter.read()
 
 
-def _measure_time(session: TrialSession, trainer: Trainer, clock: StepClock) -> tuple[float | None, float | None]:
+def _measure_time(
+    session: TrialSession, trainer: Trainer, evaluated_on: Any, clock: StepClock
+) -> tuple[float | None, float | None]:
     """Times ordinary steps into `clock`.
 
     Returns:
@@ -125,7 +128,7 @@ def _measure_time(session: TrialSession, trainer: Trainer, clock: StepClock) -> 
     # The Trainer reads its arguments again for each training; one micro-batch a step tells both times apart.
     trainer.args.gradient_accumulation_steps = trainer.accelerator.gradient_accumulation_steps = 1
     trainer.args.max_steps = num_steps
-    trainer.train_dataset = session.data.train.select(_timed_rows(session, num_steps * num_ranks))
+    trainer.train_dataset = _timed_rows(session, trainer.train_dataset, num_steps * num_ranks)
     clock.attach(trainer, exchanges=num_ranks > 1)
     enough_s = POWER_S if session.measures_power else TIMED_S
     with NvmlReader.open(session.device.uuid if session.measures_power else None) as nvml:
@@ -134,11 +137,10 @@ def _measure_time(session: TrialSession, trainer: Trainer, clock: StepClock) -> 
         trainer.train()
     powers_w = [power_w for power_w in session.ranks.gather("power", until.power_w) if power_w is not None]
     power_w = sum(powers_w) if powers_w else None
-    if session.data.eval is None:
+    if evaluated_on is None:
         return None, power_w
-    num_rows = min(len(session.data.eval), 3 * session.job.eval_batch_size * num_ranks)
-    rows = _ordinary(len(session.data.eval), num_rows, session.job.seed)
-    return _time_prediction_steps(session, trainer, session.data.eval.select(rows)), power_w
+    rows = ordinary_rows(evaluated_on, 3 * session.job.eval_batch_size * num_ranks, session.job.seed, repeat=False)
+    return _time_prediction_steps(session, trainer, rows), power_w
 
 
 def _time_prediction_steps(session: TrialSession, trainer: Trainer, dataset: Any) -> float:
@@ -153,41 +155,34 @@ def _time_prediction_steps(session: TrialSession, trainer: Trainer, dataset: Any
         return result
 
     trainer.prediction_step = timed
-    trainer.evaluate(dataset)
+    _evaluate(trainer, dataset)
     return statistics.median(times_s)
 
 
-def _longest(lengths: Sequence[int], count: int) -> list[int]:
-    """The rows of the longest sequences, longest first, repeated where there are fewer than `count`."""
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    return [order[position % len(order)] for position in range(count)]
+def _evaluate(trainer: Trainer, dataset: Any) -> None:
+    """Evaluates a few samples, for what that needs and takes."""
+    with tolerant_metrics(trainer, lambda _: None):
+        trainer.evaluate(eval_dataset=dataset)
 
 
-def _ordinary(num_rows: int, count: int, seed: int) -> list[int]:
-    """`count` rows in a random order, repeated where there are fewer."""
-    order = list(range(num_rows))
-    random.Random(seed).shuffle(order)
-    return [order[position % num_rows] for position in range(count)]
-
-
-def _timed_rows(session: TrialSession, num_steps: int) -> list[int]:
+def _timed_rows(session: TrialSession, dataset: Any, num_steps: int) -> Any:
     """The rows of `num_steps` micro-batches as a training sees them.
 
     Samples that are grouped by length make batches that differ in length, and few of them are timed: those that are nearest to
     the mean length stand for all.
     """
-    batch, num_train = session.parameters.per_device_train_batch_size, len(session.data.train)
-    if session.parameters.train_sampling_strategy != "group_by_length":
-        return _ordinary(num_train, batch * num_steps, session.job.seed)
-    lengths = list(session.data.train["length"])
+    batch = session.parameters.per_device_train_batch_size
+    lengths = row_lengths(dataset) if session.parameters.train_sampling_strategy == "group_by_length" else None
+    if lengths is None or len(lengths) < batch:
+        return ordinary_rows(dataset, batch * num_steps, session.job.seed)
     effective_batch = batch * session.parameters.gradient_accumulation_steps
     generator = torch.Generator().manual_seed(session.job.seed)
     order = get_length_grouped_indices(lengths, effective_batch, generator=generator)
-    batches = [order[begin : begin + batch] for begin in range(0, num_train - batch + 1, batch)]
+    batches = [order[begin : begin + batch] for begin in range(0, len(lengths) - batch + 1, batch)]
     longest = [max(lengths[row] for row in rows) for rows in batches]
     mean = statistics.fmean(longest)
     nearest = sorted(range(len(batches)), key=lambda position: abs(longest[position] - mean))
-    return [row for step in range(num_steps) for row in batches[nearest[step % len(nearest)]]]
+    return take(dataset, [row for step in range(num_steps) for row in batches[nearest[step % len(nearest)]]])
 
 
 class _FirstStep(TrainerCallback):  # type: ignore[misc]

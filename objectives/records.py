@@ -11,6 +11,7 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from objectives.goals import GOALS, measured_values
+from objectives.jobs import parse_job, register_goals
 from objectives.outcome import (
     Completed,
     Failed,
@@ -143,5 +144,7 @@ def objective_names(study_attributes: Mapping[str, Any]) -> tuple[str, ...]:
     Raises:
         KeyError: The study was not made by `tradeoff`.
     """
-    names = study_attributes["config"]["objectives"]
-    return tuple(name for name in names if name in GOALS)
+    config = study_attributes["config"]
+    if "build" in config.get("job", ()):
+        register_goals(parse_job(config["job"]))
+    return tuple(name for name in config["objectives"] if name in GOALS)

@@ -15,18 +15,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils.logging import disable_progress_bar
 
-from objectives.data import PreparedData
 from objectives.devices import DeviceInfo
-from objectives.jobs import TextClassificationJob
+from objectives.evaluations import evaluation, watch_evaluations
+from objectives.jobs import TrainingSettings
 from objectives.meters import memory_meter
 from objectives.outcome import Evaluation, Measurements, Stage, TrainingResult
 from objectives.probe import probe
 from objectives.reporter import Reporter
 from objectives.session import TrialSession
+from objectives.workloads import Workload
 from searchspace import TrialParameters
 
 # A kill costs a twentieth of the training at most.
@@ -53,9 +54,9 @@ class Retrained:
 
 
 def retrain(
-    job: TextClassificationJob,
+    job: TrainingSettings,
     parameters: TrialParameters,
-    data: PreparedData,
+    workload: Workload,
     device: DeviceInfo,
     *,
     output: Path,
@@ -64,9 +65,9 @@ def retrain(
     """Trains, from the last complete checkpoint in `output` if there is one, and saves model and tokenizer there.
 
     Args:
-        job: The job that `data` was prepared for.
+        job: The job.
         parameters: The configuration.
-        data: The prepared data.
+        workload: Makes its Trainers.
         device: The device, as `describe_device` found it in this process.
         output: The model's folder; it exists.
         on_progress: Called with `stage`; within the training with `step` and `total`, or with an `evaluation`.
@@ -80,7 +81,7 @@ def retrain(
     session = TrialSession(
         job=job,
         parameters=parameters,
-        data=data,
+        workload=workload,
         device=device,
         meter=memory_meter(device),
         reporter=_CallbackReporter(on_progress),
@@ -105,6 +106,7 @@ def retrain(
         trainer.remove_callback(PrinterCallback)
         keeper = _CheckpointKeeper(session, on_progress, before)
         trainer.add_callback(keeper)
+        keeper.attach(trainer)
         output_of_training = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if job.evaluates and keeper.last_epoch() != trainer.state.epoch:
             trainer.evaluate()  # a kill between the last checkpoint and the last evaluation left that one out
@@ -113,7 +115,7 @@ def retrain(
         if device.kind == "cpu":
             memory = replace(memory, peak_memory_mib=None)  # freed blocks count while time is measured: the probe's peak holds
         train_time_s = total_s - keeper.eval_time_s - keeper.checkpoint_time_s
-        num_samples = round((trainer.state.epoch or 0.0) * data.num_train)
+        num_samples = round((trainer.state.epoch or 0.0) * len(trainer.train_dataset))
         session.training_result = TrainingResult(
             memory=memory,
             train_time_s=train_time_s,
@@ -126,8 +128,7 @@ def retrain(
             curve=keeper.curve,
         )
         trainer.save_model(str(output))
-    if data.tokenizer is not None:
-        data.tokenizer.save_pretrained(output)
+    workload.save_beside_model(output)
     return Retrained(
         measurements=session.finish(), resumed_from_step=before.get("step"), checkpoint_time_s=keeper.checkpoint_time_s
     )  # fmt: skip
@@ -182,6 +183,25 @@ class _CheckpointKeeper(TrainerCallback):  # type: ignore[misc]
         self.eval_time_s = float(before.get("eval_time_s", 0.0))
         self.curve = [Evaluation(**values) for values in before.get("curve", ())]
 
+    def attach(self, trainer: Trainer) -> None:
+        """Follows the Trainer's evaluations."""
+        begin_s = 0.0
+
+        def before() -> None:
+            nonlocal begin_s
+            begin_s = self._session.clock_s()
+
+        def after(metrics: Mapping[str, float]) -> None:
+            self.eval_time_s += self._session.clock_s() - begin_s
+            train_time_s = self.total_s() - self.eval_time_s - self.checkpoint_time_s
+            num_train = len(trainer.train_dataset)
+            point = evaluation(metrics, epoch=float(trainer.state.epoch), num_train=num_train, train_time_s=train_time_s)
+            self.curve.append(point)
+            self._on_progress({"stage": "train", "evaluation": point})
+            self._last_event_s = self._session.clock_s()
+
+        watch_evaluations(trainer, before=before, after=after)
+
     def total_s(self) -> float:
         """The time of the whole training so far, earlier processes included."""
         return self._total_before_s + self._session.clock_s() - self._begin_s
@@ -199,21 +219,6 @@ class _CheckpointKeeper(TrainerCallback):  # type: ignore[misc]
         self._last_event_s = self._session.clock_s()
 
     def on_log(self, *_: Any, **__: Any) -> None:
-        self._last_event_s = self._session.clock_s()
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any] | None = None, **_: Any) -> None:
-        numbers = {name: float(value) for name, value in (metrics or {}).items() if isinstance(value, int | float)}
-        self.eval_time_s += numbers.get("eval_runtime", 0.0)
-        evaluation = Evaluation(
-            epoch=float(state.epoch),
-            num_samples=round(float(state.epoch) * len(self._session.data.train)),
-            train_time_s=self.total_s() - self.eval_time_s - self.checkpoint_time_s,
-            eval_loss=numbers.get("eval_loss"),
-            accuracy=numbers.get("eval_accuracy"),
-            metrics=numbers,
-        )
-        self.curve.append(evaluation)
-        self._on_progress({"stage": "train", "evaluation": evaluation})
         self._last_event_s = self._session.clock_s()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

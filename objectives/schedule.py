@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from objectives.jobs import TextClassificationJob
+from objectives.jobs import TrainingSettings
 from searchspace import TrialParameters
 
 
@@ -22,9 +22,7 @@ class Schedule:
     num_updates: int
 
     @classmethod
-    def of(
-        cls, job: TextClassificationJob, parameters: TrialParameters, *, num_samples: int, num_devices: int = 1
-    ) -> "Schedule":
+    def of(cls, job: TrainingSettings, parameters: TrialParameters, *, num_samples: int, num_devices: int = 1) -> "Schedule":
         """The schedule of a training over `num_samples` samples an epoch, as `transformers.Trainer` runs it."""
         batch = parameters.per_device_train_batch_size
         batches = math.ceil(num_samples / batch)

@@ -14,16 +14,15 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments, set_seed
 
-from objectives.arguments import padding, training_arguments
+from objectives.arguments import training_arguments
 from objectives.compilation import compile_from_scratch, forget_compiled_code
-from objectives.data import PreparedData, build_model, collator
 from objectives.devices import DeviceInfo
-from objectives.jobs import TextClassificationJob
+from objectives.jobs import TrainingSettings
 from objectives.meters import MemoryMeter, synchronized_clock
-from objectives.metrics import compute_metrics
 from objectives.outcome import Measurements, ProbeResult, TrainingResult
 from objectives.ranks import Ranks
 from objectives.reporter import Reporter
+from objectives.workloads import Workload
 from searchspace import TrialParameters
 
 
@@ -31,9 +30,9 @@ from searchspace import TrialParameters
 class TrialSession:
     """One trial in the making: its inputs, and what was measured so far."""
 
-    job: TextClassificationJob
+    job: TrainingSettings
     parameters: TrialParameters
-    data: PreparedData
+    workload: Workload
     device: DeviceInfo
     meter: MemoryMeter
     memory_limit_mib: float | None
@@ -86,7 +85,7 @@ class TrialSession:
 
     @contextmanager
     def trainer(self, **overrides: Any) -> Iterator[Trainer]:
-        """A Trainer with a fresh model on the prepared data; afterwards everything that it held is given back.
+        """A Trainer with a fresh model; afterwards everything that it held is given back.
 
         Args:
             overrides: Arguments that differ from the trial's own.
@@ -100,14 +99,7 @@ class TrialSession:
             "report_to": "none",
         }
         set_seed(self.job.seed)
-        trainer = Trainer(
-            model=build_model(self.job, self.data, attention=self.parameters.attn_implementation),
-            args=TrainingArguments(**(arguments | overrides)),
-            train_dataset=self.data.train,
-            eval_dataset=self.data.eval,
-            data_collator=collator(self.data, padding(self.job, self.parameters), max_length=self.job.max_length),
-            compute_metrics=compute_metrics,
-        )
+        trainer = self.workload.trainer(TrainingArguments(**(arguments | overrides)), self.parameters)
         self.note_memory("model")
         try:
             yield trainer

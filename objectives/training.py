@@ -6,11 +6,11 @@ rank 0's, peaks the highest of all ranks, and energy is their sum.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import wraps
 from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
+from objectives.evaluations import evaluation, watch_evaluations
 from objectives.goals import Goal, learned_value
 from objectives.meters import DeviceSampler
 from objectives.outcome import Evaluation, Memory, TrainingResult
@@ -30,9 +30,8 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
     """
     session.reporter.enter("train")
     session.meter.reset_peak()
-    curve = _Curve(session, stop_rule)
     with session.trainer(eval_strategy="epoch" if session.job.evaluates else "no") as trainer:
-        trainer.train_dataset = session.data.train
+        curve = _Curve(session, stop_rule, num_train=len(trainer.train_dataset))
         trainer.add_callback(curve)
         curve.attach(trainer)
         with DeviceSampler(session.device, held_mib=session.meter.held_mib) as sampler:
@@ -52,7 +51,7 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
         energy_j = None if sampler.energy_j is None else sampler.energy_j - curve.eval_energy_j
         shares = session.ranks.gather("train", {"memory": asdict(memory), "energy_j": energy_j})
         energies_j = [share["energy_j"] for share in shares if share["energy_j"] is not None]
-        num_samples = curve.num_samples(trainer.state.epoch or 0.0)
+        num_samples = round((trainer.state.epoch or 0.0) * len(trainer.train_dataset))
         session.training_result = TrainingResult(
             memory=highest([Memory(**share["memory"]) for share in shares]),
             train_time_s=train_time_s,
@@ -74,8 +73,9 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
 class _Curve(TrainerCallback):  # type: ignore[misc]
     """Collects the learning curve, and keeps the time of evaluations apart from that of training."""
 
-    def __init__(self, session: TrialSession, stop_rule: Mapping[str, Any] | None) -> None:
+    def __init__(self, session: TrialSession, stop_rule: Mapping[str, Any] | None, *, num_train: int) -> None:
         self._session = session
+        self._num_train = num_train
         self._stop_rule = stop_rule
         self.energy_j: Callable[[], float | None] = lambda: None
         self.eval_energy_j = 0.0
@@ -86,24 +86,25 @@ class _Curve(TrainerCallback):  # type: ignore[misc]
         self.evaluations: list[Evaluation] = []
 
     def attach(self, trainer: Trainer) -> None:
-        """Times the Trainer's evaluations: whatever part of the run calls them."""
-        original = trainer.evaluate
+        """Follows the Trainer's evaluations: whatever part of the run calls them."""
+        begin_s, begin_j = 0.0, None
 
-        @wraps(original)
-        def timed(*args: Any, **kwargs: Any) -> Any:
+        def before() -> None:
+            nonlocal begin_s, begin_j
             begin_s, begin_j = self._session.clock_s(), self.energy_j()
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self.eval_time_s += self._session.clock_s() - begin_s
-                if begin_j is not None and (end_j := self.energy_j()) is not None:
-                    self.eval_energy_j += end_j - begin_j
 
-        trainer.evaluate = timed
+        def after(metrics: Mapping[str, float]) -> None:
+            end_s = self._session.clock_s()
+            self.eval_time_s += end_s - begin_s
+            if begin_j is not None and (end_j := self.energy_j()) is not None:
+                self.eval_energy_j += end_j - begin_j
+            train_time_s = end_s - self._begin_s - self.eval_time_s
+            epoch = float(trainer.state.epoch)
+            point = evaluation(metrics, epoch=epoch, num_train=self._num_train, train_time_s=train_time_s, loss=self._loss)
+            self.evaluations.append(point)
+            self._stop_if_hopeless(point, trainer.control)
 
-    def num_samples(self, epoch: float) -> int:
-        """Training samples processed after `epoch` epochs."""
-        return round(epoch * len(self._session.data.train))
+        watch_evaluations(trainer, before=before, after=after)
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._begin_s = self._session.clock_s()
@@ -114,23 +115,6 @@ class _Curve(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         self._loss = float(logs["loss"]) if logs and "loss" in logs else self._loss
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any) -> None:
-        # The evaluation that has just ended is not booked yet: its own clock stops after this call.
-        runtime_s = float((metrics or {}).get("eval_runtime", 0.0))
-        numbers = {name: float(value) for name, value in (metrics or {}).items() if isinstance(value, int | float)}
-        self.evaluations.append(
-            Evaluation(
-                epoch=float(state.epoch),
-                num_samples=self.num_samples(float(state.epoch)),
-                train_time_s=self._session.clock_s() - self._begin_s - self.eval_time_s - runtime_s,
-                loss=self._loss,
-                eval_loss=numbers.get("eval_loss"),
-                accuracy=numbers.get("eval_accuracy"),
-                metrics=numbers,
-            )
-        )
-        self._stop_if_hopeless(self.evaluations[-1], control)
 
     def _stop_if_hopeless(self, evaluation: Evaluation, control: Any) -> None:
         if self._stop_rule is None:

@@ -13,9 +13,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from objectives.data import load, prepare
 from objectives.devices import describe_device
-from objectives.jobs import TextClassificationJob
+from objectives.jobs import TextClassificationJob, parse_job
 from objectives.memory_budget import (
     MemoryBudgetExceeded,
     current_data_mib,
@@ -30,6 +29,7 @@ from objectives.ranks import Ranks
 from objectives.reporter import Reporter
 from objectives.session import TrialSession
 from objectives.training import train
+from objectives.workloads import load_workload, prepare_workload
 from searchspace import TrialParameters
 
 _PLANNING_NICENESS = 10
@@ -66,13 +66,12 @@ def answer(connection: socket.socket, listener: socket.socket | None = None) -> 
 def _prepare(request: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     reporter.enter("data")
     try:
-        job = TextClassificationJob(**request["job"])
-        prepared = prepare(job, Path(request["cache_folder"]))
+        answer = prepare_workload(parse_job(request["job"]), Path(request["cache_folder"]))
     except (ValueError, OSError) as error:
         # A file or a folder that can't be read or written is the user's to mend as well.
         traceback.print_exc()
         return {"error": str(error)}
-    return {"answer": prepared.facts()}
+    return {"answer": answer}
 
 
 def _plan(request: dict[str, Any]) -> dict[str, Any]:
@@ -117,10 +116,11 @@ def run_trial(
         if request["memory_limit_mib"] is not None and request.get("enforced", True):
             enforce_memory_budget(device, request["memory_limit_mib"])
         reporter.enter("data")
+        job = parse_job(request["job"])
         session = TrialSession(
-            job=TextClassificationJob(**request["job"]),
+            job=job,
             parameters=TrialParameters(**request["parameters"]),
-            data=load(Path(request["data_folder"])),
+            workload=load_workload(job, request["data_folder"]),
             device=device,
             meter=meter,
             memory_limit_mib=request["memory_limit_mib"],

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from objectives.goals import GOALS, learned_names
-from objectives.jobs import TextClassificationJob
+from objectives.goals import BUILT_IN, GOALS, cost_names, learned_names, metric_name
+from objectives.jobs import CustomJob, Job, TextClassificationJob, TrainingSettings, kind_of_job, register_goals
 from searchspace import EffectiveBatchSizeRange, Reuse, SearchSpace, TrialParameters
 from searchspace.choices import check_choice
 from studies.domain_specs import READERS
@@ -74,15 +74,23 @@ class Limits(_Model):
     trial_time_s: float | None = Field(None, gt=0, description="a trial that takes longer is ended")
 
 
-def _known_objectives(names: tuple[str, ...]) -> tuple[str, ...]:
+def _known_objectives(names: tuple[str, ...], job: TrainingSettings | None) -> tuple[str, ...]:
+    """The objectives by their own names: those of a job's metrics may be written with and without the Trainer's `eval_`."""
+    costs = [name for name in BUILT_IN if not GOALS[name].learned]
+    learned = [] if job is None else [*(job.goals() or ("accuracy", "eval_loss"))]
+    known = [*learned, *costs]
+    names = tuple(metric_name(name) if name not in known and metric_name(name) in known else name for name in names)
     for name in names:
-        if name not in GOALS:
-            raise ValueError(f"an objective must be one of {', '.join(GOALS)}, got {name!r}")
+        if name not in known and job is not None:
+            raise ValueError(f"an objective must be one of {', '.join(known)}, got {name!r}")
         if names.count(name) > 1:
             raise ValueError(f"an objective must be named once, got {name!r} twice")
     if len(names) < 2:
         raise ValueError(f"a trade-off needs at least 2 objectives, got {len(names)}")
     return names
+
+
+DEFAULT_OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")
 
 
 def _yaml_switch(value: Any) -> Any:
@@ -104,11 +112,12 @@ class StudyConfig(_Model):
     """A whole study: the job, the space, the limits, the objectives, and how to search."""
 
     name: str = Field("study", min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f]+$", description="the study's name")
-    job: TextClassificationJob = TextClassificationJob()
+    job: Job = TextClassificationJob()
     space: SpaceConfig = SpaceConfig()
     limits: Limits = Limits()
-    objectives: Annotated[tuple[str, ...], AfterValidator(_known_objectives)] = Field(
-        ("accuracy", "train_time_s", "peak_memory_mib"), description=f"what is traded off, two or more of {', '.join(GOALS)}"
+    objectives: tuple[str, ...] = Field(
+        DEFAULT_OBJECTIVES,
+        description=f"what is traded off, two or more of {', '.join(BUILT_IN)}, and job.metric of a job with build",
     )
     sampler: SamplerName = Field("decoupled", description="how configurations are chosen")
     sampler_seed: int | None = Field(None, ge=0, description="repeats a search on the same measurements")
@@ -127,11 +136,31 @@ class StudyConfig(_Model):
     )
     trials: int = Field(24, ge=1, description="trials that were trained, or ran out of memory or time")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_objectives(cls, data: Any) -> Any:
+        """A job of the user's own is judged by its metric, unless the study says by what else."""
+        if not isinstance(data, Mapping) or "objectives" in data or kind_of_job(data.get("job")) != "custom":
+            return data
+        job = data["job"] if isinstance(data["job"], Mapping) else data["job"].model_dump()
+        metric = job.get("metric", CustomJob.model_fields["metric"].default)
+        learned = (metric_name(metric),) if isinstance(metric, str) else ()
+        return {**data, "objectives": (*learned, *cost_names(DEFAULT_OBJECTIVES))}
+
+    @field_validator("objectives")
+    @classmethod
+    def _check_objectives(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        job = info.data.get("job")  # missing where it is wrong itself, which is said first
+        names = _known_objectives(names, job)
+        if job is not None:
+            register_goals(job)
+        return names
+
     @model_validator(mode="after")
     def _check(self) -> "StudyConfig":
         if not self.job.evaluates and (learned := learned_names(self.objectives)):
             raise ValueError(
-                f"{learned[0]} can't be an objective of a job that does not evaluate: set job.eval_samples above 0"
+                f"{learned[0]} can't be an objective of a job that does not evaluate: set {self.job.HOW_TO_EVALUATE}"
             )
         space = self.search_space()
         if self.sampler == "grid" and space.size() is None:

@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 
 from objectives.arguments import training_arguments
-from objectives.jobs import TextClassificationJob
+from objectives.goals import learned_names
+from objectives.jobs import TextClassificationJob, parse_job
 from searchspace import TrialParameters
 from studies.errors import TradeoffError
 from studies.export_files import accelerate_config, flags, training_files
@@ -87,7 +88,7 @@ def check_output(output: Path) -> None:
 
 def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> dict[str, str]:
     """The text of each file by name; `output_dir` is where the Trainer will write."""
-    job = TextClassificationJob(**results.config["job"])
+    job = parse_job(results.config["job"])
     parameters = TrialParameters(**choice.record.params)
     arguments = training_arguments(job, parameters, output_dir=output_dir)
     if results.device.get("kind") == "cpu":
@@ -101,7 +102,7 @@ def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> d
     }
     title = f"trial {choice.record.number} of the study {results.name}"
     files |= training_files(
-        job, parameters, title=title, expected=_expected_accuracy(choice), num_processes=results.num_devices
+        job, parameters, title=title, expected=_expected(results, choice), num_processes=results.num_devices
     )
     return files | {"README.md": model_card(results, choice, arguments, list(files))}
 
@@ -126,8 +127,7 @@ def provenance(results: StudyResults, choice: Choice) -> dict[str, Any]:
         "memory_mib": _present(figures, MEMORY_FIGURES),
         "memory_to_leave_free_mib": memory_to_leave_free_mib(figures, kind=str(results.device.get("kind", ""))),
         "measured": _present(figures, OTHER_FIGURES),
-        "model": job["model"],
-        "data": {name: value for name, value in job.items() if name in TextClassificationJob(**job).data_settings()},
+        **_origin(job),
         "seed": job["seed"],
         "job": dict(job),
         "limits": results.config.get("limits"),
@@ -136,10 +136,20 @@ def provenance(results: StudyResults, choice: Choice) -> dict[str, Any]:
     }
 
 
-def _expected_accuracy(choice: Choice) -> str | None:
-    """The accuracy of the chosen trial and where it comes from: "0.612, measured"."""
-    accuracy = choice.record.values.get("accuracy")
-    return None if accuracy is None else f"{accuracy:g}, {choice.record.sources.get('accuracy', 'unknown')}"
+def _origin(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The model and the data; of a job of the user's own, the function that knows them."""
+    parsed = parse_job(job)
+    if not isinstance(parsed, TextClassificationJob):
+        return {"build": job["build"]}
+    return {"model": job["model"], "data": {name: value for name, value in job.items() if name in parsed.data_settings()}}
+
+
+def _expected(results: StudyResults, choice: Choice) -> str | None:
+    """What the chosen trial has learned and where that comes from: "0.612, measured"."""
+    for name in learned_names(results.objectives):
+        if (value := choice.record.values.get(name)) is not None:
+            return f"{value:g}, {choice.record.sources.get(name, 'unknown')}"
+    return None
 
 
 def _cannot_write(output: Path, error: OSError) -> TradeoffError:

@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 
-from objectives.jobs import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from objectives.jobs import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob
 from searchspace import TrialParameters
+from studies.custom_script import custom_script
 from studies.train_script import embedded_module, train_script
 
 
@@ -43,9 +44,11 @@ def flags(arguments: Mapping[str, Any]) -> str:
 
 
 def training_files(
-    job: TextClassificationJob, parameters: TrialParameters, *, title: str, expected: str | None, num_processes: int = 1
+    job: AnyJob, parameters: TrialParameters, *, title: str, expected: str | None, num_processes: int = 1
 ) -> dict[str, str]:
     """`train.py` and what it needs beside it, by name; nothing for random tokens, from which nothing can be learned."""
+    if isinstance(job, CustomJob):
+        return {"train.py": custom_script(job, parameters, title=title, expected=expected, num_processes=num_processes)}
     if job.dataset == RANDOM_TOKENS:
         return {}
     files = {"train.py": train_script(job, parameters, title=title, expected=expected, num_processes=num_processes)}

@@ -8,7 +8,7 @@ from typing import Any
 
 from objectives.arguments import padding
 from objectives.goals import GOALS
-from objectives.jobs import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from objectives.jobs import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob, parse_job
 from objectives.records import TrialRecord
 from searchspace import TrialParameters
 from studies.front import pareto_front
@@ -31,12 +31,12 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
         arguments: Its TrainingArguments.
         files: The names of the other files of the export.
     """
-    job = TextClassificationJob(**results.config["job"])
+    job = parse_job(results.config["job"])
     parameters = TrialParameters(**choice.record.params)
     shown = {name: value for name, value in arguments.items() if name != "output_dir"}
     sections = [
         _front_matter(job),
-        f"# {_model_name(job)} on {_data_name(job)}\n\n{_summary(results, choice, job)}",
+        f"# {_title(job)}\n\n{_summary(results, choice, job)}",
         f"## Trade-offs\n\n{_trade_offs(results, choice)}",
         f"## Memory\n\n{_memory(results, choice.record)}",
         f"## Training again\n\n{_training_again(job, parameters, files, results)}",
@@ -53,8 +53,14 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, num_te
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _front_matter(job: TextClassificationJob) -> str:
+def _title(job: AnyJob) -> str:
+    return job.build if isinstance(job, CustomJob) else f"{_model_name(job)} on {_data_name(job)}"
+
+
+def _front_matter(job: AnyJob) -> str:
     """What the hub reads of a model card; names of the hub only."""
+    if isinstance(job, CustomJob):
+        return "---\nlibrary_name: transformers\n---"
     lines = ["library_name: transformers", "pipeline_tag: text-classification"]
     lines += ["metrics:", "- accuracy"] if job.evaluates else []
     if job.model != EMBEDDED and not Path(job.model).expanduser().exists():
@@ -64,7 +70,7 @@ def _front_matter(job: TextClassificationJob) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _summary(results: StudyResults, choice: Choice, job: TextClassificationJob) -> str:
+def _summary(results: StudyResults, choice: Choice, job: AnyJob) -> str:
     elsewhere = [
         f"The {GOALS[name].label} was not measured by this trial itself: {choice.record.sources[name]}."
         for name in results.objectives
@@ -73,10 +79,10 @@ def _summary(results: StudyResults, choice: Choice, job: TextClassificationJob) 
     return "\n\n".join([_sentences(results, choice, job), *elsewhere])
 
 
-def _sentences(results: StudyResults, choice: Choice, job: TextClassificationJob) -> str:
+def _sentences(results: StudyResults, choice: Choice, job: AnyJob) -> str:
     values = ", ".join(_value(name, choice.record.values[name]) for name in results.objectives)
     device = results.device.get("name", "an unnamed device")
-    trained = "all" if job.train_samples is None else f"{job.train_samples:,}"
+    trained = "all" if job.num_train_asked is None else f"{job.num_train_asked:,}"
     epochs = f"{job.epochs:g} {'epoch' if job.epochs == 1 else 'epochs'}"
     together = f", on each of {results.num_devices} devices" if results.num_devices > 1 else ""
     return (
@@ -123,12 +129,11 @@ def _memory(results: StudyResults, record: TrialRecord) -> str:
     )
 
 
-def _training_again(
-    job: TextClassificationJob, parameters: TrialParameters, files: Sequence[str], results: StudyResults
-) -> str:
+def _training_again(job: AnyJob, parameters: TrialParameters, files: Sequence[str], results: StudyResults) -> str:
     lines = []
     if "train.py" in files:
-        lines.append("With transformers and datasets alone, on the samples of the study:")
+        needs = f"what {job.build} needs" if isinstance(job, CustomJob) else "datasets alone"
+        lines.append(f"With transformers and {needs}, on the samples of the study:")
         lines[-1] += f"\n\n    {launch_command(results.num_devices)}"
         if results.num_devices == 1 or results.device.get("kind") != "cpu":
             lines.append("The same through Accelerate:\n\n    accelerate launch --config_file accelerate_config.yaml train.py")
@@ -138,8 +143,7 @@ def _training_again(
     else:
         lines.append("The study measured time and memory on random tokens: there is nothing to train here.")
     # The example script has no option for the attention.
-    has_script = not job.is_local_file and job.dataset not in (EMBEDDED, RANDOM_TOKENS) and job.model != EMBEDDED
-    if has_script and parameters.attn_implementation is None:
+    if isinstance(job, TextClassificationJob) and _is_on_the_hub(job) and parameters.attn_implementation is None:
         command = _script_command(job, padding(job, parameters), results.num_devices)
         lines.append(f"With an example script of transformers:\n\n    {command}")
     lines.append("In code of your own:")
@@ -150,6 +154,10 @@ def _training_again(
         kept = ', padding="max_length", max_length=' + str(job.max_length) if parameters.padding == "max_length" else ""
         lines[-1] += f"\n    data_collator = DataCollatorWithPadding(tokenizer{kept})"
     return "\n\n".join(lines)
+
+
+def _is_on_the_hub(job: TextClassificationJob) -> bool:
+    return not job.is_local_file and job.dataset not in (EMBEDDED, RANDOM_TOKENS) and job.model != EMBEDDED
 
 
 def _script_command(job: TextClassificationJob, padded_to: str, num_processes: int) -> str:

@@ -121,7 +121,8 @@ def study_facts(results: StudyResults) -> list[tuple[str, str]]:
     config, device = results.config, results.device
     facts = [(SHORT_NAMES.get(name, name), _domain(spec)) for name, spec in config.get("space", {}).items() if spec is not None]
     job = config.get("job", {})
-    facts += [(title, str(job[name])) for title, name in (("model", "model"), ("data", "dataset")) if job.get(name)]
+    named_by = (("model", "model"), ("data", "dataset"), ("Trainer", "build"))
+    facts += [(title, str(job[name])) for title, name in named_by if job.get(name)]
     if "name" in device:
         total = device.get("total_memory_mib")
         facts.append(("device", str(device["name"]) + (f", {total:,.0f} MiB" if total else "")))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from objectives.jobs import TextClassificationJob
 from searchspace import SearchSpace, TrialParameters
 from studies.config import StudyConfig
 from studies.errors import TradeoffError
@@ -114,6 +115,8 @@ def study_plan(
     from objectives.planning.store import default_cache_folder
 
     job = config.job
+    if not isinstance(job, TextClassificationJob):
+        raise TradeoffError("tradeoff plan predicts memory of text classification; tradeoff fit measures that of any job")
     attention = _one_of(config, "attn_implementation", attention, "--attention sdpa")
     optimizer = _one_of(config, "optim", optimizer, "--optimizer adamw_torch")
     settings = trace_settings(job, sequence_length=sequence_length, attention=attention, optimizer=optimizer, foreach=foreach)

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from objectives.jobs import TextClassificationJob
+from objectives.jobs import TrainingSettings
 from objectives.knowledge import Knowledge
 from objectives.records import TrialRecord
 from searchspace import SearchSpace, TrialParameters
@@ -183,12 +183,12 @@ def _trial_time_s(record: TrialRecord) -> float:
     return float(record.attributes.get("trial_time_s") or 0.0)
 
 
-def _num_train(results: StudyResults, job: TextClassificationJob) -> int | None:
+def _num_train(results: StudyResults, job: TrainingSettings) -> int | None:
     """Training samples an epoch, as a training counted them; before one has, as many as the job asks for."""
     for record in results.records:
         if record.outcome == "completed" and "training" in record.attributes:
             return round(int(record.attributes["training"]["num_samples"]) / job.epochs)
-    return job.train_samples
+    return job.num_train_asked
 
 
 def _median_and_worst(errors: Sequence[float]) -> str:

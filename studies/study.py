@@ -47,7 +47,7 @@ def open_study(config: StudyConfig, storage: optuna.storages.BaseStorage, device
 def _check_same(config: StudyConfig, stored: Mapping[str, Any], device: Mapping[str, Any]) -> None:
     # A study that was made before trials could take several devices has one.
     old, new = {"devices_per_trial": 1, **stored["config"]}, config.plain()
-    lines = differences({key: old[key] for key in FIXED_KEYS}, {key: new[key] for key in FIXED_KEYS})
+    lines = differences(_fixed(old), _fixed(new))
     lines += differences(
         {"limits": {key: old["limits"][key] for key in FIXED_LIMITS}},
         {"limits": {key: new["limits"][key] for key in FIXED_LIMITS}},
@@ -62,6 +62,12 @@ def _check_same(config: StudyConfig, stored: Mapping[str, Any], device: Mapping[
             f"the study {config.name!r} was measured on {theirs}, and times and memory on {ours} can't be compared with it;"
             " choose another --name"
         )
+
+
+def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
+    # A folder that has moved holds the same module.
+    job = {key: value for key, value in config["job"].items() if key != "python_path"}
+    return {key: config[key] for key in FIXED_KEYS} | {"job": job}
 
 
 def available_space(config: StudyConfig, device: Mapping[str, Any]) -> tuple[SearchSpace, str | None]:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from objectives.jobs import JOBS, kind_of_job
 from studies.config import StudyConfig
 from studies.errors import TradeoffError
 from studies.presets import PRESETS
@@ -64,6 +65,10 @@ def load_config(
         path, value = _override(override)
         _assign(data, path, value)
     data |= {key: value for key, value in top_level.items() if value is not None}
+    job = data.get("job")
+    if isinstance(job, Mapping) and kind_of_job(job) == "custom":
+        folder = Path() if study_file is None else study_file.parent
+        data["job"] = {**job, "python_path": str((folder / str(job.get("python_path") or "")).resolve())}
     return validated(data, where=str(study_file) if study_file is not None else "the study")
 
 
@@ -104,7 +109,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem of a validation in a sentence, and how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    path = ".".join(str(part) for part in first["loc"])
+    # Which of the two jobs it is has no key in the file.
+    path = ".".join(str(part) for part in first["loc"] if part not in JOBS)
     if first["type"] == "extra_forbidden":
         allowed = _keys_at(model, first["loc"][:-1])
         close = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
@@ -120,10 +126,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     for part in path:
-        annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        model = annotation
+        if str(part) in JOBS:
+            model = JOBS[str(part)]
+        elif isinstance(annotation := model.model_fields[str(part)].annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
     return list(model.model_fields)
 
 
@@ -151,7 +157,9 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), dict)
-        result[key] = _merged(result[key], value) if both and key in {"job", "space", "limits"} else value
+        # Of a job of another kind nothing is kept: what it does not say itself are its own defaults.
+        merges = both and key in {"job", "space", "limits"} and (key != "job" or kind_of_job(result[key]) == kind_of_job(value))
+        result[key] = _merged(result[key], value) if merges else value
     return result
 
 

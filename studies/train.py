@@ -19,8 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from objectives.arguments import job_of_data
 from objectives.extras import first_missing
-from objectives.goals import GOALS
-from objectives.jobs import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from objectives.goals import GOALS, learned_value
+from objectives.jobs import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob, parse_job, register_goals
 from objectives.records import measurement_attributes
 from objectives.server import server_environment
 from searchspace import TrialParameters
@@ -35,7 +35,7 @@ _REQUEST = "tradeoff-training.json"
 _PLAIN_INTERVAL_S = 10.0
 _STAGES = {"probe": "measuring memory on the longest samples", "train": "training"}
 # What is promised and measured under the same name, in the order in which it is shown.
-_COMPARED = ("accuracy", "eval_loss", "train_time_s", "samples_per_s", "peak_memory_mib")
+_COSTS = ("train_time_s", "samples_per_s", "peak_memory_mib", "energy_j")
 
 
 def train_export(
@@ -68,17 +68,17 @@ def train_export(
             f"this configuration trains on {num_devices} devices together, and `tradeoff train` on one; "
             f"run {launch_command(num_devices)} in {folder}"
         )
-    study_job = TextClassificationJob(**exported["job"])
+    study_job = parse_job(exported["job"])
     parameters = TrialParameters(**exported["parameters"])
     job = full_job(study_job, train_samples)
     _claim(output, {"job": job.model_dump(mode="json"), "parameters": parameters.as_dict()})
     # Read by torch and datasets when they are imported, which happens below and not before.
     os.environ.update(server_environment(dict(os.environ)))
     say.print("importing torch and transformers", highlight=False)
-    from objectives.data import prepare
     from objectives.devices import describe_device
     from objectives.oom import out_of_memory_details
     from objectives.retraining import remove_checkpoints, retrain
+    from objectives.workloads import load_workload, prepare_workload
     from studies.preparation import cache_folder
 
     device = describe_device()
@@ -91,13 +91,14 @@ def train_export(
         raise TradeoffError(f"{why}; install it, or export another configuration")
     say.print(f"device: {device.name}\npreparing the data", highlight=False)
     try:
-        data = prepare(job_of_data(job, parameters.as_dict()), cache or cache_folder())
+        data = prepare_workload(job_of_data(job, parameters.as_dict()), cache or cache_folder())
     except ValueError as error:
         raise TradeoffError(str(error)) from error
-    say.print(f"{data.num_train:,} training and {data.num_eval:,} evaluation samples", highlight=False)
+    say.print(f"{data['num_train']:,} training and {data['num_eval']:,} evaluation samples", highlight=False)
     try:
         with _progress_display(say) as on_progress:
-            trained = retrain(job, parameters, data, device, output=output, on_progress=on_progress)
+            workload = load_workload(job, data["folder"])
+            trained = retrain(job, parameters, workload, device, output=output, on_progress=on_progress)
     except (RuntimeError, MemoryError) as error:
         details = out_of_memory_details(error)
         if details is None:
@@ -111,11 +112,11 @@ def train_export(
         "study": exported["study"]["name"],
         "trial": exported["trial"],
         "parameters": parameters.as_dict(),
-        "num_train": data.num_train,
-        "num_eval": data.num_eval,
+        "num_train": data["num_train"],
+        "num_eval": data["num_eval"],
         "resumed_from_step": trained.resumed_from_step,
         "checkpoint_time_s": trained.checkpoint_time_s,
-        "promised": promised(exported, num_train=data.num_train),
+        "promised": promised(exported, num_train=data["num_train"]),
         "measured": measured(measurement_attributes(trained.measurements)),
         "device": device.as_dict(),
         "promised_device": exported["device"].get("name"),
@@ -138,26 +139,31 @@ def read_export(folder: Path) -> dict[str, Any]:
     path = folder / "tradeoff.yaml"
     try:
         exported = yaml.safe_load(path.read_text(encoding="utf-8"))
-        job = TextClassificationJob(**exported["job"])
+        job = parse_job(exported["job"])
         TrialParameters(**exported["parameters"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValidationError, ValueError) as error:
         message = " ".join(str(error).split())
         raise TradeoffError(
             f"{folder} must be a folder that `tradeoff export` made; its tradeoff.yaml can't be used: {message}"
         ) from error
-    if job.dataset == RANDOM_TOKENS:
+    if isinstance(job, TextClassificationJob) and job.dataset == RANDOM_TOKENS:
         raise TradeoffError(
             "the study trained on random tokens, for time and memory alone: there is nothing to learn from them"
         )
+    register_goals(job)
     return dict(exported)
 
 
-def full_job(job: TextClassificationJob, train_samples: str) -> TextClassificationJob:
-    """The job on as many training samples as asked for.
+def full_job(job: AnyJob, train_samples: str) -> AnyJob:
+    """The job on as many training samples as asked for; a job of the user's own knows its samples itself.
 
     Raises:
-        TradeoffError: The number is neither "all", "study" nor a number of at least 1.
+        TradeoffError: The number is neither "all", "study" nor a number of at least 1, or the job takes none.
     """
+    if isinstance(job, CustomJob):
+        if train_samples in ("all", "study"):
+            return job
+        raise TradeoffError(f"--train-samples goes with text classification: {job.build} chooses its samples itself")
     if train_samples == "study" or (train_samples == "all" and job.dataset == EMBEDDED):
         return job
     if train_samples == "all":
@@ -171,10 +177,10 @@ def promised(exported: Mapping[str, Any], *, num_train: int) -> dict[str, float]
     """What the study measured of the configuration, its time scaled to the number of samples that are trained on now."""
     figures = {name: value["value"] for name, value in exported["values"].items()}
     figures = {**exported["measured"], **exported["memory_mib"], **figures}
-    found = {name: float(figures[name]) for name in (*_COMPARED, *MEMORY_FIGURES) if figures.get(name) is not None}
+    found = {name: float(figures[name]) for name in (*_compared(), *MEMORY_FIGURES) if figures.get(name) is not None}
     job = exported["job"]
     # What the trial processed; of one whose time was not measured by a training, what its job asks for.
-    num_samples = exported["measured"].get("num_samples") or (job["train_samples"] or num_train) * job["epochs"]
+    num_samples = exported["measured"].get("num_samples") or (job.get("train_samples") or num_train) * job["epochs"]
     if "train_time_s" in found:
         found["train_time_s"] *= num_train * job["epochs"] / num_samples
     return found
@@ -182,15 +188,20 @@ def promised(exported: Mapping[str, Any], *, num_train: int) -> dict[str, float]
 
 def measured(figures: Mapping[str, Any]) -> dict[str, float]:
     """The figures of a training under the names under which they are promised, and its number of steps."""
-    names = (*_COMPARED, *MEMORY_FIGURES, "num_steps")
+    names = (*_compared(), *MEMORY_FIGURES, "num_steps")
     flat = {**figures.get("training", {}), **figures}
     return {name: float(flat[name]) for name in names if flat.get(name) is not None}
+
+
+def _compared() -> tuple[str, ...]:
+    """What is learned, then what it costs."""
+    return (*(name for name, goal in GOALS.items() if goal.learned), *_COSTS)
 
 
 def comparison_lines(results: Mapping[str, Any]) -> list[str]:
     """What was measured beside what was promised, a line each, and what makes the two hard to compare."""
     lines = []
-    for name in _COMPARED:
+    for name in _compared():
         if name not in results["measured"]:
             continue
         goal = GOALS[name]
@@ -257,10 +268,12 @@ def _progress_display(console: Console) -> Iterator[Callable[[Mapping[str, Any]]
         def show(event: Mapping[str, Any]) -> None:
             nonlocal last_line_s
             if "evaluation" in event:
-                evaluation = event["evaluation"]
-                accuracy = "" if evaluation.accuracy is None else f" accuracy {evaluation.accuracy:.3f}"
-                loss = "" if evaluation.eval_loss is None else f" evaluation loss {evaluation.eval_loss:.4f}"
-                console.print(f"epoch {evaluation.epoch:g}:{accuracy}{loss}", highlight=False)
+                learned = [
+                    f"{goal.label} {goal.show(value)}"
+                    for goal in GOALS.values()
+                    if goal.learned and (value := learned_value(event["evaluation"], goal.name)) is not None
+                ]
+                console.print(f"epoch {event['evaluation'].epoch:g}: {' '.join(learned)}", highlight=False)
             elif "step" not in event:
                 console.print(_STAGES.get(event["stage"], event["stage"]), highlight=False)
             elif console.is_terminal:

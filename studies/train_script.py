@@ -26,13 +26,13 @@ import json
 FOLDER = Path(__file__).resolve().parent
 {processes}{deterministic}'''
 
-_PROCESSES = """
+PROCESSES = """
 # With another number the effective batch, and with it the accuracy, would be another one.
 if os.environ.get("WORLD_SIZE") != "{num}":
     raise SystemExit("this configuration trains on {num} devices together: {command}")
 """
 
-_DETERMINISTIC = """
+DETERMINISTIC = """
 # As in the study: kernels that repeat their results, where torch has them.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 torch.use_deterministic_algorithms(True, warn_only=True)
@@ -148,8 +148,8 @@ def train_script(
             title=title.replace("\\", "").replace('"', "'"),
             command=launch_command(num_processes),
             imports=_imports(job, num_processes, is_padded_later=is_padded_later),
-            processes=_PROCESSES.format(num=num_processes, command=launch_command(num_processes)) if num_processes > 1 else "",
-            deterministic=_DETERMINISTIC if job.deterministic else "",
+            processes=PROCESSES.format(num=num_processes, command=launch_command(num_processes)) if num_processes > 1 else "",
+            deterministic=DETERMINISTIC if job.deterministic else "",
         ),
         _data(job, text, label),
         _model(job, text, attention=parameters.attn_implementation),

@@ -104,14 +104,14 @@ def test_a_kill_after_the_last_checkpoint_costs_no_more_than_the_last_evaluation
     """In a process of its own: a training changes settings of torch."""
     code = f"""
 import dataclasses, json, pathlib
-from objectives.data import prepare
 from objectives.devices import describe_device
 from objectives.retraining import last_checkpoint, retrain
 from objectives.jobs import TextClassificationJob
+from objectives.workloads import load_workload, prepare_workload
 from searchspace import TrialParameters
 job = TextClassificationJob(**{TINY.model_dump()!r})
 folder = pathlib.Path({str(tmp_path)!r})
-data, output = prepare(job, folder / "cache"), folder / "model"
+data, output = load_workload(job, prepare_workload(job, folder / "cache")["folder"]), folder / "model"
 output.mkdir()
 def run():
     return retrain(job, TrialParameters(per_device_train_batch_size=8), data, describe_device(), output=output,
