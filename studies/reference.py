@@ -81,7 +81,9 @@ def _sections(model: type[BaseModel], path: str) -> Iterator[str]:
 
 def _table(model: type[BaseModel], path: str) -> str:
     lines = ["| key | value | default | |", "|---|---|---|---|"]
-    for name, field in model.model_fields.items():
+    own = vars(model).get("__annotations__", {})
+    # What is a model's own comes before what it shares with others.
+    for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] not in own):
         below = _models(field.annotation)
         kind = f"see [{path}{name}](#{_anchor(path + name, below)})" if below else _type(field)
         about = field.description or (_describe(below[0]).splitlines()[0] if below else "")
