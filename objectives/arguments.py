@@ -5,10 +5,12 @@ of transformers: an export needs no heavy library, and a file of these values is
 """
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, TypeVar
 
-from objectives.jobs import AnyJob, TextClassificationJob, TrainingSettings
+from objectives.jobs import TextClassificationJob, TrainingSettings
 from searchspace import Precision, TrialParameters
+
+SomeJob = TypeVar("SomeJob", bound=TrainingSettings)
 
 
 def training_arguments(job: TrainingSettings, parameters: TrialParameters, *, output_dir: str) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def padding(job: TextClassificationJob, parameters: TrialParameters) -> str:
     return parameters.padding or job.padding
 
 
-def job_of_data(job: AnyJob, searched: Collection[str]) -> AnyJob:
+def job_of_data(job: SomeJob, searched: Collection[str]) -> SomeJob:
     """The job for which data is prepared where some parameters are searched.
 
     Samples that are padded when they are tokenised have one length: they can't be padded less afterwards, nor be grouped by

@@ -148,6 +148,8 @@ def _training_again(job: AnyJob, parameters: TrialParameters, files: Sequence[st
         lines.append(f"With an example script of transformers:\n\n    {command}")
     lines.append("In code of your own:")
     lines[-1] += '\n\n    (arguments,) = HfArgumentParser(TrainingArguments).parse_json_file("training_args.json")'
+    if isinstance(job, CustomJob):
+        return "\n\n".join(lines)
     if parameters.attn_implementation is not None:
         lines[-1] += f'\n    model = AutoModel...from_pretrained(..., attn_implementation="{parameters.attn_implementation}")'
     if parameters.padding is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from objectives.arguments import job_of_data
 from objectives.isolation import JobError, TrialServer
+from objectives.jobs import TextClassificationJob
 from objectives.objective import Objective
 from objectives.outcome import Interrupted
 from searchspace import SearchSpace
@@ -167,9 +168,10 @@ def prepare(
                 interrupts=interrupts,
             )
 
+        texts = config.job if isinstance(config.job, TextClassificationJob) else None  # no other job's memory is planned
         # Padded to one length, a batch is as long as it can be; else the data tells.
-        is_known = config.job.padding == "max_length" and "padding" not in space.domains
-        planned = planning(config.job.max_length) if plans and is_known else None
+        is_known = texts is None or (texts.padding == "max_length" and "padding" not in space.domains)
+        planned = planning(0 if texts is None else texts.max_length) if plans and is_known else None
         display.message("preparing the data")
         try:
             job = job_of_data(config.job, space.domains)
@@ -177,9 +179,10 @@ def prepare(
         except JobError as error:
             raise TradeoffError(str(error)) from error
         check_batches(space, data["num_train"], config.devices_per_trial)
-        check_attention(space, config.job.model, data.get("model", {}).get("attention"))
-        if plans and not is_known:
-            planned = planning(min(config.job.max_length, data["longest"]))
+        if texts is not None:
+            check_attention(space, texts.model, data.get("model", {}).get("attention"))
+            if plans and not is_known:
+                planned = planning(min(texts.max_length, data["longest"]))
     runner = InterruptibleRunner(server=server, interrupts=interrupts)
     return Preparation(config=config, device=device, space=space, data=data, runner=runner, planning=planned)
 

@@ -61,8 +61,10 @@ def prepare(job: CustomJob) -> dict[str, Any]:
     return shared_server().prepare(job.model_dump(), Path(job.python_path or "") / "cache")
 
 
-def run(job: CustomJob, *, batch: int = 8, accumulation: int = 1, stages: tuple[str, ...] = ("probe", "train")) -> Any:
-    parameters = TrialParameters(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
+def run(
+    job: CustomJob, *, batch: int = 8, accumulation: int = 1, stages: tuple[str, ...] = ("probe", "train"), **more: Any
+) -> Any:
+    parameters = TrialParameters(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **more)
     request = {
         "job": job.model_dump(),
         "parameters": parameters.as_dict(),
@@ -213,6 +215,15 @@ def test_what_is_wrong_with_a_job_is_said_before_the_study_starts(
     broken = job(folder, code, **settings)
     with pytest.raises(JobError, match=message):
         prepare(broken)
+
+
+def test_what_training_arguments_have_no_place_for_is_given_to_the_function(folder: Path) -> None:
+    code = """
+    def build(args, padding):
+        raise RuntimeError(f"pads to {padding}, groups {args.train_sampling_strategy}")
+    """
+    outcome = run(job(folder, code), stages=("train",), padding="longest", train_sampling_strategy="group_by_length")
+    assert outcome.reason == "RuntimeError: pads to longest, groups group_by_length"
 
 
 def test_an_error_in_a_trial_fails_it_with_its_traceback(folder: Path) -> None:
