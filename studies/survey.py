@@ -14,14 +14,14 @@ same arithmetic, is compared where the other one was measured, so that a single 
 put off when the rest is exhausted.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from enum import IntEnum
 from typing import Any
 
 from objectives.knowledge import Cost, Knowledge
-from searchspace import SearchSpace, SpeedClass, TrialParameters
+from searchspace import MemoryClass, SearchSpace, SpeedClass, TrialParameters
 
 # A prediction this far above the budget may still turn out to fit, and is tried.
 BOUNDARY_MARGIN = 0.05
@@ -74,6 +74,7 @@ def next_probe(
     }
     put_off = []
     families = _families(space)
+    num_of_memory = Counter(_memory_class(lines) for lines in families.values())
     known = _known_costs(knowledge, space) if depth == Depth.PROMISING else {}
     for position, (speed_class, lines) in enumerate(families.items()):
         if depth == Depth.FIRST and position > 0:
@@ -81,17 +82,19 @@ def next_probe(
         if depth == Depth.PROMISING and _looks_beaten(speed_class, known):
             continue
         siblings = [other for key, other in families.items() if _are_siblings(speed_class, key)]
+        shares_memory = num_of_memory[_memory_class(lines)] > 1
         for accumulates in sorted(lines, reverse=True):
-            line = _Line(knowledge, lines, accumulates, budget_mib, hopeless, siblings)
+            line = _Line(knowledge, lines, accumulates, budget_mib, hopeless, siblings, shares_memory=shares_memory)
             if (probe := line.next()) is None:
                 continue
             if probe not in busy:
                 return probe
-            put_off.append((lines, accumulates))
+            put_off.append((lines, accumulates, shares_memory))
     # What such a line needs next depends on its running probe. With nothing else to survey, its neighbours are asked: so a
     # worker that died takes no line with it.
-    for lines, accumulates in put_off:
-        if (probe := _Line(knowledge, lines, accumulates, budget_mib, hopeless | busy).next()) is not None:
+    for lines, accumulates, shares_memory in put_off:
+        line = _Line(knowledge, lines, accumulates, budget_mib, hopeless | busy, shares_memory=shares_memory)
+        if (probe := line.next()) is not None:
             return probe
     return None
 
@@ -103,6 +106,12 @@ def _families(space: SearchSpace) -> dict[SpeedClass, dict[bool, Line]]:
         line = families.setdefault(parameters.speed_class(), {}).setdefault(parameters.gradient_accumulation_steps > 1, {})
         line.setdefault(parameters.per_device_train_batch_size, parameters)
     return families
+
+
+def _memory_class(lines: dict[bool, Line]) -> MemoryClass:
+    """What the memory of a way to compute depends on, but for accumulation."""
+    line = next(iter(lines.values()))
+    return replace(next(iter(line.values())).memory_class(), accumulates=False)
 
 
 def _are_siblings(a: SpeedClass, b: SpeedClass) -> bool:
@@ -169,8 +178,12 @@ class _Line:
         budget_mib: float,
         left_out: Collection[TrialParameters],
         siblings: Sequence[dict[bool, Line]] = (),
+        *,
+        shares_memory: bool,
     ) -> None:
         self._knowledge = knowledge
+        # Another way to compute, with more loader workers for one, needs the same memory: what was not timed was measured there.
+        self._shares_memory = shares_memory
         self._line = lines[accumulates]
         self._budget_mib = budget_mib
         self._live = [
@@ -193,7 +206,10 @@ class _Line:
 
     def _measured_of(self, line: Line) -> list[int]:
         memory_class = next(iter(line.values())).memory_class()
-        return [batch for batch in self._knowledge.measured_batches(memory_class) if batch in self._line]
+        measured = [batch for batch in self._knowledge.measured_batches(memory_class) if batch in self._line]
+        if not self._shares_memory:
+            return measured
+        return [batch for batch in measured if batch in line and self._knowledge.probed(line[batch]) is not None]
 
     def next(self) -> TrialParameters | None:
         """The smallest batch, then a middle one, then the boundary; a middle one first where a sibling has it."""

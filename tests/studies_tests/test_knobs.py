@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from running import tiny_job, tiny_study
+from simulated_runner import BUDGET_MIB, memory_mib
+from simulated_survey import Survey
 
 from objectives.jobs import TextClassificationJob
 from objectives.knowledge import Knowledge
@@ -238,3 +240,24 @@ def test_a_search_plans_each_optimizer_apart_and_leaves_out_what_can_not_be_trac
     assert others == [None, None]
     with pytest.raises(ValueError, match="memory is predicted for adamw_torch"):
         plan_for_search(tiny_job(), configurations[2:], device=CPU, budget_mib=1000.0, cache_folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "knob", [{"train_sampling_strategy": ("random", "group_by_length")}, {"dataloader_num_workers": (0, 2)}], ids=str
+)
+def test_ways_to_compute_that_need_the_same_memory_are_each_timed(knob: dict[str, tuple[Any, ...]]) -> None:
+    (name, values), batches = next(iter(knob.items())), Categorical((4, 8, 16, 32, 64))
+    searched = SearchSpace(
+        domains={
+            "per_device_train_batch_size": batches,
+            "gradient_accumulation_steps": Categorical((1, 2)),
+            name: Categorical(values),
+        }
+    )
+    survey = Survey(searched).run()
+    knowledge = survey.knowledge()
+    fitting = [parameters for parameters in searched.grid() if memory_mib(parameters) <= BUDGET_MIB]
+    assert {getattr(parameters, name) for parameters in fitting} == set(values)
+    assert all(knowledge.cost(parameters) is not None for parameters in fitting)
+    # Memory is the same: what did not fit with the one is not tried with the other.
+    assert len({p.per_device_train_batch_size for p in survey.runner.out_of_memory}) == len(survey.runner.out_of_memory)
