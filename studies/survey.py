@@ -182,7 +182,7 @@ class _Line:
         shares_memory: bool,
     ) -> None:
         self._knowledge = knowledge
-        # Another way to compute, with more loader workers for one, needs the same memory: what was not timed was measured there.
+        # Another way to compute, with more loader workers for one, needs the same memory: what is not timed was measured there.
         self._shares_memory = shares_memory
         self._line = lines[accumulates]
         self._budget_mib = budget_mib
