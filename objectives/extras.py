@@ -6,6 +6,7 @@ imported to find out, since a package may take seconds or initialise CUDA.
 
 import os
 import shutil
+import sys
 from collections.abc import Set as AbstractSet
 from importlib.util import find_spec
 from typing import Any
@@ -29,7 +30,8 @@ def available_extras(kind: str) -> tuple[str, ...]:
     if kind == "cuda" and find_spec("flash_attn") is not None:
         found.append(FLASH_ATTENTION)
     # Triton builds its launcher with a C compiler; on a CPU, torch.compile writes C++ (torch._inductor.cpp_builder).
-    has_compiler = any(shutil.which(os.environ.get(variable) or name) for variable, name in _COMPILERS[kind])
+    variable, names = _COMPILERS[kind]
+    has_compiler = any(shutil.which(os.environ.get(variable) or name) for name in names)
     if has_compiler and (kind == "cpu" or find_spec("triton") is not None):
         found.append(COMPILER)
     return tuple(found)
@@ -49,7 +51,7 @@ def missing(name: str, value: Any, extras: AbstractSet[str]) -> str | None:
     if name == "attn_implementation" and value == FLASH_ATTENTION and FLASH_ATTENTION not in extras:
         return "a card and the package flash_attn"
     if name == "torch_compile" and value and COMPILER not in extras:
-        return "a compiler: g++ or clang++ on a CPU, triton and gcc or clang on a card"
+        return "a compiler: g++ (clang++ on macOS) on a CPU, triton and gcc or clang on a card"
     return None
 
 
@@ -68,4 +70,8 @@ def first_missing(parameters: TrialParameters, *, optimizer: str, extras: Abstra
     return None
 
 
-_COMPILERS = {"cpu": (("CXX", "g++"), ("CXX", "clang++")), "cuda": (("CC", "gcc"), ("CC", "clang"))}
+# The variable that names the compiler, and those that are looked for without it.
+_COMPILERS = {
+    "cpu": ("CXX", ("clang++",) if sys.platform == "darwin" else ("g++",)),
+    "cuda": ("CC", ("gcc", "clang")),
+}

@@ -11,6 +11,7 @@ from running import tiny_job, tiny_study
 from simulated_runner import BUDGET_MIB, memory_mib
 from simulated_survey import Survey
 
+from objectives.extras import available_extras
 from objectives.jobs import TextClassificationJob
 from objectives.knowledge import Knowledge
 from objectives.planning.job import plan_for_search
@@ -62,7 +63,7 @@ def test_what_is_not_installed_is_left_out_before_the_study_in_a_line_each() -> 
     assert lines.splitlines() == [
         "adamw_bnb_8bit and lion_8bit left out: needs the package bitsandbytes, which is not installed",
         "flash_attention_2 left out: needs a card and the package flash_attn",
-        "torch_compile left out: needs a compiler: g++ or clang++ on a CPU, triton and gcc or clang on a card",
+        "torch_compile left out: needs a compiler: g++ (clang++ on macOS) on a CPU, triton and gcc or clang on a card",
     ]
     assert available_space(config, CPU | {"extras": ["bitsandbytes", "flash_attention_2", "torch_compile"]})[1] is None
 
@@ -261,3 +262,13 @@ def test_ways_to_compute_that_need_the_same_memory_are_each_timed(knob: dict[str
     assert all(knowledge.cost(parameters) is not None for parameters in fitting)
     # Memory is the same: what did not fit with the one is not tried with the other.
     assert len({p.per_device_train_batch_size for p in survey.runner.out_of_memory}) == len(survey.runner.out_of_memory)
+
+
+def test_a_compiler_is_looked_for_where_torch_looks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "torch_compile" not in available_extras("cpu")
+    compiler = tmp_path / "my-compiler"
+    compiler.touch(mode=0o755)
+    monkeypatch.setenv("CXX", "my-compiler")
+    assert "torch_compile" in available_extras("cpu")
