@@ -172,13 +172,17 @@ class CorrectedPlan:
 
     @cached_property
     def _slope(self) -> float:
-        """How measured memory grows with planned memory: the plan's scale, the median over the lines that tell it."""
+        """How measured memory grows with planned memory: the plan's scale, the median over the lines that tell it.
+
+        Never below 1: a line of its own that grows more slowly shows it at the cost of a probe, one that grows faster than
+        others do at the cost of running out of memory.
+        """
         slopes = [
             (pairs[-1][1] - pairs[0][1]) / (pairs[-1][0] - pairs[0][0])
             for pairs in self._pairs.values()
             if pairs[-1][0] - pairs[0][0] > _MIN_SPAN * pairs[-1][0]
         ]
-        return _within_bounds(statistics.median(slopes)) if slopes else 1.0
+        return _within_bounds(max(1.0, statistics.median(slopes))) if slopes else 1.0
 
     @cached_property
     def _bound_scale(self) -> float:

@@ -7,7 +7,7 @@ its plan at once.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class StudyPlanning:
         display: Where a line is shown.
         interrupts: What the user has asked for.
         task: The process that makes the plan; None where none is made.
-        failure: Why there is none, in a sentence.
+        failure: Why none is made, in a sentence.
     """
 
     config: StudyConfig
@@ -50,7 +50,7 @@ class StudyPlanning:
     display: Display
     interrupts: Interrupts
     task: BackgroundTask | None = None
-    failure: str | None = field(default=None, init=False)
+    failure: str | None = None
 
     def begin(self, study: optuna.Study, objective: Objective) -> None:
         """Takes the study's plan, or waits for this one as long as it is worth.
@@ -65,12 +65,13 @@ class StudyPlanning:
             self.cancel()
             objective.use_plan(stored)
             return
+        if self.task is None:
+            self._do_without(self.failure or "nothing makes one")
+            return
         waits = self.device["kind"] == "cpu" or self.device.get("num_cpus", 1) < MIN_CPUS_BESIDE_A_CARD
         timeout_s = None if self.config.plan == "on" else MAX_WAIT_S if waits else 0.0
         with self.interrupts.waiting():
             self.poll(study, objective, timeout_s=timeout_s)
-        if self.failure is not None and self.config.plan == "on":
-            raise TradeoffError(f"plan: on needs a memory plan, and there is none: {self.failure}")
         if self.task is not None and waits:
             self.cancel()
             self.display.message(f"no memory plan: it was not ready {timeout_s:g} s after the data; plan: on waits for it")
@@ -81,9 +82,7 @@ class StudyPlanning:
             return
         self.task = None
         if "answer" not in message:
-            self.failure = message.get("error", "the process that was to make it has ended")
-            if self.config.plan != "on":
-                self.display.message(f"no memory plan: {self.failure}")
+            self._do_without(message.get("error", "the process that was to make it has ended"))
             return
         study.set_user_attr(MEMORY_PLAN, message["answer"])
         plan = MemoryPlan.from_dict(message["answer"])
@@ -95,6 +94,11 @@ class StudyPlanning:
                 f"memory plan: {num_never} of {len(needs)} configurations surely need more than"
                 f" {objective.budget_mib:,.0f} MiB and are never tried"
             )
+
+    def _do_without(self, reason: str) -> None:
+        if self.config.plan == "on":
+            raise TradeoffError(f"plan: on needs a memory plan, and there is none: {reason}")
+        self.display.message(f"no memory plan: {reason}")
 
     def cancel(self) -> None:
         """Ends the making of a plan."""
@@ -114,7 +118,7 @@ def start_planning(
     display: Display,
     interrupts: Interrupts,
 ) -> StudyPlanning:
-    """Starts the process that makes a study's plan, unless the study wants none.
+    """Starts the process that makes a study's plan, unless the study wants none or has a job whose memory can't be told.
 
     Args:
         config: The study.
@@ -127,7 +131,10 @@ def start_planning(
         interrupts: What the user has asked for.
     """
     planning = StudyPlanning(config=config, device=device, display=display, interrupts=interrupts)
-    if config.plan == "off" or not isinstance(config.job, TextClassificationJob):
+    if config.plan == "off":
+        return planning
+    if not isinstance(config.job, TextClassificationJob):
+        planning.failure = "what a job of your own takes is not predicted; probes measure it all the same"
         return planning
     planning.task = server.start_task(
         {

@@ -77,6 +77,15 @@ def test_two_peaks_that_lie_close_together_do_not_lead_astray():
     assert peak_of(one, configuration(8)) == (pytest.approx(116 + 299), "model")
 
 
+def test_the_scale_of_other_lines_counts_where_memory_grows_faster_than_planned_and_not_where_it_grows_more_slowly():
+    for grown, expected in ((240.0, 1.1), (220.0, 1.0)):
+        one = corrected({configuration(2): 130.0, configuration(4): grown, configuration(8, precision="fp16"): 260.0})
+        wide = plan({configuration(8, precision="fp16"): 250.0, configuration(16, precision="fp16"): 450.0})
+        both = MemoryPlan(curves={**PLAN.curves, **wide.curves})
+        one = CorrectedPlan(plan=both, points=one.points)
+        assert peak_of(one, configuration(16, precision="fp16")) == (pytest.approx(260 + expected * 200), "plan")
+
+
 def test_between_planned_batches_the_peak_is_on_their_line_and_the_bound_is_the_smaller_ones():
     planned = PLAN.planned(configuration(6).memory_class(), 6)
     assert planned == Planned(peak_memory_mib=300.0, at_least_mib=180.0)
