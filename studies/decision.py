@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ COARSE_QUANTILES = (-0.9674, 0.0, 0.9674)
 # Dividing by the square root of the cost rather than by the cost keeps a search from training only what is cheap; measured in
 # benchmarks/search_cost.py's simulation.
 COST_EXPONENT = 0.5
+# Trainings from which on the Gaussian process learns its lengths and its noise: before, it would take luck for a law.
+MIN_FITTED = 4
 # Classes from which the Gaussian process learns its lengths and its noise, at the most.
 MAX_FITTED = 100
 
@@ -97,7 +100,7 @@ def decide(
     """
     learned = learned_names(tuple(objectives))
     if candidates and not trained and not pending and learned:
-        return Decision(candidate=min(candidates, key=_first_guess), relative_gain=math.inf)
+        return Decision(candidate=_first_guess(candidates), relative_gain=math.inf)
     volume = Volume(objectives, reference)
     processes = [LearningProcess(_values_of(name, trained), GOALS[name], reference[name]) for name in learned]
     found = np.array([volume.scaled(point) for point in points]).reshape(-1, len(objectives))
@@ -129,9 +132,21 @@ def _cost(candidate: Candidate) -> float:
     return float(max(candidate.fastest[1].train_time_s, 1e-3) ** COST_EXPONENT)
 
 
-def _first_guess(candidate: Candidate) -> tuple[float, float]:
-    """Before anything is trained: an effective batch of 32, what most published fine-tunings use, by the fastest precision."""
-    return abs(math.log2(candidate.learning_class.effective_batch_size) - 5), candidate.fastest[1].train_time_s
+def _first_guess(candidates: Sequence[Candidate]) -> Candidate:
+    """Before anything is trained: an effective batch of 32, what most published fine-tunings use, by the fastest precision.
+
+    Where a learning rate is searched, it is the one in the middle: people lay a range around what they believe in.
+    """
+    rates = {rate for candidate in candidates if (rate := candidate.learning_class.learning_rate) is not None}
+    middle = float(np.median(np.log(sorted(rates)))) if rates else 0.0
+
+    def distance(candidate: Candidate) -> tuple[float, float, float]:
+        learning_class = candidate.learning_class
+        from_32 = abs(math.log2(learning_class.effective_batch_size) - 5)
+        rate = learning_class.learning_rate
+        return from_32, 0.0 if rate is None else abs(math.log(rate) - middle), candidate.fastest[1].train_time_s
+
+    return min(candidates, key=distance)
 
 
 def _values_of(name: str, trained: Mapping[LearningClass, Sequence[Mapping[str, float]]]) -> list[tuple[LearningClass, float]]:
@@ -162,39 +177,46 @@ class LearningProcess:
             size = abs(float(np.mean(self._values)) if len(self._values) else worst) or 1.0
             self._prior_deviation *= size
             self._prior_mean = worst + goal.sign * self._PRIOR_ACCURACY * size
+        self._model: Any = None
         self._features = _features([learning_class for learning_class, _ in trained])
-        self._model = None
-        if len(trained) >= 2 and np.ptp(self._values) > 0:
-            from sklearn.exceptions import ConvergenceWarning
-            from sklearn.gaussian_process import GaussianProcessRegressor
-            from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
-            from threadpoolctl import threadpool_limits
+        if len(trained):
+            self._fit(worst)
 
-            kernel = ConstantKernel(1.0, (0.1, 10.0)) * RBF(1.0, (0.3, 5.0)) + WhiteKernel(1e-2, (1e-4, 0.3))
-            # The matrices are small: more threads than one cost more than they save, and take cores from the trials.
-            with warnings.catch_warnings(), threadpool_limits(1):
-                # A length or a noise at the edge of its range is an answer, not a fault.
-                warnings.simplefilter("ignore", ConvergenceWarning)
+    def _fit(self, worst: float) -> None:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+        from threadpoolctl import threadpool_limits
+
+        values, num = self._values, len(self._values)
+        # Far from all that was tried, half-way to what is of no use is as good a guess as any. It counts as one value more, and
+        # so does the prior's deviation: the mean and the spread of two or three values alone say little.
+        far = (float(values.mean()) + worst) / 2
+        self._center = (float(values.sum()) + far) / (num + 1)
+        self._scale = math.sqrt((float(((values - self._center) ** 2).sum()) + self._prior_deviation**2) / (num + 1))
+        scaled = (values - self._center) / self._scale
+        kernel = ConstantKernel(1.0, (0.1, 10.0)) * RBF(1.0, (0.3, 5.0)) + WhiteKernel(1e-2, (1e-4, 0.3))
+        # The matrices are small: more threads than one cost more than they save, and take cores from the trials.
+        with warnings.catch_warnings(), threadpool_limits(1):
+            # A length or a noise at the edge of its range is an answer, not a fault.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            if num >= MIN_FITTED:
                 # Lengths and noise are learnt from a part of many classes: each step of that costs the cube of their number.
-                part = np.unique(np.linspace(0, len(trained) - 1, min(len(trained), MAX_FITTED)).round().astype(int))
-                fitted = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0).fit(
-                    self._features[part], self._values[part]
-                )
-                self._model = GaussianProcessRegressor(fitted.kernel_, optimizer=None, normalize_y=True).fit(
-                    self._features, self._values
-                )
+                part = np.unique(np.linspace(0, num - 1, min(num, MAX_FITTED)).round().astype(int))
+                kernel = GaussianProcessRegressor(kernel, random_state=0).fit(self._features[part], scaled[part]).kernel_
+            self._model = GaussianProcessRegressor(kernel, optimizer=None).fit(self._features, scaled)
 
     def posterior(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
         """What is known of the classes' means over seeds, and how far one more training is expected to move that.
 
         Returns:
             Posterior means, and the standard deviations of the posterior means after one more training of the class, each of
-            shape (number of classes,). Nothing moves while trainings can't be told apart.
+            shape (number of classes,). Before anything is trained, nothing moves.
         """
         means, deviations = self.predict(classes)
         if self._model is None:
             return means, np.zeros(len(classes))
-        noise = self._model.kernel_.k2.noise_level * float(self._model._y_train_std) ** 2
+        noise = self._model.kernel_.k2.noise_level * self._scale**2
         known = np.maximum(0.0, deviations**2 - noise)
         return means, known / np.sqrt(np.maximum(known + noise, 1e-12))
 
@@ -202,18 +224,17 @@ class LearningProcess:
         """Means and standard deviations of the classes' metric, each of shape (number of classes,)."""
         if not classes:
             return np.zeros(0), np.zeros(0)
-        features = _features(classes)
-        if self._model is not None:
-            means, deviations = self._model.predict(features, return_std=True)
-            return means, deviations
-        if not len(self._values):
+        if self._model is None:
             return np.full(len(classes), self._prior_mean), np.full(len(classes), self._prior_deviation)
-        distances = np.linalg.norm(features[:, None, :] - self._features[None, :, :], axis=2).min(axis=1)
-        return np.full(len(classes), self._values.mean()), self._prior_deviation * (1 - np.exp(-(distances**2)))
+        means, deviations = self._model.predict(_features(classes), return_std=True)
+        return self._center + self._scale * means, self._scale * deviations
 
 
 def _features(classes: Sequence[LearningClass]) -> Array:
     """Classes as points: three doublings of the batch, or a factor of three in the learning rate, are a unit apart.
+
+    A learning rate counts beside the square root of the batch, with which the best one grows (S. Malladi et al., "On the SDEs
+    and Scaling Rules for Adaptive Gradient Algorithms", NeurIPS 2022): so what is learned at one batch tells of the others.
 
     So are two optimizers. Each is a coordinate of its own, since there is no order between them; grouping by length is half a
     unit from shuffling, as the precisions are. These coordinates are there only where they are searched.
@@ -224,7 +245,7 @@ def _features(classes: Sequence[LearningClass]) -> Array:
             [
                 math.log2(c.effective_batch_size) / 3,
                 0.0 if c.precision == order[0] else 0.5,
-                math.log(c.learning_rate, 3) if c.learning_rate is not None else 0.0,
+                math.log(c.learning_rate / math.sqrt(c.effective_batch_size), 3) if c.learning_rate is not None else 0.0,
             ]
             for c in classes
         ]

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-from objectives.goals import cost_names, learned_names
+from objectives.early_stopping import expected_final
+from objectives.goals import cost_names, learned_names, learning_curve
 from objectives.knowledge import Knowledge, Observation
 from objectives.records import TrialRecord
 from objectives.repeats import SEED, last_values
@@ -230,5 +231,17 @@ class Planner:
         )
 
     def _values_by_seed(self, trainings: Sequence[Observation]) -> list[dict[str, float]]:
-        """What each training had learned at its last evaluation."""
-        return [values for o in trainings if (values := last_values(o.record.attributes, self._learned))]
+        """What each training had learned at its end; one that was stopped, what it would have learned."""
+        return [values for o in trainings if (values := self._final_values(o.record))]
+
+    def _final_values(self, record: TrialRecord) -> dict[str, float]:
+        if record.outcome != "stopped_early":
+            return last_values(record.attributes, self._learned)
+        curves = {name: learning_curve(record.attributes["training"], name) for name in self._learned}
+        return {name: expected_final(curve, self._finished_curves[name]) for name, curve in curves.items() if curve}
+
+    @cached_property
+    def _finished_curves(self) -> dict[str, list[list[tuple[int, float]]]]:
+        """The learning curves of trainings that ran to their end, by learned objective."""
+        finished = [o.record for trainings in self._trained.values() for o in trainings if o.record.outcome == "completed"]
+        return {name: [learning_curve(record.attributes["training"], name) for record in finished] for name in self._learned}

@@ -2,10 +2,10 @@
 
 import pytest
 
-from objectives.early_stopping import SLACK, SLACK_SHARE, stop_rule
+from objectives.early_stopping import SLACK, SLACK_SHARE, expected_final, stop_rule
 from objectives.goals import GOALS
 
-# What the three gained from the first epoch on: 0.2, 0.1 and 0.3; from the second: 0.05, 0 and 0.1.
+# What the three gained from the first epoch on: 0.2, 0.1 and 0.3, so that 0.4 is granted; from the second: 0.05, 0 and 0.1.
 CURVES = [
     [(1000, 0.40), (2000, 0.55), (3000, 0.60)],
     [(1000, 0.40), (2000, 0.50), (3000, 0.50)],
@@ -24,9 +24,9 @@ def finished(number, accuracy, train_time_s, peak_memory_mib):
 FAST_AND_SMALL = finished(4, 0.60, 10.0, 1000.0)
 
 
-def test_the_largest_gain_seen_from_an_evaluation_on_is_granted():
+def test_the_largest_gain_seen_and_its_lead_over_the_second_are_granted():
     rule = stop_rule([member(20, 2000)], [FAST_AND_SMALL], CURVES)
-    assert rule.thresholds == pytest.approx({1000: 0.60 - 0.30 - SLACK, 2000: 0.60 - 0.10 - SLACK})
+    assert rule.thresholds == pytest.approx({1000: 0.60 - 0.40 - SLACK, 2000: 0.60 - 0.15 - SLACK})
     assert rule.required == 0.60
     assert rule.dominating == (4,)
 
@@ -38,6 +38,13 @@ def test_the_last_evaluation_has_no_threshold():
 def test_accuracy_that_falls_towards_the_end_is_granted_no_loss():
     falling = [[(1000, 0.6), (2000, 0.5)]] * 3
     assert stop_rule([member(20, 2000)], [FAST_AND_SMALL], falling).thresholds == pytest.approx({1000: 0.60 - SLACK})
+
+
+def test_a_training_that_was_stopped_would_have_gained_what_others_gained_from_there_on():
+    # 0.2, 0.1 and 0.3 from the first evaluation on; nothing is known of another number of samples.
+    assert expected_final([(1000, 0.30)], CURVES) == pytest.approx(0.50)
+    assert expected_final([(500, 0.20), (1000, 0.30)], CURVES[:1]) == pytest.approx(0.50)
+    assert expected_final([(1500, 0.30)], CURVES) == 0.30
 
 
 def test_two_curves_are_too_few():
@@ -76,7 +83,7 @@ def test_a_study_without_memory_compares_times_alone():
 
 def test_the_rule_goes_to_the_trials_process_as_plain_data():
     plain = stop_rule([member(20, 2000)], [FAST_AND_SMALL], CURVES).as_dict()
-    assert dict(plain["thresholds"]) == pytest.approx({1000: 0.29, 2000: 0.49})
+    assert dict(plain["thresholds"]) == pytest.approx({1000: 0.19, 2000: 0.44})
     assert (plain["required"], plain["dominating"]) == (0.6, [4])
 
 
@@ -86,7 +93,7 @@ def test_a_loss_is_bounded_from_below():
     in_the_way = (4, {"eval_loss": 1.40, "train_time_s": 10.0, "peak_memory_mib": 1000.0})
     rule = stop_rule([member(20, 2000)], [in_the_way], losses, GOALS["eval_loss"])
     slack = SLACK_SHARE * 0.1
-    assert rule.thresholds == pytest.approx({1000: 1.40 + 0.30 + slack, 2000: 1.40 + 0.10 + slack})
+    assert rule.thresholds == pytest.approx({1000: 1.40 + 0.40 + slack, 2000: 1.40 + 0.15 + slack})
     assert (rule.required, rule.dominating) == (1.40, (4,))
 
 

@@ -110,12 +110,27 @@ def test_accuracy_is_expected_to_be_like_that_of_the_nearest_batch():
     assert deviations[2] > deviations[0]
 
 
-def test_before_two_accuracies_differ_nearby_classes_are_more_certain():
-    means, deviations = LearningProcess([(learning_class(32), 0.6)]).predict(
+def test_after_a_single_training_nearby_classes_are_alike_and_far_ones_uncertain_and_expected_to_be_worse():
+    means, deviations = LearningProcess([(learning_class(32), 0.6)], worst=0.2).predict(
         [learning_class(32), learning_class(16), learning_class(1)]
     )
-    assert means.tolist() == [0.6, 0.6, 0.6]
-    assert 0 == deviations[0] < deviations[1] < deviations[2]
+    assert means[0] == pytest.approx(0.6, abs=0.01)
+    assert means[0] > means[1] > means[2] > 0.4
+    assert deviations[0] < deviations[1] < deviations[2]
+
+
+def test_the_best_learning_rate_of_a_batch_tells_that_of_a_larger_one_to_grow_with_its_root():
+    # Tried at a batch of 16, three rates; four times the batch wants twice the rate.
+    trained = [(learning_class(16, rate=rate), accuracy) for rate, accuracy in ((1e-4, 0.5), (1e-3, 0.7), (1e-2, 0.3))]
+    rates = (2e-4, 2e-3, 2e-2)
+    means, _ = LearningProcess(trained, worst=0.2).predict([learning_class(64, rate=rate) for rate in rates])
+    assert means.argmax() == 1
+
+
+def test_the_first_training_takes_the_learning_rate_in_the_middle():
+    rates = (1e-5, 1e-4, 1e-3)
+    classes = [candidate(32, (20 - i, 500), rate=rate) for i, rate in enumerate(rates)]
+    assert decide(classes, {}, [], OBJECTIVES, REFERENCE).candidate.learning_class.learning_rate == 1e-4
 
 
 def test_learning_rates_far_apart_tell_little_of_each_other():
