@@ -31,6 +31,8 @@ DASHBOARD_CONSTRAINTS = "constraints"
 PLAN_ATTRIBUTE = "tradeoff:plan"
 # Where no sampler plans, a trial says here that it is being trained.
 TRAINS_ATTRIBUTE = "tradeoff:trains"
+# A memory that is predicted to take no more than this share of the budget is not waited for: it will fit.
+SURELY_FITS = 0.9
 # A queued trial with one of these was put there by a worker, not by the user: it holds what that one could not do.
 QUEUED_BY_A_WORKER = frozenset({"retry_of", "deferred_until"})
 
@@ -224,13 +226,17 @@ class Objective:
             same_memory = (
                 theirs.per_device_train_batch_size == parameters.per_device_train_batch_size
                 and theirs.memory_class() == parameters.memory_class()
-                and knowledge.memory_mib(parameters) is None
+                and not self._surely_fits(parameters, knowledge)
             )
             if same_class or same_memory:
                 what = "trains its learning class" if same_class else "measures its memory"
                 reason = f"put off: trial {other.number} {what}"
                 _store(trial, {"outcome": "skipped", "reason": reason})
                 raise TrialDeferred(reason, other.number)
+
+    def _surely_fits(self, parameters: TrialParameters, knowledge: Knowledge) -> bool:
+        known = knowledge.memory_mib(parameters)
+        return known is not None and (known[1] != "model" or known[0] <= self.budget_mib * SURELY_FITS)
 
     def _derive(
         self, trial: optuna.Trial, parameters: TrialParameters, training: Observation, knowledge: Knowledge

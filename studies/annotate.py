@@ -89,12 +89,14 @@ class Annotator:
         study: The study.
         artifacts: Where the trials' files go; None for nowhere.
         say: Shows a line to the user.
+        only_trials: Whether the study's own note and pictures are left to another process.
         clock: Seconds that only grow.
     """
 
     study: "optuna.Study"
     artifacts: Path | None = None
     say: Callable[[str], None] = lambda _: None
+    only_trials: bool = False
     clock: Callable[[], float] = time.monotonic
     _due_s: float = field(init=False)
 
@@ -109,6 +111,8 @@ class Annotator:
 
     def finish(self) -> None:
         """Writes everything: to be called when the study ends, too."""
+        if self.only_trials:
+            return
         begin_s = self.clock()
         self._with_files(lambda artifacts: annotate_study(self.study, artifacts=artifacts))
         end_s = self.clock()

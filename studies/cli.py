@@ -24,9 +24,11 @@ from studies.options import (
     ReportFormat,
     StorageUrl,
     StudyName,
+    Timeout,
     Trial,
     Weights,
     Withins,
+    Workers,
 )
 from studies.options import selection as read_selection
 from studies.storage import DEFAULT_STORAGE, load_study, open_storage
@@ -90,11 +92,10 @@ def run(
         str | None, typer.Option(metavar="PRESET", help="embedded (the default), yelp-bert or dummy-bert.", show_default=False)
     ] = None,
     trials: Annotated[int | None, typer.Option(metavar="N", help="The study's number of trials.", show_default=False)] = None,
-    timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Start no trial after this time.", show_default=False)
-    ] = None,
+    timeout: Timeout = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="The study's name.", show_default=False)] = None,
     storage: StorageUrl = DEFAULT_STORAGE,
+    workers: Workers = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the study file. Repeatable.")
     ] = None,
@@ -120,8 +121,33 @@ def run(
         name=name,
         storage=storage,
         overrides=list(overrides or ()),
+        workers=workers,
     )
     raise typer.Exit(code)
+
+
+@app.command()
+def worker(
+    name: StudyName = None,
+    storage: StorageUrl = DEFAULT_STORAGE,
+    workers: Workers = None,
+    timeout: Timeout = None,
+) -> None:
+    """Work on a study that exists, beside others on this machine or elsewhere, until it is complete.
+
+    Everything is read from the storage. It may join and leave at any time: on SIGTERM or Ctrl-C it ends in order, and what it
+    had begun is tried again by others.
+
+    \b
+    Example:
+      tradeoff worker
+      TRADEOFF_STORAGE=postgresql://ada:secret@db/studies tradeoff worker reviews
+      tradeoff worker reviews --storage @/run/secrets/storage --workers 4
+    """
+    from studies.runner import worker_command
+
+    gc.enable()
+    raise typer.Exit(worker_command(name, storage=storage, workers=workers, timeout_s=timeout))
 
 
 @app.command()

@@ -21,7 +21,7 @@ from studies.config import StudyConfig
 from studies.front import pareto_front
 from studies.tables import front_table, short_configuration
 
-# Rows of the front that a live view shows: more would scroll off a small terminal.
+# Rows of the front, and of running trials, that a live view shows: more would scroll off a small terminal.
 MAX_LIVE_ROWS = 10
 
 
@@ -37,14 +37,17 @@ class Display(Protocol):
     def running(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> AbstractContextManager[None]:
         """Held while trials run."""
 
-    def trial_started(self, number: int, parameters: TrialParameters) -> None:
+    def trial_started(self, number: int, parameters: TrialParameters, *, worker: int = 0) -> None:
         """A trial begins."""
 
-    def progress(self, event: Mapping[str, Any]) -> None:
-        """The running trial reports `stage`, and within a stage `step` of `total`."""
+    def progress(self, event: Mapping[str, Any], *, worker: int = 0) -> None:
+        """The trial that a worker runs reports `stage`, and within a stage `step` of `total`."""
 
-    def trial_ended(self, record: TrialRecord) -> None:
+    def trial_ended(self, record: TrialRecord, *, worker: int = 0) -> None:
         """A trial has ended."""
+
+    def worker_ended(self, worker: int) -> None:
+        """A worker is gone, and its trial with it."""
 
     def trials(self, records: Sequence[TrialRecord]) -> None:
         """All trials of the study, whenever they change."""
@@ -73,13 +76,16 @@ class PlainDisplay:
         self.message(f"study {name!r}: {config.trials} trials, sampler {config.sampler}")
         yield
 
-    def trial_started(self, number: int, parameters: TrialParameters) -> None:
+    def trial_started(self, number: int, parameters: TrialParameters, *, worker: int = 0) -> None:
         """Prints nothing: the end of a trial says more."""
 
-    def progress(self, event: Mapping[str, Any]) -> None:
+    def progress(self, event: Mapping[str, Any], *, worker: int = 0) -> None:
         """Prints nothing: a log has no place for a step."""
 
-    def trial_ended(self, record: TrialRecord) -> None:
+    def worker_ended(self, worker: int) -> None:
+        """Prints nothing: whoever noticed it says why."""
+
+    def trial_ended(self, record: TrialRecord, *, worker: int = 0) -> None:
         """Prints the configuration and what became of it."""
         assert self._config is not None
         if record.outcome == "skipped":
@@ -96,7 +102,7 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A view that is redrawn in place: the running trial, time left, counts by outcome, and the front so far."""
+    """A view that is redrawn in place: the running trials, time left, counts by outcome, and the front so far."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -106,8 +112,9 @@ class LiveDisplay:
         self._begin_s = 0.0
         self._counted_before = 0
         self._records: Sequence[TrialRecord] = ()
-        self._running: str | None = None
-        self._event: Mapping[str, Any] = {}
+        # By worker: its trial, and the last that it reported.
+        self._running: dict[int, str] = {}
+        self._events: dict[int, Mapping[str, Any]] = {}
 
     def message(self, line: str) -> None:
         """Prints the line above the view."""
@@ -129,18 +136,22 @@ class LiveDisplay:
             finally:
                 self._live = None
 
-    def trial_started(self, number: int, parameters: TrialParameters) -> None:
+    def trial_started(self, number: int, parameters: TrialParameters, *, worker: int = 0) -> None:
         """Shows the trial's configuration."""
-        self._running = f"trial {number}  {short_configuration(parameters.as_dict())}"
-        self._event = {}
+        self._running[worker] = f"trial {number}  {short_configuration(parameters.as_dict())}"
+        self._events[worker] = {}
 
-    def progress(self, event: Mapping[str, Any]) -> None:
+    def progress(self, event: Mapping[str, Any], *, worker: int = 0) -> None:
         """Shows the trial's stage and step."""
-        self._event = event
+        self._events[worker] = event
 
-    def trial_ended(self, record: TrialRecord) -> None:
-        """Shows no trial until the next begins."""
-        self._running = None
+    def trial_ended(self, record: TrialRecord, *, worker: int = 0) -> None:
+        """Shows no trial of this worker until the next begins."""
+        self._running.pop(worker, None)
+
+    def worker_ended(self, worker: int) -> None:
+        """Shows its trial no more."""
+        self._running.pop(worker, None)
 
     def trials(self, records: Sequence[TrialRecord]) -> None:
         """Shows the counts and the front."""
@@ -156,10 +167,11 @@ class LiveDisplay:
             Text(f"{counted} of {self._config.trials} trials   {counts_line(self._records)}   {self._time_left(counted)}"),
             ProgressBar(total=self._config.trials, completed=counted, width=60),
         ]
-        if self._running is not None:
-            stage, total = self._event.get("stage", "start"), self._event.get("total")
-            step = f"  step {self._event['step']} of {total}" if total else ""
-            parts.append(Text(f"{self._running}  {stage}{step}", style="cyan"))
+        # The view's own thread draws while trials begin and end.
+        running = sorted(self._running.items())
+        parts += [Text(f"{trial}  {_step(self._events[worker])}", style="cyan") for worker, trial in running[:MAX_LIVE_ROWS]]
+        if len(running) > MAX_LIVE_ROWS:
+            parts.append(Text(f"and {len(running) - MAX_LIVE_ROWS} more trials", style="dim"))
         front = pareto_front(self._records, self._config.objectives)
         if front:
             parts.append(front_table(front[:MAX_LIVE_ROWS], self._config.objectives))
@@ -174,6 +186,12 @@ class LiveDisplay:
         left_s = (time.monotonic() - self._begin_s) / done * max(0, self._config.trials - counted)
         minutes, seconds = divmod(round(left_s), 60)
         return f"about {minutes}:{seconds:02} left"
+
+
+def _step(event: Mapping[str, Any]) -> str:
+    """Where a trial is: its stage, and the step where it counts them."""
+    step = f"  step {event['step']} of {event['total']}" if event.get("total") else ""
+    return f"{event.get('stage', 'start')}{step}"
 
 
 def terminal_display(console: Console | None = None) -> Display:

@@ -7,7 +7,7 @@ Here it is raised only where a trial is being waited for; everywhere else it is 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -19,10 +19,12 @@ class Interrupts:
 
     Attributes:
         requested: Whether the user asked to end.
+        at_once: Called before this process ends at once, to end others with it.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self.at_once: Callable[[], None] | None = None
         self._waiting = False
 
     @contextmanager
@@ -56,6 +58,8 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             # The trial's process ends with us: its server sees the closed socket. The storage is transactional.
+            if self.at_once is not None:
+                self.at_once()
             os._exit(EXIT_STATUS)
         self.requested = True
         if self._waiting:

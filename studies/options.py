@@ -33,8 +33,18 @@ StorageUrl = Annotated[
         "--storage",
         envvar="TRADEOFF_STORAGE",
         metavar="URL",
-        help="A SQLite file, or a PostgreSQL or MySQL URL. In the variable a password is in no list of processes.",
+        help="A SQLite file, a PostgreSQL or MySQL URL, or @FILE that holds one: there, and in the variable, a password is in"
+        " no list of processes.",
     ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, metavar="N", help="Trials that run at a time: one per visible GPU by default, one on a CPU."
+    ),
+]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", metavar="SECONDS", help="Start no trial after this time.", show_default=False)
 ]
 Limits = Annotated[
     list[str] | None,

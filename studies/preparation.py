@@ -120,6 +120,7 @@ def prepare(
     cache: Path | None = None,
     measured_on: str | None = None,
     plans: bool = False,
+    data: Mapping[str, Any] | None = None,
 ) -> Preparation:
     """Finds out what the device is and can, and loads and tokenises the data unless that was done before.
 
@@ -131,6 +132,7 @@ def prepare(
         cache: Where prepared data is kept; see `cache_folder`.
         measured_on: The name of the device that must be the one here; None for any.
         plans: Start to plan memory, if the study wants it.
+        data: The data where it was prepared on this machine before.
 
     Raises:
         OtherDeviceError: The device is not the one that was asked for.
@@ -172,12 +174,13 @@ def prepare(
         # Padded to one length, a batch is as long as it can be; else the data tells.
         is_known = texts is None or (texts.padding == "max_length" and "padding" not in space.domains)
         planned = planning(0 if texts is None else texts.max_length) if plans and is_known else None
-        display.message("preparing the data")
-        try:
-            job = job_of_data(config.job, space.domains)
-            data = server.prepare(job.model_dump(), folder)
-        except JobError as error:
-            raise TradeoffError(str(error)) from error
+        if data is None:
+            display.message("preparing the data")
+            try:
+                job = job_of_data(config.job, space.domains)
+                data = server.prepare(job.model_dump(), folder)
+            except JobError as error:
+                raise TradeoffError(str(error)) from error
         check_batches(space, data["num_train"], config.devices_per_trial)
         if texts is not None:
             check_attention(space, texts.model, data.get("model", {}).get("attention"))

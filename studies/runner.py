@@ -1,11 +1,14 @@
 """Runs a study on this machine, with as many workers as it has cards, and `tradeoff run` and `tradeoff worker` around that."""
 
+import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 
 from objectives.isolation import TrialServer
 from studies import savings
@@ -13,25 +16,27 @@ from studies.annotate import Annotator, artifact_folder
 from studies.config import StudyConfig
 from studies.display import Display, quiet_display, terminal_display
 from studies.errors import TradeoffError
+from studies.fleet import Fleet, WorkersDied
 from studies.front import pareto_front
 from studies.interrupts import EXIT_STATUS, Interrupts
 from studies.patient_storage import be_patient
+from studies.places import Place, default_num_workers, places
 from studies.preparation import prepare
 from studies.results import read_results
-from studies.samplers import build_sampler
-from studies.search import Search, StudyFailed
+from studies.search import StudyFailed, search
 from studies.storage import DEFAULT_STORAGE, load_study, masked, open_storage
-from studies.study import open_study
+from studies.study import check_device, open_study
 from studies.study_file import load_config
 from studies.tables import front_table
 
-__all__ = ["StudyFailed", "run_command", "run_study", "show_end"]
+__all__ = ["StudyFailed", "WorkersDied", "join_study", "run_command", "run_study", "show_end", "worker_command"]
 
 
 def run_study(
     config: StudyConfig,
     *,
     storage: str = DEFAULT_STORAGE,
+    workers: int | None = 1,
     timeout_s: float | None = None,
     display: Display | None = None,
     cache: Path | None = None,
@@ -45,6 +50,8 @@ def run_study(
     Args:
         config: The study, from a preset, a file (`studies.study_file.load_config`), or made in Python.
         storage: A database URL, or the path of a SQLite file.
+        workers: How many trials run at a time; None for one on each visible card, or each `devices_per_trial` of them. From 2
+            on each worker is a process of its own, with cards or a share of the processors of its own.
         timeout_s: No trial is started after this many seconds.
         display: Where progress is shown; nowhere by default.
         cache: Where prepared data is kept; see `studies.preparation.cache_folder`.
@@ -55,35 +62,118 @@ def run_study(
     Raises:
         TradeoffError: The study can't run as it is written.
         StudyFailed: Five trials in a row failed.
+        studies.fleet.WorkersDied: Every one of several workers died, again and again.
         KeyboardInterrupt: The user ended it; what was measured is stored, and the same call goes on.
     """
     display = display or quiet_display()
+    say = display.message
+
+    def open_here(opened: BaseStorage, device: Mapping[str, Any]) -> tuple[optuna.Study, Annotator]:
+        study = open_study(config, opened, device)
+        return study, Annotator(study=study, artifacts=artifact_folder(study._storage), say=say)
+
+    return _run(config, open_here, storage, workers, timeout_s, display, cache)
+
+
+def join_study(
+    name: str | None,
+    *,
+    storage: str,
+    workers: int | None = 1,
+    timeout_s: float | None = None,
+    display: Display | None = None,
+    cache: Path | None = None,
+) -> optuna.Study:
+    """Works on a study that exists, beside others on this machine or elsewhere, until it is complete.
+
+    Everything about the study is read from its storage. The notes of the trials that ran here are written; the study's own
+    note and pictures are left to `tradeoff run` and `tradeoff dashboard`, so that many workers do not all draw the same.
+
+    Args:
+        name: The study's name; None for the one created last.
+        storage: A database URL, or the path of a SQLite file.
+        workers, timeout_s, display, cache: As for `run_study`.
+
+    Returns:
+        The study.
+
+    Raises:
+        TradeoffError: There is no such study, or this machine has another device.
+        StudyFailed, studies.fleet.WorkersDied, KeyboardInterrupt: As for `run_study`.
+    """
+    display = display or quiet_display()
+    say = display.message
+    stored = load_study(name, open_storage(storage, create=False))
+    config = StudyConfig.model_validate(stored.user_attrs["config"])
+    measured_on = stored.user_attrs["device"]
+
+    def open_here(opened: BaseStorage, device: Mapping[str, Any]) -> tuple[optuna.Study, Annotator]:
+        check_device(config.name, measured_on, device)
+        study = load_study(config.name, opened)
+        return study, Annotator(study=study, artifacts=artifact_folder(study._storage), say=say, only_trials=True)
+
+    return _run(config, open_here, storage, workers, timeout_s, display, cache, measured_on=measured_on["name"])
+
+
+def _run(
+    config: StudyConfig,
+    open_here: Callable[[BaseStorage, Mapping[str, Any]], tuple[optuna.Study, Annotator]],
+    storage: str,
+    workers: int | None,
+    timeout_s: float | None,
+    display: Display,
+    cache: Path | None,
+    measured_on: str | None = None,
+) -> optuna.Study:
+    if workers is None:
+        workers = default_num_workers(cards_each=config.devices_per_trial)
+    if workers < 1:
+        raise TradeoffError(f"workers must be at least 1, got {workers}")
     interrupts = Interrupts()
-    begin_s = time.monotonic()
-    with interrupts.handled(), TrialServer() as server:
-        ready = prepare(config, server, interrupts, display=display, cache=cache, plans=True)
+    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def open_patiently(device: Mapping[str, Any]) -> tuple[optuna.Study, Annotator]:
         opened = open_storage(storage)
         be_patient(opened, say=display.message, stop=lambda: interrupts.requested)
-        study = open_study(config, opened, ready.device)
-        objective = ready.objective(display)
-        assert ready.planning is not None
-        ready.planning.begin(study, objective)
-        study.sampler = build_sampler(
-            config,
-            objective,
-            budget_mib=ready.budget_mib,
-            baselines=ready.data["baselines"],
-            num_trials=len(study.get_trials(deepcopy=False)),
+        return open_here(opened, device)
+
+    if workers > 1:
+        where = places(workers, cards_each=config.devices_per_trial)
+        if where[0].processors:
+            display.message(_shared_processors(where))
+        fleet = Fleet(
+            config=config,
+            places=where,
+            storage=storage,
+            open_study=open_patiently,
+            display=display,
+            interrupts=interrupts,
+            cache=cache,
+            measured_on=measured_on,
+            deadline_s=deadline_s,
         )
-        annotator = Annotator(study=study, artifacts=artifact_folder(study._storage), say=display.message)
-        search = Search(study, config, objective, ready.runner, display, interrupts, annotator, ready.planning)
+        with interrupts.handled():
+            return fleet.run()
+    with interrupts.handled(), TrialServer() as server:
+        ready = prepare(config, server, interrupts, display=display, cache=cache, measured_on=measured_on, plans=True)
+        study, annotator = open_patiently(ready.device)
         try:
             with display.running(study.study_name, ready.device, config):
-                search.run(None if timeout_s is None else begin_s + timeout_s)
+                search(
+                    study, ready, display=display, interrupts=interrupts, annotator=annotator, deadline_s=deadline_s
+                )  # fmt: skip
         finally:
-            ready.planning.cancel()
             annotator.finish()
     return study
+
+
+def _shared_processors(where: Sequence[Place]) -> str:
+    num = len(where[0].processors)
+    each = "1 processor each" if num == 1 else f"{num} processors each"
+    return (
+        f"{len(where)} workers share this machine's processors, {each}: trials that run at the same time slow each other down,"
+        " so their times are those of a machine this busy"
+    )
 
 
 def run_command(
@@ -95,6 +185,7 @@ def run_command(
     name: str | None,
     storage: str,
     overrides: Sequence[str],
+    workers: int | None = None,
 ) -> int:
     """What `tradeoff run` does: runs a study with a display, prints its front and what to do next.
 
@@ -104,20 +195,35 @@ def run_command(
     Raises:
         TradeoffError: The study can't run as it is written.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     display = terminal_display()
     config = load_config(study_file, preset=preset, overrides=overrides, trials=trials, name=name)
-    status = 0
-    try:
-        run_study(config, storage=storage, timeout_s=timeout_s, display=display)
-    except StudyFailed as error:
-        display.message(f"tradeoff: {error}")
-        status = 1
-    except KeyboardInterrupt:
-        display.message("ended; the same command goes on")
-        status = EXIT_STATUS
+    status = _to_its_end(
+        display, lambda: run_study(config, storage=storage, workers=workers, timeout_s=timeout_s, display=display)
+    )
     show_end(config.name, storage, display)
     return status
+
+
+def worker_command(name: str | None, *, storage: str, workers: int | None, timeout_s: float | None) -> int:
+    """What `tradeoff worker` does: works on a study that exists; see `run_command`."""
+    display = terminal_display()
+    return _to_its_end(
+        display, lambda: join_study(name, storage=storage, workers=workers, timeout_s=timeout_s, display=display)
+    )
+
+
+def _to_its_end(display: Display, run: Callable[[], object]) -> int:
+    """Runs, and says how it ended; returns the exit status."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        run()
+    except (StudyFailed, WorkersDied) as error:
+        display.message(f"tradeoff: {error}")
+        return 1
+    except KeyboardInterrupt:
+        display.message("ended; the same command goes on")
+        return EXIT_STATUS
+    return 0
 
 
 def show_end(name: str, storage: str, display: Display) -> None:
@@ -134,7 +240,8 @@ def show_end(name: str, storage: str, display: Display) -> None:
         return
     for line in savings.lines(results):
         display.message(line)
-    option = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(masked(storage))}"
+    is_named = storage not in (DEFAULT_STORAGE, os.environ.get("TRADEOFF_STORAGE"))
+    option = f" --storage {shlex.quote(masked(storage))}" if is_named else ""
     display.message(
         "next:\n"
         f"  tradeoff export {shlex.quote(name)}{option} --output best   the knee as TrainingArguments\n"

@@ -52,6 +52,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     asks_alone: bool = False
     finished_because: str | None = field(default=None, init=False)
     _plan: Plan | None = field(default=None, init=False)
+    _planned_with: Knowledge | None = field(default=None, init=False, repr=False)
     _own: set[int] = field(default_factory=set, init=False)
     _random: optuna.samplers.RandomSampler = field(init=False, repr=False)
 
@@ -66,7 +67,11 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     def plan_stands(self, study: optuna.Study) -> bool:
         """Whether what `finished` has planned is still to be done: no other worker has begun or settled it."""
         plan, (_, knowledge) = self._plan, self.learn(study)
-        if plan is None or knowledge.out_of_memory(plan.parameters) is not None or self._is_taken(plan, study):
+        if plan is None or self._is_taken(plan, study):
+            return False
+        if knowledge is self._planned_with:
+            return True
+        if knowledge.out_of_memory(plan.parameters) is not None:
             return False
         if "train" in plan.stages:
             return knowledge.class_of(plan.parameters) not in knowledge.trainings
@@ -177,6 +182,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
 
     def _next_plan(self, study: optuna.Study, own: FrozenTrial | None = None) -> Plan | None:
         planner = self.planner(study, own)
+        self._planned_with = planner.knowledge
         plan = planner.next_plan()
         self.finished_because = planner.finished_because
         return plan

@@ -10,9 +10,18 @@ from studies.config import StudyConfig
 from studies.constrained_gp import ConstrainedGPSampler
 from studies.sampler import DecoupledSampler
 
+# Between the seeds of two workers: more than a study has trials.
+SEED_STRIDE = 1_000_003
+
 
 def build_sampler(
-    config: StudyConfig, objective: Objective, *, budget_mib: float, baselines: Mapping[str, float], num_trials: int
+    config: StudyConfig,
+    objective: Objective,
+    *,
+    budget_mib: float,
+    baselines: Mapping[str, float],
+    num_trials: int,
+    worker: int = 0,
 ) -> optuna.samplers.BaseSampler:
     """The sampler of a study.
 
@@ -22,9 +31,10 @@ def build_sampler(
         budget_mib: What a configuration may need.
         baselines: What a constant answer reaches, for the learned objectives of which that is known.
         num_trials: Trials that the study holds: a seeded sampler goes on from there instead of repeating its first draws.
+        worker: The number of the worker that samples: several must not draw the same.
     """
     space = objective.space
-    seed = None if config.sampler_seed is None else config.sampler_seed + num_trials
+    seed = None if config.sampler_seed is None else (config.sampler_seed + num_trials + worker * SEED_STRIDE) % 2**32
     if config.sampler == "decoupled":
         return DecoupledSampler(
             space=space,
@@ -50,4 +60,5 @@ def build_sampler(
     if config.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     values: dict[str, Any] = {name: domain.values() for name, domain in space.domains.items()}
-    return optuna.samplers.GridSampler(values, seed=config.sampler_seed)
+    # All workers number the grid's points alike.
+    return optuna.samplers.GridSampler(values, seed=config.sampler_seed or 0)

@@ -21,9 +21,10 @@ from studies.config import StudyConfig
 from studies.display import Display
 from studies.interrupts import Interrupts
 from studies.locks import study_lock
-from studies.preparation import InterruptibleRunner
+from studies.preparation import InterruptibleRunner, Preparation
 from studies.recovery import FaultTolerantStudy
 from studies.sampler import DecoupledSampler
+from studies.samplers import build_sampler
 from studies.search_plan import StudyPlanning
 
 MAX_FAILURES_IN_A_ROW = 5
@@ -45,6 +46,47 @@ class Annotator(Protocol):
 
     def trial_ended(self, record: TrialRecord, *, log: str | None = None) -> None:
         """A trial has ended."""
+
+
+def search(
+    study: optuna.Study,
+    ready: Preparation,
+    *,
+    display: Display,
+    interrupts: Interrupts,
+    annotator: Annotator,
+    deadline_s: float | None,
+    worker: int = 0,
+) -> None:
+    """Does a worker's part of a study; see `Search.run` for what it raises.
+
+    Args:
+        study: The study.
+        ready: What was prepared to run it here.
+        display: Where progress is shown.
+        interrupts: What the user has asked for.
+        annotator: Told of each trial that has ended here.
+        deadline_s: The moment of `time.monotonic` after which no trial is started.
+        worker: The worker's number: seeded samplers of several workers must not draw the same.
+    """
+    objective = ready.objective(display)
+    study.sampler = build_sampler(
+        ready.config,
+        objective,
+        budget_mib=ready.budget_mib,
+        baselines=ready.data["baselines"],
+        num_trials=len(study.get_trials(deepcopy=False)),
+        worker=worker,
+    )
+    # Of several workers on a machine one makes the memory plan; the others take what is stored.
+    planning = ready.planning or StudyPlanning(
+        config=ready.config, device=ready.device, display=display, interrupts=interrupts
+    )  # fmt: skip
+    try:
+        planning.begin(study, objective)
+        Search(study, ready.config, objective, ready.runner, display, interrupts, annotator, planning).run(deadline_s)
+    finally:
+        planning.cancel()
 
 
 @dataclass
@@ -153,12 +195,16 @@ class Search:
                 # Without a lock another worker may have begun one at the same moment.
                 if self._is_locked or not self._is_too_many(trial):
                     return trial, None
-        if not is_room:
+        if is_room:
+            with self.interrupts.waiting():
+                time.sleep(FIRST_LOOK_S)  # another worker was quicker: once it has begun, there is something else to do
+        else:
             self._wait_for_others()
         return None, None
 
     def _run(self, trial: optuna.Trial) -> None:
         num_deferred = 0
+        self.runner.log = ""  # that of another trial, unless this one runs
 
         def run(trial: optuna.Trial) -> tuple[float, ...]:
             nonlocal num_deferred

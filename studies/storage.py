@@ -41,11 +41,13 @@ _NUM_ATTEMPTS = 12
 
 
 def storage_url(text: str) -> str:
-    """The storage's URL; a bare path means a SQLite file.
+    """The storage's URL; a bare path means a SQLite file, and `@FILE` the URL that a file holds.
 
     Raises:
         TradeoffError: The text is not a URL of a database.
     """
+    if text.startswith("@"):
+        text = _read_url(Path(text[1:]))
     if not text.strip():
         raise TradeoffError(
             f"a storage must be a URL or the path of a SQLite file, got {text!r}; the default is {DEFAULT_STORAGE}"
@@ -62,6 +64,18 @@ def storage_url(text: str) -> str:
         )
     if backend == "sqlite" and url.database in (None, "", ":memory:"):
         raise TradeoffError(f"a SQLite storage must be a file, got {text}; write sqlite:///FILE.db")
+    return text
+
+
+def _read_url(path: Path) -> str:
+    """A URL kept in a file, where its password is in no list of processes, no history and no environment."""
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise TradeoffError(f"the file {path} that --storage names can't be read: {reason}") from None
+    if not text or "\n" in text or text.startswith("@"):
+        raise TradeoffError(f"the file {path} that --storage names must hold one line with the storage's URL")
     return text
 
 

@@ -57,10 +57,25 @@ def _check_same(config: StudyConfig, stored: Mapping[str, Any], device: Mapping[
             f"the study {config.name!r} exists with other settings; choose another --name, or set these back:\n  "
             + "\n  ".join(lines)
         )
-    if (ours := device["name"]) != (theirs := stored["device"]["name"]):
+    check_device(config.name, stored["device"], device)
+
+
+def check_device(name: str, measured_on: Mapping[str, Any], device: Mapping[str, Any]) -> None:
+    """Refuses a device whose measurements can't be compared with those of a study.
+
+    Raises:
+        TradeoffError: It is another model, or on a CPU a trial has another number of processors.
+    """
+    if (ours := device["name"]) != (theirs := measured_on["name"]):
         raise TradeoffError(
-            f"the study {config.name!r} was measured on {theirs}, and times and memory on {ours} can't be compared with it;"
+            f"the study {name!r} was measured on {theirs}, and times and memory on {ours} can't be compared with it;"
             " choose another --name"
+        )
+    ours, theirs = device.get("num_cpus"), measured_on.get("num_cpus")
+    if device.get("kind") == "cpu" and None not in (ours, theirs) and ours != theirs:
+        raise TradeoffError(
+            f"the study {name!r} was measured with {theirs} processors for a trial, and here a trial has {ours}, so that times"
+            " can't be compared; set --workers so that each has as many, or choose another --name"
         )
 
 

@@ -211,16 +211,19 @@ class Recorder:
     def running(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> Self:
         return self
 
-    def trial_started(self, number: int, parameters: TrialParameters) -> None:
+    def trial_started(self, number: int, parameters: TrialParameters, *, worker: int = 0) -> None:
         self.started.append((number, parameters.as_dict()))
         if self._on_start is not None:
             self._on_start(number, parameters)
 
-    def progress(self, event: Mapping[str, Any]) -> None:
+    def progress(self, event: Mapping[str, Any], *, worker: int = 0) -> None:
         pass
 
-    def trial_ended(self, record: Any) -> None:
+    def trial_ended(self, record: Any, *, worker: int = 0) -> None:
         self.ended.append(record)
+
+    def worker_ended(self, worker: int) -> None:
+        pass
 
     def trials(self, records: Any) -> None:
         pass

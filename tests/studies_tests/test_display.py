@@ -146,3 +146,23 @@ def test_a_message_with_brackets_is_printed_as_it_is() -> None:
 def test_a_quiet_display_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     quiet_display().message("nobody reads this")
     assert capsys.readouterr().out == ""
+
+
+def test_a_live_view_shows_the_trial_of_each_worker_until_it_ends_or_the_worker_does() -> None:
+    display = LiveDisplay(console(terminal=True))
+    with display.running("tiny", DEVICE, tiny_study(trials=3)):
+        for worker, batch in ((0, 4), (1, 8), (2, 16)):
+            display.trial_started(worker + 10, TrialParameters(per_device_train_batch_size=batch), worker=worker)
+        display.progress({"stage": "train", "step": 3, "total": 9}, worker=1)
+        assert "trial 11  8 x 1, fp32  train  step 3 of 9" in view(display)
+        display.trial_ended(completed(10), worker=0)
+        display.worker_ended(2)
+        assert [line.split()[1] for line in view(display).splitlines() if line.startswith("trial 1")] == ["11"]
+
+
+def test_a_live_view_of_very_many_workers_stays_short() -> None:
+    display = LiveDisplay(console(terminal=True))
+    with display.running("tiny", DEVICE, tiny_study(trials=3)):
+        for worker in range(200):
+            display.trial_started(worker, TrialParameters(per_device_train_batch_size=4), worker=worker)
+        assert "and 190 more trials" in view(display)

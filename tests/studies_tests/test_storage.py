@@ -35,6 +35,23 @@ def test_a_bare_path_is_a_sqlite_file() -> None:
     assert storage_url("studies/foo.db") == "sqlite:///studies/foo.db"
 
 
+def test_a_file_that_holds_the_url_stands_for_it(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("postgres://ada:secret@db/studies\n")
+    assert storage_url(f"@{tmp_path}/url") == "postgresql://ada:secret@db/studies"
+
+
+@pytest.mark.parametrize("content", ["", "a\nb", "@other", b"\xff\xfe\x00"])
+def test_a_file_that_holds_no_url_is_refused_without_its_content(content: str | bytes, tmp_path: Path) -> None:
+    (tmp_path / "url").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(TradeoffError, match=r"^the file .*/url that --storage names (must hold one line|can't be read)"):
+        storage_url(f"@{tmp_path}/url")
+
+
+def test_a_file_of_the_url_that_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TradeoffError, match="can't be read: No such file"):
+        storage_url(f"@{tmp_path}/absent")
+
+
 def test_the_short_name_of_postgresql_is_understood() -> None:
     assert storage_url("postgres://ada:secret@db/postgres://s") == "postgresql://ada:secret@db/postgres://s"
 

@@ -1,0 +1,251 @@
+"""Several workers of a study: real processes with real trials, on PostgreSQL."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from running import PROC, Recorder, cache_folder, children, command_line, is_alive, poll, tiny_job, tiny_study
+
+from objectives.records import read_record
+from studies.config import StudyConfig
+from studies.errors import TradeoffError
+from studies.interrupts import EXIT_STATUS
+from studies.runner import join_study, run_study
+from studies.storage import load_study, open_storage
+from studies.study import check_device
+
+OBJECTIVES = tiny_study().objectives
+ENDLESS = tiny_job(epochs=100_000).model_dump()
+COMMAND = [sys.executable, "-c", "from studies.cli import main; main()"]
+
+
+@dataclass
+class Watch(Recorder):
+    """A display that remembers which worker ran which trial, and those workers' processes; it kills one of them, once."""
+
+    kills: int | None = None
+    workers: dict[int, int] = field(default_factory=dict)
+    processes: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def trial_started(self, number: int, parameters: Any, *, worker: int = 0) -> None:
+        super().trial_started(number, parameters, worker=worker)
+        self.workers[number] = worker
+        self.processes |= set(worker_processes(os.getpid()))
+        if worker == self.kills:
+            (pid,) = (pid for pid in worker_processes(os.getpid()) if f"--index {worker} " in command_line(pid))
+            os.kill(pid, signal.SIGKILL)
+            self.kills = None
+
+
+def worker_processes(parent: int) -> list[int]:
+    return [pid for pid in children(parent) if "studies.worker_process" in command_line(pid)]
+
+
+def family(parent: int) -> set[int]:
+    """The workers of a process, their servers and their trials."""
+    found = set(worker_processes(parent))
+    for pid in list(found):
+        found |= {*children(pid), *(trial for server in children(pid) for trial in children(server))}
+    return found
+
+
+def num_counted(study: optuna.Study) -> int:
+    return sum(read_record(trial, OBJECTIVES).counts for trial in study.trials)
+
+
+@dataclass
+class Ran:
+    study: optuna.Study
+    config: StudyConfig
+    display: Watch
+    storage: str
+
+
+@pytest.fixture(scope="module")
+def ran(postgres: Any) -> Ran:
+    """A study that two workers have run, of which the second was killed in its first trial."""
+    storage = postgres.new_database()
+    config = tiny_study(name="both", trials=5, space={"per_device_train_batch_size": [2, 4, 8, 16, 32]})
+    display = Watch(kills=1)
+    study = run_study(config, storage=storage, workers=2, display=display, cache=cache_folder())
+    return Ran(study, config, display, storage)
+
+
+def test_two_workers_run_exactly_the_trials_that_were_asked_for(ran: Ran) -> None:
+    assert num_counted(ran.study) == 5
+    assert {trial.state for trial in ran.study.trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+
+
+def test_both_workers_take_part_each_in_a_process_of_its_own(ran: Ran) -> None:
+    assert set(ran.display.workers.values()) == {0, 1}
+    assert len(ran.display.processes) >= 2
+
+
+def test_a_worker_that_is_killed_is_started_again_and_said_so(ran: Ran) -> None:
+    assert "worker 1 was killed by SIGKILL; it is started again (1 of 3 times)" in ran.display.messages
+
+
+def test_what_a_killed_worker_was_running_is_tried_again_once(ran: Ran) -> None:
+    number = next(number for number, worker in ran.display.workers.items() if worker == 1)
+    lost = ran.study.trials[number]
+    assert (lost.state, lost.user_attrs["outcome"]) == (TrialState.FAIL, "interrupted")
+    again = [trial for trial in ran.study.trials if trial.user_attrs.get("retry_of") == number]
+    assert [(trial.state, trial.params) for trial in again] == [(TrialState.COMPLETE, lost.params)]
+
+
+def test_the_data_is_prepared_once(ran: Ran) -> None:
+    assert Counter(ran.display.messages)["preparing the data"] == 1
+
+
+def test_workers_on_a_cpu_are_said_to_disturb_each_other_and_have_as_many_processors_each(ran: Ran) -> None:
+    assert any("trials that run at the same time slow each other down" in line for line in ran.display.messages)
+    assert ran.study.user_attrs["device"]["num_cpus"] == max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def test_the_parent_hears_of_each_trial_and_writes_its_note(ran: Ran) -> None:
+    told = [record.number for record in ran.display.ended if record.outcome == "completed"]
+    assert sorted(told) == [trial.number for trial in ran.study.trials if trial.state == TrialState.COMPLETE]
+    notes = [key for key in ran.study._storage.get_study_system_attrs(ran.study._study_id) if key.endswith("note_str:0")]
+    assert len(notes) == len(ran.study.trials) + 1
+
+
+def test_workers_end_with_the_study_and_leave_nobody(ran: Ran) -> None:
+    assert not any(is_alive(pid) for pid in ran.display.processes)
+    assert worker_processes(os.getpid()) == []
+
+
+def test_a_study_of_two_workers_is_refused_where_a_trial_would_have_more_processors(ran: Ran) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two processors")
+    stored = ran.study.user_attrs["device"]
+    with pytest.raises(TradeoffError, match="set --workers so that each has as many"):
+        check_device("both", stored, {**stored, "num_cpus": stored["num_cpus"] + 1})
+
+
+class Command:
+    """A real `tradeoff`, with the storage in its environment."""
+
+    def __init__(self, folder: Path, storage: str, *arguments: str) -> None:
+        environment = {**os.environ, "TRADEOFF_STORAGE": storage, "TRADEOFF_CACHE": str(cache_folder())}
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+        )
+        self.storage = storage
+        self.seen: set[int] = set()
+
+    def trials(self, name: str) -> list[optuna.trial.FrozenTrial]:
+        try:
+            return optuna.load_study(study_name=name, storage=open_storage(self.storage)).trials
+        except KeyError:
+            return []
+
+    def wait_for_running(self, name: str, count: int) -> None:
+        """Until so many trials have begun, each in its process."""
+
+        def are_running() -> bool:
+            self.seen |= {*family(self.process.pid), *(p for c in children(self.process.pid) for p in [c, *children(c)])}
+            assert self.process.poll() is None, self.process.communicate()[0].decode()
+            return sum(trial.state == TrialState.RUNNING for trial in self.trials(name)) == count
+
+        poll(are_running, "the start of the trials", limit_s=250)
+
+    def end(self) -> tuple[int, str]:
+        output, _ = self.process.communicate(timeout=120)
+        return self.process.returncode, output.decode()
+
+
+@pytest.fixture
+def commands() -> Iterator[list[Command]]:
+    started: list[Command] = []
+    yield started
+    for command in started:
+        for pid in (command.process.pid, *command.seen):
+            if is_alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a process that is stopped has a signal waiting for it."""
+    status = dict(line.split(":\t", 1) for line in (PROC / str(pid) / "status").read_text().splitlines() if ":\t" in line)
+    return bool(int(status["ShdPnd"], 16) >> (number - 1) & 1)
+
+
+def write_study(folder: Path, config: StudyConfig) -> str:
+    (folder / "study.yaml").write_text(json.dumps(config.plain()))
+    return "study.yaml"
+
+
+def test_ctrl_c_ends_all_workers_in_order_and_their_trials_are_tried_first_next_time(
+    postgres_url: str, tmp_path: Path, commands: list[Command]
+) -> None:
+    file = write_study(tmp_path, tiny_study(job=ENDLESS, trials=4))
+    command = Command(tmp_path, postgres_url, "run", file, "--workers", "2")
+    commands.append(command)
+    command.wait_for_running("tiny", 2)
+    command.process.send_signal(signal.SIGINT)
+    status, output = command.end()
+    assert (status, "Traceback" in output) == (EXIT_STATUS, False), output
+    assert "ended; the same command goes on" in output
+    trials = command.trials("tiny")
+    assert Counter(trial.state for trial in trials) == {TrialState.FAIL: 2, TrialState.WAITING: 2}
+    assert [trial.user_attrs["outcome"] for trial in trials if trial.state == TrialState.FAIL] == ["interrupted"] * 2
+    assert not any(is_alive(pid) for pid in command.seen)
+
+
+def test_ctrl_c_twice_ends_all_at_once(postgres_url: str, tmp_path: Path, commands: list[Command]) -> None:
+    file = write_study(tmp_path, tiny_study(job=ENDLESS, trials=4))
+    command = Command(tmp_path, postgres_url, "run", file, "--workers", "2")
+    commands.append(command)
+    command.wait_for_running("tiny", 2)
+    workers = worker_processes(command.process.pid)
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)  # so that ending in order takes forever
+    command.process.send_signal(signal.SIGINT)
+    poll(lambda: all(is_pending(pid, signal.SIGINT) for pid in workers), "the first Ctrl-C")
+    command.process.send_signal(signal.SIGINT)
+    assert command.process.wait(timeout=60) == EXIT_STATUS
+    poll(lambda: not any(is_alive(pid) for pid in command.seen), "the end of the workers, servers and trials")
+
+
+def test_a_worker_that_joins_leaves_on_sigterm_in_order_and_shows_no_password(
+    postgres: Any, postgres_url: str, tmp_path: Path, commands: list[Command]
+) -> None:
+    config = tiny_study(job=ENDLESS, trials=2)
+    run_study(config, storage=postgres_url, timeout_s=0, cache=cache_folder())
+    command = Command(tmp_path, postgres_url, "worker", "tiny")
+    commands.append(command)
+    command.wait_for_running("tiny", 1)
+    lines = [command_line(int(pid.name)) for pid in PROC.iterdir() if pid.name.isdigit()]
+    assert not any(postgres.password in line for line in lines)
+    command.process.terminate()
+    status, output = command.end()
+    assert status == EXIT_STATUS, output
+    assert postgres.password not in output
+    left, waiting = command.trials("tiny")
+    assert (left.state, left.user_attrs["outcome"]) == (TrialState.FAIL, "interrupted")
+    assert (waiting.state, waiting.params or waiting.system_attrs["fixed_params"]) == (TrialState.WAITING, left.params)
+    assert not any(is_alive(pid) for pid in command.seen)
+
+
+def test_a_worker_joins_a_study_and_ends_when_it_is_complete(ran: Ran) -> None:
+    storage = open_storage(ran.storage)
+    study = load_study("both", storage)
+    # One more trial is asked for, by whoever started the study.
+    study.set_user_attr("config", {**ran.config.plain(), "trials": 6})
+    study.set_user_attr("device", {**study.user_attrs["device"], "num_cpus": len(os.sched_getaffinity(0))})
+    display = Watch()
+    joined = join_study("both", storage=ran.storage, display=display, cache=cache_folder())
+    assert num_counted(joined) == 6
