@@ -4,13 +4,13 @@ This is the only file of the package that drives Optuna. It works under `study.o
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from objectives.derivation import derived_attributes, predicted_attributes
 from objectives.early_stopping import stop_rule
@@ -135,6 +135,8 @@ class Objective:
         # What the user has asked for by name is trained, whatever is known.
         is_asked_for = "fixed_params" in system_attributes and not QUEUED_BY_A_WORKER & trial.user_attrs.keys()
         with self.alone() if self.alone is not None and plan is None else nullcontext():
+            # First what runs, then what has ended: a trial that ends in between is seen twice, and never not at all.
+            running = _others(trial)
             _, knowledge = self.learn(trial.study)
             if (settled := knowledge.out_of_memory(parameters)) is not None:
                 reason = f"needs at least the memory of trial {settled.record.number}, which ran out of it"
@@ -146,11 +148,11 @@ class Objective:
             training = knowledge.trainings.get(knowledge.class_of(parameters))
             if plan is None and (training is None or is_asked_for):
                 if not is_asked_for:
-                    self._defer_to_others(trial, parameters, knowledge)
+                    self._defer_to_others(trial, parameters, knowledge, running)
                 trial.storage.set_trial_system_attr(trial._trial_id, TRAINS_ATTRIBUTE, True)
                 if not is_asked_for and self.alone is None:
                     # Another worker may have done the same at the same moment; at least one of the two sees the other.
-                    self._defer_to_others(trial, parameters, knowledge)
+                    self._defer_to_others(trial, parameters, knowledge, _others(trial))
         if plan is None and training is not None and not is_asked_for:
             return self._derive(trial, parameters, training, knowledge)
         stages = ("probe", "train") if plan is None else tuple(plan["stages"])
@@ -210,14 +212,16 @@ class Objective:
         constrain(trial, constraint, amount)
         raise optuna.TrialPruned(reason)
 
-    def _defer_to_others(self, trial: optuna.Trial, parameters: TrialParameters, knowledge: Knowledge) -> None:
+    def _defer_to_others(
+        self, trial: optuna.Trial, parameters: TrialParameters, knowledge: Knowledge, others: Sequence[FrozenTrial]
+    ) -> None:
         """Ends a trial where a running one trains its learning class, or measures a memory that is not known yet.
 
         Raises:
             TrialDeferred: There is such a trial.
         """
-        for other in trial.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if other.number == trial.number or not {TRAINS_ATTRIBUTE, PLAN_ATTRIBUTE} & other.system_attrs.keys():
+        for other in others:
+            if not {TRAINS_ATTRIBUTE, PLAN_ATTRIBUTE} & other.system_attrs.keys():
                 continue
             plan = other.system_attrs.get(PLAN_ATTRIBUTE, {"params": other.params, "stages": ("probe", "train")})
             if (theirs := self.space.read(plan["params"])) is None:
@@ -344,6 +348,11 @@ def _seed_of(trial: optuna.Trial) -> int | None:
     """The seed that the trial's plan names: that of a repeat (see `objectives.repeats`); None for the job's own."""
     plan: Mapping[str, Any] = trial.storage.get_trial_system_attrs(trial._trial_id).get(PLAN_ATTRIBUTE, {})
     return plan.get("seed")
+
+
+def _others(trial: optuna.Trial) -> list[FrozenTrial]:
+    running = trial.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [other for other in running if other.number != trial.number]
 
 
 def constrain(trial: optuna.Trial, name: str, amount: float) -> None:

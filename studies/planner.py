@@ -32,6 +32,14 @@ MIN_GAINS = {Depth.FIRST: 0.2, Depth.PROMISING: 0.005, Depth.EVERYTHING: MIN_REL
 _SETTLED = frozenset({"completed", "stopped_early", "diverged", "timed_out", "failed"})
 
 
+def is_settling(observation: Observation) -> bool:
+    """Whether the learning class of an observation needs no training, or is not worth another attempt."""
+    outcome = observation.record.outcome
+    return outcome in {"diverged", "failed", "timed_out"} or (
+        outcome in _SETTLED and "training" in observation.record.attributes
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a trial is to do.

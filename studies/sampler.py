@@ -18,8 +18,9 @@ from objectives.goals import learned_names
 from objectives.knowledge import Knowledge
 from objectives.objective import PLAN_ATTRIBUTE
 from objectives.records import TrialRecord
+from objectives.repeats import SEED
 from searchspace import SearchSpace, TrialParameters
-from studies.planner import Plan, Planner
+from studies.planner import Plan, Planner, is_settling
 from studies.publishing import publish, unpublished
 from studies.survey import Depth, next_probe
 
@@ -66,15 +67,21 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
 
     def plan_stands(self, study: optuna.Study) -> bool:
         """Whether what `finished` has planned is still to be done: no other worker has begun or settled it."""
-        plan, (_, knowledge) = self._plan, self.learn(study)
+        plan = self._plan
+        # First what runs, then what has ended: a trial that ends in between is seen twice, and never not at all.
         if plan is None or self._is_taken(plan, study):
             return False
+        _, knowledge = self.learn(study)
         if knowledge is self._planned_with:
             return True
         if knowledge.out_of_memory(plan.parameters) is not None:
             return False
+        if plan.seed is not None:
+            seeds = [o.record.attributes.get(SEED, knowledge.job.seed) for o in knowledge.trained(plan.parameters)]
+            return all(seed < plan.seed for seed in seeds)
         if "train" in plan.stages:
-            return knowledge.class_of(plan.parameters) not in knowledge.trainings
+            learning_class = knowledge.class_of(plan.parameters)
+            return all(knowledge.class_of(o.parameters) != learning_class for o in knowledge.observations if is_settling(o))
         return knowledge.probed(plan.parameters) is None
 
     def publish(self, study: optuna.Study, *, ended: int | None = None) -> int:

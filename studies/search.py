@@ -177,8 +177,9 @@ class Search:
         """The next trial, or why there will be none, in a sentence; neither where what is left depends on other workers."""
         self._fault_tolerant.recover()
         self._enqueue_deferred()
-        why = self._finished()
+        # Wherever both are asked: first what runs, then what has ended, so that a trial that ends in between is seen.
         states = [trial.state for trial in self._trials()]
+        why = self._finished()
         if why is not None and TrialState.WAITING not in states:
             if TrialState.RUNNING not in states and not self._deferred:
                 return None, why
@@ -189,7 +190,7 @@ class Search:
             self._deferred_in_a_row = 0
             return None, None
         with self._alone():
-            is_room = self._num_counted() + self._num_running() < self.config.trials
+            is_room = self._num_running() + self._num_counted() < self.config.trials
             if is_room and (why is not None or self._still_stands()):
                 trial = self.study.ask()
                 # Without a lock another worker may have begun one at the same moment.
@@ -245,7 +246,7 @@ class Search:
         """Ends a trial for which there is no room, where others began theirs at the same moment; the later ones go."""
         others = [other for other in self._trials(TrialState.RUNNING) if other.number < own.number or _was_queued(other)]
         others = [other for other in others if other.number != own.number]
-        if self._num_counted() + len(others) < self.config.trials:
+        if len(others) + self._num_counted() < self.config.trials:
             return False
         own.set_user_attr("outcome", "skipped")
         own.set_user_attr("reason", "other workers had begun the last trials of the study")
