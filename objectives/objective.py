@@ -368,5 +368,12 @@ def _evaluated(measurements: Measurements) -> str:
 
 
 def _store(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
-    for name, value in attributes.items():
-        trial.set_user_attr(name, value)
+    # Optuna wraps a database in a cache, and writes attributes one by one; ours takes them together.
+    backend = getattr(trial.storage, "_backend", trial.storage)
+    write = getattr(backend, "set_trial_user_attrs", None)
+    if write is None:
+        for name, value in attributes.items():
+            trial.set_user_attr(name, value)
+        return
+    write(trial._trial_id, attributes)
+    trial._cached_frozen_trial.user_attrs |= attributes

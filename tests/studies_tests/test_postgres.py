@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 from postgres import PostgresServer
+from sqlalchemy import event
 from stored_studies import TRIALS, make_study
 
+from objectives import objective
 from studies.errors import TradeoffError
 from studies.storage import describe, load_study, open_storage
 
@@ -45,3 +48,15 @@ def test_workers_that_start_at_once_on_an_empty_database_all_find_their_tables(p
     code = f"from studies.storage import open_storage; open_storage({postgres_url!r}).get_all_studies()"
     processes = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
     assert [(process.communicate()[1], process.returncode) for process in processes] == [("", 0)] * 3
+
+
+def test_what_a_trial_measured_is_one_transaction(postgres_url: str) -> None:
+    study = optuna.create_study(storage=open_storage(postgres_url))
+    trial = study.ask()
+    commits: list[object] = []
+    engine = study._storage._backend.engine  # type: ignore[attr-defined]
+    event.listen(engine, "commit", commits.append)
+    objective._store(trial, {"outcome": "completed", "trial_time_s": 1.5, "training": {"curve": [1, 2]}})
+    assert len(commits) == 1
+    stored = {"outcome": "completed", "trial_time_s": 1.5, "training": {"curve": [1, 2]}}
+    assert trial.user_attrs == study.trials[0].user_attrs == stored

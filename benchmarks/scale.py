@@ -1,0 +1,276 @@
+"""What a study costs beyond its trials, by the number of workers, the trials that it holds, and where it is stored.
+
+    python benchmarks/scale.py overhead [--storages sqlite postgres] [--workers 1 8 32] [--held 100 1000 5000]
+    python benchmarks/scale.py ratio [--trials 12]
+
+`overhead` lets real workers, a process each, run the real loop (ask, what is known, tell) on trials that take no time, so that
+they are all at it at once, which real trials never are. Configurations are drawn at random, from a space so large that none is
+settled by another; what the decoupled search adds by planning is measured apart, in one process. PostgreSQL is Debian's, with
+its own settings, on loopback. `ratio` runs the embedded job for real, with one worker and with two, a processor each.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from objectives.jobs import TextClassificationJob
+from objectives.objective import Objective
+from objectives.outcome import Completed, Evaluation, Measurements, Memory, ProbeResult, TrainingResult
+from objectives.records import DERIVED_FROM, outcome_attributes
+from searchspace import TrialParameters
+from studies.config import StudyConfig
+from studies.display import quiet_display
+from studies.interrupts import Interrupts
+from studies.presets import embedded
+from studies.runner import run_study
+from studies.samplers import build_sampler
+from studies.search import Search
+from studies.storage import open_storage
+
+# The PostgreSQL server of the tests.
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+
+NUM_TRAIN = 1000
+BUDGET_MIB = 8000.0
+# One training settles about as many configurations as this.
+MEMBERS = 10
+SPACE = {
+    "per_device_train_batch_size": [1, 2, 4, 8, 16, 32, 64],
+    "gradient_accumulation_steps": [1, 2, 4, 8],
+    "gradient_checkpointing": [False, True],
+    "precision": ["fp32", "bf16"],
+    "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
+}
+CONFIG = StudyConfig.model_validate({"name": "scale", "space": SPACE, "sampler": "random", "trials": 10**6})
+DEVICE = {"kind": "cuda", "name": "a card", "total_memory_mib": BUDGET_MIB, "precisions": ["fp32", "bf16"]}
+
+
+def measurements(p: TrialParameters) -> Measurements:
+    """As many figures as a real trial stores."""
+    step_s = 0.01 * p.per_device_train_batch_size
+    memory = Memory(peak_memory_mib=500.0 + 40 * p.per_device_train_batch_size)
+    time_s = 10 + 100 / p.per_device_train_batch_size
+    curve = [
+        Evaluation(epoch=e, num_samples=e * NUM_TRAIN, train_time_s=time_s * e / 3, accuracy=0.2 * e, eval_loss=1.0 / e)
+        for e in (1, 2, 3)
+    ]  # fmt: skip
+    probe = ProbeResult(
+        memory=memory,
+        micro_step_time_s=step_s,
+        optimizer_step_time_s=0.01,
+        eval_batch_time_s=0.1,
+        estimated_train_time_s=time_s,
+        probe_time_s=1.0,
+        gradients_mib=40.0,
+    )
+    training = TrainingResult(
+        memory=memory,
+        train_time_s=time_s,
+        eval_time_s=1.0,
+        num_steps=100,
+        num_samples=3 * NUM_TRAIN,
+        samples_per_s=3 * NUM_TRAIN / time_s,
+        train_loss=1.0,
+        curve=curve,
+    )
+    return Measurements(probe=probe, training=training, trial_time_s=time_s)
+
+
+@dataclass
+class Instant:
+    """Runs every request at once, and notes when a trial was told."""
+
+    told_s: list[float] = field(default_factory=list)
+    log: str = ""
+
+    def run_trial(self, request: Mapping[str, Any], **_: Any) -> Completed:
+        return Completed(measurements=measurements(TrialParameters(**request["parameters"])))
+
+    def trial_ended(self, record: Any, *, log: str | None = None) -> None:
+        self.told_s.append(time.monotonic())
+
+
+def new_objective(runner: Instant) -> Objective:
+    return Objective(
+        space=CONFIG.search_space(),
+        job=TextClassificationJob(train_samples=NUM_TRAIN, epochs=3),
+        data_folder="",
+        runner=runner,
+        objectives=CONFIG.objectives,
+        device=DEVICE,
+        num_train=NUM_TRAIN,
+    )
+
+
+def open_study(url: str) -> optuna.Study:
+    return optuna.create_study(
+        study_name=CONFIG.name,
+        storage=open_storage(url),
+        sampler=optuna.samplers.RandomSampler(),
+        directions=["maximize", "minimize", "minimize"],
+        load_if_exists=True,
+    )
+
+
+def fill(study: optuna.Study, num_trials: int) -> None:
+    """Adds trials until the study holds so many: one of `MEMBERS` was trained, the others follow from it."""
+    space, random = CONFIG.search_space(), np.random.default_rng(0)
+    grid = space.structures
+    for number in range(len(study.get_trials(deepcopy=False)), num_trials):
+        p = grid[int(random.integers(len(grid)))].with_learning_rate(float(10 ** random.uniform(-5, -3)))
+        attributes = outcome_attributes(Completed(measurements=measurements(p)))
+        if number % MEMBERS:
+            attributes = {name: value for name, value in attributes.items() if name not in ("probe", "training")}
+            attributes[DERIVED_FROM] = number - number % MEMBERS
+        values = [0.2 + 0.4 * float(random.random()), float(random.uniform(10, 100)), attributes["peak_memory_mib"]]
+        study.add_trial(
+            create_trial(params=space.stored(p), distributions=space.distributions(), values=values, user_attrs=attributes)
+        )  # fmt: skip
+
+
+def work(url: str, worker: int, trials: int, begin: Any, output: str) -> None:
+    """One worker's part: joins, waits for the others, and runs until the study holds what was asked for."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    runner, begin_s = Instant(), time.monotonic()
+    study, goal = open_study(url), new_objective(Instant())
+    goal.runner = runner
+    study.sampler = build_sampler(CONFIG, goal, budget_mib=BUDGET_MIB, baselines={}, num_trials=0, worker=worker)
+    config = CONFIG.model_copy(update={"trials": trials})
+    display = quiet_display()
+    search = Search(study, config, goal, runner, display, Interrupts(), runner)
+    goal.learn(study)
+    joined_s = time.monotonic() - begin_s
+    begin.wait(600)
+    runner.told_s.append(time.monotonic())
+    with display.running(CONFIG.name, DEVICE, config):
+        search.run(None)
+    Path(output).write_text(json.dumps({"joined_s": joined_s, "told_s": runner.told_s}))
+
+
+def overhead(url: str, num_workers: int, num_trials: int) -> dict[str, float]:
+    """Runs trials by several workers, and returns what a worker waits for a trial, and what all do in a second."""
+    study = open_study(url)
+    counted = sum(record.counts for record in new_objective(Instant()).learn(study)[0])
+    context = multiprocessing.get_context("forkserver")
+    with tempfile.TemporaryDirectory() as folder:
+        begin = context.Barrier(num_workers)
+        outputs = [Path(folder) / str(worker) for worker in range(num_workers)]
+        processes = [
+            context.Process(target=work, args=(url, worker, counted + num_trials, begin, str(output)))
+            for worker, output in enumerate(outputs)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        ended = [json.loads(output.read_text()) for output in outputs]
+    waits_s = [b - a for end in ended for a, b in zip(end["told_s"], end["told_s"][1:], strict=False)]
+    first, last = min(end["told_s"][0] for end in ended), max(end["told_s"][-1] for end in ended)
+    assert len(waits_s) == num_trials, (len(waits_s), num_trials)
+    return {
+        "all_ms": 1000 * (last - first) / num_trials,
+        "worker_ms": 1000 * statistics.median(waits_s),
+        "join_s": statistics.median(end["joined_s"] for end in ended),
+    }
+
+
+def planning_ms(url: str) -> float:
+    """What the decoupled search adds: the planning of one trial when another one has ended since."""
+    study, goal = open_study(url), new_objective(Instant())
+    config = CONFIG.model_copy(update={"sampler": "decoupled"})
+    sampler: Any = build_sampler(config, goal, budget_mib=BUDGET_MIB, baselines={"accuracy": 0.2}, num_trials=0)
+    goal.learn(study)
+    begin_s = time.monotonic()
+    sampler.finished(study)
+    return 1000 * (time.monotonic() - begin_s)
+
+
+def print_overhead(storages: Sequence[str], workers: Sequence[int], held: Sequence[int], trials: int) -> None:
+    print(
+        f"load {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} processors; {trials} trials, or 3 for each worker\n"
+    )
+    print("| storage | trials held | workers | ms a trial, all together | ms that a worker waits for a trial | s to join |")
+    print("|---|---|---|---|---|---|")
+    for storage in storages:
+        with tempfile.TemporaryDirectory() as folder:
+            server = None
+            if storage == "postgres":
+                from postgres import new_server
+
+                server = new_server(durable=True)
+            url = server.new_database() if server is not None else f"sqlite:///{folder}/scale.db"
+            plans = {}
+            for num_held in held:
+                fill(open_study(url), num_held)
+                plans[num_held] = planning_ms(url)
+                for num_workers in workers:
+                    found = overhead(url, num_workers, max(trials, 3 * num_workers))
+                    row = f"{found['all_ms']:.0f} | {found['worker_ms']:.0f} | {found['join_s']:.1f}"
+                    print(f"| {storage} | {num_held:,} | {num_workers} | {row} |", flush=True)
+            print(
+                "".join(f"\nplanning with {num_held:,} trials held: {ms:.0f} ms" for num_held, ms in plans.items()), flush=True
+            )
+            if server is not None:
+                server.close()
+
+
+def print_ratio(trials: int) -> None:
+    """One worker and two on the embedded job, each worker with one processor."""
+    processors = sorted(os.sched_getaffinity(0))
+    times_s = {}
+    for num_workers in (1, 2):
+        os.sched_setaffinity(0, processors[:num_workers])
+        with tempfile.TemporaryDirectory() as folder:
+            config = embedded().model_copy(update={"name": "ratio", "sampler": "random", "sampler_seed": 0, "trials": trials})
+            begin_s = time.monotonic()
+            study = run_study(config, storage=f"sqlite:///{folder}/a.db", workers=num_workers)
+            whole_s = time.monotonic() - begin_s
+            trials_run = [t for t in study.trials if t.state != TrialState.WAITING and "training" in t.user_attrs]
+        times_s[num_workers] = (whole_s, _span_s(trials_run))
+    os.sched_setaffinity(0, processors)
+    print(
+        f"{trials} trials, each worker on one processor: whole {times_s[1][0]:.0f} s and {times_s[2][0]:.0f} s, from the first"
+    )
+    print(f"trial's begin to the last one's end {times_s[1][1]:.0f} s and {times_s[2][1]:.0f} s:", end=" ")
+    print(f"two workers are {times_s[1][1] / times_s[2][1]:.2f} times as fast as one")
+
+
+def _span_s(trials: Sequence[FrozenTrial]) -> float:
+    begins = [trial.datetime_start for trial in trials if trial.datetime_start is not None]
+    ends = [trial.datetime_complete for trial in trials if trial.datetime_complete is not None]
+    return (max(ends) - min(begins)).total_seconds()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    of_overhead = commands.add_parser("overhead")
+    of_overhead.add_argument("--storages", nargs="+", choices=("sqlite", "postgres"), default=["sqlite", "postgres"])
+    of_overhead.add_argument("--workers", nargs="+", type=int, default=[1, 8, 32])
+    of_overhead.add_argument("--held", nargs="+", type=int, default=[100, 1000, 5000])
+    of_overhead.add_argument("--trials", type=int, default=40)
+    of_ratio = commands.add_parser("ratio")
+    of_ratio.add_argument("--trials", type=int, default=12)
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if arguments.command == "overhead":
+        print_overhead(arguments.storages, arguments.workers, arguments.held, arguments.trials)
+    else:
+        print_ratio(arguments.trials)
+
+
+if __name__ == "__main__":
+    main()
