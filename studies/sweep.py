@@ -94,6 +94,11 @@ def sweep_rows(results: StudyResults, config: StudyConfig, published: PublishedT
     return rows
 
 
+def measured_columns(rows: Sequence[SweepRow]) -> list[str]:
+    """The columns of the published tables, and further objectives of the study."""
+    return list(dict.fromkeys((*FIGURES, *(name for row in rows for name in row.figures))))
+
+
 def published_columns(rows: Sequence[SweepRow]) -> list[str]:
     """The figures that any published line of the rows has."""
     lines = [asdict(row.published) for row in rows if row.published is not None]
@@ -116,7 +121,7 @@ def _outcome(record: TrialRecord | None) -> str | None:
 def _figures(record: TrialRecord, budget_mib: float | None) -> dict[str, float]:
     if record.outcome != "completed":
         return {}
-    found = {name: figure(record, name) for name in FIGURES}
+    found = {name: figure(record, name) for name in (*FIGURES, *record.values)}
     found["train_loss"] = record.attributes.get("training", {}).get("train_loss")
     memory_mib = found["peak_memory_mib"]
     if memory_mib is not None and budget_mib:

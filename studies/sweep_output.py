@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from objectives.goals import GOALS
 from searchspace import TrialParameters
 from studies.errors import TradeoffError
 from studies.lecture import SOURCE, TABLES
 from studies.model_card import markdown_table
 from studies.results import OUTCOME_WORDS, StudyResults, read_results
 from studies.storage import load_study, open_storage
-from studies.sweep import FIGURES, SweepRow, published_columns, sweep_config, sweep_rows
+from studies.sweep import SweepRow, measured_columns, published_columns, sweep_config, sweep_rows
 from studies.tables import SHORT_NAMES
 
 if TYPE_CHECKING:
@@ -111,12 +112,13 @@ def as_csv(rows: Sequence[SweepRow]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     published = published_columns(rows)
-    head = [*params, "outcome", *FIGURES, *(f"published_{name}" for name in published)]
+    measured = measured_columns(rows)
+    head = [*params, "outcome", *measured, *(f"published_{name}" for name in published)]
     is_marked = any(row.published is not None and row.published.out_of_memory for row in rows)
     writer.writerow([*head, *(["published_out_of_memory"] if is_marked else [])])
     for row in rows:
         line = [*(row.params.get(name, "") for name in params), row.outcome or "not_tried"]
-        line += [row.figures.get(name, "") for name in FIGURES]
+        line += [row.figures.get(name, "") for name in measured]
         line += [_or_empty(getattr(row.published, name, None)) for name in published]
         line += [row.published is not None and row.published.out_of_memory] if is_marked else []
         writer.writerow(line)
@@ -147,17 +149,19 @@ def as_table(rows: Sequence[SweepRow], *, title: str, notes: Sequence[str]) -> "
 def _cells(rows: Sequence[SweepRow]) -> tuple[list[str], list[list[str]]]:
     """The heads and the lines of a table: what was measured, then what was published."""
     params, published = _parameters(rows, always=_ALWAYS_SHOWN), published_columns(rows)
-    head = [SHORT_NAMES.get(name, name) for name in params] + [_HEADS[name][0] for name in FIGURES]
+    measured = measured_columns(rows)
+    head = [SHORT_NAMES.get(name, name) for name in params]
+    head += [_HEADS[name][0] if name in _HEADS else GOALS[name].label for name in measured]
     head += [f"published {_HEADS[name][0]}" for name in published]
     lines = []
     for row in rows:
         line = [_parameter(row.params.get(name)) for name in params]
         if row.outcome == "completed":
-            line += [_number(name, row.figures.get(name)) for name in FIGURES]
+            line += [_number(name, row.figures.get(name)) for name in measured]
         else:
             # In place of the first figure, as the tables of the lecture say it.
             words = "not tried" if row.outcome is None else OUTCOME_WORDS[row.outcome]  # type: ignore[index]
-            line += [words, *([""] * (len(FIGURES) - 1))]
+            line += [words, *([""] * (len(measured) - 1))]
         if row.published is not None and row.published.out_of_memory:
             line += ["out of memory", *([""] * (len(published) - 1))]
         else:
@@ -194,7 +198,9 @@ def _parameter(value: Any) -> str:
 
 
 def _number(name: str, value: float | None) -> str:
-    return "" if value is None else f"{value:,.{_HEADS[name][1]}f}"
+    if value is None:
+        return ""
+    return f"{value:,.{_HEADS[name][1]}f}" if name in _HEADS else GOALS[name].show(value)
 
 
 def _or_empty(value: float | None) -> float | str:

@@ -176,3 +176,14 @@ def test_the_command_runs_the_grid_shows_what_did_not_fit_and_goes_on_where_it_e
     assert "Generated reviews, by batch size" in table
     again = read_results(load_study("sweep-lecture-batch-size-embedded", open_storage(storage)))
     assert again.records == stored.records
+
+
+def test_an_objective_that_the_published_tables_lack_has_a_column_of_its_own() -> None:
+    figures = {"train_time_s": 4.0, "eval_loss": 1.25}
+    rows = [
+        SweepRow(params={"per_device_train_batch_size": 8}, outcome="completed", reason="", figures=figures, published=None)
+    ]
+    head, line = as_csv(rows).splitlines()
+    assert dict(zip(head.split(","), line.split(","), strict=True))["eval_loss"] == "1.25"
+    assert "| evaluation loss |" in as_markdown(rows)
+    assert "1.2500" in as_markdown(rows)
