@@ -29,7 +29,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from studies.errors import TradeoffError
@@ -380,7 +380,8 @@ def _reason(error: BaseException) -> str:
 def _may_pass(error: BaseException, is_sqlite: bool) -> bool:
     """Whether the same may succeed later: the server is away, or a file is held by somebody else."""
     cause = _cause(error)
-    if isinstance(cause, PoolTimeoutError):
+    if isinstance(cause, PoolTimeoutError | PendingRollbackError):
+        # Optuna asks a second time in the transaction that the first failure, a lost connection, has ended.
         return True
     if not isinstance(cause, DBAPIError) or _FULL.search(str(cause.orig)):
         return False

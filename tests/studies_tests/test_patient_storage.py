@@ -117,6 +117,26 @@ def test_a_heartbeat_that_the_database_does_not_hear_is_left_out(server: Postgre
     storage.record_heartbeat(trial_id)
 
 
+def test_a_connection_that_is_lost_while_trials_are_read_is_made_again(server: PostgresServer, storage: PatientStorage) -> None:
+    import psycopg
+
+    study, said = new_study(storage), []
+    be_patient(storage, say=said.append)
+    study.ask()
+    cut = []
+
+    def cut_off(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM trial_values" in statement and not cut:
+            cut.append(True)
+            with psycopg.connect(server.url().replace("+psycopg", ""), autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(%s)", [cursor.connection.info.backend_pid])
+
+    sqlalchemy.event.listen(storage.engine, "before_cursor_execute", cut_off)
+    assert [trial.number for trial in study.get_trials(deepcopy=False)] == [0]
+    assert cut == [True]
+    assert said[-1].startswith("the storage answers again")
+
+
 def test_an_error_of_ours_is_not_waited_for(storage: PatientStorage) -> None:
     study, said = new_study(storage), []
     be_patient(storage, say=said.append)
