@@ -4,6 +4,7 @@ A config is plain data, so it can be stored with the study and compared key by k
 refused with their path.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -15,6 +16,9 @@ from objectives.jobs import CustomJob, Job, TextClassificationJob, TrainingSetti
 from searchspace import EffectiveBatchSizeRange, Reuse, SearchSpace, TrialParameters
 from searchspace.choices import check_choice
 from studies.domain_specs import READERS
+
+# Of which all are looked at, many times.
+MAX_CONFIGURATIONS = 100_000
 
 SamplerName = Literal["decoupled", "tpe", "nsga2", "gp", "random", "grid"]
 
@@ -69,9 +73,11 @@ class EffectiveBatchSizeLimits(_Model):
 class Limits(_Model):
     """What a configuration may cost."""
 
-    peak_memory_mib: float | None = Field(None, gt=0, description="memory budget; enforced, below the device's memory too")
+    peak_memory_mib: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="memory budget; enforced, below the device's memory too"
+    )
     effective_batch_size: EffectiveBatchSizeLimits = EffectiveBatchSizeLimits()
-    trial_time_s: float | None = Field(None, gt=0, description="a trial that takes longer is ended")
+    trial_time_s: float | None = Field(None, gt=0, allow_inf_nan=False, description="a trial that takes longer is ended")
 
 
 def _known_objectives(names: tuple[str, ...], job: TrainingSettings | None) -> tuple[str, ...]:
@@ -120,7 +126,7 @@ class StudyConfig(_Model):
         description=f"what is traded off, two or more of {', '.join(BUILT_IN)}, and job.metric of a job with build",
     )
     sampler: SamplerName = Field("decoupled", description="how configurations are chosen")
-    sampler_seed: int | None = Field(None, ge=0, description="repeats a search on the same measurements")
+    sampler_seed: int | None = Field(None, ge=0, lt=2**32, description="repeats a search on the same measurements")
     reuse: Annotated[Reuse, BeforeValidator(_yaml_switch)] = Field(
         Reuse.EFFECTIVE_BATCH,
         description="how far one training's accuracy speaks for others: off, checkpointing, effective-batch",
@@ -134,7 +140,7 @@ class StudyConfig(_Model):
         "auto",
         description="predict memory before anything runs: where it costs no time, in any case, or not at all",
     )
-    trials: int = Field(24, ge=1, description="trials that were trained, or ran out of memory or time")
+    trials: int = Field(24, ge=1, le=1_000_000, description="trials that were trained, or ran out of memory or time")
 
     @model_validator(mode="before")
     @classmethod
@@ -163,6 +169,9 @@ class StudyConfig(_Model):
                 f"{learned[0]} can't be an objective of a job that does not evaluate: set {self.job.HOW_TO_EVALUATE}"
             )
         space = self.search_space()
+        counts = [len(domain.values() or (None,)) for domain in space.domains.values()]
+        if (size := math.prod(counts)) > MAX_CONFIGURATIONS:
+            raise ValueError(f"a space may have at most {MAX_CONFIGURATIONS:,} configurations, got {size:,}; give fewer values")
         if self.sampler == "grid" and space.size() is None:
             raise ValueError("sampler: grid needs a list of values for every parameter, and learning_rate is a range")
         try:

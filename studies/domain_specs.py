@@ -14,6 +14,10 @@ from typing import Any
 from searchspace import CHOICES, Categorical, Domain, FloatRange, IntRange, PowersOfTwo, Precision
 from searchspace.choices import check_choice
 
+# Every configuration of a space is looked at, many times: a slip of the hand must not make a space that takes forever.
+MAX_VALUES = 1000
+MAX_INTEGER = 2**31 - 1
+
 
 def integers(spec: Any) -> Domain:
     """Reads the values of a whole-number parameter.
@@ -28,7 +32,10 @@ def integers(spec: Any) -> Domain:
                 raise ValueError(f"powers_of_two must be two numbers, [low, high], got {ends!r}")
             return PowersOfTwo(low=_integer(ends[0]), high=_integer(ends[1]))
         low, high, rest = _ends(spec, _integer, {"step"})
-        return IntRange(low, high, **{name: _integer(value) for name, value in rest.items()})
+        step = _integer(rest.get("step", 1))
+        if step > 0 and (count := (high - low) // step + 1) > MAX_VALUES:
+            raise ValueError(f"a parameter may have at most {MAX_VALUES:,} values, got {count:,}; use a step or powers_of_two")
+        return IntRange(low, high, step)
     return Categorical(tuple(_integer(value) for value in _listed(spec)))
 
 
@@ -93,7 +100,10 @@ READERS: dict[str, Callable[[Any], Domain]] = {
 def _listed(spec: Any) -> list[Any]:
     if isinstance(spec, dict):
         raise ValueError(f"must be a value or a list of values, got {spec!r}")
-    return list(spec) if isinstance(spec, list | tuple) else [spec]
+    values = list(spec) if isinstance(spec, list | tuple) else [spec]
+    if len(values) > MAX_VALUES:
+        raise ValueError(f"a parameter may have at most {MAX_VALUES:,} values, got {len(values):,}")
+    return values
 
 
 def _ends(spec: dict[str, Any], read: Callable[[Any], Any], optional: set[str]) -> tuple[Any, Any, dict[str, Any]]:
@@ -106,6 +116,8 @@ def _ends(spec: dict[str, Any], read: Callable[[Any], Any], optional: set[str]) 
 def _integer(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"must be a whole number, got {value!r}")
+    if abs(value) > MAX_INTEGER:
+        raise ValueError(f"must be a whole number of at most {MAX_INTEGER:,}, got {value:,}")
     return value
 
 

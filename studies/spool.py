@@ -7,6 +7,7 @@ holds it. A file whose worker is gone is told by the next one that starts on the
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,4 +122,6 @@ class Spool:
 def mark_of(trial: optuna.Trial) -> str | None:
     """The mark of a trial, without asking the storage; other storages than ours give none."""
     owner = trial._cached_frozen_trial.system_attrs.get(OWNER_ATTRIBUTE)
-    return None if owner is None else str(owner["mark"])
+    mark = "" if owner is None else str(owner.get("mark"))
+    # It names a file, and whoever may write into the database could have written it.
+    return mark if re.fullmatch(r"[0-9a-f]{32}", mark) else None

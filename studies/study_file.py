@@ -13,6 +13,10 @@ from studies.config import StudyConfig
 from studies.errors import TradeoffError
 from studies.presets import PRESETS
 
+# A study file has a hundred lines.
+MAX_CHARACTERS = 1_000_000
+MAX_VALUES = 100_000
+
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """Safe YAML in which a key that is written twice is an error and not a silent loss of the first."""
@@ -29,7 +33,40 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
     return dict(zip(keys, values, strict=True))
 
 
+def _integer(loader: _UniqueKeyLoader, node: yaml.ScalarNode) -> int:
+    value = loader.construct_yaml_int(node)
+    if not -(2**63) <= value < 2**63:
+        raise yaml.constructor.ConstructorError(None, None, "a whole number must fit into 64 bits", node.start_mark)
+    return int(value)
+
+
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
+def _load(text: str) -> Any:
+    """Reads YAML whose aliases, written out, are not more than a study could need: a few lines can name billions of values."""
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"it may have at most {MAX_CHARACTERS:,} characters, got {len(text):,}")
+    loader = _UniqueKeyLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if (size := _size(node, {})) > MAX_VALUES:
+            raise ValueError(f"it may hold at most {MAX_VALUES:,} values with its aliases written out, got {size:,}")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    if id(node) not in sizes:
+        sizes[id(node)] = 1  # met again below itself: refused when it is constructed
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
+        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in children)
+    return sizes[id(node)]
 
 
 def load_config(
@@ -91,7 +128,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         TradeoffError: The file is missing, unreadable, not YAML or not a mapping.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        data = _load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TradeoffError(f"the study file must exist, and there is no {path}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -138,7 +175,7 @@ def _override(text: str) -> tuple[list[str], Any]:
     if not separator or not key.strip():
         raise TradeoffError(f"--set must be KEY=VALUE, such as job.epochs=1, got {text!r}")
     try:
-        return key.strip().split("."), yaml.load(value, Loader=_UniqueKeyLoader)
+        return key.strip().split("."), _load(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise TradeoffError(f"--set {key}: the value must be YAML: {_one_line(str(error))}") from None
 
