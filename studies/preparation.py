@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives.arguments import job_of_data
-from objectives.isolation import JobError, TrialServer
+from objectives.isolation import JobError, TrialServer, WorkerError
 from objectives.jobs import TextClassificationJob
 from objectives.objective import Objective
 from objectives.outcome import Interrupted
@@ -141,7 +141,10 @@ def prepare(
     """
     with interrupts.waiting():
         display.message("starting the trial server: importing torch and transformers")
-        device = server.describe_device()
+        try:
+            device = server.describe_device()
+        except WorkerError as error:
+            raise TradeoffError(str(error)) from error
         if measured_on is not None and measured_on != device["name"]:
             raise OtherDeviceError(
                 f"the study {config.name!r} was measured on {measured_on}, and this machine has {device['name']}"

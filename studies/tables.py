@@ -144,6 +144,8 @@ def shown_value(record: TrialRecord, objective: str) -> str:
 
 def short_configuration(params: Mapping[str, Any]) -> str:
     """A configuration in a few words: "32 x 2, checkpointing, bf16" for batch 32 with 2 accumulation steps."""
+    if "per_device_train_batch_size" not in params:
+        return "no configuration yet"  # its worker died before it had chosen one
     words = [f"{params['per_device_train_batch_size']} x {params.get('gradient_accumulation_steps', 1)}"]
     for name, value in params.items():
         if name in ("per_device_train_batch_size", "gradient_accumulation_steps") or value is None or value is False:

@@ -49,7 +49,15 @@ class HeldRunner(simulated.SimulatedRunner):
 class Worker:
     """The process, seen from a test."""
 
-    def __init__(self, url: str, config: StudyConfig, folder: Path, *, hold: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        config: StudyConfig,
+        folder: Path,
+        *,
+        hold: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         if hold:
             (folder / "hold").touch()
@@ -59,7 +67,7 @@ class Worker:
             [sys.executable, __file__, url, json.dumps(config.plain()), str(folder)],
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"TRADEOFF_ARTIFACTS": str(folder / "artifacts")},
+            env=os.environ | {"TRADEOFF_ARTIFACTS": str(folder / "artifacts")} | dict(environment or {}),
         )
 
     @property
@@ -96,7 +104,8 @@ def main(url: str, config: str, folder: str) -> None:
     held.folder = Path(folder)
     runner.TrialServer = lambda: simulated.SimulatedServer(held)  # type: ignore[assignment,misc]
     display = PlainDisplay(Console(width=1000, force_terminal=False))
-    runner.run_study(StudyConfig.model_validate(json.loads(config)), storage=url, display=display)
+    storage = url or os.environ["TRADEOFF_STORAGE"]
+    runner.run_study(StudyConfig.model_validate(json.loads(config)), storage=storage, display=display)
 
 
 if __name__ == "__main__":
