@@ -231,13 +231,13 @@ class LearningProcess:
 
 
 def _features(classes: Sequence[LearningClass]) -> Array:
-    """Classes as points: three doublings of the batch, or a factor of three in the learning rate, are a unit apart.
+    """Classes as points: three doublings of the batch, three times the learning rate, or two optimizers are a unit apart.
 
     A learning rate counts beside the square root of the batch, with which the best one grows (S. Malladi et al., "On the SDEs
     and Scaling Rules for Adaptive Gradient Algorithms", NeurIPS 2022): so what is learned at one batch tells of the others.
 
-    So are two optimizers. Each is a coordinate of its own, since there is no order between them; grouping by length is half a
-    unit from shuffling, as the precisions are. These coordinates are there only where they are searched.
+    Each optimizer is a coordinate of its own, since there is no order between them; grouping by length is half a unit from
+    shuffling, as the precisions are. These coordinates are there only where they are searched.
     """
     order = list(Precision)
     features = np.array(
