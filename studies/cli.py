@@ -21,6 +21,8 @@ from studies.options import (
     Limits,
     Maximize,
     Minimize,
+    Ray,
+    RayResource,
     ReportFormat,
     StorageUrl,
     StudyName,
@@ -96,6 +98,8 @@ def run(
     name: Annotated[str | None, typer.Option(metavar="NAME", help="The study's name.", show_default=False)] = None,
     storage: StorageUrl = DEFAULT_STORAGE,
     workers: Workers = None,
+    ray: Ray = None,
+    ray_resource: RayResource = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the study file. Repeatable.")
     ] = None,
@@ -109,6 +113,7 @@ def run(
       tradeoff run
       tradeoff run study.yaml --trials 40 --set job.epochs=1
       tradeoff run --preset yelp-bert --storage sqlite:///yelp.db
+      tradeoff run study.yaml --ray auto --storage @storage-url
     """
     from studies.runner import run_command
 
@@ -122,6 +127,8 @@ def run(
         storage=storage,
         overrides=list(overrides or ()),
         workers=workers,
+        ray=ray,
+        ray_resource=ray_resource,
     )
     raise typer.Exit(code)
 

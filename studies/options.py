@@ -43,6 +43,21 @@ Workers = Annotated[
         "--workers", min=1, metavar="N", help="Trials that run at a time: one per visible GPU by default, one on a CPU."
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Run the workers on a Ray cluster: its address, auto for the one here, local for one of its own.",
+        show_default=False,
+    ),
+]
+RayResource = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-resource", metavar="NAME", help="The Ray resource that stands for devices; GPU by default.", show_default=False
+    ),
+]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", metavar="SECONDS", help="Start no trial after this time.", show_default=False)
 ]

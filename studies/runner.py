@@ -186,6 +186,8 @@ def run_command(
     storage: str,
     overrides: Sequence[str],
     workers: int | None = None,
+    ray: str | None = None,
+    ray_resource: str | None = None,
 ) -> int:
     """What `tradeoff run` does: runs a study with a display, prints its front and what to do next.
 
@@ -197,9 +199,25 @@ def run_command(
     """
     display = terminal_display()
     config = load_config(study_file, preset=preset, overrides=overrides, trials=trials, name=name)
-    status = _to_its_end(
-        display, lambda: run_study(config, storage=storage, workers=workers, timeout_s=timeout_s, display=display)
-    )
+    if ray_resource is not None and ray is None:
+        raise TradeoffError("--ray-resource goes with --ray ADDRESS, and there is none")
+
+    def run() -> optuna.Study:
+        if ray is None:
+            return run_study(config, storage=storage, workers=workers, timeout_s=timeout_s, display=display)
+        from studies.ray_cluster import run_on_ray
+
+        return run_on_ray(
+            config,
+            address=ray,
+            storage=storage,
+            resource=ray_resource,
+            workers=workers,
+            timeout_s=timeout_s,
+            display=display,
+        )
+
+    status = _to_its_end(display, run)
     show_end(config.name, storage, display)
     return status
 

@@ -1,13 +1,14 @@
 """Real trials for tests: one warm server for all of them, a job of seconds, and a look at the processes there are."""
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -168,6 +169,30 @@ def command_line(pid: int) -> str:
         return (PROC / str(pid) / "cmdline").read_text().replace("\0", " ")
     except (FileNotFoundError, ProcessLookupError):
         return ""
+
+
+# As /proc/net/tcp and tcp6 write 127.0.0.1, ::1, and the former in the latter's form.
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+
+
+def listening_addresses(pids: Iterable[int]) -> list[str]:
+    """The addresses on which processes listen, in the kernel's form."""
+    addresses = []
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            inodes = set()
+            for path in (PROC / str(pid) / "fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    inodes.add(os.readlink(path))
+            for table in ("tcp", "tcp6"):
+                rows = [line.split() for line in (PROC / str(pid) / "net" / table).read_text().splitlines()[1:]]
+                # 0A is LISTEN (include/net/tcp_states.h).
+                addresses += [row[1].split(":")[0] for row in rows if f"socket:[{row[9]}]" in inodes and row[3] == "0A"]
+    return addresses
+
+
+def descendants(pid: int) -> list[int]:
+    return [one for child in children(pid) for one in (child, *descendants(child))]
 
 
 def is_alive(pid: int) -> bool:

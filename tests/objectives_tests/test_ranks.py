@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Children, Events, is_alive, poll, request, shared_server, tiny_job
+from running import LOOPBACK, Children, Events, is_alive, listening_addresses, poll, request, shared_server, tiny_job
 
 from objectives.endings import Ended
 from objectives.following import first_to_go
@@ -184,24 +184,12 @@ def test_nothing_is_bound_but_the_loopback_address() -> None:
     addresses: list[str] = []
 
     def look(pids: list[int]) -> None:
-        for pid in pids:
-            inodes = {link for path in Path(f"/proc/{pid}/fd").iterdir() if (link := _target(path)).startswith("socket:")}
-            for table in ("tcp", "tcp6"):
-                rows = [line.split() for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]]
-                addresses.extend(row[1].split(":")[0] for row in rows if f"socket:[{row[9]}]" in inodes and row[3] == "0A")
+        addresses.extend(listening_addresses(pids))
         os.kill(pids[0], signal.SIGKILL)
 
     lose(look)
-    loopback = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
     assert addresses
-    assert set(addresses) <= loopback
-
-
-def _target(path: Path) -> str:
-    try:
-        return os.readlink(path)
-    except FileNotFoundError:
-        return ""
+    assert set(addresses) <= LOOPBACK
 
 
 def answered(outcome: Any, at_s: float) -> Ended:

@@ -1,0 +1,76 @@
+"""A worker of a study as a Ray task: what `tradeoff worker` does, on whatever node Ray has placed it.
+
+Ray shows a task's function, and in its logs and on command lines whatever is in a runtime environment, but not a task's
+arguments. So the storage's URL, which may hold a password, is an argument.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a worker is to do.
+
+    Attributes:
+        config: The study file, as `StudyConfig.plain` gives it.
+        storage: The storage's URL.
+        creates: Whether the study is made here, because only a node with a device can say what it is.
+        timeout_s: No trial is started after this many seconds.
+        folder: Where relative paths of the study file start.
+        cache: Where prepared data is kept; None for the node's own place.
+        resource: The resource that stands for devices, and how many of it the worker has.
+    """
+
+    config: Mapping[str, Any]
+    storage: str = field(repr=False)
+    creates: bool
+    timeout_s: float | None
+    folder: str
+    cache: str | None
+    resource: tuple[str, float]
+
+
+def work(assignment: Assignment) -> dict[str, str]:
+    """Works on the study until it is complete, and returns how that ended: `done`, `failed` or `refused`, with a sentence.
+
+    It runs in the main thread of Ray's process. Cancelling the task raises what Ctrl-C does, and ends it in order.
+    """
+    import optuna
+
+    from studies.config import StudyConfig
+    from studies.errors import TradeoffError
+    from studies.runner import StudyFailed, join_study, run_study
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if Path(assignment.folder).is_dir():
+        os.chdir(assignment.folder)
+    # Ray sets 1, or as many as the CPUs that a task asks for: times would depend on that and not on the node.
+    os.environ["OMP_NUM_THREADS"] = str(_num_threads(*assignment.resource))
+    config = StudyConfig.model_validate(assignment.config)
+    cache = None if assignment.cache is None else Path(assignment.cache)
+    try:
+        if assignment.creates:
+            run_study(config, storage=assignment.storage, timeout_s=assignment.timeout_s, cache=cache)
+        else:
+            join_study(config.name, storage=assignment.storage, timeout_s=assignment.timeout_s, cache=cache)
+    except TradeoffError as error:
+        return {"refused": str(error)}
+    except StudyFailed as error:
+        return {"failed": str(error)}
+    except KeyboardInterrupt:
+        return {"done": "ended by the user"}
+    return {"done": "nothing is left to do"}
+
+
+def _num_threads(resource: str, amount: float) -> int:
+    """A worker's share of its node's processors, so that workers of equal nodes measure equal times."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    num_workers = max(1, int(node.get(resource, amount) // amount))
+    return max(1, int(node.get("CPU", 1)) // num_workers)
