@@ -44,11 +44,11 @@ def build_fake_model(config: PretrainedConfig, settings: TraceSettings) -> torch
             model = auto_class.from_config(
                 config, attn_implementation=settings.attention, dtype=getattr(torch, settings.weights_dtype)
             )
-    except (ValueError, ImportError) as error:
-        raise ValueError(
-            f"a {config.model_type} model can't be built with attention {settings.attention!r}"
-            f"{', try eager' if settings.attention == 'sdpa' else ''}: {first_line(error)}"
-        ) from error
+    except (ValueError, ImportError, AssertionError, RuntimeError, AttributeError, KeyError, TypeError) as error:
+        # The model's own code, on whatever its configuration says.
+        how = "" if settings.attention is None else f" with attention {settings.attention!r}"
+        remedy = ", try eager" if settings.attention == "sdpa" else ""
+        raise ValueError(f"a {config.model_type} model can't be built{how}{remedy}: {first_line(error)}") from error
     # Without initialisation transformers leaves tied weights apart: an output layer would be counted beside its embedding.
     model.tie_weights()
     model.train()

@@ -168,6 +168,11 @@ def test_a_prediction_is_plain_data_for_json():
         ("no/such/folder/here", {}, "no model configuration at 'no/such/folder/here'"),
         ({"model_type": "no-such-type"}, {}, "no-such-type"),
         (ViTConfig(), {}, "vit models have no head for sequence-classification"),
+        (
+            BertConfig(hidden_size=32, num_attention_heads=2, vocab_size=50, pad_token_id=60),
+            {"attention": None},
+            "a bert model can't be built: Padding_idx must be within num_embeddings",
+        ),
         (DistilBertConfig(), {"task": "causal-lm"}, "it works for sequence-classification"),
         (CONFIG, {"sequence_length": 513}, "must not exceed the 512 positions"),
         (
