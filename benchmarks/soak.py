@@ -42,7 +42,7 @@ MAX_DATABASE_AWAY_S = 5.0
 
 
 def soak_study(trials: int) -> StudyConfig:
-    """Trainings of a second, of which each is another configuration, and some run out of memory."""
+    """Trainings of a second, each of another configuration."""
     return StudyConfig.model_validate(
         {
             "name": NAME,
