@@ -33,6 +33,9 @@ from studies.ray_worker import Assignment
 from studies.results import read_results
 from studies.runner import run_command
 
+# Each of the workers, and of those that replace them, imports torch: minutes on a busy machine.
+pytestmark = pytest.mark.timeout(600)
+
 # Long enough for a node to be lost in the middle of a trial.
 JOB = tiny_job(epochs=8)
 STUDY = tiny_study(name="clustered", job=JOB.model_dump(), sampler="grid", trials=4)
