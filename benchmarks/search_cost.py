@@ -18,8 +18,9 @@ when it was measured: an arm that trains pays for the training, one that probes 
 `real` says what it takes on the clock, its own overhead and the publishing included.
 
 Arms: (a) multivariate TPE with every trial trained, out-of-memory pruned, as a user would write it; (c) TPE and random over the
-product's objective, with the out-of-memory frontier and shared accuracy; (d) decoupled; (e) decoupled with early stopping.
-`real` adds (b) `Trainer.hyperparameter_search`, as far as it goes.
+product's objective, with the out-of-memory frontier and shared accuracy; (d) decoupled; (e) decoupled with early stopping;
+(f) the same with repeats of a class, which is the product's default. `real` runs (a) and (f), and (b)
+`Trainer.hyperparameter_search`, as far as it goes.
 """
 
 import argparse
@@ -370,7 +371,13 @@ def _plain(objective: Objective) -> Any:
 
 def real_arm(arm: Arm, table: dict[str, Any], truth: Truth, seed: int, max_s: float) -> list[Point]:
     """Runs an arm on the clock; the curve is read from the finished study's own times."""
-    settings = {"sampler": arm.sampler, "sampler_seed": seed, "reuse": arm.reuse, "early_stopping": arm.early_stopping}
+    settings = {
+        "sampler": arm.sampler,
+        "sampler_seed": seed,
+        "reuse": arm.reuse,
+        "early_stopping": arm.early_stopping,
+        "seeds_per_class": arm.seeds,
+    }
     config = StudyConfig.model_validate(table["config"] | settings | {"trials": 1000})
     with tempfile.TemporaryDirectory() as folder:
         begin_s = time.time()
@@ -499,7 +506,7 @@ def main() -> None:
                 curves[arm.name].append(replay_arm(arm, table, truth, seed)[0])
             elif arm.plain and arm.sampler == "tpe":
                 curves[arm.name].append(plain_real_arm(table, truth, seed, options.max_seconds))
-            elif arm.sampler == "decoupled":
+            elif arm.seeds > 1:
                 curves[arm.name].append(real_arm(arm, table, truth, seed, options.max_seconds))
         if options.what == "real":
             from plain_loop import hyperparameter_search

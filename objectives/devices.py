@@ -94,6 +94,16 @@ def describe_device(*, index: int = 0, connect: Callable[[DeviceKind], None] | N
     )
 
 
+def see_one_card() -> None:
+    """Leaves this process the first of the cards that it sees. CUDA must not have been initialised in it.
+
+    With more, the Trainer splits batches that many times as large between them (DataParallel): another effective batch than the
+    one that was asked for.
+    """
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    os.environ["CUDA_VISIBLE_DEVICES"] = first
+
+
 def warm_up(kind: DeviceKind) -> None:
     """Brings what a training step starts on first use, so that later levels of memory differ by tensors alone.
 

@@ -17,6 +17,7 @@ from objectives.jobs import TrainingSettings
 from objectives.memory_plan import CorrectedPlan, MemoryPlan
 from objectives.power import PowerModel
 from objectives.records import MEMORY_PREDICTION, TrialRecord
+from objectives.repeats import NUM_SEEDS
 from objectives.schedule import Schedule
 from searchspace import LearningClass, MemoryClass, Reuse, SearchSpace, SpeedClass, TrialParameters
 
@@ -143,8 +144,11 @@ class Knowledge:
 
     @cached_property
     def trainings(self) -> dict[LearningClass, Observation]:
-        """The training that speaks for each learning class: the latest that completed."""
-        return {self.class_of(o.parameters): o for o in self.observations if o.record.outcome == "completed"}
+        """The training that speaks for each learning class: of those with the most seeds behind them, the latest."""
+        completed = [o for o in self.observations if o.record.outcome == "completed"]
+        # The sort is stable: of as many seeds, the latest comes last.
+        completed.sort(key=lambda o: o.record.attributes.get(NUM_SEEDS, 1))
+        return {self.class_of(o.parameters): o for o in completed}
 
     def trained(self, parameters: TrialParameters) -> list[Observation]:
         """The trainings of exactly this configuration that completed, the latest of each seed, in order."""

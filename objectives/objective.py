@@ -240,7 +240,7 @@ class Objective:
 
     def _surely_fits(self, parameters: TrialParameters, knowledge: Knowledge) -> bool:
         known = knowledge.memory_mib(parameters)
-        return known is not None and (known[1] != "model" or known[0] <= self.budget_mib * SURELY_FITS)
+        return known is not None and (known[1] == "probe" or known[0] <= self.budget_mib * SURELY_FITS)
 
     def _derive(
         self, trial: optuna.Trial, parameters: TrialParameters, training: Observation, knowledge: Knowledge

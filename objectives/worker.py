@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from objectives.devices import describe_device
+from objectives.devices import describe_device, see_one_card
 from objectives.jobs import TextClassificationJob, parse_job
 from objectives.memory_budget import (
     MemoryBudgetExceeded,
@@ -48,6 +48,8 @@ def answer(connection: socket.socket, listener: socket.socket | None = None) -> 
     with connection.makefile("r", encoding="utf-8") as lines:
         request = json.loads(lines.readline())
     reporter = Reporter(connection)
+    if request["task"] != "describe" and request.get("num_ranks", 1) == 1:
+        see_one_card()
     try:
         if request["task"] == "describe":
             reporter.finish({"answer": describe_device().as_dict()})

@@ -24,8 +24,10 @@ from studies.display import Display, quiet_display, what_became_of_it
 from studies.errors import TradeoffError
 from studies.front import pareto_front
 from studies.interrupts import Interrupts
+from studies.patient_storage import be_patient
 from studies.preparation import OtherDeviceError, prepare
 from studies.results import OUTCOME_WORDS, StudyResults
+from studies.study import check_device
 from studies.tables import short_configuration
 
 # Names the trial whose values a confirmation checks.
@@ -168,8 +170,13 @@ def confirm_stored(
         raise OtherDeviceError(
             f"the study {config.name!r} was measured on {device['name']}, and this machine has {processor_name()}"
         )
+    be_patient(study._storage, say=display.message, stop=lambda: interrupts.requested)
     with interrupts.handled(), TrialServer() as server:
         ready = prepare(config, server, interrupts, display=display, cache=cache, measured_on=device["name"])
+        try:
+            check_device(config.name, device, ready.device)
+        except TradeoffError as error:
+            raise OtherDeviceError(str(error)) from None
         # Nothing is drawn; the default sampler would read the whole study to no end.
         study.sampler = optuna.samplers.RandomSampler()
         annotator = Annotator(study=study, artifacts=artifact_folder(study._storage))

@@ -138,8 +138,9 @@ class LiveDisplay:
 
     def trial_started(self, number: int, parameters: TrialParameters, *, worker: int = 0) -> None:
         """Shows the trial's configuration."""
-        self._running[worker] = f"trial {number}  {short_configuration(parameters.as_dict())}"
+        # Another thread draws: what it looks up for a running trial is there before the trial is.
         self._events[worker] = {}
+        self._running[worker] = f"trial {number}  {short_configuration(parameters.as_dict())}"
 
     def progress(self, event: Mapping[str, Any], *, worker: int = 0) -> None:
         """Shows the trial's stage and step."""

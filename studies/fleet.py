@@ -180,16 +180,18 @@ class Fleet:
             # Once the workers have been told to end, theirs is the last word.
             with contextlib.nullcontext() if self._is_ending else self.interrupts.waiting():
                 ready = self._selector.select()
+            for key, _ in ready:
+                worker: _Worker = key.data
+                if (messages := worker.channel.receive()) is None:
+                    self._selector.unregister(worker.channel)
+                    self._gone(worker)
+                    continue
+                for message in messages:
+                    self._hear(worker, message)
         except KeyboardInterrupt:
-            return
-        for key, _ in ready:
-            worker: _Worker = key.data
-            if (messages := worker.channel.receive()) is None:
-                self._selector.unregister(worker.channel)
-                self._gone(worker)
-                continue
-            for message in messages:
-                self._hear(worker, message)
+            # Pressed while the database was waited for: the next turn tells the workers to end.
+            if self._is_ending:
+                raise
 
     def _hear(self, worker: _Worker, message: dict[str, Any]) -> None:
         if "message" in message:

@@ -134,7 +134,7 @@ class Planner:
         }
         busy = {self.knowledge.class_of(parameters) for parameters, stages in self.running if "train" in stages}
         left = [c for c in self.candidates if c.learning_class not in trained.keys() | failed | busy]
-        if not left and self.max_seeds == 1:
+        if not self.candidates or (not left and self.max_seeds == 1):
             return self._why_no_candidate(busy, failed)
         known = {key: values for key, trainings in trained.items() if (values := self._values_by_seed(trainings))}
         decision = decide(

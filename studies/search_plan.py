@@ -66,8 +66,9 @@ class StudyPlanning:
             objective.use_plan(stored)
             return
         if self.task is None:
-            self._do_without(self.failure or "nothing makes one")
-            return
+            if self.failure is not None:
+                self._do_without(self.failure)
+            return  # another worker makes it: `poll` takes it once it is stored
         waits = self.device["kind"] == "cpu" or self.device.get("num_cpus", 1) < MIN_CPUS_BESIDE_A_CARD
         timeout_s = None if self.config.plan == "on" else MAX_WAIT_S if waits else 0.0
         with self.interrupts.waiting():
@@ -78,7 +79,11 @@ class StudyPlanning:
 
     def poll(self, study: optuna.Study, objective: Objective, *, timeout_s: float | None = 0.0) -> None:
         """Takes the plan if it is there, stores it with the study, and says in a line what it settles."""
-        if self.task is None or (message := self.task.answer(timeout_s=timeout_s)) is None:
+        if self.task is None:
+            if self.config.plan != "off" and objective.plan is None and (stored := stored_plan(study.user_attrs)) is not None:
+                objective.use_plan(stored)
+            return
+        if (message := self.task.answer(timeout_s=timeout_s)) is None:
             return
         self.task = None
         if "answer" not in message:

@@ -75,12 +75,13 @@ def train_export(
     # Read by torch and datasets when they are imported, which happens below and not before.
     os.environ.update(server_environment(dict(os.environ)))
     say.print("importing torch and transformers", highlight=False)
-    from objectives.devices import describe_device
+    from objectives.devices import describe_device, see_one_card
     from objectives.oom import out_of_memory_details
     from objectives.retraining import remove_checkpoints, retrain
     from objectives.workloads import load_workload, prepare_workload
     from studies.preparation import cache_folder
 
+    see_one_card()
     device = describe_device()
     if parameters.precision.value not in device.precisions:
         raise TradeoffError(

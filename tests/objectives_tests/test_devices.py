@@ -1,9 +1,11 @@
 """What a device is, by name and by what it can."""
 
+import os
+
 import pytest
 import torch
 
-from objectives.devices import DeviceInfo, describe_device, nvml_uuid, processor_name, warm_up
+from objectives.devices import DeviceInfo, describe_device, nvml_uuid, processor_name, see_one_card, warm_up
 
 CARD = DeviceInfo(
     kind="cuda",
@@ -83,3 +85,13 @@ def test_an_instance_is_known_by_the_cards_name():
 def test_an_instance_that_the_user_chose_goes_by_the_users_name_for_it():
     visible = "MIG-aaaa, MIG-bbbb"
     assert nvml_uuid(UUID, name="NVIDIA H100", visible_devices=visible, index=1) == "MIG-bbbb"
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(None, "0"), ("2,3", "2"), ("GPU-aaa,GPU-bbb", "GPU-aaa"), ("", "")])
+def test_a_trial_on_one_device_sees_one_card(visible, seen, monkeypatch):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    see_one_card()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
