@@ -25,6 +25,7 @@ from studies.display import Display, quiet_display
 from studies.errors import TradeoffError
 from studies.fleet import WorkersDied
 from studies.interrupts import Interrupts
+from studies.patient_storage import be_patient
 from studies.ray_worker import Assignment, work
 from studies.search import StudyFailed
 from studies.storage import masked, open_storage, storage_url
@@ -76,7 +77,7 @@ def run_on_ray(
         raise TradeoffError(f"workers must be at least 1, got {workers}")
     display, interrupts = display or quiet_display(), Interrupts()
     url = _absolute(storage_url(storage))
-    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+    deadline_unix_s = None if timeout_s is None else time.time() + timeout_s
     with interrupts.handled(), _connected(address):
         nodes = _nodes()
         name, each = _share(config, nodes, resource, workers, is_local=address == LOCAL)
@@ -96,7 +97,7 @@ def run_on_ray(
             cache=cache,
             display=display,
             interrupts=interrupts,
-            deadline_s=deadline_s,
+            deadline_unix_s=deadline_unix_s,
         )
         return crew.run(num_workers)
 
@@ -111,7 +112,7 @@ class _Crew:
     cache: Path | None
     display: Display
     interrupts: Interrupts
-    deadline_s: float | None
+    deadline_unix_s: float | None
     _working: dict[Any, int] = field(default_factory=dict, init=False)
     _study: optuna.Study | None = field(default=None, init=False)
     _ended: set[int] = field(default_factory=set, init=False)
@@ -121,6 +122,7 @@ class _Crew:
 
     def run(self, num_workers: int) -> optuna.Study:
         storage = open_storage(self.url)
+        be_patient(storage, say=self.display.message, stop=lambda: self.interrupts.requested)
         with contextlib.ExitStack() as stack:
             try:
                 # Of a study that does not exist, the first worker finds out what it is measured on.
@@ -130,7 +132,7 @@ class _Crew:
                     self._look()
                     self._opened(storage, stack)
                 for index in range(num_workers):
-                    if index not in self._working.values() and not self._is_over():
+                    if not self._is_over() and self._over_since_s is None and index not in self._working.values():
                         self._start(index)
                 while self._working and not self._is_over():
                     self._look()
@@ -161,19 +163,21 @@ class _Crew:
         name, each = self.resource
         kinds = {"GPU": "num_gpus", "CPU": "num_cpus"}
         needs: dict[str, Any] = {kinds[name]: each} if name in kinds else {"resources": {name: each}}
-        left_s = None if self.deadline_s is None else max(0.0, self.deadline_s - time.monotonic())
         # Ray would try a lost task again by itself, and would not know when that has no sense any more.
         task = ray.remote(**({"num_cpus": 0} | needs), max_retries=0)(work)
-        assignment = Assignment(
+        self._working[task.remote(self._assignment(index))] = index
+
+    def _assignment(self, index: int) -> Assignment:
+        return Assignment(
             config=self.config.plain(),
             storage=self.url,
             creates=self._study is None,
-            timeout_s=left_s,
+            index=index,
+            deadline_unix_s=self.deadline_unix_s,
             folder=os.getcwd(),
             cache=None if self.cache is None else str(self.cache),
             resource=self.resource,
         )
-        self._working[task.remote(assignment)] = index
 
     def _look(self) -> None:
         """Waits a moment, hears workers that have ended, and shows what is new in the study."""
@@ -187,11 +191,19 @@ class _Crew:
         for task in ended:
             index = self._working.pop(task)
             try:
-                self._hear(ray.get(task))
+                end = ray.get(task)
             except ray.exceptions.RayError as error:
-                self._lost(index, error)
+                self._lost(index, _reason(error))
+            else:
+                self._hear(index, end)
 
-    def _hear(self, end: dict[str, str]) -> None:
+    def _hear(self, index: int, end: dict[str, str]) -> None:
+        if "interrupted" in end:
+            self._lost(index, end["interrupted"])
+            return
+        if "other_device" in end:
+            self._left_out(index, end)
+            return
         # What one worker finds, the others will find too.
         self._over_since_s = self._over_since_s or time.monotonic()
         if "refused" in end:
@@ -199,9 +211,17 @@ class _Crew:
         elif "failed" in end:
             self._error = self._error or StudyFailed(end["failed"])
 
-    def _lost(self, index: int, error: Exception) -> None:
+    def _left_out(self, index: int, end: dict[str, str]) -> None:
+        """Goes on without a worker on a node with another device, as long as there are others."""
+        if self._over_since_s is not None:
+            return
+        if self._study is None or not self._working:
+            self._error = TradeoffError(end["other_device"])
+            return
+        self.display.message(f"worker {index} on {end['node']} is left out: {end['other_device']}")
+
+    def _lost(self, index: int, why: str) -> None:
         self._losses += 1
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if self._over_since_s is not None:
             return
         if self._losses >= MAX_LOSSES_IN_A_ROW:
@@ -231,9 +251,12 @@ class _Crew:
         ]
 
     def _is_over(self) -> bool:
-        """Whether no worker has anything to do any more: one has ended, no trial runs, and the others had time to see it."""
+        """Whether no worker has anything to do any more: one has ended or time is up, no trial runs, and all could see it."""
         if self._error is not None:
             return True
+        if self.deadline_unix_s is not None and time.time() >= self.deadline_unix_s:
+            # Those that still wait for a place would begin nothing.
+            self._over_since_s = self._over_since_s or time.monotonic()
         if self._over_since_s is None or self._study is None:
             return False
         if self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
@@ -249,6 +272,14 @@ class _Crew:
                 ray.cancel(task, force=force)
             _, left = ray.wait(list(self._working), num_returns=len(self._working), timeout=60) if self._working else ([], [])
             self._working = {task: self._working[task] for task in left}
+
+
+def _reason(error: Exception) -> str:
+    """Why a worker was lost, in a line: the last one where it is a traceback."""
+    import ray
+
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0].strip()
 
 
 @contextlib.contextmanager

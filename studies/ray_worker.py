@@ -5,6 +5,8 @@ arguments. So the storage's URL, which may hold a password, is an argument.
 """
 
 import os
+import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,8 @@ class Assignment:
         config: The study file, as `StudyConfig.plain` gives it.
         storage: The storage's URL.
         creates: Whether the study is made here, because only a node with a device can say what it is.
-        timeout_s: No trial is started after this many seconds.
+        index: The worker's number: seeded samplers of several workers must not draw the same.
+        deadline_unix_s: No trial is started after this moment, in seconds since 1970: a task may wait long for its place.
         folder: Where relative paths of the study file start.
         cache: Where prepared data is kept; None for the node's own place.
         resource: The resource that stands for devices, and how many of it the worker has.
@@ -28,14 +31,18 @@ class Assignment:
     config: Mapping[str, Any]
     storage: str = field(repr=False)
     creates: bool
-    timeout_s: float | None
+    index: int
+    deadline_unix_s: float | None
     folder: str
     cache: str | None
     resource: tuple[str, float]
 
 
 def work(assignment: Assignment) -> dict[str, str]:
-    """Works on the study until it is complete, and returns how that ended: `done`, `failed` or `refused`, with a sentence.
+    """Works on the study until it is complete, and returns how that ended, in a sentence.
+
+    The key is `done`, `failed`, `refused`, `other_device` (with the `node`'s name beside it), or `interrupted` where only this
+    worker was told to end, as on a node that is drained.
 
     It runs in the main thread of Ray's process. Cancelling the task raises what Ctrl-C does, and ends it in order.
     """
@@ -43,6 +50,7 @@ def work(assignment: Assignment) -> dict[str, str]:
 
     from studies.config import StudyConfig
     from studies.errors import TradeoffError
+    from studies.preparation import OtherDeviceError
     from studies.runner import StudyFailed, join_study, run_study
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -52,17 +60,21 @@ def work(assignment: Assignment) -> dict[str, str]:
     os.environ["OMP_NUM_THREADS"] = str(_num_threads(*assignment.resource))
     config = StudyConfig.model_validate(assignment.config)
     cache = None if assignment.cache is None else Path(assignment.cache)
+    deadline_unix_s = assignment.deadline_unix_s
+    timeout_s = None if deadline_unix_s is None else max(0.0, deadline_unix_s - time.time())
     try:
         if assignment.creates:
-            run_study(config, storage=assignment.storage, timeout_s=assignment.timeout_s, cache=cache)
+            run_study(config, storage=assignment.storage, timeout_s=timeout_s, cache=cache, worker=assignment.index)
         else:
-            join_study(config.name, storage=assignment.storage, timeout_s=assignment.timeout_s, cache=cache)
+            join_study(config.name, storage=assignment.storage, timeout_s=timeout_s, cache=cache, worker=assignment.index)
+    except OtherDeviceError as error:
+        return {"other_device": str(error), "node": socket.gethostname()}
     except TradeoffError as error:
         return {"refused": str(error)}
     except StudyFailed as error:
         return {"failed": str(error)}
     except KeyboardInterrupt:
-        return {"done": "ended by the user"}
+        return {"interrupted": "it was told to end, as on a node that is drained"}
     return {"done": "nothing is left to do"}
 
 

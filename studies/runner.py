@@ -1,5 +1,7 @@
 """Runs a study on this machine, with as many workers as it has cards, and `tradeoff run` and `tradeoff worker` around that."""
 
+import hashlib
+import json
 import os
 import shlex
 import time
@@ -19,9 +21,10 @@ from studies.errors import TradeoffError
 from studies.fleet import Fleet, WorkersDied
 from studies.front import pareto_front
 from studies.interrupts import EXIT_STATUS, Interrupts
+from studies.owner import Owner
 from studies.patient_storage import be_patient
 from studies.places import Place, default_num_workers, places
-from studies.preparation import prepare
+from studies.preparation import OtherDeviceError, prepare
 from studies.results import read_results
 from studies.search import StudyFailed, search
 from studies.storage import DEFAULT_STORAGE, load_study, masked, open_storage
@@ -40,6 +43,7 @@ def run_study(
     timeout_s: float | None = None,
     display: Display | None = None,
     cache: Path | None = None,
+    worker: int = 0,
 ) -> optuna.Study:
     """Creates the study of `config`, or goes on with it, and runs it to its number of trials.
 
@@ -55,6 +59,7 @@ def run_study(
         timeout_s: No trial is started after this many seconds.
         display: Where progress is shown; nowhere by default.
         cache: Where prepared data is kept; see `studies.preparation.cache_folder`.
+        worker: The number of a single worker among others that are started apart: seeded samplers must not draw the same.
 
     Returns:
         The study, an ordinary Optuna study.
@@ -72,7 +77,7 @@ def run_study(
         study = open_study(config, opened, device)
         return study, Annotator(study=study, artifacts=artifact_folder(study._storage), say=say)
 
-    return _run(config, open_here, storage, workers, timeout_s, display, cache)
+    return _run(config, open_here, storage, workers, timeout_s, display, cache, worker)
 
 
 def join_study(
@@ -83,6 +88,7 @@ def join_study(
     timeout_s: float | None = None,
     display: Display | None = None,
     cache: Path | None = None,
+    worker: int | None = None,
 ) -> optuna.Study:
     """Works on a study that exists, beside others on this machine or elsewhere, until it is complete.
 
@@ -93,6 +99,7 @@ def join_study(
         name: The study's name; None for the one created last.
         storage: A database URL, or the path of a SQLite file.
         workers, timeout_s, display, cache: As for `run_study`.
+        worker: As for `run_study`; None for a number that no other process has.
 
     Returns:
         The study.
@@ -108,11 +115,15 @@ def join_study(
     measured_on = stored.user_attrs["device"]
 
     def open_here(opened: BaseStorage, device: Mapping[str, Any]) -> tuple[optuna.Study, Annotator]:
-        check_device(config.name, measured_on, device)
+        try:
+            check_device(config.name, measured_on, device)
+        except TradeoffError as error:
+            raise OtherDeviceError(str(error)) from error
         study = load_study(config.name, opened)
         return study, Annotator(study=study, artifacts=artifact_folder(study._storage), say=say, only_trials=True)
 
-    return _run(config, open_here, storage, workers, timeout_s, display, cache, measured_on=measured_on["name"])
+    worker = _number_of_its_own() if worker is None else worker
+    return _run(config, open_here, storage, workers, timeout_s, display, cache, worker, measured_on=measured_on["name"])
 
 
 def _run(
@@ -123,6 +134,7 @@ def _run(
     timeout_s: float | None,
     display: Display,
     cache: Path | None,
+    worker: int,
     measured_on: str | None = None,
 ) -> optuna.Study:
     if workers is None:
@@ -160,11 +172,23 @@ def _run(
         try:
             with display.running(study.study_name, ready.device, config):
                 search(
-                    study, ready, display=display, interrupts=interrupts, annotator=annotator, deadline_s=deadline_s
-                )  # fmt: skip
+                    study,
+                    ready,
+                    display=display,
+                    interrupts=interrupts,
+                    annotator=annotator,
+                    deadline_s=deadline_s,
+                    worker=worker,
+                )
         finally:
             annotator.finish()
     return study
+
+
+def _number_of_its_own() -> int:
+    """A number for this process that those on other machines don't have: they can't agree on who is the first."""
+    owner = json.dumps(Owner.here().as_dict(), sort_keys=True)
+    return int.from_bytes(hashlib.sha256(owner.encode()).digest()[:4])
 
 
 def _shared_processors(where: Sequence[Place]) -> str:
