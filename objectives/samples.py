@@ -59,9 +59,12 @@ def row_lengths(dataset: Any) -> list[int] | None:
             return [int(length) for length in dataset.with_format(None)["length"]]
         if "input_ids" in dataset.column_names:
             return list(_list_lengths(dataset))
-    lengths = [_item_length(dataset[row]) for row in range(min(len(dataset), MAX_ITEMS))]
-    known = [length for length in lengths if length is not None]
-    return known if lengths and len(known) == len(lengths) else None
+    lengths = []
+    for row in range(min(len(dataset), MAX_ITEMS)):
+        if (length := _item_length(dataset[row])) is None:
+            return None
+        lengths.append(length)
+    return lengths or None
 
 
 def is_map_style(dataset: Any) -> bool:

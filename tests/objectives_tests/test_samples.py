@@ -72,6 +72,17 @@ def test_without_lengths_the_first_rows_are_taken():
     assert [float(item["pixel_values"][0]) for item in longest_rows(images, 2)] == [0, 1]
 
 
+def test_where_the_first_item_tells_no_length_no_other_is_read():
+    class Images(Items):
+        def __getitem__(self, row):
+            read.append(row)
+            return super().__getitem__(row)
+
+    read = []
+    assert row_lengths(Images([{"pixel_values": [0.0]}] * 30)) is None
+    assert read == [0]
+
+
 def test_what_can_only_be_iterated_over_is_taken_as_it_is():
     stream = Stream()
     assert longest_rows(stream, 2) is stream
