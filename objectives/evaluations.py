@@ -46,8 +46,8 @@ def watch_evaluations(
 
 
 def numbers_of(metrics: Mapping[str, Any] | None) -> dict[str, float]:
-    """The metrics that are numbers, scalars of numpy and torch among them."""
-    plain = {name: value.item() if hasattr(value, "item") else value for name, value in (metrics or {}).items()}
+    """The metrics that are numbers, scalars of numpy and torch among them; an array of several is none."""
+    plain = {name: value.item() if getattr(value, "ndim", None) == 0 else value for name, value in (metrics or {}).items()}
     return {name: float(value) for name, value in plain.items() if isinstance(value, numbers.Real)}
 
 
