@@ -132,7 +132,8 @@ def _measure_time(
     clock.attach(trainer, exchanges=num_ranks > 1)
     enough_s = POWER_S if session.measures_power else TIMED_S
     with NvmlReader.open(session.device.uuid if session.measures_power else None) as nvml:
-        until = _UntilTimed(clock, session.clock_s, nvml.total_energy_j, enough_s, session.ranks)
+        compiles = bool(session.parameters.torch_compile)
+        until = _UntilTimed(clock, session.clock_s, nvml.total_energy_j, enough_s, session.ranks, compiles=compiles)
         trainer.add_callback(until)
         trainer.train()
     powers_w = [power_w for power_w in session.ranks.gather("power", until.power_w) if power_w is not None]
@@ -198,8 +199,8 @@ class _FirstStep(TrainerCallback):  # type: ignore[misc]
 class _UntilTimed(TrainerCallback):  # type: ignore[misc]
     """Ends the timed steps once they have taken long enough.
 
-    Ranks must end after the same step, or one would wait for the others for ever: from its first timed step, rank 0 says
-    after how many.
+    Ranks must end after the same step, or one would wait for the others for ever: after the first steps, as many in each rank
+    whatever it compiles in which of them, rank 0 says how many more it takes.
 
     Attributes:
         power_w: The mean power since the warm-up; None where nothing counts energy.
@@ -212,29 +213,37 @@ class _UntilTimed(TrainerCallback):  # type: ignore[misc]
         energy_j: Callable[[], float | None],
         enough_s: float,
         ranks: Ranks,
+        *,
+        compiles: bool = False,
     ) -> None:
         self._clock = clock
         self._now_s = now_s
         self._energy_j = energy_j
         self._enough_s = enough_s
         self._ranks = ranks
+        self._first_steps = WARM_UP_STEPS + (COMPILING_STEPS if compiles else 0)
         self._begin_s: float | None = None
         self._begin_j: float | None = None
-        self._num_steps = 0
+        self._num_steps: float = 0
         self.power_w: float | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # A step that compiled something is no timed one, and neither is any before it.
-        if not self._clock.update_s:
+        num_timed = state.global_step - self._first_steps
+        # Alone, a step that compiled something is no timed one, and neither is any before it. Ranks may compile in different
+        # steps, so among several only the step's number may decide.
+        is_early = not self._clock.update_s if self._ranks.world_size == 1 else num_timed < 1
+        if is_early:
             self._begin_s, self._begin_j = self._now_s(), self._energy_j()
-        elif self._begin_s is not None and self._is_enough(state.global_step - WARM_UP_STEPS, self._now_s() - self._begin_s):
+        elif self._begin_s is not None and self._is_enough(num_timed, self._now_s() - self._begin_s):
             control.should_training_stop = True
 
     def _is_enough(self, num_timed: int, elapsed_s: float) -> bool:
         if self._ranks.world_size == 1:
             return elapsed_s >= self._enough_s
         if num_timed == 1:
-            self._num_steps = self._ranks.gather("timed steps", math.ceil(self._enough_s / elapsed_s))[0]
+            # A rank that has compiled in every step so far has timed none of them: then all go on to the last step.
+            wanted = self._ranks.gather("timed steps", math.ceil(self._enough_s / elapsed_s) if self._clock.update_s else None)
+            self._num_steps = math.inf if None in wanted else wanted[0]
         return num_timed >= self._num_steps
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
