@@ -69,7 +69,8 @@ class ProbeResult:
         memory: Peaks over an evaluation batch and two optimizer steps on the longest sequences.
         micro_step_time_s: Median forward and backward pass of one ordinary micro-batch.
         optimizer_step_time_s: Median time of one optimizer update, after its micro-steps.
-        eval_batch_time_s: Median evaluation of one ordinary batch.
+        eval_batch_time_s: Median evaluation of one ordinary batch; None without evaluation, or where `evaluate` is the user's
+            own and never calls `prediction_step`.
         estimated_train_time_s: Training time of the whole run at these rates.
         probe_time_s: What the probe itself took.
         gradients_mib: The gradients of all trainable weights: what accumulation holds through a forward pass.

@@ -120,7 +120,7 @@ def _measure_time(
     """Times ordinary steps into `clock`.
 
     Returns:
-        The time of an evaluation batch, or None without evaluation, and the power that the steps drew, or None.
+        The time of an evaluation batch, or None where none was timed, and the power that the steps drew, or None.
     """
     num_ranks = session.ranks.world_size
     num_steps = WARM_UP_STEPS + (MAX_POWER_STEPS if session.measures_power else MAX_TIMED_STEPS)
@@ -144,7 +144,8 @@ def _measure_time(
     return _time_prediction_steps(session, trainer, rows), power_w
 
 
-def _time_prediction_steps(session: TrialSession, trainer: Trainer, dataset: Any) -> float:
+def _time_prediction_steps(session: TrialSession, trainer: Trainer, dataset: Any) -> float | None:
+    """The median time of a batch; None where an evaluation of the user's own takes its batches otherwise."""
     times_s: list[float] = []
     original = trainer.prediction_step
 
@@ -157,7 +158,7 @@ def _time_prediction_steps(session: TrialSession, trainer: Trainer, dataset: Any
 
     trainer.prediction_step = timed
     _evaluate(trainer, dataset)
-    return statistics.median(times_s)
+    return statistics.median(times_s) if times_s else None
 
 
 def _evaluate(trainer: Trainer, dataset: Any) -> None:

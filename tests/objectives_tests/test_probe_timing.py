@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from objectives.probe import COMPILING_STEPS, MAX_TIMED_STEPS, WARM_UP_STEPS, _UntilTimed
+from objectives.probe import COMPILING_STEPS, MAX_TIMED_STEPS, WARM_UP_STEPS, _time_prediction_steps, _UntilTimed
 
 LAST_STEP = WARM_UP_STEPS + COMPILING_STEPS + MAX_TIMED_STEPS
 STEP_S = 0.05
@@ -61,3 +61,8 @@ def test_where_a_rank_has_timed_no_step_yet_all_go_on_to_the_last():
 
 def test_a_single_device_begins_to_time_after_the_last_step_that_compiled():
     assert Rank({1, 2, 3}, world_size=1).last_step() == 3 + 4
+
+
+def test_an_evaluation_that_never_calls_prediction_step_has_no_time_of_a_batch():
+    trainer = SimpleNamespace(prediction_step=lambda: None, evaluate=lambda **_: {"eval_f1": 0.5}, compute_metrics=None)
+    assert _time_prediction_steps(SimpleNamespace(clock_s=lambda: 0.0), trainer, [1, 2]) is None
