@@ -35,6 +35,8 @@ TRAINS_ATTRIBUTE = "tradeoff:trains"
 SURELY_FITS = 0.9
 # A queued trial with one of these was put there by a worker, not by the user: it holds what that one could not do.
 QUEUED_BY_A_WORKER = frozenset({"retry_of", "deferred_until"})
+# Unless it says that what it tries again was the user's.
+ASKED_FOR = "asked_for"
 
 
 class TrialFailed(RuntimeError):
@@ -127,13 +129,13 @@ class Objective:
         parameters = self.space.suggest(trial)
         if (violation := self.space.violation(parameters)) is not None:
             self._skip(trial, violation.reason, violation.name, violation.amount)
-        system_attributes = trial.storage.get_trial_system_attrs(trial._trial_id)
-        plan = system_attributes.get(PLAN_ATTRIBUTE)
+        stored = trial.storage.get_trial(trial._trial_id)
+        plan = stored.system_attrs.get(PLAN_ATTRIBUTE)
         if plan is not None and not plan["stages"]:
             _store(trial, {"outcome": "skipped", "reason": plan["why"]})
             raise TrialFailed(plan["why"])
         # What the user has asked for by name is trained, whatever is known.
-        is_asked_for = "fixed_params" in system_attributes and not QUEUED_BY_A_WORKER & trial.user_attrs.keys()
+        is_asked_for = _is_asked_for(stored)
         with self.alone() if self.alone is not None and plan is None else nullcontext():
             # First what runs, then what has ended: a trial that ends in between is seen twice, and never not at all.
             running = _others(trial)
@@ -337,11 +339,23 @@ class Objective:
                 raise optuna.TrialPruned(outcome.reason)
             case Interrupted():
                 # First in line when the study goes on: what was asked for is not lost. A sampler that plans asks by itself.
-                if PLAN_ATTRIBUTE not in trial.storage.get_trial_system_attrs(trial._trial_id):
-                    trial.study.enqueue_trial(dict(trial.params), user_attrs={"retry_of": trial.number})
+                stored = trial.storage.get_trial(trial._trial_id)
+                if PLAN_ATTRIBUTE not in stored.system_attrs:
+                    trial.study.enqueue_trial(dict(trial.params), user_attrs=retry_attributes(stored))
                 raise KeyboardInterrupt
             case _:
                 raise TrialFailed(outcome.reason)
+
+
+def _is_asked_for(trial: FrozenTrial) -> bool:
+    """Whether the user has enqueued a trial, or the one that it tries again."""
+    is_the_users = ASKED_FOR in trial.user_attrs or not QUEUED_BY_A_WORKER & trial.user_attrs.keys()
+    return "fixed_params" in trial.system_attrs and is_the_users
+
+
+def retry_attributes(trial: FrozenTrial) -> dict[str, Any]:
+    """The user attributes of the trial that tries this one's configuration again."""
+    return {"retry_of": trial.number} | ({ASKED_FOR: True} if _is_asked_for(trial) else {})
 
 
 def _seed_of(trial: optuna.Trial) -> int | None:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from objectives.objective import PLAN_ATTRIBUTE, Objective
+from objectives.objective import PLAN_ATTRIBUTE, Objective, retry_attributes
 from studies.annotate import artifact_folder
 from studies.owner import Owner
 from studies.patient_storage import OWNER_ATTRIBUTE, PatientStorage
@@ -155,7 +155,7 @@ class FaultTolerantStudy:
                 successor = create_trial(
                     state=TrialState.WAITING,
                     system_attrs={"fixed_params": params},
-                    user_attrs={RETRY_OF: trial.number},
+                    user_attrs=retry_attributes(trial),
                 )
         if storage.give_up(trial._trial_id, attributes, successor):
             again = ": it is tried again" if not before and params else ""

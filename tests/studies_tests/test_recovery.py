@@ -17,6 +17,7 @@ from simulated_worker import Worker, small_study
 from studies.config import StudyConfig
 from studies.owner import Owner
 from studies.patient_storage import OWNER_ATTRIBUTE
+from studies.recovery import FaultTolerantStudy
 from studies.runner import run_study
 from studies.storage import open_storage
 
@@ -188,8 +189,6 @@ def taken_for_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         gone = {**Owner.here().as_dict(), "pid": 2**30, "mark": other.trials[-1].system_attrs[OWNER_ATTRIBUTE]["mark"]}
         other._storage.set_trial_system_attr(trial_id, OWNER_ATTRIBUTE, gone)
         goal = simulated.objective(simulated.SimulatedRunner(), space=small_study().search_space())
-        from studies.recovery import FaultTolerantStudy
-
         FaultTolerantStudy.of(other, goal, lambda _: None).recover()
 
     return url, give_up
@@ -209,6 +208,23 @@ def test_an_outcome_of_a_trial_that_was_taken_for_lost_goes_to_the_one_in_its_pl
     if sampler == "grid":
         assert lost.params not in [params for _, params in display.started[1:]]
     assert not list((tmp_path / "artifacts" / "untold").iterdir())
+
+
+@pytest.mark.parametrize("asked_for", [True, False])
+def test_what_was_asked_for_still_is_when_it_is_tried_again_after_its_worker_died(asked_for: bool, tmp_path: Path) -> None:
+    study = simulated.new_study(optuna.samplers.RandomSampler(seed=0), storage=open_storage(f"sqlite:///{tmp_path}/a.db"))
+    goal = simulated.objective(simulated.SimulatedRunner(), space=small_study().search_space())
+    if asked_for:
+        study.enqueue_trial({"per_device_train_batch_size": 4})
+    trial = study.ask()
+    goal.space.suggest(trial)
+    study._storage.set_trial_system_attr(
+        trial._trial_id, OWNER_ATTRIBUTE, {**Owner.here().as_dict(), "pid": 2**30, "mark": "m"}
+    )
+    FaultTolerantStudy.of(study, goal, lambda _: None).recover()
+    _, again = study.trials
+    assert again.system_attrs["fixed_params"] == trial.params
+    assert again.user_attrs == {"retry_of": 0} | ({"asked_for": True} if asked_for else {})
 
 
 def test_a_folder_that_can_not_keep_outcomes_is_said_and_the_study_goes_on(

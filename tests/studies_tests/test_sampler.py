@@ -185,6 +185,22 @@ def test_an_enqueued_trial_is_trained_though_its_class_has_been():
     assert searched.runner.trained.count(trained) == 2
 
 
+def test_an_enqueued_trial_that_is_interrupted_is_trained_though_its_class_has_been():
+    searched = Searched().run()
+    trained = searched.runner.trained[0]
+    searched.study.enqueue_trial(SMALL.stored(trained))
+    searched.runner.instead = lambda parameters, stages: Interrupted(stage="train")
+    for _ in range(2):
+        trial = searched.study.ask()
+        with pytest.raises(KeyboardInterrupt):
+            searched.goal(trial)
+        searched.study.tell(trial, state=TrialState.FAIL)
+    searched.runner.instead = None
+    searched.step()
+    assert searched.runner.trained[-1] == trained
+    assert searched.runner.trained.count(trained) == 2
+
+
 def test_an_enqueued_value_is_kept_where_the_others_are_free():
     searched = Searched()
     searched.study.enqueue_trial({"per_device_train_batch_size": 16})
