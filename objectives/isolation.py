@@ -41,7 +41,8 @@ class JobError(ValueError):
 class TrialServer:
     """Runs requests in fresh processes forked from a warm server.
 
-    The server is started on first use and again if it dies. One server runs one request at a time.
+    The server is started on first use and again if it dies. One server runs one request at a time, and beside it what
+    `start_task` has started.
 
     Example:
         >>> with TrialServer() as server:  # doctest: +SKIP
@@ -117,17 +118,17 @@ class TrialServer:
         return dict(self._request({"task": "prepare", "job": dict(job), "cache_folder": str(cache_folder)}, on_progress))
 
     def start_task(self, request: Mapping[str, Any]) -> BackgroundTask:
-        """Starts a task that is no trial beside whatever runs next; it ends with the server at the latest."""
-        self.start()
-        ours, theirs = socket.socketpair()
-        with theirs, tempfile.TemporaryFile() as log:
-            try:
-                _, pid = self._start_process(theirs, log.fileno())
-                ours.sendall(json.dumps(request).encode() + b"\n")
-            except BaseException:
-                ours.close()
-                raise
-        return BackgroundTask(ours, pid)
+        """Starts a task that is no trial beside whatever runs next; it ends with the server at the latest.
+
+        Raises:
+            ConnectionError: The server died, and so did the one that was started in its place.
+            WorkerError: No server can be started.
+        """
+        with tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
+            process = self._fork_on_a_living_server(Ended(), stack, log.fileno(), None)
+            process.channel.sendall(json.dumps(request).encode() + b"\n")
+            # The stack closes the socket, whatever happens; the task has its own end of it.
+            return BackgroundTask(process.channel.dup(), process.pid)
 
     def run_trial(
         self,
@@ -247,7 +248,7 @@ class TrialServer:
         while (message := self._read(time.perf_counter() + _SERVER_START_LIMIT_S)) is not None:
             if message.get("started") == self._next_identifier:
                 return self._next_identifier, int(message["pid"])
-        raise ConnectionResetError("the server ended before the trial started")
+        raise ConnectionResetError("the server ended before the process started")
 
     def _wait(self, process: Followed) -> None:
         """Waits until the server has reaped a process."""

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 
 from objectives.background import BackgroundTask
-from objectives.isolation import TrialServer
+from objectives.isolation import TrialServer, WorkerError
 from objectives.jobs import TextClassificationJob
 from objectives.memory_plan import MEMORY_PLAN, MemoryPlan, stored_plan
 from objectives.objective import Objective
@@ -141,17 +141,19 @@ def start_planning(
     if not isinstance(config.job, TextClassificationJob):
         planning.failure = "what a job of your own takes is not predicted; probes measure it all the same"
         return planning
-    planning.task = server.start_task(
-        {
-            "task": "plan",
-            "job": config.job.model_dump(),
-            "configurations": [parameters.as_dict() for parameters in planned_configurations(space)],
-            "device": dict(device),
-            "budget_mib": config.limits.peak_memory_mib or float(device["total_memory_mib"]),
-            "sequence_length": sequence_length,
-            "cache_folder": str(cache / "traces"),
-        }
-    )
+    request = {
+        "task": "plan",
+        "job": config.job.model_dump(),
+        "configurations": [parameters.as_dict() for parameters in planned_configurations(space)],
+        "device": dict(device),
+        "budget_mib": config.limits.peak_memory_mib or float(device["total_memory_mib"]),
+        "sequence_length": sequence_length,
+        "cache_folder": str(cache / "traces"),
+    }
+    try:
+        planning.task = server.start_task(request)
+    except (ConnectionError, WorkerError) as error:
+        planning.failure = f"the process that was to make it could not be started: {error}"
     return planning
 
 

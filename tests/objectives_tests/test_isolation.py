@@ -201,6 +201,15 @@ def test_a_server_that_died_between_two_requests_is_replaced(watched: tuple[Tria
     assert "fp32" in server.describe_device()["precisions"]
 
 
+def test_a_task_beside_the_trials_is_started_though_the_server_has_just_died(watched: tuple[TrialServer, Path]) -> None:
+    server, _ = watched
+    device = server.describe_device()
+    assert server._process is not None
+    os.kill(server._process.pid, signal.SIGKILL)
+    # Nobody waits for its end: it may still look alive.
+    assert server.start_task({"task": "describe"}).answer(timeout_s=None) == {"answer": device}
+
+
 def test_a_closed_server_leaves_no_process_and_starts_again_when_it_is_asked(watched: tuple[TrialServer, Path]) -> None:
     server, _ = watched
     before = set(Children().servers())

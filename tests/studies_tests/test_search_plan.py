@@ -1,6 +1,7 @@
 """What a memory plan does for a search, on a simulated card."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
@@ -23,6 +24,7 @@ from simulated_runner import (
 from simulated_survey import Survey, largest_that_fits
 from simulated_survey import space as space_of
 
+from objectives.isolation import WorkerError
 from objectives.knowledge import Knowledge
 from objectives.memory_plan import MemoryPlan, Planned
 from objectives.records import read_record
@@ -238,6 +240,26 @@ def test_a_job_of_the_users_own_has_no_plan_and_the_study_says_so_in_a_line():
         else:
             planning.begin(study, objective(SimulatedRunner()))
     assert display.messages == ["no memory plan: what a job of your own takes is not predicted; probes measure it all the same"]
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("the server ended"), WorkerError("the server ended")], ids=type)
+def test_a_plan_that_can_not_be_started_ends_no_study(error):
+    def start_task(request):
+        raise error
+
+    config = load_config(None)
+    planning = start_planning(
+        config,
+        SimpleNamespace(start_task=start_task),
+        FEW,
+        {"kind": "cuda", "total_memory_mib": BUDGET_MIB},
+        cache=Path(),
+        sequence_length=32,
+        display=(display := Recorder()),
+        interrupts=Interrupts(),
+    )
+    planning.begin(new_study(optuna.samplers.RandomSampler()), objective(SimulatedRunner()))
+    assert display.messages == ["no memory plan: the process that was to make it could not be started: the server ended"]
 
 
 def test_a_study_may_do_without(storage, monkeypatch):
