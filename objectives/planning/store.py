@@ -3,11 +3,13 @@
 A trace is plain numbers, so a plan that was made once is made again without building the model.
 """
 
+import contextlib
 import gzip
 import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
@@ -19,6 +21,8 @@ from objectives.planning.settings import TraceSettings
 
 # Raise it when what is traced or how it is stored changes.
 _FORMAT = 2
+# What is written takes seconds: a part that is this old was left by a process that was killed.
+_OLDEST_PART_S = 3600.0
 
 
 def default_cache_folder() -> Path:
@@ -50,6 +54,8 @@ class TraceStore:
         self._name = hashlib.sha256(identity.encode()).hexdigest()[:24]
         self._folder = folder
         self._memory: dict[str, Segments] = {}
+        if folder is not None:
+            _remove_old_parts(folder)
 
     def get(self, key: str) -> Segments | None:
         """The trace under a key, or None."""
@@ -69,12 +75,24 @@ class TraceStore:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=self._folder, suffix=".part")
-        with os.fdopen(descriptor, "wb") as raw, gzip.open(raw, "wt", encoding="utf-8", compresslevel=1) as file:
-            json.dump(_encode(segments), file)
-        os.replace(temporary, self._path(self._folder, key))
+        try:
+            with os.fdopen(descriptor, "wb") as raw, gzip.open(raw, "wt", encoding="utf-8", compresslevel=1) as file:
+                json.dump(_encode(segments), file)
+            os.replace(temporary, self._path(self._folder, key))
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
     def _path(self, folder: Path, key: str) -> Path:
         return folder / f"{self._name}-{key}.json.gz"
+
+
+def _remove_old_parts(folder: Path) -> None:
+    for part in folder.glob("*.part"):
+        # Another process may remove it at the same time, and one of another user's can't be removed.
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > _OLDEST_PART_S:
+                part.unlink()
 
 
 def _encode(segments: Segments) -> dict[str, list[list[Any]]]:
