@@ -127,6 +127,6 @@ class _Curve(TrainerCallback):  # type: ignore[misc]
             limit = "rise above" if goal.direction == "maximize" else "fall below"
             self.stopped_early = (
                 f"{goal.label} {goal.show(value)} after {evaluation.num_samples} samples can't {limit}"
-                f" {goal.show(self._stop_rule['required'])}, which trial {dominating} reached at no more time and memory"
+                f" {goal.show(self._stop_rule['required'])}, which trial {dominating} reached at no higher cost"
             )
             control.should_training_stop = True

@@ -75,7 +75,7 @@ def test_a_stop_rule_ends_a_hopeless_training_and_says_why() -> None:
     assert (training.num_samples, training.num_steps, len(training.curve)) == (64, 8, 1)
     assert training.stopped_early is not None
     assert training.stopped_early.endswith(
-        "after 64 samples can't rise above 1.200, which trial 3 and 5 reached at no more time and memory"
+        "after 64 samples can't rise above 1.200, which trial 3 and 5 reached at no higher cost"
     )
 
 
