@@ -29,7 +29,7 @@ class TrainingSettings(BaseModel):
     learning_rate: float = Field(5e-5, gt=0, description="peak learning rate, unless it is searched")
     lr_scheduler_type: str = Field("linear", description="a name of transformers.SchedulerType")
     warmup_steps: float = Field(0, ge=0, description="steps of warm-up; below 1, a share of all steps")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
+    weight_decay: float = Field(0.0, ge=0, description="the optimizer's weight decay")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0 for no clipping")
     optim: str = Field("adamw_torch", description="a name of transformers' OptimizerNames")
     eval_batch_size: int = Field(8, ge=1, description="per-device evaluation batch")

@@ -247,7 +247,7 @@ class Objective:
     def _derive(
         self, trial: optuna.Trial, parameters: TrialParameters, training: Observation, knowledge: Knowledge
     ) -> tuple[float, ...]:
-        """Takes the accuracy of the trial's class, and probes time and memory unless they were measured."""
+        """Takes what the trial's class has learned, and probes what the trial costs unless that was measured."""
         cost = knowledge.cost(parameters)
         if cost is None or not cost.is_measured(cost_names(self.objectives)):
             outcome = self._run(trial, parameters, ("probe",))
