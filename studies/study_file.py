@@ -154,7 +154,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         hint = f"did you mean {close[0]!r}?" if close else f"the keys there are {', '.join(allowed)}"
         text = f"unknown key {path!r}; {hint}"
     else:
-        message = first["msg"].removeprefix("Value error, ")
+        message = _one_line(first["msg"].removeprefix("Value error, "), most=800)
         # Our own messages name the value; pydantic's do not.
         got = "" if first["type"] == "value_error" else f", got {_one_line(repr(first['input']))}"
         text = f"{path}: {message}{got}" if path else f"{message}{got}"
@@ -200,6 +200,6 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _one_line(text: str) -> str:
+def _one_line(text: str, *, most: int = 200) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= 200 else line[:197] + "..."
+    return line if len(line) <= most else line[: most - 3] + "..."

@@ -118,7 +118,7 @@ class SimulatedRunner:
             probe = simulated_probe(p)
         if "train" in stages:
             self.trained.append(p)
-            training = self._train(p, request.get("stop_rule"), request["job"]["seed"])
+            training = self._train(p, request.get("stop_rule"), request.get("job", {}).get("seed", JOB.seed))
             self.spent_s += training.train_time_s
         return Completed(measurements=Measurements(probe=probe, training=training, trial_time_s=1.0))
 

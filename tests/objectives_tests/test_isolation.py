@@ -160,8 +160,10 @@ def test_a_trial_that_hangs_is_ended_at_its_time_limit() -> None:
 
     outcome = shared_server().run_trial(request(ENDLESS), time_limit_s=6, on_progress=Events("data", stop))
     assert isinstance(outcome, TimedOut)
-    assert (outcome.limit_s, outcome.stage) == (6, "data")
-    assert outcome.reason == "took longer than limits.trial_time_s = 6 s, in stage 'data'"
+    # It may have come as far as the probe before the signal reached it.
+    assert outcome.stage in ("data", "probe")
+    assert outcome.reason == f"took longer than limits.trial_time_s = {outcome.limit_s} s, in stage {outcome.stage!r}"
+    assert outcome.limit_s == 6
     assert not is_alive(trial[0])
 
 

@@ -1,9 +1,12 @@
 """Energy of trainings from power that was probed, worked out by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from objectives.power import PowerModel
 from objectives.probe import _UntilTimed
+from objectives.ranks import Ranks
 from objectives.records import TrialRecord
 from searchspace import TrialParameters
 
@@ -63,10 +66,13 @@ def run_steps(times_s, energies_j):
     """What timing steps tells that end at these times, on a card whose counter then stands at these energies."""
     moments = iter(zip(times_s, energies_j, strict=True))
     now = [0.0, 0.0]
-    until = _UntilTimed(lambda: now[0], lambda: now[1], 2.0)
+    clock = SimpleNamespace(update_s=[])
+    until = _UntilTimed(clock, lambda: now[0], lambda: now[1], 2.0, Ranks())
     control = Control()
     for step, moment in enumerate(moments, start=1):
         now[:] = moment
+        if step > 1:  # the first one warms up
+            clock.update_s.append(0.0)
         until.on_step_end(None, State(step), control)
         if control.should_training_stop:
             break
