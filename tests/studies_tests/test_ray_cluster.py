@@ -37,7 +37,7 @@ from studies.runner import run_command
 pytestmark = pytest.mark.timeout(600)
 
 # Long enough for a node to be lost in the middle of a trial.
-JOB = tiny_job(epochs=8)
+JOB = tiny_job(epochs=60)
 STUDY = tiny_study(name="clustered", job=JOB.model_dump(), sampler="grid", trials=4)
 
 
