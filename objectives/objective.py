@@ -29,8 +29,9 @@ DASHBOARD_CONSTRAINTS = "constraints"
 
 # A sampler that plans says here what a trial is to do: `stages` of "probe" and "train".
 PLAN_ATTRIBUTE = "tradeoff:plan"
-# Where no sampler plans, a trial says here that it is being trained.
+# Where no sampler plans, a trial says here that it is being trained; or that it is probed alone, its class being settled.
 TRAINS_ATTRIBUTE = "tradeoff:trains"
+PROBED_ALONE = "probe"
 # A memory that is predicted to take no more than this share of the budget is not waited for: it will fit.
 SURELY_FITS = 0.9
 # A queued trial with one of these was put there by a worker, not by the user: it holds what that one could not do.
@@ -136,6 +137,10 @@ class Objective:
             raise TrialFailed(plan["why"])
         # What the user has asked for by name is trained, whatever is known.
         is_asked_for = _is_asked_for(stored)
+        # Without a lock a trial first says that it trains, and then looks: of two at once at least one sees the other.
+        claims = self.alone is None and plan is None and not is_asked_for
+        if claims:
+            trial.storage.set_trial_system_attr(trial._trial_id, TRAINS_ATTRIBUTE, True)
         with self.alone() if self.alone is not None and plan is None else nullcontext():
             # First what runs, then what has ended: a trial that ends in between is seen twice, and never not at all.
             running = _others(trial)
@@ -148,14 +153,16 @@ class Objective:
                 reason = f"needs at least {needed_mib:,.0f} MiB by the memory plan, of {self.budget_mib:,.0f} that there are"
                 self._skip(trial, reason, "memory_shortfall_mib", needed_mib - self.budget_mib)
             training = knowledge.trainings.get(knowledge.class_of(parameters))
-            if plan is None and (training is None or is_asked_for):
-                if not is_asked_for:
-                    self._defer_to_others(trial, parameters, knowledge, running)
-                trial.storage.set_trial_system_attr(trial._trial_id, TRAINS_ATTRIBUTE, True)
-                if not is_asked_for and self.alone is None:
-                    # Another worker may have done the same at the same moment; at least one of the two sees the other.
-                    self._defer_to_others(trial, parameters, knowledge, _others(trial))
-        if plan is None and training is not None and not is_asked_for:
+            is_derived = plan is None and training is not None and not is_asked_for
+            if plan is None:
+                runs: bool | str = True
+                if is_derived:
+                    runs = False if self._is_measured(parameters, knowledge) else PROBED_ALONE
+                if runs and not is_asked_for:
+                    self._defer_to_others(trial, parameters, knowledge, running, trains=not is_derived)
+                if runs or claims:
+                    trial.storage.set_trial_system_attr(trial._trial_id, TRAINS_ATTRIBUTE, runs)
+        if is_derived and training is not None:
             return self._derive(trial, parameters, training, knowledge)
         stages = ("probe", "train") if plan is None else tuple(plan["stages"])
         outcome = self._run(trial, parameters, stages, _seed_of(trial))
@@ -215,20 +222,28 @@ class Objective:
         raise optuna.TrialPruned(reason)
 
     def _defer_to_others(
-        self, trial: optuna.Trial, parameters: TrialParameters, knowledge: Knowledge, others: Sequence[FrozenTrial]
+        self,
+        trial: optuna.Trial,
+        parameters: TrialParameters,
+        knowledge: Knowledge,
+        others: Sequence[FrozenTrial],
+        *,
+        trains: bool,
     ) -> None:
-        """Ends a trial where a running one trains its learning class, or measures a memory that is not known yet.
+        """Ends a trial where a running one measures a memory that is not known yet, or trains the class that it `trains` too.
 
         Raises:
             TrialDeferred: There is such a trial.
         """
         for other in others:
-            if not {TRAINS_ATTRIBUTE, PLAN_ATTRIBUTE} & other.system_attrs.keys():
+            runs = other.system_attrs.get(TRAINS_ATTRIBUTE)
+            if not runs and PLAN_ATTRIBUTE not in other.system_attrs:
                 continue
-            plan = other.system_attrs.get(PLAN_ATTRIBUTE, {"params": other.params, "stages": ("probe", "train")})
+            stages = ("probe",) if runs == PROBED_ALONE else ("probe", "train")
+            plan = other.system_attrs.get(PLAN_ATTRIBUTE, {"params": other.params, "stages": stages})
             if (theirs := self.space.read(plan["params"])) is None:
                 continue
-            same_class = "train" in plan["stages"] and knowledge.class_of(theirs) == knowledge.class_of(parameters)
+            same_class = trains and "train" in plan["stages"] and knowledge.class_of(theirs) == knowledge.class_of(parameters)
             same_memory = (
                 theirs.per_device_train_batch_size == parameters.per_device_train_batch_size
                 and theirs.memory_class() == parameters.memory_class()
@@ -244,12 +259,16 @@ class Objective:
         known = knowledge.memory_mib(parameters)
         return known is not None and (known[1] == "probe" or known[0] <= self.budget_mib * SURELY_FITS)
 
+    def _is_measured(self, parameters: TrialParameters, knowledge: Knowledge) -> bool:
+        """Whether a trial whose class is settled needs no probe."""
+        cost = knowledge.cost(parameters)
+        return cost is not None and cost.is_measured(cost_names(self.objectives))
+
     def _derive(
         self, trial: optuna.Trial, parameters: TrialParameters, training: Observation, knowledge: Knowledge
     ) -> tuple[float, ...]:
         """Takes what the trial's class has learned, and probes what the trial costs unless that was measured."""
-        cost = knowledge.cost(parameters)
-        if cost is None or not cost.is_measured(cost_names(self.objectives)):
+        if not self._is_measured(parameters, knowledge):
             outcome = self._run(trial, parameters, ("probe",))
             if not isinstance(outcome, Completed):
                 return self.conclude(trial, parameters, outcome)

@@ -256,7 +256,7 @@ def _save_text(study: "optuna.Study", attributes: Mapping[str, Any], prefix: str
     """Stores a text in as few pieces as the storage allows, and empties what is left of a longer one."""
     if text == _text(attributes, prefix):
         return
-    size = MAX_PIECE if _is_mysql(study) else max(1, len(text))
+    size = MAX_PIECE if _may_be_mysql(study) else max(1, len(text))
     pieces = [text[start : start + size] for start in range(0, len(text), size)]
     while f"{prefix}{len(pieces)}" in attributes:
         pieces.append("")
@@ -264,6 +264,7 @@ def _save_text(study: "optuna.Study", attributes: Mapping[str, Any], prefix: str
         study._storage.set_study_system_attr(study._study_id, f"{prefix}{position}", piece)
 
 
-def _is_mysql(study: "optuna.Study") -> bool:
+def _may_be_mysql(study: "optuna.Study") -> bool:
+    # What is behind a gRPC proxy is not known.
     backend = getattr(study._storage, "_backend", study._storage)
-    return str(getattr(backend, "url", "")).startswith(("mysql", "mariadb"))
+    return str(getattr(backend, "url", "")).startswith(("mysql", "mariadb", "grpc"))

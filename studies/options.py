@@ -33,8 +33,8 @@ StorageUrl = Annotated[
         "--storage",
         envvar="TRADEOFF_STORAGE",
         metavar="URL",
-        help="A SQLite file, a PostgreSQL or MySQL URL, or @FILE that holds one: there, and in the variable, a password is in"
-        " no list of processes.",
+        help="A SQLite file, a PostgreSQL or MySQL URL, grpc://HOST:PORT, or @FILE that holds one: there, and in the variable,"
+        " a password is in no list of processes.",
     ),
 ]
 Workers = Annotated[

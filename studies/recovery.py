@@ -7,7 +7,7 @@ A sampler that plans chooses by itself what to do again.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -15,9 +15,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from objectives.objective import PLAN_ATTRIBUTE, Objective, retry_attributes
 from studies.annotate import artifact_folder
 from studies.owner import Owner
-from studies.patient_storage import OWNER_ATTRIBUTE, PatientStorage
+from studies.patient_storage import OWNER_ATTRIBUTE
 from studies.spool import Kept, Spool, mark_of
 from studies.trial_loop import LOST_WORKER, TrialGivenUp, run_trial
+
+if TYPE_CHECKING:
+    from studies.patient_storage import PatientStorage
+    from studies.proxy_storage import ProxyStorage
 
 # Among a trial's user attributes: the trial whose configuration it tries again, or whose outcome it holds.
 RETRY_OF = "retry_of"
@@ -84,10 +88,11 @@ class FaultTolerantStudy:
             self._give_up(storage, self.study._storage.get_trial(trial_id))
 
     @property
-    def _storage(self) -> PatientStorage | None:
+    def _storage(self) -> "PatientStorage | ProxyStorage | None":
         # Optuna wraps a database in a cache once a study is loaded from it.
         backend = getattr(self.study._storage, "_backend", self.study._storage)
-        return backend if isinstance(backend, PatientStorage) else None
+        # Both of ours can give up a trial. The proxy's can't be imported where its package is not installed.
+        return cast("PatientStorage | ProxyStorage", backend) if hasattr(backend, "give_up") else None
 
     def _tell(self, kept: Kept) -> None:
         """Tells an outcome to the trial that it was measured for, unless that has ended."""
@@ -135,7 +140,7 @@ class FaultTolerantStudy:
         self.objective.space.suggest(trial)
         return run_trial(study, trial, lambda trial: self.objective.conclude(trial, kept.parameters, kept.outcome))
 
-    def _give_up(self, storage: PatientStorage, trial: FrozenTrial) -> None:
+    def _give_up(self, storage: "PatientStorage | ProxyStorage", trial: FrozenTrial) -> None:
         plain = trial.system_attrs.get(OWNER_ATTRIBUTE)
         worker = "a worker that left no name" if plain is None else str(Owner.read(plain))
         params = _params(trial)

@@ -147,6 +147,8 @@ def _run(
     def open_patiently(device: Mapping[str, Any]) -> tuple[optuna.Study, Annotator]:
         opened = open_storage(storage)
         be_patient(opened, say=display.message, stop=lambda: interrupts.requested)
+        if (lacks := getattr(opened, "lacks", None)) is not None:
+            display.message(lacks)
         return open_here(opened, device)
 
     if workers > 1:

@@ -3,6 +3,9 @@
 Each trial it proposes carries a plan among its system attributes: to probe a configuration, or to train a learning class by its
 fastest member. Everything it knows it reads from the study, so it goes on from a study half done, by itself or by another
 sampler, and several workers share what each of them finds.
+
+Workers that share no lock decide in the order of their trials' numbers, which the storage gives out one by one: a trial is
+planned once all before it are, so it knows what they do, and nobody decides anew on what another has relied on.
 """
 
 import time
@@ -26,6 +29,9 @@ from studies.survey import Depth, next_probe
 
 # A class whose worker died before it published is published by another one after this long.
 PUBLISH_GRACE_S = 60.0
+# An earlier trial that has no plan after this long has lost its worker, and is not waited for any more.
+PLAN_LIMIT_S = 30.0
+_LOOK_S = 0.05
 
 
 @dataclass
@@ -40,7 +46,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         baselines: What a constant answer reaches, for the learned objectives of which that is known: a value of no use.
         seed: Of the learning rates that are drawn.
         max_seeds: Seeds that a learning class may be trained with.
-        asks_alone: Whether no other worker begins a trial between `plan_stands` and the end of `study.ask`.
+        asks_alone: Whether no other worker begins a trial between `plan_stands` and the end of `study.ask`, thanks to a lock.
     """
 
     space: SearchSpace
@@ -55,6 +61,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     _plan: Plan | None = field(default=None, init=False)
     _planned_with: Knowledge | None = field(default=None, init=False, repr=False)
     _own: set[int] = field(default_factory=set, init=False)
+    _without_plan: set[int] = field(default_factory=set, init=False)
     _random: optuna.samplers.RandomSampler = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -67,22 +74,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
 
     def plan_stands(self, study: optuna.Study) -> bool:
         """Whether what `finished` has planned is still to be done: no other worker has begun or settled it."""
-        plan = self._plan
-        # First what runs, then what has ended: a trial that ends in between is seen twice, and never not at all.
-        if plan is None or self._is_taken(plan, study):
-            return False
-        _, knowledge = self.learn(study)
-        if knowledge is self._planned_with:
-            return True
-        if knowledge.out_of_memory(plan.parameters) is not None:
-            return False
-        if plan.seed is not None:
-            seeds = [o.record.attributes.get(SEED, knowledge.job.seed) for o in knowledge.trained(plan.parameters)]
-            return all(seed < plan.seed for seed in seeds)
-        if "train" in plan.stages:
-            learning_class = knowledge.class_of(plan.parameters)
-            return all(knowledge.class_of(o.parameters) != learning_class for o in knowledge.observations if is_settling(o))
-        return knowledge.probed(plan.parameters) is None
+        return self._plan is not None and self._stands(self._plan, study)
 
     def publish(self, study: optuna.Study, *, ended: int | None = None) -> int:
         """Publishes what trainings have settled, or the survey where it settles all.
@@ -117,20 +109,17 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         if "fixed_params" in trial.system_attrs:
             return
         promised, plan, self._plan = self._plan, self._plan, None
-        if plan is None or (not self.asks_alone and self._is_taken(plan, study, trial)):
-            plan = self._next_plan(study, trial)
-        while plan is not None:
+        if not self.asks_alone:
+            self._wait_for_earlier(study, trial)
+            if plan is not None and not self._stands(plan, study, trial):
+                plan = None
+        plan = plan or self._next_plan(study, trial)
+        if plan is None and promised is not None:
+            # There was something to do when the trial was asked for, and others have begun it since.
+            plan = replace(promised, stages=(), why=f"nothing is left to do: {self.finished_because}")
+        if plan is not None:
             study._storage.set_trial_system_attr(trial._trial_id, PLAN_ATTRIBUTE, plan.as_dict())
             trial.system_attrs[PLAN_ATTRIBUTE] = plan.as_dict()
-            # Of two workers that chose the same at the same time, the one with the later trial chooses again.
-            if self.asks_alone or not self._is_taken(plan, study, trial, before=trial.number):
-                return
-            plan = self._next_plan(study, trial)
-        if promised is not None:
-            # There was something to do when the trial was asked for, and others have begun it since.
-            nothing = replace(promised, stages=(), why=f"nothing is left to do: {self.finished_because}")
-            study._storage.set_trial_system_attr(trial._trial_id, PLAN_ATTRIBUTE, nothing.as_dict())
-            trial.system_attrs[PLAN_ATTRIBUTE] = nothing.as_dict()
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space: parameters are chosen together."""
@@ -161,19 +150,55 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
                 running.append((trial.number, parameters, tuple(plan["stages"])))
         return running
 
-    def _is_taken(self, plan: Plan, study: optuna.Study, own: FrozenTrial | None = None, before: int | None = None) -> bool:
-        """Whether another trial (with a number below `before`) does the same."""
+    def _wait_for_earlier(self, study: optuna.Study, own: FrozenTrial) -> None:
+        """Waits until every earlier trial that runs has its plan; one whose worker died before it had one is passed over."""
+        end_s = time.monotonic() + PLAN_LIMIT_S
+        while True:
+            undecided = {
+                trial.number
+                for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                if trial.number < own.number
+                and not trial.params
+                and not {PLAN_ATTRIBUTE, "fixed_params"} & trial.system_attrs.keys()
+            }
+            if undecided <= self._without_plan:
+                return
+            if time.monotonic() >= end_s:
+                self._without_plan |= undecided
+                return
+            time.sleep(_LOOK_S)
+
+    def _stands(self, plan: Plan, study: optuna.Study, own: FrozenTrial | None = None) -> bool:
+        # First what runs, then what has ended: a trial that ends in between is seen twice, and never not at all.
+        if self._is_taken(plan, study, own):
+            return False
+        _, knowledge = self.learn(study)
+        if knowledge is self._planned_with:
+            return True
+        if knowledge.out_of_memory(plan.parameters) is not None:
+            return False
+        if plan.seed is not None:
+            seeds = [o.record.attributes.get(SEED, knowledge.job.seed) for o in knowledge.trained(plan.parameters)]
+            return all(seed < plan.seed for seed in seeds)
+        if "train" in plan.stages:
+            learning_class = knowledge.class_of(plan.parameters)
+            return all(knowledge.class_of(o.parameters) != learning_class for o in knowledge.observations if is_settling(o))
+        return knowledge.probed(plan.parameters) is None
+
+    def _is_taken(self, plan: Plan, study: optuna.Study, own: FrozenTrial | None = None) -> bool:
+        """Whether another trial does the same."""
         _, knowledge = self.learn(study)
         learning_class = knowledge.class_of(plan.parameters)
         return any(
             plan.parameters == parameters
             or ("train" in plan.stages and "train" in stages and knowledge.class_of(parameters) == learning_class)
-            for number, parameters, stages in self._running(study, own)
-            if before is None or number < before
+            for _, parameters, stages in self._running(study, own)
         )
 
     def planner(self, study: optuna.Study, own: FrozenTrial | None = None) -> Planner:
         """The planner of this moment, for a trial that may have begun already."""
+        # First what runs, then what has ended, as above.
+        running = [(parameters, stages) for _, parameters, stages in self._running(study, own)]
         records, knowledge = self.learn(study)
         return Planner(
             space=self.space,
@@ -184,7 +209,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             max_seeds=self.max_seeds,
             records=records,
             knowledge=knowledge,
-            running=[(parameters, stages) for _, parameters, stages in self._running(study, own)],
+            running=running,
         )
 
     def _next_plan(self, study: optuna.Study, own: FrozenTrial | None = None) -> Plan | None:

@@ -6,6 +6,7 @@ asked for, however many workers there are. Failures don't count, but five in a r
 job, and more trials would not mend it.
 """
 
+import random
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import TrialState
 
-from objectives.objective import Objective, TrialDeferred
+from objectives.objective import QUEUED_BY_A_WORKER, Objective, TrialDeferred
 from objectives.records import DERIVED_FROM, TrialRecord, read_record
 from studies.config import StudyConfig
 from studies.display import Display
@@ -198,7 +199,8 @@ class Search:
                     return trial, None
         if is_room:
             with self.interrupts.waiting():
-                time.sleep(FIRST_LOOK_S)  # another worker was quicker: once it has begun, there is something else to do
+                # Another worker was quicker: once it has begun, there is something else to do. Not all look at the same moment.
+                time.sleep(random.uniform(0.5, 1.5) * FIRST_LOOK_S)
         else:
             self._wait_for_others()
         return None, None
@@ -243,13 +245,22 @@ class Search:
         return not isinstance(sampler, DecoupledSampler) or sampler.plan_stands(self.study)
 
     def _is_too_many(self, own: optuna.Trial) -> bool:
-        """Ends a trial for which there is no room, where others began theirs at the same moment; the later ones go."""
-        others = [other for other in self._trials(TrialState.RUNNING) if other.number < own.number or _was_queued(other)]
-        others = [other for other in others if other.number != own.number]
+        """Ends a trial for which there is no room, where others began theirs at the same moment; the later ones go.
+
+        Of one that was queued the number does not say when it began: it goes if it sees any other, and is queued again.
+        """
+        params = own.storage.get_trial_system_attrs(own._trial_id).get("fixed_params")
+        others = [
+            other
+            for other in self._trials(TrialState.RUNNING)
+            if other.number != own.number and (params is not None or other.number < own.number or _was_queued(other))
+        ]
         if len(others) + self._num_counted() < self.config.trials:
             return False
         own.set_user_attr("outcome", "skipped")
         own.set_user_attr("reason", "other workers had begun the last trials of the study")
+        if params is not None:
+            self.study.enqueue_trial(params, user_attrs={k: v for k, v in own.user_attrs.items() if k in QUEUED_BY_A_WORKER})
         self.study.tell(own, state=TrialState.FAIL)
         return True
 
@@ -259,7 +270,7 @@ class Search:
         # One look only: whatever ends a study is checked between two.
         while pause_s <= LONGEST_LOOK_S:
             with self.interrupts.waiting():
-                time.sleep(pause_s)
+                time.sleep(random.uniform(0.75, 1.25) * pause_s)
             if self._num_ended() != num_ended or not self._num_running():
                 return
             pause_s *= 2

@@ -1,4 +1,4 @@
-"""Where studies are kept: a SQLite file by default, PostgreSQL or MySQL by URL.
+"""Where studies are kept: a SQLite file by default, PostgreSQL or MySQL by URL, or behind Optuna's gRPC proxy.
 
 SQLite is opened in write-ahead mode with a long busy timeout, so that several workers can write and a reader never blocks them
 (https://www.sqlite.org/wal.html). A command that only reads never creates a file.
@@ -13,12 +13,13 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from studies.errors import TradeoffError
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.storages import BaseStorage, RDBStorage
+    from optuna.storages import BaseStorage
     from sqlalchemy.engine import URL
 
 DEFAULT_STORAGE = "sqlite:///tradeoff.db"
@@ -54,17 +55,32 @@ def storage_url(text: str) -> str:
         )
     if "://" not in text:
         return f"sqlite:///{text}"
+    if text.startswith("grpc:"):
+        return _proxy_url(text)
     if text.startswith("postgres://"):
         text = text.replace("postgres://", "postgresql://", 1)  # as libpq and many providers write it
     url = _parse(text)
     backend = url.get_backend_name()
     if backend not in ("sqlite", "postgresql", "mysql", "mariadb"):
         raise TradeoffError(
-            f"a storage must be SQLite, PostgreSQL or MySQL, got {masked(text)}; write sqlite:///FILE.db for a file"
+            f"a storage must be SQLite, PostgreSQL, MySQL or grpc://HOST:PORT, got {masked(text)};"
+            " write sqlite:///FILE.db for a file"
         )
     if backend == "sqlite" and url.database in (None, "", ":memory:"):
         raise TradeoffError(f"a SQLite storage must be a file, got {text}; write sqlite:///FILE.db")
     return text
+
+
+def _proxy_url(text: str) -> str:
+    """The address of a gRPC proxy, checked."""
+    try:
+        parts = urlsplit(text)
+        is_address = bool(parts.hostname and parts.port) and parts.username is None
+    except ValueError:  # a port that is no number, or a bracket too few
+        is_address = False
+    if not is_address or text.rstrip("/") != f"grpc://{parts.netloc}":
+        raise TradeoffError(f"a gRPC proxy must be named as grpc://HOST:PORT and nothing more, got {masked(text)}")
+    return text.rstrip("/")
 
 
 def _read_url(path: Path) -> str:
@@ -96,15 +112,15 @@ def masked(url: str) -> str:
     return f"{scheme}://{account}{at}{address}{question}{'&'.join(options)}"
 
 
-def open_storage(url: str = DEFAULT_STORAGE, *, create: bool = True) -> "RDBStorage":
+def open_storage(url: str = DEFAULT_STORAGE, *, create: bool = True) -> "BaseStorage":
     """Opens a study storage.
 
     Args:
-        url: A SQLAlchemy URL, or the path of a SQLite file.
+        url: A SQLAlchemy URL, the path of a SQLite file, or the `grpc://HOST:PORT` of Optuna's gRPC proxy.
         create: Whether a SQLite file that is missing is made; commands that read say no.
 
     Returns:
-        Optuna's storage, with a heartbeat for trials of `study.optimize`.
+        Optuna's storage, with a heartbeat for trials of `study.optimize`; a gRPC proxy passes none on.
 
     Raises:
         TradeoffError: It can't be opened: the file is missing or no database, the folder can't be written, the driver is not
@@ -122,6 +138,8 @@ def open_storage(url: str = DEFAULT_STORAGE, *, create: bool = True) -> "RDBStor
     from studies.patient_storage import PatientStorage
 
     url = storage_url(url)
+    if url.startswith("grpc:"):
+        return _open_proxy(url)
     parsed = _parse(url)
     interval_s = heartbeat_interval_s()
     engine_kwargs: dict[str, Any] = {}
@@ -167,6 +185,18 @@ def open_storage(url: str = DEFAULT_STORAGE, *, create: bool = True) -> "RDBStor
         except RuntimeError as error:  # the tables are of another version of Optuna
             raise TradeoffError(f"the storage {masked(url)} can't be used: {error}") from error
     raise AssertionError("the last attempt returns or raises")
+
+
+def _open_proxy(url: str) -> "BaseStorage":
+    try:
+        from studies.proxy_storage import ProxyStorage
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("grpc", "google"):
+            raise
+        raise TradeoffError(
+            f"{url} needs the Python packages grpcio and protobuf, which are not installed: pip install 'tradeoff[grpc]'"
+        ) from error
+    return ProxyStorage(url)
 
 
 def heartbeat_interval_s() -> int:

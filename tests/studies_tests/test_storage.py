@@ -60,7 +60,12 @@ def test_the_short_name_of_postgresql_is_understood() -> None:
     ("text", "sentence"),
     [
         ("", "must be a URL or the path of a SQLite file, got ''"),
-        ("redis://ada:secret@host", r"must be SQLite, PostgreSQL or MySQL, got redis://ada:\*\*\*@host"),
+        ("redis://ada:secret@host", r"must be SQLite, PostgreSQL, MySQL or grpc://HOST:PORT, got redis://ada:\*\*\*@host"),
+        ("grpc://host", "must be named as grpc://HOST:PORT and nothing more, got grpc://host"),
+        ("grpc://host:port", "must be named as grpc://HOST:PORT and nothing more"),
+        ("grpc://[::1:13000", "must be named as grpc://HOST:PORT and nothing more"),
+        ("grpc://host:13000/studies", "must be named as grpc://HOST:PORT and nothing more"),
+        ("grpc://ada:secret@host:13000", r"nothing more, got grpc://ada:\*\*\*@host:13000"),
         ("sqlite://", "must be a file, got sqlite://"),
         ("sqlite:///:memory:", "must be a file"),
         ("postgresql://ada:secret@host:port/s", r"must be a database URL such as .* got postgresql://ada:\*\*\*@host:port/s"),
