@@ -20,6 +20,7 @@ from objectives.outcome import (
     OutOfMemory,
     TimedOut,
 )
+from searchspace import TrialParameters
 
 OutcomeKind = Literal[
     "completed", "stopped_early", "diverged", "out_of_memory", "timed_out", "probed", "skipped", "interrupted", "failed"
@@ -83,7 +84,8 @@ def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices:
     return TrialRecord(
         number=trial.number,
         outcome=outcome if trial.state.is_finished() else None,
-        params=trial.params,
+        # A gRPC proxy passes them on in no order.
+        params={name: trial.params[name] for name in TrialParameters.names() if name in trial.params} | trial.params,
         values=values,
         sources={name: attributes.pop(f"{name}_source") for name in objectives if f"{name}_source" in attributes},
         reason=attributes.pop("reason", ""),
