@@ -20,7 +20,9 @@ from simulated_worker import Worker, small_study
 from stored_studies import make_study
 from typer.testing import CliRunner
 
+from objectives.objective import TrialDeferred
 from objectives.records import read_record
+from searchspace import TrialParameters
 from studies import proxy_storage
 from studies.cli import app, main
 from studies.config import StudyConfig
@@ -158,3 +160,25 @@ def test_of_queued_trials_that_begin_at_once_none_is_lost_and_none_is_too_many()
     (again,) = study.get_trials(states=(TrialState.WAITING,))
     assert again.system_attrs["fixed_params"] == {"per_device_train_batch_size": 2}
     assert again.user_attrs == {"retry_of": 7}
+
+
+def test_a_memory_that_another_worker_probes_is_not_probed_beside_it() -> None:
+    study = simulated.new_study(optuna.samplers.RandomSampler(seed=0))
+    deferred: list[TrialDeferred] = []
+
+    def ask(batch: int, accumulation: int) -> optuna.Trial:
+        configuration = TrialParameters(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
+        study.enqueue_trial(simulated.SPACE.stored(configuration), user_attrs={"retry_of": 0})
+        return study.ask()
+
+    def beside(_: TrialParameters, stages: tuple[str, ...]) -> None:
+        if stages == ("probe",):
+            with pytest.raises(TrialDeferred, match="measures its memory") as put_off:
+                simulated.objective(simulated.SimulatedRunner())(ask(4, 4))
+            deferred.append(put_off.value)
+
+    goal = simulated.objective(simulated.SimulatedRunner(instead=beside))
+    simulated.tell(study, ask(8, 1), goal)
+    probed = ask(4, 2)  # of the class that was trained
+    simulated.tell(study, probed, goal)
+    assert [one.until for one in deferred] == [probed.number]
