@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import TrialState
 
-from objectives.objective import QUEUED_BY_A_WORKER, Objective, TrialDeferred
+from objectives.objective import Objective, TrialDeferred
 from objectives.records import DERIVED_FROM, TrialRecord, read_record
 from studies.config import StudyConfig
 from studies.display import Display
@@ -257,10 +257,11 @@ class Search:
         ]
         if len(others) + self._num_counted() < self.config.trials:
             return False
+        queued_with = own.user_attrs
         own.set_user_attr("outcome", "skipped")
         own.set_user_attr("reason", "other workers had begun the last trials of the study")
         if params is not None:
-            self.study.enqueue_trial(params, user_attrs={k: v for k, v in own.user_attrs.items() if k in QUEUED_BY_A_WORKER})
+            self.study.enqueue_trial(params, user_attrs=queued_with)
         self.study.tell(own, state=TrialState.FAIL)
         return True
 
