@@ -165,14 +165,13 @@ class _Crew:
         needs: dict[str, Any] = {kinds[name]: each} if name in kinds else {"resources": {name: each}}
         # Ray would try a lost task again by itself, and would not know when that has no sense any more.
         task = ray.remote(**({"num_cpus": 0} | needs), max_retries=0)(work)
-        self._working[task.remote(self._assignment(index))] = index
+        self._working[task.remote(self._assignment())] = index
 
-    def _assignment(self, index: int) -> Assignment:
+    def _assignment(self) -> Assignment:
         return Assignment(
             config=self.config.plain(),
             storage=self.url,
             creates=self._study is None,
-            index=index,
             deadline_unix_s=self.deadline_unix_s,
             folder=os.getcwd(),
             cache=None if self.cache is None else str(self.cache),

@@ -21,7 +21,6 @@ class Assignment:
         config: The study file, as `StudyConfig.plain` gives it.
         storage: The storage's URL.
         creates: Whether the study is made here, because only a node with a device can say what it is.
-        index: The worker's number: seeded samplers of several workers must not draw the same.
         deadline_unix_s: No trial is started after this moment, in seconds since 1970: a task may wait long for its place.
         folder: Where relative paths of the study file start.
         cache: Where prepared data is kept; None for the node's own place.
@@ -31,7 +30,6 @@ class Assignment:
     config: Mapping[str, Any]
     storage: str = field(repr=False)
     creates: bool
-    index: int
     deadline_unix_s: float | None
     folder: str
     cache: str | None
@@ -64,9 +62,9 @@ def work(assignment: Assignment) -> dict[str, str]:
     timeout_s = None if deadline_unix_s is None else max(0.0, deadline_unix_s - time.time())
     try:
         if assignment.creates:
-            run_study(config, storage=assignment.storage, timeout_s=timeout_s, cache=cache, worker=assignment.index)
+            run_study(config, storage=assignment.storage, timeout_s=timeout_s, cache=cache)
         else:
-            join_study(config.name, storage=assignment.storage, timeout_s=timeout_s, cache=cache, worker=assignment.index)
+            join_study(config.name, storage=assignment.storage, timeout_s=timeout_s, cache=cache)
     except OtherDeviceError as error:
         return {"other_device": str(error), "node": socket.gethostname()}
     except TradeoffError as error:

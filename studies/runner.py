@@ -1,7 +1,5 @@
 """Runs a study on this machine, with as many workers as it has cards, and `tradeoff run` and `tradeoff worker` around that."""
 
-import hashlib
-import json
 import os
 import shlex
 import time
@@ -21,7 +19,6 @@ from studies.errors import TradeoffError
 from studies.fleet import Fleet, WorkersDied
 from studies.front import pareto_front
 from studies.interrupts import EXIT_STATUS, Interrupts
-from studies.owner import Owner
 from studies.patient_storage import be_patient
 from studies.places import Place, default_num_workers, places
 from studies.preparation import OtherDeviceError, prepare
@@ -43,7 +40,6 @@ def run_study(
     timeout_s: float | None = None,
     display: Display | None = None,
     cache: Path | None = None,
-    worker: int = 0,
 ) -> optuna.Study:
     """Creates the study of `config`, or goes on with it, and runs it to its number of trials.
 
@@ -59,7 +55,6 @@ def run_study(
         timeout_s: No trial is started after this many seconds.
         display: Where progress is shown; nowhere by default.
         cache: Where prepared data is kept; see `studies.preparation.cache_folder`.
-        worker: The number of a single worker among others that are started apart: seeded samplers must not draw the same.
 
     Returns:
         The study, an ordinary Optuna study.
@@ -77,7 +72,7 @@ def run_study(
         study = open_study(config, opened, device)
         return study, Annotator(study=study, artifacts=artifact_folder(study._storage), say=say)
 
-    return _run(config, open_here, storage, workers, timeout_s, display, cache, worker)
+    return _run(config, open_here, storage, workers, timeout_s, display, cache)
 
 
 def join_study(
@@ -88,7 +83,6 @@ def join_study(
     timeout_s: float | None = None,
     display: Display | None = None,
     cache: Path | None = None,
-    worker: int | None = None,
 ) -> optuna.Study:
     """Works on a study that exists, beside others on this machine or elsewhere, until it is complete.
 
@@ -99,7 +93,6 @@ def join_study(
         name: The study's name; None for the one created last.
         storage: A database URL, or the path of a SQLite file.
         workers, timeout_s, display, cache: As for `run_study`.
-        worker: As for `run_study`; None for a number that no other process has.
 
     Returns:
         The study.
@@ -122,8 +115,7 @@ def join_study(
         study = load_study(config.name, opened)
         return study, Annotator(study=study, artifacts=artifact_folder(study._storage), say=say, only_trials=True)
 
-    worker = _number_of_its_own() if worker is None else worker
-    return _run(config, open_here, storage, workers, timeout_s, display, cache, worker, measured_on=measured_on["name"])
+    return _run(config, open_here, storage, workers, timeout_s, display, cache, measured_on=measured_on["name"])
 
 
 def _run(
@@ -134,7 +126,6 @@ def _run(
     timeout_s: float | None,
     display: Display,
     cache: Path | None,
-    worker: int,
     measured_on: str | None = None,
 ) -> optuna.Study:
     if workers is None:
@@ -180,17 +171,10 @@ def _run(
                     interrupts=interrupts,
                     annotator=annotator,
                     deadline_s=deadline_s,
-                    worker=worker,
                 )
         finally:
             annotator.finish()
     return study
-
-
-def _number_of_its_own() -> int:
-    """A number for this process that those on other machines don't have: they can't agree on who is the first."""
-    owner = json.dumps(Owner.here().as_dict(), sort_keys=True)
-    return int.from_bytes(hashlib.sha256(owner.encode()).digest()[:4])
 
 
 def _shared_processors(where: Sequence[Place]) -> str:

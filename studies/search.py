@@ -27,6 +27,7 @@ from studies.recovery import FaultTolerantStudy
 from studies.sampler import DecoupledSampler
 from studies.samplers import build_sampler
 from studies.search_plan import StudyPlanning
+from studies.worker_number import take_worker_number
 
 MAX_FAILURES_IN_A_ROW = 5
 # Trials that need no training, one after the other, after which a space counts as exhausted.
@@ -57,7 +58,6 @@ def search(
     interrupts: Interrupts,
     annotator: Annotator,
     deadline_s: float | None,
-    worker: int = 0,
 ) -> None:
     """Does a worker's part of a study; see `Search.run` for what it raises.
 
@@ -68,7 +68,6 @@ def search(
         interrupts: What the user has asked for.
         annotator: Told of each trial that has ended here.
         deadline_s: The moment of `time.monotonic` after which no trial is started.
-        worker: The worker's number: seeded samplers of several workers must not draw the same.
     """
     objective = ready.objective(display)
     study.sampler = build_sampler(
@@ -77,7 +76,7 @@ def search(
         budget_mib=ready.budget_mib,
         baselines=ready.data["baselines"],
         num_trials=len(study.get_trials(deepcopy=False)),
-        worker=worker,
+        worker=0 if ready.config.sampler_seed is None else take_worker_number(study),
     )
     # Of several workers on a machine one makes the memory plan; the others take what is stored.
     planning = ready.planning or StudyPlanning(

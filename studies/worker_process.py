@@ -81,7 +81,7 @@ class ChannelAnnotator:
         self.channel.send({"ended": record.number, "log": log or ""})
 
 
-def main(descriptor: int, *, index: int, processors: Sequence[int]) -> None:
+def main(descriptor: int, *, processors: Sequence[int]) -> None:
     """Runs the worker's part of a study over the socket `descriptor`."""
     if processors:
         os.sched_setaffinity(0, processors)
@@ -92,12 +92,12 @@ def main(descriptor: int, *, index: int, processors: Sequence[int]) -> None:
     with interrupts.handled(), TrialServer() as server:
         server.start()  # it imports torch while this process imports the rest
         inbox = Inbox(channel, on_gone=lambda: os.kill(os.getpid(), signal.SIGTERM))
-        end = _work(inbox, channel, server, interrupts, index)
+        end = _work(inbox, channel, server, interrupts)
     channel.send({"end": end})
     channel.close()
 
 
-def _work(inbox: Inbox, channel: Channel, server: TrialServer, interrupts: Interrupts, index: int) -> dict[str, Any]:
+def _work(inbox: Inbox, channel: Channel, server: TrialServer, interrupts: Interrupts) -> dict[str, Any]:
     """Prepares and searches; returns how it ended."""
     from studies.config import StudyConfig
     from studies.errors import TradeoffError
@@ -130,7 +130,7 @@ def _work(inbox: Inbox, channel: Channel, server: TrialServer, interrupts: Inter
         be_patient(storage, say=display.message, stop=lambda: interrupts.requested)
         study = load_study(config.name, storage)
         annotator = ChannelAnnotator(channel)
-        search(study, ready, display=display, interrupts=interrupts, annotator=annotator, deadline_s=deadline_s, worker=index)
+        search(study, ready, display=display, interrupts=interrupts, annotator=annotator, deadline_s=deadline_s)
     except KeyboardInterrupt:
         return {"interrupted": True}
     except OtherDeviceError as error:
@@ -145,7 +145,7 @@ def _work(inbox: Inbox, channel: Channel, server: TrialServer, interrupts: Inter
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("descriptor", type=int)
-    parser.add_argument("--index", type=int, default=0)
+    parser.add_argument("--index", type=int, default=0)  # for a person who looks at the list of processes
     parser.add_argument("--processors", type=int, nargs="*", default=[])
     arguments = parser.parse_args()
-    main(arguments.descriptor, index=arguments.index, processors=arguments.processors)
+    main(arguments.descriptor, processors=arguments.processors)

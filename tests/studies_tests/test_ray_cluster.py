@@ -205,7 +205,7 @@ def test_a_resource_that_no_node_has_is_named() -> None:
 
 def test_an_assignment_does_not_show_its_storage() -> None:
     assignment = Assignment(
-        config={}, storage="postgresql://me:hidden@host/a", creates=True, index=0, deadline_unix_s=None, folder="/",
+        config={}, storage="postgresql://me:hidden@host/a", creates=True, deadline_unix_s=None, folder="/",
         cache=None, resource=("GPU", 1),
     )  # fmt: skip
     assert "hidden" not in repr(assignment)

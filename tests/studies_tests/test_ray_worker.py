@@ -16,10 +16,10 @@ from objectives.outcome import Interrupted
 from studies import ray_worker, runner
 from studies.errors import TradeoffError
 from studies.interrupts import Interrupts
-from studies.owner import Owner
 from studies.preparation import OtherDeviceError
 from studies.ray_cluster import MAX_LOSSES_IN_A_ROW, _Crew, _reason
 from studies.ray_worker import Assignment, work
+from studies.worker_number import COUNT_ATTRIBUTE
 
 STUDY = small_study(name="rays", sampler="random", trials=3)
 
@@ -34,7 +34,7 @@ def _simulated_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def assignment(storage: str, **settings: Any) -> Assignment:
     usual = {
-        "config": STUDY.plain(), "storage": storage, "creates": True, "index": 0, "deadline_unix_s": None,
+        "config": STUDY.plain(), "storage": storage, "creates": True, "deadline_unix_s": None,
         "folder": os.getcwd(), "cache": os.getcwd(), "resource": ("GPU", 1.0),
     }  # fmt: skip
     return Assignment(**(usual | settings))
@@ -84,20 +84,10 @@ def test_a_task_that_waited_has_what_is_left_of_the_timeout(monkeypatch: pytest.
     assert 0 < given[0] <= 1000
 
 
-def test_workers_with_other_numbers_draw_other_configurations() -> None:
-    for name, index in (("a", 0), ("b", 1)):
-        assert "done" in work(assignment(created(f"sqlite:///{name}.db"), creates=False, index=index))
-    assert drawn("sqlite:///a.db") != drawn("sqlite:///b.db")
-
-
-def test_workers_on_machines_that_know_nothing_of_each_other_draw_other_configurations(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, host in (("a", "gpu-1"), ("b", "gpu-2"), ("c", "gpu-1")):
-        owner = Owner(host=host, boot="", namespace="", pid=7, began=1)
-        monkeypatch.setattr(Owner, "here", lambda owner=owner: owner)
-        runner.join_study("rays", storage=created(f"sqlite:///{name}.db"), cache=Path())
-    assert drawn("sqlite:///a.db") == drawn("sqlite:///c.db") != drawn("sqlite:///b.db")
+def test_a_worker_has_a_number_after_those_that_began_before_it() -> None:
+    assert "done" in work(assignment(created("sqlite:///a.db"), creates=False))
+    study = optuna.load_study(study_name="rays", storage="sqlite:///a.db")
+    assert study._storage.get_study_system_attrs(study._study_id)[COUNT_ATTRIBUTE] == 2
 
 
 def test_a_worker_that_is_told_to_end_does_not_say_that_the_study_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,10 +158,9 @@ def test_a_worker_on_another_device_changes_nothing_once_the_study_is_over(crew:
     assert crew._error is None
 
 
-def test_each_assignment_has_the_number_of_its_worker_and_the_same_deadline(crew: Crew) -> None:
+def test_an_assignment_has_the_deadline(crew: Crew) -> None:
     crew.deadline_unix_s = 1000.0
-    assert [crew._assignment(index).index for index in range(3)] == [0, 1, 2]
-    assert {crew._assignment(index).deadline_unix_s for index in range(3)} == {1000.0}
+    assert crew._assignment().deadline_unix_s == 1000.0
 
 
 def test_workers_that_wait_for_a_place_beyond_the_timeout_are_not_waited_for(
