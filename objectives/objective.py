@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from objectives.derivation import derived_attributes, predicted_attributes
 from objectives.early_stopping import stop_rule
@@ -35,7 +35,10 @@ PROBED_ALONE = "probe"
 # A memory that is predicted to take no more than this share of the budget is not waited for: it will fit.
 SURELY_FITS = 0.9
 # A queued trial with one of these was put there by a worker, not by the user: it holds what that one could not do.
-QUEUED_BY_A_WORKER = frozenset({"retry_of", "deferred_until"})
+RETRY_OF = "retry_of"
+QUEUED_BY_A_WORKER = frozenset({RETRY_OF, "deferred_until"})
+# Of a trial that found no room: the one that was taken from the queue, and is in it again as it was.
+QUEUED_AGAIN = "queued_again"
 # Unless it says that what it tries again was the user's.
 ASKED_FOR = "asked_for"
 
@@ -360,7 +363,7 @@ class Objective:
                 # First in line when the study goes on: what was asked for is not lost. A sampler that plans asks by itself.
                 stored = trial.storage.get_trial(trial._trial_id)
                 if PLAN_ATTRIBUTE not in stored.system_attrs:
-                    trial.study.enqueue_trial(dict(trial.params), user_attrs=retry_attributes(stored))
+                    _queue_again(trial, stored)
                 raise KeyboardInterrupt
             case _:
                 raise TrialFailed(outcome.reason)
@@ -374,7 +377,23 @@ def _is_asked_for(trial: FrozenTrial) -> bool:
 
 def retry_attributes(trial: FrozenTrial) -> dict[str, Any]:
     """The user attributes of the trial that tries this one's configuration again."""
-    return {"retry_of": trial.number} | ({ASKED_FOR: True} if _is_asked_for(trial) else {})
+    return {RETRY_OF: trial.number} | ({ASKED_FOR: True} if _is_asked_for(trial) else {})
+
+
+def successor(params: Mapping[str, Any], attributes: Mapping[str, Any]) -> FrozenTrial:
+    """A trial that waits in the queue, to be tried in the place of another one."""
+    return create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}, user_attrs=dict(attributes))
+
+
+def _queue_again(trial: optuna.Trial, stored: FrozenTrial) -> None:
+    """Queues what a trial was to do. Killed on the way, it must be neither lost nor queued twice by who finds the trial."""
+    again = successor(trial.params, retry_attributes(stored))
+    # Our database ends the one and queues the other at once. Elsewhere it is queued first, and who finds that adds none.
+    backend: Any = getattr(trial.storage, "_backend", trial.storage)
+    if getattr(backend, "replaces_at_once", False):
+        backend.give_up(trial._trial_id, {}, again)
+    elif not stored.state.is_finished():
+        trial.study.add_trial(again)
 
 
 def _seed_of(trial: optuna.Trial) -> int | None:

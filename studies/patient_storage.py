@@ -101,6 +101,8 @@ class PatientStorage(RDBStorage):
     """
 
     patience: Patience | None = None
+    # `give_up` ends a trial and queues another one in one step.
+    replaces_at_once = True
 
     def __init__(self, url: str, *, place: str, **arguments: Any) -> None:
         super().__init__(url, **arguments)

@@ -5,14 +5,14 @@ with a reason, and their configurations are tried once more; one that loses its 
 A sampler that plans chooses by itself what to do again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from objectives.objective import PLAN_ATTRIBUTE, Objective, retry_attributes
+from objectives.objective import PLAN_ATTRIBUTE, QUEUED_AGAIN, RETRY_OF, Objective, retry_attributes, successor
 from studies.annotate import artifact_folder
 from studies.owner import Owner
 from studies.patient_storage import OWNER_ATTRIBUTE
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from studies.patient_storage import PatientStorage
     from studies.proxy_storage import ProxyStorage
 
-# Among a trial's user attributes: the trial whose configuration it tries again, or whose outcome it holds.
-RETRY_OF = "retry_of"
+# Among a trial's user attributes: the trial whose outcome it holds.
 MEASURED_IN = "measured_in"
 # Where outcomes are until they are told, in the folder of a storage's artifacts.
 UNTOLD_FOLDER = "untold"
@@ -118,13 +117,13 @@ class FaultTolerantStudy:
         """
         trials = self.study.get_trials(deepcopy=False)
         lost, storage = trials[kept.trial], self.study._storage
-        successor = next((trial for trial in trials if trial.user_attrs.get(RETRY_OF) == kept.trial), None)
-        if successor is None:
+        waiting = _in_its_place(trials, kept.trial)
+        if waiting is None:
             template = create_trial(state=TrialState.RUNNING, system_attrs=_plan_of(lost))
             trial_id = storage.create_new_trial(self.study._study_id, template)
         else:
-            trial_id = successor._trial_id
-            if successor.state != TrialState.WAITING or not storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+            trial_id = waiting._trial_id
+            if waiting.state != TrialState.WAITING or not storage.set_trial_state_values(trial_id, TrialState.RUNNING):
                 self.spool.say(f"trial {kept.trial} was taken for lost, and its configuration is tried again already")
                 return None
         storage.set_trial_user_attr(trial_id, MEASURED_IN, kept.trial)
@@ -143,28 +142,28 @@ class FaultTolerantStudy:
     def _give_up(self, storage: "PatientStorage | ProxyStorage", trial: FrozenTrial) -> None:
         plain = trial.system_attrs.get(OWNER_ATTRIBUTE)
         worker = "a worker that left no name" if plain is None else str(Owner.read(plain))
-        params = _params(trial)
-        before = [
-            other.number
-            for other in self.study.get_trials(deepcopy=False)
-            if LOST_WORKER in other.user_attrs and params and _params(other) == params
-        ]
+        params, trials = _params(trial), self.study.get_trials(deepcopy=False)
+        before = [other.number for other in trials if LOST_WORKER in other.user_attrs and params and _params(other) == params]
         attributes: dict[str, Any] = {LOST_WORKER: worker}
-        successor = None
+        again = None
         if before:
             reason = f"its worker, {worker}, died, as that of trial {before[-1]} with the same configuration did"
             attributes |= {"outcome": "failed", "reason": f"{reason}: it is not tried again"}
         else:
             attributes |= {"outcome": "interrupted", "reason": f"its worker, {worker}, died or was not heard of any more"}
-            if params and PLAN_ATTRIBUTE not in trial.system_attrs:
-                successor = create_trial(
-                    state=TrialState.WAITING,
-                    system_attrs={"fixed_params": params},
-                    user_attrs=retry_attributes(trial),
-                )
-        if storage.give_up(trial._trial_id, attributes, successor):
-            again = ": it is tried again" if not before and params else ""
-            self.spool.say(f"trial {trial.number}: {attributes['reason']}{again}")
+            # Its worker may have queued it, and died before it could end the trial.
+            if params and PLAN_ATTRIBUTE not in trial.system_attrs and _in_its_place(trials, trial.number) is None:
+                again = successor(params, retry_attributes(trial))
+        if storage.give_up(trial._trial_id, attributes, again):
+            so = ": it is tried again" if not before and params else ""
+            self.spool.say(f"trial {trial.number}: {attributes['reason']}{so}")
+
+
+def _in_its_place(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial | None:
+    """The trial that tries the configuration of the trial `number` again, or None."""
+    return next(
+        (trial for trial in trials if number in (trial.user_attrs.get(RETRY_OF), trial.user_attrs.get(QUEUED_AGAIN))), None
+    )
 
 
 def _params(trial: FrozenTrial) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import TrialState
 
-from objectives.objective import Objective, TrialDeferred
+from objectives.objective import QUEUED_AGAIN, Objective, TrialDeferred
 from objectives.records import DERIVED_FROM, TrialRecord, read_record
 from studies.config import StudyConfig
 from studies.display import Display
@@ -260,7 +260,7 @@ class Search:
         own.set_user_attr("outcome", "skipped")
         own.set_user_attr("reason", "other workers had begun the last trials of the study")
         if params is not None:
-            self.study.enqueue_trial(params, user_attrs=queued_with)
+            self.study.enqueue_trial(params, user_attrs={**queued_with, QUEUED_AGAIN: own.number})
         self.study.tell(own, state=TrialState.FAIL)
         return True
 

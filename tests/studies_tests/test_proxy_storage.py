@@ -159,7 +159,7 @@ def test_of_queued_trials_that_begin_at_once_none_is_lost_and_none_is_too_many()
     assert [search._is_too_many(queued), search._is_too_many(fresh)] == [True, False]
     (again,) = study.get_trials(states=(TrialState.WAITING,))
     assert again.system_attrs["fixed_params"] == {"per_device_train_batch_size": 2}
-    assert again.user_attrs == {"retry_of": 7}
+    assert again.user_attrs == {"retry_of": 7, "queued_again": queued.number}
 
 
 def test_a_memory_that_another_worker_probes_is_not_probed_beside_it() -> None:

@@ -1,25 +1,32 @@
 """Workers that are killed, databases that stop, and what the next worker makes of it: real processes on real storages."""
 
 import json
+import multiprocessing
+import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import simulated_runner as simulated
+from grpc_proxy import Proxy
 from optuna.trial import FrozenTrial, TrialState
 from postgres import PostgresServer
 from running import Recorder, poll
 from simulated_worker import Worker, small_study
 
+from objectives.outcome import Interrupted
 from studies.config import StudyConfig
 from studies.owner import Owner
-from studies.patient_storage import OWNER_ATTRIBUTE
+from studies.patient_storage import OWNER_ATTRIBUTE, PatientStorage
 from studies.recovery import FaultTolerantStudy
 from studies.runner import run_study
 from studies.storage import open_storage
+from studies.trial_loop import run_trial
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -225,6 +232,60 @@ def test_what_was_asked_for_still_is_when_it_is_tried_again_after_its_worker_die
     _, again = study.trials
     assert again.system_attrs["fixed_params"] == trial.params
     assert again.user_attrs == {"retry_of": 0} | ({"asked_for": True} if asked_for else {})
+
+
+def _interrupted_and_killed(url: str, moment: str) -> None:
+    """Ctrl-C in a trial, and SIGKILL while its configuration is queued again, or between that and the trial's end."""
+
+    def kill(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    study = optuna.load_study(study_name="small", storage=open_storage(url), sampler=optuna.samplers.RandomSampler(seed=0))
+    goal = simulated.objective(
+        simulated.SimulatedRunner(instead=lambda *_: Interrupted(stage="train")), space=small_study().search_space()
+    )
+    trial = study.ask()
+    if moment == "while it is queued":
+        PatientStorage._get_prepared_new_trial = kill  # type: ignore[method-assign]
+    else:
+        study.tell = kill  # type: ignore[method-assign]
+    run_trial(study, trial, goal)
+
+
+@pytest.mark.parametrize(
+    ("kind", "moment"),
+    [("postgresql", "while it is queued"), ("sqlite", "before it is told"), ("proxy", "before it is told")],
+)
+def test_what_a_worker_was_killed_over_while_it_queued_it_again_is_queued_once(
+    kind: str, moment: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = request.getfixturevalue("postgres_url") if kind == "postgresql" else f"sqlite:///{tmp_path}/a.db"
+    simulated.new_study(optuna.samplers.RandomSampler(), storage=open_storage(url), name="small")
+    with Proxy(url) if kind == "proxy" else nullcontext() as proxy:
+        if proxy is not None:
+            proxy.wait()
+            url = proxy.url
+        killed = multiprocessing.get_context("forkserver").Process(target=_interrupted_and_killed, args=(url, moment))
+        killed.start()
+        killed.join(120)
+        assert killed.exitcode == -signal.SIGKILL
+        study = optuna.load_study(study_name="small", storage=open_storage(url))
+        before = [trial.state for trial in study.trials]
+        goal = simulated.objective(simulated.SimulatedRunner(), space=small_study().search_space())
+        FaultTolerantStudy.of(study, goal, lambda _: None).recover()
+        ended, *queued = study.trials
+    # In a database of ours the two are one step: done, or not begun.
+    assert (
+        before
+        == {
+            "postgresql": [TrialState.RUNNING],
+            "sqlite": [TrialState.FAIL, TrialState.WAITING],
+            "proxy": [TrialState.RUNNING, TrialState.WAITING],
+        }[kind]
+    )
+    assert (ended.state, ended.user_attrs["outcome"]) == (TrialState.FAIL, "interrupted")
+    assert [(trial.state, trial.user_attrs["retry_of"]) for trial in queued] == [(TrialState.WAITING, 0)]
+    assert [trial.system_attrs["fixed_params"] for trial in queued] == [ended.params]
 
 
 def test_a_folder_that_can_not_keep_outcomes_is_said_and_the_study_goes_on(
