@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages._heartbeat import get_heartbeat_thread
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from objectives.devices import processor_name
 from objectives.goals import GOALS
 from objectives.isolation import TrialServer
-from objectives.objective import PLAN_ATTRIBUTE, Objective, TrialFailed
+from objectives.objective import PLAN_ATTRIBUTE, Objective
 from objectives.records import TrialRecord, read_record
 from studies.annotate import Annotator, artifact_folder
 from studies.config import StudyConfig
@@ -26,12 +25,15 @@ from studies.front import pareto_front
 from studies.interrupts import Interrupts
 from studies.patient_storage import be_patient
 from studies.preparation import OtherDeviceError, prepare
+from studies.recovery import FaultTolerantStudy
 from studies.results import OUTCOME_WORDS, StudyResults
 from studies.study import check_device
 from studies.tables import short_configuration
 
 # Names the trial whose values a confirmation checks.
 CONFIRMS = "confirms"
+# Outcomes that speak for a configuration.
+MEASURED = ("completed", "out_of_memory")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +104,7 @@ def measured_by(results: StudyResults, record: TrialRecord) -> TrialRecord | Non
     own = [
         other
         for other in results.records
-        if other.params == record.params and other.outcome in ("completed", "out_of_memory") and not other.is_derived
+        if other.params == record.params and other.outcome in MEASURED and not other.is_derived
     ]
     return max(own, key=lambda other: other.number, default=None)
 
@@ -113,14 +115,18 @@ def confirm(
     numbers: Sequence[int],
     *,
     on_end: Callable[[Confirmation], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[Confirmation]:
     """Runs trials of a study again, each probed and trained to its last epoch whatever is known of it.
+
+    What an earlier confirmation had measured, and could not tell when it was killed, is told first and not measured again.
 
     Args:
         study: The study.
         objective: As the study was made with.
         numbers: Completed trials.
         on_end: Called with each confirmation.
+        say: Shows a line to the user.
 
     Returns:
         A confirmation for each number.
@@ -128,11 +134,15 @@ def confirm(
     Raises:
         KeyboardInterrupt: The user ended it; the confirmations so far are stored.
     """
+    fault_tolerant = FaultTolerantStudy.of(study, objective, say)
+    ended_before = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
+    fault_tolerant.recover()
     confirmations = []
     for number in numbers:
-        trial = study.get_trials(deepcopy=False)[number]
-        claimed = read_record(trial, objective.objectives, num_devices=objective.num_devices)
-        measured = _run(study, objective, claimed)
+        trials = study.get_trials(deepcopy=False)
+        claimed = read_record(trials[number], objective.objectives, num_devices=objective.num_devices)
+        ended_since = [trial for trial in trials if trial.state.is_finished() and trial.number not in ended_before]
+        measured = _confirmed_by(ended_since, objective, number) or _run(fault_tolerant, claimed)
         confirmations.append(Confirmation(claimed=claimed, measured=measured))
         if on_end is not None:
             on_end(confirmations[-1])
@@ -189,37 +199,43 @@ def confirm_stored(
                 on_end(confirmation)
 
         try:
-            return confirm(study, ready.objective(display), numbers, on_end=ended)
+            return confirm(study, ready.objective(display), numbers, on_end=ended, say=display.message)
         finally:
             annotator.finish()
 
 
-def _run(study: optuna.Study, objective: Objective, claimed: TrialRecord) -> TrialRecord:
-    """Runs a configuration as a trial of the study, as `study.optimize` would."""
+def _confirmed_by(trials: Sequence[FrozenTrial], objective: Objective, number: int) -> TrialRecord | None:
+    """What one of the trials has measured of the trial `number`, or None."""
+    records = [
+        read_record(trial, objective.objectives, num_devices=objective.num_devices)
+        for trial in trials
+        if trial.user_attrs.get(CONFIRMS) == number
+    ]
+    return next((record for record in records if record.outcome in MEASURED), None)
+
+
+def _run(fault_tolerant: FaultTolerantStudy, claimed: TrialRecord) -> TrialRecord:
+    """Runs a configuration as a trial of the study, as its search would."""
+    study, objective = fault_tolerant.study, fault_tolerant.objective
     # Made here and not enqueued: a queue may hold what somebody else asked for, and `ask` would hand that out first.
     trial_id = study._storage.create_new_trial(study._study_id, template_trial=_template(objective, claimed))
-    trial = optuna.Trial(study, trial_id)
-    values: tuple[float, ...] | None = None
-    state: TrialState | None = TrialState.FAIL
-    try:
-        with get_heartbeat_thread(trial_id, study._storage):
-            parameters = objective.space.suggest(trial)
-            if objective.on_start is not None:
-                objective.on_start(trial.number, parameters)
-            outcome = objective.runner.run_trial(
-                objective.request(parameters), time_limit_s=objective.time_limit_s, on_progress=objective.on_progress
-            )
-            values, state = objective.conclude(trial, parameters, outcome), None
-    except optuna.TrialPruned:
-        state = TrialState.PRUNED
-    except TrialFailed:
-        pass  # the record holds the error
-    finally:
-        study.tell(trial, values, state)
-    return read_record(study._storage.get_trial(trial_id), objective.objectives, num_devices=objective.num_devices)
+
+    def run(trial: optuna.Trial) -> tuple[float, ...]:
+        parameters = objective.space.suggest(trial)
+        if objective.on_start is not None:
+            objective.on_start(trial.number, parameters)
+        outcome = objective.runner.run_trial(
+            objective.request(parameters), time_limit_s=objective.time_limit_s, on_progress=objective.on_progress
+        )
+        if objective.keep is not None:
+            objective.keep(trial, parameters, outcome)
+        return objective.conclude(trial, parameters, outcome)
+
+    told = fault_tolerant.run(optuna.Trial(study, trial_id), run)
+    return read_record(told, objective.objectives, num_devices=objective.num_devices)
 
 
-def _template(objective: Objective, claimed: TrialRecord) -> optuna.trial.FrozenTrial:
+def _template(objective: Objective, claimed: TrialRecord) -> FrozenTrial:
     params = {name: claimed.params[name] for name in objective.space.domains}
     # The plan is for other workers, who take what runs for trained, and for an interruption, after which nobody but the user
     # decides whether it is tried again.
