@@ -77,6 +77,18 @@ class Patience:
     say: Callable[[str], None]
     stop: Callable[[], bool]
 
+    def pause(self, seconds: float) -> None:
+        """Waits.
+
+        Raises:
+            KeyboardInterrupt: The user has asked to end.
+        """
+        end_s = time.monotonic() + seconds
+        while (left_s := end_s - time.monotonic()) > 0:
+            if self.stop():
+                raise KeyboardInterrupt
+            time.sleep(min(_LOOK_S, left_s))
+
 
 def be_patient(storage: BaseStorage, *, say: Callable[[str], None], stop: Callable[[], bool] = lambda: False) -> None:
     """Makes a storage of `studies.storage.open_storage` wait from now on; without this it gives up at the first failure.
@@ -203,7 +215,7 @@ class PatientStorage(RDBStorage):
         try:
             super().record_heartbeat(trial_id)
         except (StorageInternalError, SQLAlchemyError) as error:
-            if not _may_pass(error, self.is_sqlite):
+            if not may_pass(error, self.is_sqlite):
                 raise
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
@@ -308,7 +320,7 @@ class PatientStorage(RDBStorage):
                 result = operation(attempt)
             except (StorageInternalError, SQLAlchemyError) as error:
                 reason = _reason(error)
-                if not _may_pass(error, self.is_sqlite):
+                if not may_pass(error, self.is_sqlite):
                     if (remedy := _remedy(error)) is None:
                         raise
                     raise StorageError(f"the storage {self.place} can't be written: {reason}; {remedy}") from error
@@ -318,21 +330,13 @@ class PatientStorage(RDBStorage):
                     self.patience.say(
                         f"the storage {self.place} does not answer ({reason}): waiting for it, nothing measured is lost"
                     )
-                self._wait(wait_s)
+                self.patience.pause(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
             else:
                 if attempt and self.patience is not None:
                     self.patience.say(f"the storage answers again after {time.monotonic() - begin_s:.0f} s")
                 return result
         raise AssertionError("the count has no end")
-
-    def _wait(self, seconds: float) -> None:
-        assert self.patience is not None
-        end_s = time.monotonic() + seconds
-        while (left_s := end_s - time.monotonic()) > 0:
-            if self.patience.stop():
-                raise KeyboardInterrupt
-            time.sleep(min(_LOOK_S, left_s))
 
 
 def _patient(name: str) -> Callable[..., Any]:
@@ -379,7 +383,7 @@ def _reason(error: BaseException) -> str:
     return lines[0] if lines else type(cause).__name__
 
 
-def _may_pass(error: BaseException, is_sqlite: bool) -> bool:
+def may_pass(error: BaseException, is_sqlite: bool) -> bool:
     """Whether the same may succeed later: the server is away, or a file is held by somebody else."""
     cause = _cause(error)
     if isinstance(cause, PoolTimeoutError | PendingRollbackError):

@@ -60,11 +60,13 @@ def work(assignment: Assignment) -> dict[str, str]:
     cache = None if assignment.cache is None else Path(assignment.cache)
     deadline_unix_s = assignment.deadline_unix_s
     timeout_s = None if deadline_unix_s is None else max(0.0, deadline_unix_s - time.time())
+    # Whoever placed this worker has the storage open: one that does not answer is away for a while, and not mistyped.
+    storage: dict[str, Any] = {"storage": assignment.storage, "waits_for_storage": True}
     try:
         if assignment.creates:
-            run_study(config, storage=assignment.storage, timeout_s=timeout_s, cache=cache)
+            run_study(config, timeout_s=timeout_s, cache=cache, **storage)
         else:
-            join_study(config.name, storage=assignment.storage, timeout_s=timeout_s, cache=cache)
+            join_study(config.name, timeout_s=timeout_s, cache=cache, **storage)
     except OtherDeviceError as error:
         return {"other_device": str(error), "node": socket.gethostname()}
     except TradeoffError as error:

@@ -19,7 +19,7 @@ from studies.errors import TradeoffError
 from studies.fleet import Fleet, WorkersDied
 from studies.front import pareto_front
 from studies.interrupts import EXIT_STATUS, Interrupts
-from studies.patient_storage import be_patient
+from studies.patient_storage import Patience, be_patient
 from studies.places import Place, default_num_workers, places
 from studies.preparation import OtherDeviceError, prepare
 from studies.results import read_results
@@ -40,6 +40,7 @@ def run_study(
     timeout_s: float | None = None,
     display: Display | None = None,
     cache: Path | None = None,
+    waits_for_storage: bool = False,
 ) -> optuna.Study:
     """Creates the study of `config`, or goes on with it, and runs it to its number of trials.
 
@@ -55,6 +56,8 @@ def run_study(
         timeout_s: No trial is started after this many seconds.
         display: Where progress is shown; nowhere by default.
         cache: Where prepared data is kept; see `studies.preparation.cache_folder`.
+        waits_for_storage: Whether a single worker waits for a storage that does not answer at its start, because others have it
+            open; by default that is an error at once.
 
     Returns:
         The study, an ordinary Optuna study.
@@ -72,7 +75,7 @@ def run_study(
         study = open_study(config, opened, device)
         return study, Annotator(study=study, artifacts=artifact_folder(study._storage), say=say)
 
-    return _run(config, open_here, storage, workers, timeout_s, display, cache)
+    return _run(config, open_here, storage, workers, timeout_s, display, cache, waits_for_storage)
 
 
 def join_study(
@@ -83,6 +86,7 @@ def join_study(
     timeout_s: float | None = None,
     display: Display | None = None,
     cache: Path | None = None,
+    waits_for_storage: bool = False,
 ) -> optuna.Study:
     """Works on a study that exists, beside others on this machine or elsewhere, until it is complete.
 
@@ -92,7 +96,7 @@ def join_study(
     Args:
         name: The study's name; None for the one created last.
         storage: A database URL, or the path of a SQLite file.
-        workers, timeout_s, display, cache: As for `run_study`.
+        workers, timeout_s, display, cache, waits_for_storage: As for `run_study`.
 
     Returns:
         The study.
@@ -103,7 +107,8 @@ def join_study(
     """
     display = display or quiet_display()
     say = display.message
-    stored = load_study(name, open_storage(storage, create=False))
+    patience = Patience(say=say, stop=lambda: False) if waits_for_storage else None
+    stored = load_study(name, open_storage(storage, create=False, patience=patience))
     config = StudyConfig.model_validate(stored.user_attrs["config"])
     measured_on = stored.user_attrs["device"]
 
@@ -115,7 +120,7 @@ def join_study(
         study = load_study(config.name, opened)
         return study, Annotator(study=study, artifacts=artifact_folder(study._storage), say=say, only_trials=True)
 
-    return _run(config, open_here, storage, workers, timeout_s, display, cache, measured_on=measured_on["name"])
+    return _run(config, open_here, storage, workers, timeout_s, display, cache, waits_for_storage, measured_on["name"])
 
 
 def _run(
@@ -126,6 +131,7 @@ def _run(
     timeout_s: float | None,
     display: Display,
     cache: Path | None,
+    waits_for_storage: bool,
     measured_on: str | None = None,
 ) -> optuna.Study:
     if workers is None:
@@ -136,8 +142,9 @@ def _run(
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
 
     def open_patiently(device: Mapping[str, Any]) -> tuple[optuna.Study, Annotator]:
-        opened = open_storage(storage)
-        be_patient(opened, say=display.message, stop=lambda: interrupts.requested)
+        patience = Patience(say=display.message, stop=lambda: interrupts.requested)
+        opened = open_storage(storage, patience=patience if waits_for_storage else None)
+        be_patient(opened, say=patience.say, stop=patience.stop)
         if (lacks := getattr(opened, "lacks", None)) is not None:
             display.message(lacks)
         return open_here(opened, device)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from sqlalchemy.engine import URL
 
+    from studies.patient_storage import Patience
+
 DEFAULT_STORAGE = "sqlite:///tradeoff.db"
 HEARTBEAT_INTERVAL_S = 60
 # Intervals of silence after which a trial's worker is taken for dead.
@@ -112,12 +114,14 @@ def masked(url: str) -> str:
     return f"{scheme}://{account}{at}{address}{question}{'&'.join(options)}"
 
 
-def open_storage(url: str = DEFAULT_STORAGE, *, create: bool = True) -> "BaseStorage":
+def open_storage(url: str = DEFAULT_STORAGE, *, create: bool = True, patience: "Patience | None" = None) -> "BaseStorage":
     """Opens a study storage.
 
     Args:
         url: A SQLAlchemy URL, the path of a SQLite file, or the `grpc://HOST:PORT` of Optuna's gRPC proxy.
         create: Whether a SQLite file that is missing is made; commands that read say no.
+        patience: Waits for a storage that does not answer, now and whenever it is away later: for a process that joins others
+            in the middle of a study. Without it that is an error at once, as a user wants who has mistyped it.
 
     Returns:
         Optuna's storage, with a heartbeat for trials of `study.optimize`; a gRPC proxy passes none on.
@@ -125,7 +129,31 @@ def open_storage(url: str = DEFAULT_STORAGE, *, create: bool = True) -> "BaseSto
     Raises:
         TradeoffError: It can't be opened: the file is missing or no database, the folder can't be written, the driver is not
             installed, the server does not answer.
+        KeyboardInterrupt: The user ended the wait.
     """
+    from studies.patient_storage import FIRST_WAIT_S, LONGEST_WAIT_S, StorageAwayError, be_patient
+
+    if patience is None:
+        return _open(url, create=create)
+    begin_s, wait_s, is_away = time.monotonic(), FIRST_WAIT_S, False
+    while True:
+        try:
+            storage = _open(url, create=create)
+        except StorageAwayError as error:
+            if not is_away:
+                patience.say(f"{error}: waiting for it")
+            is_away = True
+            patience.pause(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+        else:
+            break
+    if is_away:
+        patience.say(f"the storage answers after {time.monotonic() - begin_s:.0f} s")
+    be_patient(storage, say=patience.say, stop=patience.stop)
+    return storage
+
+
+def _open(url: str, *, create: bool) -> "BaseStorage":
     from optuna.exceptions import ExperimentalWarning, StorageInternalError
     from sqlalchemy.exc import (
         IntegrityError,
@@ -286,8 +314,11 @@ def _prepare_sqlite(path: Path, *, create: bool) -> None:
 
 
 def _cannot_open(url: str, parsed: "URL", error: Exception) -> TradeoffError:
+    from studies.patient_storage import StorageAwayError, may_pass
+
     cause = error.__cause__ or error
     reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
     if parsed.password:
         reason = reason.replace(str(parsed.password), "***")
-    return TradeoffError(f"the storage {masked(url)} can't be opened: {reason}")
+    kind = StorageAwayError if may_pass(error, parsed.get_backend_name() == "sqlite") else TradeoffError
+    return kind(f"the storage {masked(url)} can't be opened: {reason}")

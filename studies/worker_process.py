@@ -101,7 +101,7 @@ def _work(inbox: Inbox, channel: Channel, server: TrialServer, interrupts: Inter
     """Prepares and searches; returns how it ended."""
     from studies.config import StudyConfig
     from studies.errors import TradeoffError
-    from studies.patient_storage import be_patient
+    from studies.patient_storage import Patience
     from studies.preparation import OtherDeviceError, prepare
     from studies.search import StudyFailed, search
     from studies.storage import load_study, open_storage
@@ -126,8 +126,9 @@ def _work(inbox: Inbox, channel: Channel, server: TrialServer, interrupts: Inter
         with interrupts.waiting():
             asked = inbox.next()["search"]
         deadline_s = None if asked["timeout_s"] is None else time.monotonic() + asked["timeout_s"]
-        storage = open_storage(asked["storage"])
-        be_patient(storage, say=display.message, stop=lambda: interrupts.requested)
+        # The parent has it open: one that does not answer is away for a while, and not mistyped.
+        patience = Patience(say=display.message, stop=lambda: interrupts.requested)
+        storage = open_storage(asked["storage"], patience=patience)
         study = load_study(config.name, storage)
         annotator = ChannelAnnotator(channel)
         search(study, ready, display=display, interrupts=interrupts, annotator=annotator, deadline_s=deadline_s)

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from studies import patient_storage
 from studies.owner import Owner
-from studies.patient_storage import OWNER_ATTRIBUTE, PatientStorage, StorageError, be_patient
+from studies.patient_storage import OWNER_ATTRIBUTE, Patience, PatientStorage, StorageAwayError, StorageError, be_patient
 from studies.storage import open_storage
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")
@@ -98,6 +98,26 @@ def test_without_patience_an_absent_database_is_one_sentence_without_the_passwor
         storage.get_all_studies()
     assert "\n" not in str(caught.value)
     assert server.password not in str(caught.value)
+
+
+def test_a_database_that_is_away_is_an_error_at_once_to_who_opens_it_unless_others_have_it_open(
+    server: PostgresServer, postgres_url: str
+) -> None:
+    new_study(open_storage(postgres_url))
+    said: list[str] = []
+
+    def open_in_the_middle_of_a_study() -> optuna.storages.BaseStorage:
+        with pytest.raises(StorageAwayError, match="can't be opened"):
+            open_storage(postgres_url)
+        return open_storage(postgres_url, patience=Patience(say=said.append, stop=lambda: False))
+
+    opened = while_away(server, open_in_the_middle_of_a_study, said)
+    assert len(opened.get_all_studies()) == 1
+    waits, answers = said
+    assert " can't be opened: " in waits
+    assert waits.endswith(": waiting for it")
+    assert answers.startswith("the storage answers after ")
+    assert server.password not in "".join(said)
 
 
 def test_the_user_can_end_a_wait(server: PostgresServer, storage: PatientStorage) -> None:

@@ -3,12 +3,14 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import simulated_runner as simulated
+from postgres import PostgresServer
 from running import Recorder
 from simulated_worker import small_study
 
@@ -180,6 +182,21 @@ def test_the_reason_of_a_loss_is_what_was_raised_and_not_where() -> None:
     traceback = 'Traceback (most recent call last):\n  File "a.py", line 1, in work\n    fail()\nOSError: the disk is gone\n'
     assert _reason(RayTaskError("work", traceback, OSError(), "ray::work", 1, "127.0.0.1")) == "OSError: the disk is gone"
     assert _reason(WorkerCrashedError()).startswith("The worker died unexpectedly")
+
+
+def test_a_worker_that_is_started_while_the_database_is_away_waits_for_it(postgres: PostgresServer, postgres_url: str) -> None:
+    created(postgres_url)
+    postgres.stop()
+    try:
+        with ThreadPoolExecutor() as pool:
+            ending = pool.submit(work, assignment(postgres_url, creates=False))
+            with pytest.raises(TimeoutError):
+                ending.result(timeout=1)
+            postgres.start()
+            assert "done" in ending.result(timeout=100)
+    finally:
+        postgres.start()
+    assert len(drawn(postgres_url)) == STUDY.trials
 
 
 def test_the_crew_waits_for_a_database_that_is_away_until_the_user_ends_it(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
