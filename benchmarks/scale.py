@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 import optuna
+import sqlalchemy
+from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from objectives.jobs import TextClassificationJob
@@ -39,6 +41,7 @@ from studies.runner import run_study
 from studies.samplers import build_sampler
 from studies.search import Search
 from studies.storage import open_storage
+from studies.trial_rows import now_utc, write_attributes, write_params
 
 # The PostgreSQL server of the tests.
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
@@ -129,6 +132,7 @@ def fill(study: optuna.Study, num_trials: int) -> None:
     """Adds trials until the study holds so many: one of `MEMBERS` was trained, the others follow from it."""
     space, random = CONFIG.search_space(), np.random.default_rng(0)
     grid = space.structures
+    trials = []
     for number in range(len(study.get_trials(deepcopy=False)), num_trials):
         p = grid[int(random.integers(len(grid)))].with_learning_rate(float(10 ** random.uniform(-5, -3)))
         attributes = outcome_attributes(Completed(measurements=measurements(p)))
@@ -136,9 +140,43 @@ def fill(study: optuna.Study, num_trials: int) -> None:
             attributes = {name: value for name, value in attributes.items() if name not in ("probe", "training")}
             attributes[DERIVED_FROM] = number - number % MEMBERS
         values = [0.2 + 0.4 * float(random.random()), float(random.uniform(10, 100)), attributes["peak_memory_mib"]]
-        study.add_trial(
-            create_trial(params=space.stored(p), distributions=space.distributions(), values=values, user_attrs=attributes)
-        )  # fmt: skip
+        trial = create_trial(params=space.stored(p), distributions=space.distributions(), values=values, user_attrs=attributes)
+        trial.number = number
+        trials.append(trial)
+    insert(study, trials)
+
+
+def insert(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
+    """Adds trials at once, as rows of the tables: one by one, as Optuna adds them, thousands take minutes."""
+    storage = getattr(study._storage, "_backend", study._storage)
+    finite = models.TrialValueModel.TrialValueType.FINITE
+    heads = [
+        {
+            "study_id": study._study_id,
+            "number": trial.number,
+            "state": trial.state,
+            "datetime_start": now_utc(),
+            "datetime_complete": now_utc(),
+        }
+        for trial in trials
+    ]
+    if not heads:
+        return
+    table = models.TrialModel.__table__
+    with storage.engine.begin() as connection:
+        returning = sqlalchemy.insert(table).returning(table.c.trial_id, sort_by_parameter_order=True)
+        ids = connection.execute(returning, heads).scalars().all()
+        held = list(zip(ids, trials, strict=True))
+        values = [
+            {"trial_id": i, "objective": objective, "value": value, "value_type": finite}
+            for i, trial in held
+            for objective, value in enumerate(trial.values)
+        ]
+        connection.execute(sqlalchemy.insert(models.TrialValueModel), values)
+        for i, trial in held:
+            params = [(name, d.to_internal_repr(trial.params[name]), d) for name, d in trial.distributions.items()]
+            write_params(connection, i, params)
+            write_attributes(connection, "user", i, trial.user_attrs)
 
 
 def work(url: str, worker: int, trials: int, begin: Any, output: str) -> None:

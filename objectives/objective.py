@@ -16,10 +16,12 @@ from objectives.derivation import derived_attributes, predicted_attributes
 from objectives.early_stopping import stop_rule
 from objectives.goals import GOALS, cost_names, learned_names, learning_curve
 from objectives.jobs import TrainingSettings
-from objectives.knowledge import Knowledge, Observation, observe
+from objectives.knowledge import Knowledge, Observation
 from objectives.memory_plan import MemoryPlan
+from objectives.moment import Moment, StudyReader
+from objectives.other_workers import PLAN_ATTRIBUTE, PROBED_ALONE, TRAINS_ATTRIBUTE, settled_soon
 from objectives.outcome import Completed, Failed, Interrupted, Measurements, OutOfMemory, TimedOut
-from objectives.records import TrialRecord, measurement_attributes, outcome_attributes, read_record
+from objectives.records import TrialRecord, measurement_attributes, outcome_attributes
 from objectives.repeats import averaged_attributes
 from searchspace import Reuse, SearchSpace, TrialParameters
 
@@ -27,13 +29,6 @@ from searchspace import Reuse, SearchSpace, TrialParameters
 DASHBOARD_CONSTRAINTS = "constraints"
 
 
-# A sampler that plans says here what a trial is to do: `stages` of "probe" and "train".
-PLAN_ATTRIBUTE = "tradeoff:plan"
-# Where no sampler plans, a trial says here that it is being trained; or that it is probed alone, its class being settled.
-TRAINS_ATTRIBUTE = "tradeoff:trains"
-PROBED_ALONE = "probe"
-# A memory that is predicted to take no more than this share of the budget is not waited for: it will fit.
-SURELY_FITS = 0.9
 # A queued trial with one of these was put there by a worker, not by the user: it holds what that one could not do.
 RETRY_OF = "retry_of"
 QUEUED_BY_A_WORKER = frozenset({RETRY_OF, "deferred_until"})
@@ -113,9 +108,18 @@ class Objective:
     on_progress: Callable[[Mapping[str, Any]], None] | None = None
     alone: Callable[[], AbstractContextManager[None]] | None = None
     keep: Callable[[optuna.Trial, TrialParameters, Any], None] | None = None
-    _records: dict[int, TrialRecord] = field(default_factory=dict, repr=False)
-    _observations: dict[int, Observation | None] = field(default_factory=dict, repr=False)
-    _knowledge: Knowledge | None = field(default=None, repr=False)
+    _reader: StudyReader = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._reader = StudyReader(
+            space=self.space,
+            job=self.job,
+            objectives=self.objectives,
+            num_train=self.num_train,
+            num_devices=self.num_devices,
+            reuse=self.reuse,
+            plan=self.plan,
+        )
 
     def __call__(self, trial: optuna.Trial) -> tuple[float, ...]:
         """Runs the trial, as far as earlier ones have not settled it.
@@ -130,24 +134,25 @@ class Objective:
             TrialFailed: A real error.
             KeyboardInterrupt: The user ended the study.
         """
+        _hold(trial)
         parameters = self.space.suggest(trial)
         if (violation := self.space.violation(parameters)) is not None:
             self._skip(trial, violation.reason, violation.name, violation.amount)
-        stored = trial.storage.get_trial(trial._trial_id)
-        plan = stored.system_attrs.get(PLAN_ATTRIBUTE)
+        begun = trial._cached_frozen_trial
+        plan = begun.system_attrs.get(PLAN_ATTRIBUTE)
         if plan is not None and not plan["stages"]:
             _store(trial, {"outcome": "skipped", "reason": plan["why"]})
             raise TrialFailed(plan["why"])
         # What the user has asked for by name is trained, whatever is known.
-        is_asked_for = _is_asked_for(stored)
+        is_asked_for = _is_asked_for(begun)
         # Without a lock a trial first says that it trains, and then looks: of two at once at least one sees the other.
         claims = self.alone is None and plan is None and not is_asked_for
         if claims:
             trial.storage.set_trial_system_attr(trial._trial_id, TRAINS_ATTRIBUTE, True)
+            _write_held(trial)
         with self.alone() if self.alone is not None and plan is None else nullcontext():
-            # First what runs, then what has ended: a trial that ends in between is seen twice, and never not at all.
-            running = _others(trial)
-            _, knowledge = self.learn(trial.study)
+            moment = self.look(trial.study)
+            knowledge = moment.knowledge
             if (settled := knowledge.out_of_memory(parameters)) is not None:
                 reason = f"needs at least the memory of trial {settled.record.number}, which ran out of it"
                 self._skip(trial, reason, "memory_shortfall_mib", settled.record.attributes["memory_shortfall_mib"])
@@ -162,9 +167,10 @@ class Objective:
                 if is_derived:
                     runs = False if self._is_measured(parameters, knowledge) else PROBED_ALONE
                 if runs and not is_asked_for:
-                    self._defer_to_others(trial, parameters, knowledge, running, trains=not is_derived)
+                    self._defer_to_others(trial, parameters, moment, trains=not is_derived)
                 if runs or claims:
                     trial.storage.set_trial_system_attr(trial._trial_id, TRAINS_ATTRIBUTE, runs)
+            _write_held(trial)  # before another worker decides
         if is_derived and training is not None:
             return self._derive(trial, parameters, training, knowledge)
         stages = ("probe", "train") if plan is None else tuple(plan["stages"])
@@ -181,32 +187,16 @@ class Objective:
     def use_plan(self, plan: MemoryPlan) -> None:
         """Takes a memory plan into account from now on."""
         self.plan = plan
-        self._knowledge = None
+        self._reader.use_plan(plan)
 
-    def learn(self, study: optuna.Study) -> tuple[list[TrialRecord], Knowledge]:
-        """Reads the study: its trials in order, and what they settle."""
-        records, num_known = [], len(self._records)
-        for trial in study.get_trials(deepcopy=False):
-            if trial.number not in self._records:
-                record = read_record(trial, self.objectives, num_devices=self.num_devices)
-                if not trial.state.is_finished():
-                    records.append(record)
-                    continue
-                self._records[trial.number] = record
-                self._observations[trial.number] = observe(record, self.space)
-            records.append(self._records[trial.number])
-        # A trial that has ended never changes: what is known changes with their number alone.
-        if self._knowledge is None or len(self._records) > num_known:
-            observations = [observation for _, observation in sorted(self._observations.items()) if observation is not None]
-            self._knowledge = Knowledge(
-                observations=tuple(observations),
-                job=self.job,
-                num_train=self.num_train,
-                num_devices=self.num_devices,
-                reuse=self.reuse,
-                plan=self.plan,
-            )
-        return records, self._knowledge
+    def look(self, study: optuna.Study) -> Moment:
+        """Reads the study as it is now."""
+        return self._reader.look(study)
+
+    def learn(self, study: optuna.Study) -> tuple[Sequence[TrialRecord], Knowledge]:
+        """The study's trials in order, and what they settle."""
+        moment = self.look(study)
+        return moment.records, moment.knowledge
 
     def _run(self, trial: optuna.Trial, parameters: TrialParameters, stages: tuple[str, ...], seed: int | None = None) -> Any:
         if self.on_start is not None:
@@ -224,43 +214,19 @@ class Objective:
         constrain(trial, constraint, amount)
         raise optuna.TrialPruned(reason)
 
-    def _defer_to_others(
-        self,
-        trial: optuna.Trial,
-        parameters: TrialParameters,
-        knowledge: Knowledge,
-        others: Sequence[FrozenTrial],
-        *,
-        trains: bool,
-    ) -> None:
-        """Ends a trial where a running one measures a memory that is not known yet, or trains the class that it `trains` too.
+    def _defer_to_others(self, trial: optuna.Trial, parameters: TrialParameters, moment: Moment, *, trains: bool) -> None:
+        """Ends a trial that another one is about to settle.
 
         Raises:
             TrialDeferred: There is such a trial.
         """
-        for other in others:
-            runs = other.system_attrs.get(TRAINS_ATTRIBUTE)
-            if not runs and PLAN_ATTRIBUTE not in other.system_attrs:
-                continue
-            stages = ("probe",) if runs == PROBED_ALONE else ("probe", "train")
-            plan = other.system_attrs.get(PLAN_ATTRIBUTE, {"params": other.params, "stages": stages})
-            if (theirs := self.space.read(plan["params"])) is None:
-                continue
-            same_class = trains and "train" in plan["stages"] and knowledge.class_of(theirs) == knowledge.class_of(parameters)
-            same_memory = (
-                theirs.per_device_train_batch_size == parameters.per_device_train_batch_size
-                and theirs.memory_class() == parameters.memory_class()
-                and not self._surely_fits(parameters, knowledge)
-            )
-            if same_class or same_memory:
-                what = "trains its learning class" if same_class else "measures its memory"
-                reason = f"put off: trial {other.number} {what}"
-                _store(trial, {"outcome": "skipped", "reason": reason})
-                raise TrialDeferred(reason, other.number)
-
-    def _surely_fits(self, parameters: TrialParameters, knowledge: Knowledge) -> bool:
-        known = knowledge.memory_mib(parameters)
-        return known is not None and (known[1] == "probe" or known[0] <= self.budget_mib * SURELY_FITS)
+        if not (others := [other for other in moment.running if other.number != trial.number]):
+            return
+        soon = settled_soon(parameters, others, moment.knowledge, self.space, budget_mib=self.budget_mib, trains=trains)
+        if soon is not None:
+            reason = f"put off: trial {soon[0]} {soon[1]}"
+            _store(trial, {"outcome": "skipped", "reason": reason})
+            raise TrialDeferred(reason, soon[0])
 
     def _is_measured(self, parameters: TrialParameters, knowledge: Knowledge) -> bool:
         """Whether a trial whose class is settled needs no probe."""
@@ -323,6 +289,7 @@ class Objective:
 
     def conclude(self, trial: optuna.Trial, parameters: TrialParameters, outcome: Any) -> tuple[float, ...]:
         """Stores an outcome on its trial and ends the trial as Optuna's samplers understand it."""
+        _hold(trial)
         attributes = outcome_attributes(outcome)
         _, knowledge = self.learn(trial.study)
         attributes |= predicted_attributes(parameters, attributes, knowledge)
@@ -398,13 +365,24 @@ def _queue_again(trial: optuna.Trial, stored: FrozenTrial) -> None:
 
 def _seed_of(trial: optuna.Trial) -> int | None:
     """The seed that the trial's plan names: that of a repeat (see `objectives.repeats`); None for the job's own."""
-    plan: Mapping[str, Any] = trial.storage.get_trial_system_attrs(trial._trial_id).get(PLAN_ATTRIBUTE, {})
+    plan: Mapping[str, Any] = trial._cached_frozen_trial.system_attrs.get(PLAN_ATTRIBUTE, {})
     return plan.get("seed")
 
 
-def _others(trial: optuna.Trial) -> list[FrozenTrial]:
-    running = trial.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return [other for other in running if other.number != trial.number]
+def _hold(trial: optuna.Trial) -> None:
+    """From now on, what is stored of the trial is written together where the storage can do that; Optuna writes each alone."""
+    if (hold := getattr(_backend(trial), "hold", None)) is not None:
+        hold(trial._trial_id)
+
+
+def _write_held(trial: optuna.Trial) -> None:
+    if (write := getattr(_backend(trial), "write_held", None)) is not None:
+        write(trial._trial_id)
+
+
+def _backend(trial: optuna.Trial) -> Any:
+    # Optuna wraps a database in a cache.
+    return getattr(trial.storage, "_backend", trial.storage)
 
 
 def constrain(trial: optuna.Trial, name: str, amount: float) -> None:
@@ -420,9 +398,8 @@ def _evaluated(measurements: Measurements) -> str:
 
 
 def _store(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
-    # Optuna wraps a database in a cache, and writes attributes one by one; ours takes them together.
-    backend = getattr(trial.storage, "_backend", trial.storage)
-    write = getattr(backend, "set_trial_user_attrs", None)
+    # Optuna writes attributes one by one; our storage takes them together.
+    write = getattr(_backend(trial), "set_trial_user_attrs", None)
     if write is None:
         for name, value in attributes.items():
             trial.set_user_attr(name, value)

@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from objectives.devices import processor_name
 from objectives.goals import GOALS
 from objectives.isolation import TrialServer
-from objectives.objective import PLAN_ATTRIBUTE, Objective
+from objectives.objective import Objective
+from objectives.other_workers import PLAN_ATTRIBUTE
 from objectives.records import TrialRecord, read_record
 from studies.annotate import Annotator, artifact_folder
 from studies.config import StudyConfig

@@ -88,8 +88,8 @@ def _lock_postgresql(connection: "Connection", key: int) -> Callable[[], None]:
     from sqlalchemy import text
 
     # Both end with the transaction. The setting throws out a holder that hangs, even one whose machine is gone.
-    connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{MAX_HELD_S}s'"))
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+    setting = "set_config('idle_in_transaction_session_timeout', :limit, true)"
+    connection.execute(text(f"SELECT {setting}, pg_advisory_xact_lock(:key)"), {"limit": f"{MAX_HELD_S}s", "key": key})
     return connection.rollback
 
 

@@ -17,13 +17,14 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
@@ -32,7 +33,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from studies import trial_rows
 from studies.errors import TradeoffError
+from studies.held_writes import HeldWrites
 from studies.owner import Owner
 
 # Who runs a trial: an `Owner` as plain data, with the mark of the call that made or took the trial.
@@ -43,6 +46,8 @@ LONGEST_WAIT_S = 5.0
 _LOOK_S = 0.1
 # Beyond a heartbeat's interval: what a worker that has just reached the database again may need to say that it is there.
 _RECONNECT_S = 2 * LONGEST_WAIT_S
+# A heartbeat so soon after the one that a trial is made with says nothing new.
+_JUST_S = 0.5
 
 _FULL = re.compile(r"disk.{0,20}\bfull|no space left|could not extend file", re.IGNORECASE)
 _BUSY = re.compile(r"database (?:table )?is locked|database is busy", re.IGNORECASE)
@@ -120,7 +125,9 @@ class PatientStorage(RDBStorage):
         super().__init__(url, **arguments)
         self.place = place
         self._first_seen_stale: dict[int, float] = {}
-        self._making = threading.local()
+        self._just_begun: tuple[int, float] | None = None
+        # What belongs to a call under way in a thread: a trial's mark and attempts while it is made, and what is held back.
+        self._thread = threading.local()
 
     @property
     def is_sqlite(self) -> bool:
@@ -145,17 +152,19 @@ class PatientStorage(RDBStorage):
         mark = uuid.uuid4().hex
         template.system_attrs = {**template.system_attrs, OWNER_ATTRIBUTE: {**Owner.here().as_dict(), "mark": mark}}
         # Optuna itself tries several times: from the second time on, the first may have succeeded unheard.
-        self._making.mark, self._making.attempts = mark, 0
-        return self.patiently(lambda _: super(PatientStorage, self)._create_new_trial(study_id, template))
+        self._thread.mark, self._thread.attempts = mark, 0
+        made: FrozenTrial = self.patiently(lambda _: super(PatientStorage, self)._create_new_trial(study_id, template))
+        self._just_begun = made._trial_id, time.monotonic()
+        return made
 
     def _get_prepared_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None, session: "sqlalchemy.orm.Session"
     ) -> models.TrialModel:
         """Called with the study locked."""
         mark = (template_trial.system_attrs if template_trial else {}).get(OWNER_ATTRIBUTE, {}).get("mark")
-        if mark is not None and mark == getattr(self._making, "mark", None):
-            self._making.attempts += 1
-            if self._making.attempts > 1 and (made := self._marked(study_id, mark, session)) is not None:
+        if mark is not None and mark == getattr(self._thread, "mark", None):
+            self._thread.attempts += 1
+            if self._thread.attempts > 1 and (made := self._marked(study_id, mark, session)) is not None:
                 return made
         trial = super()._get_prepared_new_trial(study_id, template_trial, session)
         if trial.state == TrialState.RUNNING:
@@ -178,19 +187,32 @@ class PatientStorage(RDBStorage):
         """Ends a trial, or takes one that waits: of several workers that want the same, one does."""
         if state == TrialState.RUNNING:
             owner = {**Owner.here().as_dict(), "mark": uuid.uuid4().hex}
-            return self.patiently(lambda _: self._take(trial_id, owner))
+            is_ours: bool = self.patiently(lambda _: self._take(trial_id, owner))
+            self._just_begun = (trial_id, time.monotonic()) if is_ours else None
+            return is_ours
+
+        held = self._held(trial_id)
 
         def end(attempt: int) -> bool:
             try:
-                self._lock(self.scoped_session(), trial_id)
-                return super(PatientStorage, self).set_trial_state_values(trial_id, state, values)
+                with _create_scoped_session(self.scoped_session) as session:
+                    self._lock(session, trial_id)
+                    connection = session.connection()
+                    self.check_trial_is_updatable(trial_id, trial_rows.state_of(connection, trial_id, locks=True))
+                    if held is not None:
+                        held.write(connection)
+                    trial_rows.write_end(connection, trial_id, state, values)
+                return True
             except UpdateFinishedTrialError:
-                told = super(PatientStorage, self).get_trial(trial_id)
+                told = self._read_trial(trial_id)
                 if attempt and told.state == state and (values is None or told.values == list(values)):
                     return True  # the answer was lost, and not what was asked
                 raise
 
-        return self.patiently(end)
+        try:
+            return self.patiently(end)
+        finally:
+            self._thread.held = None
 
     def _take(self, trial_id: int, owner: Mapping[str, Any]) -> bool:
         """Lets a waiting trial run, unless somebody else has it."""
@@ -212,8 +234,14 @@ class PatientStorage(RDBStorage):
 
     def record_heartbeat(self, trial_id: int) -> None:
         """Says that a trial's worker is there; a beat that the database does not hear is left out."""
+        begun, self._just_begun = self._just_begun, None
+        if begun is not None and begun[0] == trial_id and time.monotonic() - begun[1] < _JUST_S:
+            return  # it was made, or taken, with a heartbeat
         try:
-            super().record_heartbeat(trial_id)
+            with self.engine.begin() as connection:
+                is_told = trial_rows.write_heartbeat(connection, trial_id)
+            if not is_told:
+                super().record_heartbeat(trial_id)
         except (StorageInternalError, SQLAlchemyError) as error:
             if not may_pass(error, self.is_sqlite):
                 raise
@@ -224,33 +252,25 @@ class PatientStorage(RDBStorage):
         After the database was away every heartbeat is old. So a silent trial is taken for stale only when it was so before,
         long enough ago for a worker that lives to have been heard.
         """
-        silent = set(self.patiently(lambda _: super(PatientStorage, self)._get_stale_trial_ids(study_id)))
-        now, confirmed = time.monotonic(), (self.heartbeat_interval or 0) + _RECONNECT_S
-        self._first_seen_stale = {trial_id: self._first_seen_stale.get(trial_id, now) for trial_id in silent}
+        assert self.heartbeat_interval is not None
+        running = self.patiently(lambda _: self._running(study_id))
+        grace = timedelta(seconds=self.grace_period or 2 * self.heartbeat_interval)
+        now_s, first_seen = time.monotonic(), self._first_seen_stale
+        silent = {trial.trial_id for trial in running if trial.silence is not None and trial.silence > grace}
+        self._first_seen_stale = {trial_id: first_seen.get(trial_id, now_s) for trial_id in silent}
         stale = []
-        for trial_id, owner in self.patiently(lambda _: self._owners(study_id)).items():
+        for trial in running:
+            owner = None if trial.owner is None else Owner.read(json.loads(trial.owner))
             gone = None if owner is None else owner.is_gone(one_machine=self.is_sqlite)
             if gone is None:
-                gone = now - self._first_seen_stale.get(trial_id, now) >= confirmed
+                silent_s = now_s - self._first_seen_stale.get(trial.trial_id, now_s)
+                gone = silent_s >= self.heartbeat_interval + _RECONNECT_S
             if gone:
-                stale.append(trial_id)
+                stale.append(trial.trial_id)
         return stale
 
-    def _owners(self, study_id: int) -> dict[int, Owner | None]:
-        """Who runs each running trial."""
-        attributes = models.TrialSystemAttributeModel
-        with _create_scoped_session(self.scoped_session) as session:
-            rows = (
-                session.query(models.TrialModel.trial_id, attributes.value_json)
-                .outerjoin(
-                    attributes,
-                    sqlalchemy.and_(attributes.trial_id == models.TrialModel.trial_id, attributes.key == OWNER_ATTRIBUTE),
-                )
-                .filter(models.TrialModel.study_id == study_id, models.TrialModel.state == TrialState.RUNNING)
-                .order_by(models.TrialModel.trial_id)
-                .all()
-            )
-        return {trial_id: None if text is None else Owner.read(json.loads(text)) for trial_id, text in rows}
+    def _running(self, study_id: int) -> list[trial_rows.RunningTrial]:
+        return self._read(lambda connection: trial_rows.read_running(connection, study_id, owner_key=OWNER_ATTRIBUTE))
 
     def give_up(self, trial_id: int, attributes: Mapping[str, Any], successor: FrozenTrial | None) -> bool:
         """Ends a trial whose worker is gone as failed, and queues the one that takes its place: both or neither.
@@ -294,15 +314,107 @@ class PatientStorage(RDBStorage):
             session.close()
             raise
 
+    # Reading and writing in as few statements as possible (see `studies.trial_rows`).
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Reads a trial, with what this thread holds back of it."""
+        trial: FrozenTrial = self.patiently(lambda _: self._read_trial(trial_id))
+        if (held := self._held(trial_id)) is not None:
+            held.show_in(trial)
+        return trial
+
+    def _read_trial(self, trial_id: int) -> FrozenTrial:
+        if not (found := self._read_trials(trial_rows.one_trial(trial_id))):
+            raise KeyError(f"there is no trial with id {trial_id}")
+        return found[0]
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        besides = sorted(trial_id for trial_id in included_trial_ids if trial_id <= trial_id_greater_than)
+        chosen = () if states is None else [state for state in TrialState if state in states]
+        condition = trial_rows.of_study(study_id, after=trial_id_greater_than, besides=besides, states=chosen)
+        return self.patiently(lambda _: self._read_trials(condition))
+
+    def _read_trials(self, condition: Any) -> list[FrozenTrial]:
+        return self._read(lambda connection: trial_rows.read_trials(connection, condition))
+
+    def _read(self, read: Callable[[sqlalchemy.Connection], T]) -> T:
+        # Each statement sees what was written before it; a transaction around two would be two more round trips.
+        try:
+            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                return read(connection)
+        except SQLAlchemyError as error:
+            raise StorageInternalError("trials can't be read") from error  # as all of Optuna's do
+
     def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
         """Sets all of a trial's attributes in one transaction: each alone would wait for the disk once more."""
+        self._set_attributes("user", trial_id, attributes)
 
-        def write(_: int) -> None:
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Sets a user attribute."""
+        self._set_attributes("user", trial_id, {key: value})
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Sets a system attribute."""
+        self._set_attributes("system", trial_id, {key: value})
+
+    def _set_attributes(self, kind: str, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        if (held := self._held(trial_id)) is not None:
+            held.add(kind, attributes)
+            return
+
+        def write(connection: sqlalchemy.Connection) -> None:
+            trial_rows.write_attributes(connection, kind, trial_id, attributes)
+
+        self._change(trial_id, write)
+
+    def _change(self, trial_id: int, write: Callable[[sqlalchemy.Connection], None]) -> None:
+        """Writes something that overwrites itself of a trial that has not ended."""
+
+        def change(_: int) -> None:
             with _create_scoped_session(self.scoped_session, True) as session:
-                for key, value in attributes.items():
-                    self._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, value)
+                connection = session.connection()
+                self.check_trial_is_updatable(trial_id, trial_rows.state_of(connection, trial_id))
+                write(connection)
 
-        self.patiently(write)
+        self.patiently(change)
+
+    def hold(self, trial_id: int) -> None:
+        """Holds back what this thread writes of a trial, until `write_held`, or until it ends it: both in one transaction."""
+        if self._held(trial_id) is None:
+            self._thread.held = HeldWrites(trial_id=trial_id)
+
+    def write_held(self, trial_id: int) -> None:
+        """Writes what is held back of a trial."""
+        if held := self._held(trial_id):
+            self._change(trial_id, held.write)
+            self._thread.held = HeldWrites(trial_id=trial_id)
+
+    def _held(self, trial_id: int) -> HeldWrites | None:
+        held: HeldWrites | None = getattr(self._thread, "held", None)
+        return held if held is not None and held.trial_id == trial_id else None
+
+    def _set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None,
+    ) -> None:
+        held = self._held(trial_id)
+        if held is None or previous_distribution is None:
+            # The first of its name in this process: Optuna compares its distribution with what the study holds.
+            arguments = (trial_id, param_name, param_value_internal, distribution, previous_distribution)
+            self.patiently(lambda _: super(PatientStorage, self)._set_trial_param(*arguments))
+            return
+        check_distribution_compatibility(previous_distribution, distribution)
+        held.params.append((param_name, param_value_internal, distribution))
 
     def patiently(self, operation: Callable[[int], T]) -> T:
         """Does something, again and again while the database is away.
@@ -357,17 +469,12 @@ for _name in (
     "get_study_directions",
     "get_study_user_attrs",
     "get_study_system_attrs",
-    "get_trial",
     "get_trial_user_attrs",
     "get_trial_system_attrs",
     "get_trial_id_from_study_id_trial_number",
-    "_get_trials",
     "set_study_user_attr",
     "set_study_system_attr",
-    "set_trial_user_attr",
-    "set_trial_system_attr",
     "set_trial_intermediate_value",
-    "_set_trial_param",  # a second row of the same name breaks a rule of the table, which Optuna ignores here
 ):
     setattr(PatientStorage, _name, _patient(_name))
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from objectives.objective import PLAN_ATTRIBUTE, QUEUED_AGAIN, RETRY_OF, Objective, retry_attributes, successor
+from objectives.objective import QUEUED_AGAIN, RETRY_OF, Objective, retry_attributes, successor
+from objectives.other_workers import PLAN_ATTRIBUTE
 from studies.annotate import artifact_folder
 from studies.owner import Owner
 from studies.patient_storage import OWNER_ATTRIBUTE

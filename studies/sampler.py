@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from objectives.goals import learned_names
 from objectives.knowledge import Knowledge
-from objectives.objective import PLAN_ATTRIBUTE
-from objectives.records import TrialRecord
+from objectives.moment import Moment
+from objectives.other_workers import PLAN_ATTRIBUTE
 from objectives.repeats import SEED
 from searchspace import SearchSpace, TrialParameters
 from studies.planner import Plan, Planner, is_settling
@@ -41,7 +41,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     Attributes:
         space: The space, without what the device lacks.
         objectives: The study's objectives.
-        learn: Reads the study into records and knowledge.
+        look: Reads the study as it is now.
         budget_mib: What a configuration may need.
         baselines: What a constant answer reaches, for the learned objectives of which that is known: a value of no use.
         seed: Of the learning rates that are drawn.
@@ -51,7 +51,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
 
     space: SearchSpace
     objectives: tuple[str, ...]
-    learn: Callable[[optuna.Study], tuple[list[TrialRecord], Knowledge]]
+    look: Callable[[optuna.Study], Moment]
     budget_mib: float
     baselines: Mapping[str, float]
     seed: int | None = None
@@ -67,14 +67,19 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     def __post_init__(self) -> None:
         self._random = optuna.samplers.RandomSampler(seed=self.seed)
 
-    def finished(self, study: optuna.Study) -> str | None:
-        """Why the search has ended, in a sentence; None while there is something worth doing."""
-        self._plan = self._next_plan(study)
+    def finished(self, study: optuna.Study, moment: Moment | None = None) -> str | None:
+        """Why the search has ended, in a sentence; None while there is something worth doing.
+
+        Args:
+            study: The study.
+            moment: The study as it was read just now; None to read it.
+        """
+        self._plan = self._next_plan(moment or self.look(study))
         return None if self._plan is not None else self.finished_because
 
-    def plan_stands(self, study: optuna.Study) -> bool:
-        """Whether what `finished` has planned is still to be done: no other worker has begun or settled it."""
-        return self._plan is not None and self._stands(self._plan, study)
+    def plan_stands(self, moment: Moment) -> bool:
+        """Whether what `finished` has planned is still to be done at a moment: no other worker has begun or settled it."""
+        return self._plan is not None and self._stands(self._plan, moment)
 
     def publish(self, study: optuna.Study, *, ended: int | None = None) -> int:
         """Publishes what trainings have settled, or the survey where it settles all.
@@ -89,9 +94,8 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         """
         if ended is not None:
             self._own.add(ended)
-        records, knowledge = self.learn(study)
-        trials = study.get_trials(deepcopy=False)
-        count = 0
+        moment, count = self.look(study), 0
+        records, knowledge, trials = moment.records, moment.knowledge, moment.trials
         learns = bool(learned_names(self.objectives))
         if not learns and next_probe(knowledge, self.space, self.budget_mib, depth=Depth.PROMISING) is not None:
             return 0  # while the survey goes on, each probe would tell everything anew
@@ -111,9 +115,9 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         promised, plan, self._plan = self._plan, self._plan, None
         if not self.asks_alone:
             self._wait_for_earlier(study, trial)
-            if plan is not None and not self._stands(plan, study, trial):
+            if plan is not None and not self._stands(plan, self.look(study), trial):
                 plan = None
-        plan = plan or self._next_plan(study, trial)
+        plan = plan or self._next_plan(self.look(study), trial)
         if plan is None and promised is not None:
             # There was something to do when the trial was asked for, and others have begun it since.
             plan = replace(promised, stages=(), why=f"nothing is left to do: {self.finished_because}")
@@ -140,14 +144,14 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         """What is not planned (the search has ended, or the user fixed other parameters) is drawn at random."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
-    def _running(self, study: optuna.Study, own: FrozenTrial | None) -> list[tuple[int, TrialParameters, tuple[str, ...]]]:
-        """What other trials are doing: number, configuration and stages. One with no plan is trained in full."""
+    def _running(self, moment: Moment, own: FrozenTrial | None) -> list[tuple[TrialParameters, tuple[str, ...]]]:
+        """What other trials are doing: configuration and stages. One with no plan is trained in full."""
         running = []
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in moment.running:
             plan = trial.system_attrs.get(PLAN_ATTRIBUTE, {"params": trial.params, "stages": ("probe", "train")})
             parameters = self.space.read(plan["params"])
             if parameters is not None and (own is None or trial.number != own.number):
-                running.append((trial.number, parameters, tuple(plan["stages"])))
+                running.append((parameters, tuple(plan["stages"])))
         return running
 
     def _wait_for_earlier(self, study: optuna.Study, own: FrozenTrial) -> None:
@@ -168,11 +172,10 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
                 return
             time.sleep(_LOOK_S)
 
-    def _stands(self, plan: Plan, study: optuna.Study, own: FrozenTrial | None = None) -> bool:
-        # First what runs, then what has ended: a trial that ends in between is seen twice, and never not at all.
-        if self._is_taken(plan, study, own):
+    def _stands(self, plan: Plan, moment: Moment, own: FrozenTrial | None = None) -> bool:
+        knowledge = moment.knowledge
+        if self._is_taken(plan, moment, own):
             return False
-        _, knowledge = self.learn(study)
         if knowledge is self._planned_with:
             return True
         if knowledge.out_of_memory(plan.parameters) is not None:
@@ -185,21 +188,18 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             return all(knowledge.class_of(o.parameters) != learning_class for o in knowledge.observations if is_settling(o))
         return knowledge.probed(plan.parameters) is None
 
-    def _is_taken(self, plan: Plan, study: optuna.Study, own: FrozenTrial | None = None) -> bool:
+    def _is_taken(self, plan: Plan, moment: Moment, own: FrozenTrial | None) -> bool:
         """Whether another trial does the same."""
-        _, knowledge = self.learn(study)
-        learning_class = knowledge.class_of(plan.parameters)
+        class_of = moment.knowledge.class_of
+        learning_class = class_of(plan.parameters)
         return any(
             plan.parameters == parameters
-            or ("train" in plan.stages and "train" in stages and knowledge.class_of(parameters) == learning_class)
-            for _, parameters, stages in self._running(study, own)
+            or ("train" in plan.stages and "train" in stages and class_of(parameters) == learning_class)
+            for parameters, stages in self._running(moment, own)
         )
 
-    def planner(self, study: optuna.Study, own: FrozenTrial | None = None) -> Planner:
-        """The planner of this moment, for a trial that may have begun already."""
-        # First what runs, then what has ended, as above.
-        running = [(parameters, stages) for _, parameters, stages in self._running(study, own)]
-        records, knowledge = self.learn(study)
+    def planner(self, moment: Moment, own: FrozenTrial | None = None) -> Planner:
+        """The planner of a moment, for a trial that may have begun already."""
         return Planner(
             space=self.space,
             objectives=self.objectives,
@@ -207,13 +207,13 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             baselines=self.baselines,
             seed=self.seed,
             max_seeds=self.max_seeds,
-            records=records,
-            knowledge=knowledge,
-            running=running,
+            records=moment.records,
+            knowledge=moment.knowledge,
+            running=self._running(moment, own),
         )
 
-    def _next_plan(self, study: optuna.Study, own: FrozenTrial | None = None) -> Plan | None:
-        planner = self.planner(study, own)
+    def _next_plan(self, moment: Moment, own: FrozenTrial | None = None) -> Plan | None:
+        planner = self.planner(moment, own)
         self._planned_with = planner.knowledge
         plan = planner.next_plan()
         self.finished_because = planner.finished_because

@@ -39,7 +39,7 @@ def build_sampler(
         return DecoupledSampler(
             space=space,
             objectives=config.objectives,
-            learn=objective.learn,
+            look=objective.look,
             budget_mib=budget_mib,
             baselines=baselines,
             seed=config.sampler_seed,

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import TrialState
 
+from objectives.moment import Moment
 from objectives.objective import QUEUED_AGAIN, Objective, TrialDeferred
 from objectives.records import DERIVED_FROM, TrialRecord, read_record
 from studies.config import StudyConfig
@@ -138,60 +139,65 @@ class Search:
             StudyFailed: Five trials in a row failed.
             KeyboardInterrupt: The user ended it.
         """
-        self._fault_tolerant.recover()
-        self._known_before = {trial.number for trial in self._trials() if trial.state.is_finished()}
-        self.display.trials(self._records())
+        moment = self._now()
+        self._known_before = {trial.number for trial in moment.trials if trial.state.is_finished()}
+        self.display.trials(moment.records)
         # What `study.optimize` does too: samplers that end a study by themselves ask for it.
         self.study._thread_local.in_optimize_loop = True
         try:
-            while self._num_counted() < self.config.trials:
+            while moment.num_counted < self.config.trials:
                 if self.interrupts.requested:
                     raise KeyboardInterrupt
-                if (why := self._must_end(deadline_s)) is not None:
+                if (why := self._must_end(moment, deadline_s)) is not None:
                     self.display.message(why)
                     return
-                if self.planning is not None:
-                    self.planning.poll(self.study, self.objective)
-                trial, why = self._begin()
+                trial, why = self._begin(moment)
                 if trial is not None:
                     self._run(trial)
                 elif why is not None:
                     self.display.message(why)
                     return
+                moment = self._now()
+                self.display.trials(moment.records)
         finally:
             self.study._thread_local.in_optimize_loop = False
-            if self._num_counted() < self.config.trials:
-                self._enqueue_deferred(at_the_end=True)
+            if self._deferred and self._look().num_counted < self.config.trials:
+                self._enqueue_deferred()
 
-    def _must_end(self, deadline_s: float | None) -> str | None:
+    def _now(self) -> Moment:
+        """The study as it is now, once what dead workers have left is ended and what was put off is queued."""
+        self._fault_tolerant.recover()
+        if self.planning is not None:
+            self.planning.poll(self.study, self.objective)
+        moment = self._look()
+        return self._look() if self._enqueue_deferred(moment) else moment
+
+    def _must_end(self, moment: Moment, deadline_s: float | None) -> str | None:
         if deadline_s is not None and time.monotonic() >= deadline_s:
             return "the time is up; the same command goes on"
-        failures = self._failures_in_a_row()
+        failures = self._failures_in_a_row(moment)
         if len(failures) >= MAX_FAILURES_IN_A_ROW:
             raise StudyFailed(f"{len(failures)} trials in a row failed; the last one: {failures[-1]}")
         if self.free >= MAX_FREE_IN_A_ROW:
             return f"the sampler proposed {self.free} configurations in a row that need no trial: the space is exhausted"
         return None
 
-    def _begin(self) -> tuple[optuna.Trial | None, str | None]:
+    def _begin(self, moment: Moment) -> tuple[optuna.Trial | None, str | None]:
         """The next trial, or why there will be none, in a sentence; neither where what is left depends on other workers."""
-        self._fault_tolerant.recover()
-        self._enqueue_deferred()
-        # Wherever both are asked: first what runs, then what has ended, so that a trial that ends in between is seen.
-        states = [trial.state for trial in self._trials()]
-        why = self._finished()
-        if why is not None and TrialState.WAITING not in states:
-            if TrialState.RUNNING not in states and not self._deferred:
+        why = self._finished(moment)
+        if why is not None and not moment.is_any_waiting:
+            if not moment.running and not self._deferred:
                 return None, why
-            self._wait_for_others()
+            self._wait_for_others(moment)
             return None, None
         if self._deferred_in_a_row >= MAX_DEFERRED_IN_A_ROW:
-            self._wait_for_others()
+            self._wait_for_others(moment)
             self._deferred_in_a_row = 0
             return None, None
         with self._alone():
-            is_room = self._num_running() + self._num_counted() < self.config.trials
-            if is_room and (why is not None or self._still_stands()):
+            moment = self._look()
+            is_room = len(moment.running) + moment.num_counted < self.config.trials
+            if is_room and (why is not None or self._still_stands(moment)):
                 trial = self.study.ask()
                 # Without a lock another worker may have begun one at the same moment.
                 if self._is_locked or not self._is_too_many(trial):
@@ -201,7 +207,7 @@ class Search:
                 # Another worker was quicker: once it has begun, there is something else to do. Not all look at the same moment.
                 time.sleep(random.uniform(0.5, 1.5) * FIRST_LOOK_S)
         else:
-            self._wait_for_others()
+            self._wait_for_others(moment)
         return None, None
 
     def _run(self, trial: optuna.Trial) -> None:
@@ -230,18 +236,17 @@ class Search:
         if isinstance(self.study.sampler, DecoupledSampler):
             self.study.sampler.publish(self.study, ended=trial.number)
         self.annotator.trial_ended(record, log=self.runner.log)
-        self.display.trials(self._records())
 
-    def _finished(self) -> str | None:
+    def _finished(self, moment: Moment) -> str | None:
         """Why the sampler has nothing left to propose, in a sentence, or None."""
         sampler = self.study.sampler
         if isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(self.study):
             return "every configuration of the grid has been tried"
-        return sampler.finished(self.study) if isinstance(sampler, DecoupledSampler) else None
+        return sampler.finished(self.study, moment) if isinstance(sampler, DecoupledSampler) else None
 
-    def _still_stands(self) -> bool:
+    def _still_stands(self, moment: Moment) -> bool:
         sampler = self.study.sampler
-        return not isinstance(sampler, DecoupledSampler) or sampler.plan_stands(self.study)
+        return not isinstance(sampler, DecoupledSampler) or sampler.plan_stands(moment)
 
     def _is_too_many(self, own: optuna.Trial) -> bool:
         """Ends a trial for which there is no room, where others began theirs at the same moment; the later ones go.
@@ -249,12 +254,13 @@ class Search:
         Of one that was queued the number does not say when it began: it goes if it sees any other, and is queued again.
         """
         params = own.storage.get_trial_system_attrs(own._trial_id).get("fixed_params")
+        moment = self._look()
         others = [
             other
-            for other in self._trials(TrialState.RUNNING)
+            for other in moment.running
             if other.number != own.number and (params is not None or other.number < own.number or _was_queued(other))
         ]
-        if len(others) + self._num_counted() < self.config.trials:
+        if len(others) + moment.num_counted < self.config.trials:
             return False
         queued_with = own.user_attrs
         own.set_user_attr("outcome", "skipped")
@@ -264,30 +270,34 @@ class Search:
         self.study.tell(own, state=TrialState.FAIL)
         return True
 
-    def _wait_for_others(self) -> None:
-        """Waits until a trial of another worker has ended, or there is none any more."""
-        num_ended, pause_s = self._num_ended(), FIRST_LOOK_S
-        # One look only: whatever ends a study is checked between two.
+    def _wait_for_others(self, moment: Moment) -> None:
+        """Waits until a trial of another worker has ended since a moment, or there is none any more."""
+        pause_s = FIRST_LOOK_S
+        # One round of looks only: whatever ends a study is checked between two.
         while pause_s <= LONGEST_LOOK_S:
             with self.interrupts.waiting():
                 time.sleep(random.uniform(0.75, 1.25) * pause_s)
-            if self._num_ended() != num_ended or not self._num_running():
+            now = self._look()
+            if now.num_ended != moment.num_ended or not now.running:
                 return
             pause_s *= 2
 
-    def _enqueue_deferred(self, *, at_the_end: bool = False) -> None:
-        """Queues what was put off for a trial that has ended since; at the end of the search all, for those who go on."""
-        if not self._deferred:
-            return
-        running = set() if at_the_end else {trial.number for trial in self._trials(TrialState.RUNNING)}
-        for until, params in self._deferred:
-            if until not in running:
-                self.study.enqueue_trial(dict(params), user_attrs={"deferred_until": until})
-        self._deferred = [(until, params) for until, params in self._deferred if until in running]
+    def _enqueue_deferred(self, moment: Moment | None = None) -> bool:
+        """Queues what was put off for a trial that has ended at a moment; without one all, for those who go on.
 
-    def _failures_in_a_row(self) -> list[str]:
+        Returns:
+            Whether anything was queued.
+        """
+        running = set() if moment is None else {trial.number for trial in moment.running}
+        settled = [(until, params) for until, params in self._deferred if until not in running]
+        for until, params in settled:
+            self.study.enqueue_trial(dict(params), user_attrs={"deferred_until": until})
+        self._deferred = [(until, params) for until, params in self._deferred if until in running]
+        return bool(settled)
+
+    def _failures_in_a_row(self, moment: Moment) -> list[str]:
         """The errors of the trials that failed one after the other, on whichever worker, since this one began."""
-        ended = [t for t in self._trials() if t.state.is_finished() and t.number not in self._known_before]
+        ended = [t for t in moment.trials if t.state.is_finished() and t.number not in self._known_before]
         failures: list[str] = []
         for trial in sorted(ended, key=lambda trial: (trial.datetime_complete, trial.number), reverse=True):
             outcome = trial.user_attrs.get("outcome")
@@ -297,20 +307,8 @@ class Search:
                 break  # what was not run, or not to its end, says nothing of the job
         return failures
 
-    def _records(self) -> list[TrialRecord]:
-        return self.objective.learn(self.study)[0]
-
-    def _num_counted(self) -> int:
-        return sum(record.counts for record in self._records())
-
-    def _num_running(self) -> int:
-        return len(self._trials(TrialState.RUNNING))
-
-    def _num_ended(self) -> int:
-        return sum(trial.state.is_finished() for trial in self._trials())
-
-    def _trials(self, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=states or None)
+    def _look(self) -> Moment:
+        return self.objective.look(self.study)
 
 
 def _was_queued(trial: optuna.trial.FrozenTrial) -> bool:

@@ -92,7 +92,7 @@ class StudyPlanning:
         study.set_user_attr(MEMORY_PLAN, message["answer"])
         plan = MemoryPlan.from_dict(message["answer"])
         objective.use_plan(plan)
-        _, knowledge = objective.learn(study)
+        knowledge = objective.look(study).knowledge
         needs = [knowledge.surely_needs_mib(structure) or 0.0 for structure in objective.space.structures]
         if num_never := sum(needed > objective.budget_mib for needed in needs):
             self.display.message(

@@ -8,7 +8,7 @@ import pytest
 import simulated_runner as simulated
 from optuna.trial import TrialState
 
-from objectives.objective import PLAN_ATTRIBUTE
+from objectives.other_workers import PLAN_ATTRIBUTE
 from objectives.outcome import Failed, Interrupted
 from searchspace import Categorical, EffectiveBatchSizeRange, FloatRange, Reuse, SearchSpace
 from studies.front import pareto_front

@@ -98,7 +98,7 @@ def test_a_decoupled_search_with_a_plan_runs_out_of_memory_less_often_and_finds_
     for memory_plan in (None, plan(SMALL)):
         runner = SimulatedRunner()
         goal = objective(runner, space=SMALL)
-        goal.plan = memory_plan
+        goal.use_plan(memory_plan)
         study = new_study(decoupled(goal))
         search(study, goal)
         misses.append(len(runner.out_of_memory))
