@@ -273,7 +273,7 @@ class PatientStorage(RDBStorage):
         return self._read(lambda connection: trial_rows.read_running(connection, study_id, owner_key=OWNER_ATTRIBUTE))
 
     def give_up(self, trial_id: int, attributes: Mapping[str, Any], successor: FrozenTrial | None) -> bool:
-        """Ends a trial whose worker is gone as failed, and queues the one that takes its place: both or neither.
+        """Ends a trial as failed, and queues the one that takes its place: both or neither.
 
         Args:
             trial_id: The trial.
@@ -283,6 +283,7 @@ class PatientStorage(RDBStorage):
         Returns:
             Whether it was done here; False if the trial had ended meanwhile.
         """
+        held = self._held(trial_id)
 
         def end(_: int) -> bool:
             with _create_scoped_session(self.scoped_session) as session:
@@ -293,15 +294,19 @@ class PatientStorage(RDBStorage):
                 trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
                 if trial.state != TrialState.RUNNING:
                     return False
-                for key, value in attributes.items():
-                    self._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, value)
+                if held is not None:
+                    held.write(session.connection())
+                trial_rows.write_attributes(session.connection(), "user", trial_id, attributes)
                 trial.state = TrialState.FAIL
                 trial.datetime_complete = datetime.now()
                 if successor is not None:
                     self._get_prepared_new_trial(study_id, successor, session)
             return True
 
-        return self.patiently(end)
+        try:
+            return self.patiently(end)
+        finally:
+            self._thread.held = None
 
     def _lock(self, session: "sqlalchemy.orm.Session", trial_id: int) -> None:
         """Takes SQLite's write lock, so that nobody else changes what is read next."""
@@ -407,13 +412,17 @@ class PatientStorage(RDBStorage):
         distribution: BaseDistribution,
         previous_distribution: BaseDistribution | None,
     ) -> None:
-        held = self._held(trial_id)
-        if held is None or previous_distribution is None:
-            # The first of its name in this process: Optuna compares its distribution with what the study holds.
+        if (held := self._held(trial_id)) is None:
             arguments = (trial_id, param_name, param_value_internal, distribution, previous_distribution)
+            # A second row of the same name breaks a rule of the table, which Optuna ignores.
             self.patiently(lambda _: super(PatientStorage, self)._set_trial_param(*arguments))
             return
-        check_distribution_compatibility(previous_distribution, distribution)
+        if previous_distribution is None:  # this process knows none of this name yet
+            previous_distribution = self.patiently(
+                lambda _: self._read(lambda connection: trial_rows.first_distribution(connection, trial_id, param_name))
+            )
+        if previous_distribution is not None:
+            check_distribution_compatibility(previous_distribution, distribution)
         held.params.append((param_name, param_value_internal, distribution))
 
     def patiently(self, operation: Callable[[int], T]) -> T:

@@ -143,8 +143,10 @@ class FaultTolerantStudy:
     def _give_up(self, storage: "PatientStorage | ProxyStorage", trial: FrozenTrial) -> None:
         plain = trial.system_attrs.get(OWNER_ATTRIBUTE)
         worker = "a worker that left no name" if plain is None else str(Owner.read(plain))
-        params, trials = _params(trial), self.study.get_trials(deepcopy=False)
-        before = [other.number for other in trials if LOST_WORKER in other.user_attrs and params and _params(other) == params]
+        params, trials = self._params(trial), self.study.get_trials(deepcopy=False)
+        before = [
+            other.number for other in trials if LOST_WORKER in other.user_attrs and params and self._params(other) == params
+        ]
         attributes: dict[str, Any] = {LOST_WORKER: worker}
         again = None
         if before:
@@ -159,19 +161,20 @@ class FaultTolerantStudy:
             so = ": it is tried again" if not before and params else ""
             self.spool.say(f"trial {trial.number}: {attributes['reason']}{so}")
 
+    def _params(self, trial: FrozenTrial) -> dict[str, Any]:
+        """The configuration of a trial, as far as it was chosen; empty where its worker died while it was drawn."""
+        if self.objective.space.read(trial.params) is not None:
+            return dict(trial.params)
+        plan = trial.system_attrs.get(PLAN_ATTRIBUTE)
+        chosen = trial.system_attrs.get("fixed_params") if plan is None else plan["params"]
+        return dict(chosen or {})
+
 
 def _in_its_place(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial | None:
     """The trial that tries the configuration of the trial `number` again, or None."""
     return next(
         (trial for trial in trials if number in (trial.user_attrs.get(RETRY_OF), trial.user_attrs.get(QUEUED_AGAIN))), None
     )
-
-
-def _params(trial: FrozenTrial) -> dict[str, Any]:
-    """The configuration of a trial, as far as it was chosen."""
-    plan = trial.system_attrs.get(PLAN_ATTRIBUTE)
-    chosen = trial.system_attrs.get("fixed_params") if plan is None else plan["params"]
-    return dict(trial.params or chosen or {})
 
 
 def _plan_of(trial: FrozenTrial) -> dict[str, Any]:

@@ -159,6 +159,19 @@ def _held_by(condition: Any) -> Any:
     ).order_by("position")
 
 
+def first_distribution(connection: sqlalchemy.Connection, trial_id: int, name: str) -> BaseDistribution | None:
+    """The distribution of a parameter in the study of a trial; None where no trial of it has the parameter."""
+    study_id = sqlalchemy.select(_TRIALS.c.study_id).where(_TRIALS.c.trial_id == trial_id).scalar_subquery()
+    query = (
+        sqlalchemy.select(_PARAMS.c.distribution_json)
+        .join(_TRIALS, _TRIALS.c.trial_id == _PARAMS.c.trial_id)
+        .where(_TRIALS.c.study_id == study_id, _PARAMS.c.param_name == name)
+        .limit(1)
+    )
+    text = connection.execute(query).scalar_one_or_none()
+    return None if text is None else _distribution(text)
+
+
 @functools.lru_cache(maxsize=1000)
 def _distribution(text: str) -> BaseDistribution:
     return json_to_distribution(text)

@@ -234,6 +234,19 @@ def test_what_was_asked_for_still_is_when_it_is_tried_again_after_its_worker_die
     assert again.user_attrs == {"retry_of": 0} | ({"asked_for": True} if asked_for else {})
 
 
+def test_a_trial_whose_worker_died_while_it_was_drawn_is_not_tried_again_by_halves(tmp_path: Path) -> None:
+    study = simulated.new_study(optuna.samplers.RandomSampler(seed=0), storage=open_storage(f"sqlite:///{tmp_path}/a.db"))
+    goal = simulated.objective(simulated.SimulatedRunner())
+    trial = study.ask()
+    name, domain = next(iter(goal.space.domains.items()))
+    domain.suggest(trial, name)
+    study._storage.set_trial_system_attr(
+        trial._trial_id, OWNER_ATTRIBUTE, {**Owner.here().as_dict(), "pid": 2**30, "mark": "m"}
+    )
+    FaultTolerantStudy.of(study, goal, lambda _: None).recover()
+    assert [(trial.state, trial.user_attrs["outcome"]) for trial in study.trials] == [(TrialState.FAIL, "interrupted")]
+
+
 def _interrupted_and_killed(url: str, moment: str) -> None:
     """Ctrl-C in a trial, and SIGKILL while its configuration is queued again, or between that and the trial's end."""
 

@@ -105,6 +105,21 @@ def test_what_is_held_back_shows_to_its_worker_alone_until_the_trial_ends(storag
     )
 
 
+def test_parameters_that_are_held_back_are_written_all_or_none_and_fit_those_of_the_study(storage: PatientStorage) -> None:
+    with_trials_of_all_kinds(storage)
+    elsewhere = PatientStorage(str(storage.url).replace("{", "{{"), place="elsewhere", heartbeat_interval=60)
+    trial = optuna.load_study(study_name="kinds", storage=elsewhere).ask()
+    elsewhere.hold(trial._trial_id)
+    trial.suggest_float("z", 1e-5, 1.0, log=True)
+    trial.suggest_int("new", 1, 2)
+    with pytest.raises(ValueError, match="distribution"):
+        trial.suggest_categorical("a", [1, 2])
+    assert storage.get_trial(trial._trial_id).params == {}
+    elsewhere.write_held(trial._trial_id)
+    assert storage.get_trial(trial._trial_id).params == trial.params
+    assert list(trial.params) == ["z", "new"]
+
+
 def test_a_trial_that_another_worker_has_ended_takes_nothing_that_was_held_back(storage: PatientStorage) -> None:
     study = optuna.create_study(storage=storage)
     trial = study.ask()
