@@ -1,10 +1,7 @@
 """Several workers of a study: real processes with real trials, on PostgreSQL."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +11,9 @@ from typing import Any
 
 import optuna
 import pytest
+from fleet_command import ENDLESS, Command, worker_processes, write_study
 from optuna.trial import TrialState
-from running import PROC, Recorder, cache_folder, children, command_line, is_alive, poll, tiny_job, tiny_study
+from running import PROC, Recorder, cache_folder, command_line, is_alive, poll, tiny_study
 
 from objectives.records import read_record
 from studies.config import StudyConfig
@@ -26,8 +24,6 @@ from studies.storage import load_study, open_storage
 from studies.study import check_device
 
 OBJECTIVES = tiny_study().objectives
-ENDLESS = tiny_job(epochs=100_000).model_dump()
-COMMAND = [sys.executable, "-c", "from studies.cli import main; main()"]
 
 
 @dataclass
@@ -49,18 +45,6 @@ class Watch(Recorder):
             (pid,) = (pid for pid in worker_processes(os.getpid()) if f"--index {worker} " in command_line(pid))
             os.kill(pid, signal.SIGKILL)
             self.kills = None
-
-
-def worker_processes(parent: int) -> list[int]:
-    return [pid for pid in children(parent) if "studies.worker_process" in command_line(pid)]
-
-
-def family(parent: int) -> set[int]:
-    """The workers of a process, their servers and their trials."""
-    found = set(worker_processes(parent))
-    for pid in list(found):
-        found |= {*children(pid), *(trial for server in children(pid) for trial in children(server))}
-    return found
 
 
 def num_counted(study: optuna.Study) -> int:
@@ -136,68 +120,12 @@ def test_a_study_of_two_workers_is_refused_where_a_trial_would_have_more_process
         check_device("both", stored, {**stored, "num_cpus": stored["num_cpus"] + 1})
 
 
-class Command:
-    """A real `tradeoff`, with the storage in its environment."""
-
-    def __init__(self, folder: Path, storage: str, *arguments: str) -> None:
-        environment = {**os.environ, "TRADEOFF_STORAGE": storage, "TRADEOFF_CACHE": str(cache_folder())}
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-        )
-        self.storage = storage
-        self.seen: set[int] = set()
-
-    def trials(self, name: str) -> list[optuna.trial.FrozenTrial]:
-        try:
-            return optuna.load_study(study_name=name, storage=open_storage(self.storage)).trials
-        except KeyError:
-            return []
-
-    def wait_for_running(self, name: str, count: int) -> None:
-        """Until so many trials have begun, each in its process."""
-
-        def are_running() -> bool:
-            self.seen |= {*family(self.process.pid), *(p for c in children(self.process.pid) for p in [c, *children(c)])}
-            assert self.process.poll() is None, self.process.communicate()[0].decode()
-            return sum(trial.state == TrialState.RUNNING for trial in self.trials(name)) == count
-
-        poll(are_running, "the start of the trials", limit_s=250)
-
-    def end(self) -> tuple[int, str]:
-        output, _ = self.process.communicate(timeout=120)
-        return self.process.returncode, output.decode()
-
-
 @pytest.fixture
 def commands() -> Iterator[list[Command]]:
     started: list[Command] = []
     yield started
     for command in started:
-        for pid in (command.process.pid, *command.seen):
-            if is_alive(pid):
-                os.kill(pid, signal.SIGKILL)
-
-
-def write_study(folder: Path, config: StudyConfig) -> str:
-    (folder / "study.yaml").write_text(json.dumps(config.plain()))
-    return "study.yaml"
-
-
-def test_ctrl_c_ends_all_workers_in_order_and_their_trials_are_tried_first_next_time(
-    postgres_url: str, tmp_path: Path, commands: list[Command]
-) -> None:
-    file = write_study(tmp_path, tiny_study(job=ENDLESS, trials=4))
-    command = Command(tmp_path, postgres_url, "run", file, "--workers", "2")
-    commands.append(command)
-    command.wait_for_running("tiny", 2)
-    command.process.send_signal(signal.SIGINT)
-    status, output = command.end()
-    assert (status, "Traceback" in output) == (EXIT_STATUS, False), output
-    assert "ended; the same command goes on" in output
-    trials = command.trials("tiny")
-    assert Counter(trial.state for trial in trials) == {TrialState.FAIL: 2, TrialState.WAITING: 2}
-    assert [trial.user_attrs["outcome"] for trial in trials if trial.state == TrialState.FAIL] == ["interrupted"] * 2
-    assert not any(is_alive(pid) for pid in command.seen)
+        command.kill()
 
 
 def test_ctrl_c_twice_ends_all_at_once(postgres_url: str, tmp_path: Path, commands: list[Command]) -> None:

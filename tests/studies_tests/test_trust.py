@@ -107,24 +107,30 @@ def test_an_artifact_of_the_dashboard_can_not_be_asked_for_outside_of_its_folder
         assert b"".join(app(environment, lambda *_: None)) != b"secret"
 
 
-def shown(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"TRADEOFF_STORAGE": url}
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=250, env=environment)
+def shown(storage: str, *arguments: str) -> str:
+    """What a command prints that has the storage from the environment."""
+    environment = os.environ | {"TRADEOFF_STORAGE": storage}
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=250, env=environment)
+    return done.stdout + done.stderr
 
 
 def test_a_password_is_in_nothing_that_is_printed_written_or_listed(
-    postgres: PostgresServer, postgres_url: str, tmp_path: Path
+    postgres: PostgresServer, postgres_url: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    worker = Worker("", small_study(trials=2), tmp_path, hold=True, environment={"TRADEOFF_STORAGE": postgres_url})
+    secret = tmp_path_factory.mktemp("secrets") / "url"
+    secret.write_text(postgres_url)
+    storage = f"@{secret}"
+    worker = Worker("", small_study(trials=2), tmp_path, hold=True, environment={"TRADEOFF_STORAGE": storage})
     poll(lambda: worker.has_begun, "the trial's begin")
-    listed = (Path("/proc") / str(worker.process.pid) / "cmdline").read_bytes()
+    listed = b"".join((Path("/proc") / str(worker.process.pid) / name).read_bytes() for name in ("cmdline", "environ"))
     worker.release()
     said = [worker.end()]
-    said += [shown(postgres_url, command, *rest).stdout for command, *rest in (
+    said += [shown(storage, command, *rest) for command, *rest in (
         ["front"], ["front", "--format", "json"], ["report", "--format", "md"],
         ["report", "--output", str(tmp_path / "report.html")], ["export", "--no-confirm", "--output", str(tmp_path / "chosen")],
         ["front", "absent"])]  # fmt: skip
-    said += [shown(postgres_url.replace(str(postgres.port), "1"), "front").stderr]
+    said.append(shown(postgres_url.replace(str(postgres.port), "1"), "front"))
+    assert "can't be opened" in said[-1]
     study = load_study("small", open_storage(postgres_url))
     annotate_study(study, artifacts=tmp_path / "artifacts")
     attributes = [study._storage.get_study_system_attrs(study._study_id), study.user_attrs]
