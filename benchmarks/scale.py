@@ -1,12 +1,13 @@
 """What a study costs beyond its trials, by the number of workers, the trials that it holds, and where it is stored.
 
-    python benchmarks/scale.py overhead [--storages sqlite postgres] [--workers 1 8 32] [--held 100 1000 5000]
+    python benchmarks/scale.py overhead [--storages sqlite postgres] [--workers 1 8 32] [--held 100 1000 5000] [--trial 2.0]
     python benchmarks/scale.py ratio [--trials 12]
 
 `overhead` lets real workers, a process each, run the real loop (ask, what is known, tell) on trials that take no time, so that
-they are all at it at once, which real trials never are. Configurations are drawn at random, from a space so large that none is
-settled by another; what the decoupled search adds by planning is measured apart, in one process. PostgreSQL is Debian's, with
-its own settings, on loopback. `ratio` runs the embedded job for real, with one worker and with two, a processor each.
+they are all at it at once, which real trials never are; with `--trial`, on trials that take as many seconds. Configurations
+are drawn at random, from a space so large that none is settled by another; what the decoupled search adds by planning is
+measured apart, in one process. PostgreSQL is Debian's, with its own settings, on loopback.
+`ratio` runs the embedded job for real, with one worker and with two, a processor each.
 """
 
 import argparse
@@ -94,12 +95,14 @@ def measurements(p: TrialParameters) -> Measurements:
 
 @dataclass
 class Instant:
-    """Runs every request at once, and notes when a trial was told."""
+    """Runs every request at once, or waits as long as a trial takes, and notes when a trial was told."""
 
+    trial_s: float = 0.0
     told_s: list[float] = field(default_factory=list)
     log: str = ""
 
     def run_trial(self, request: Mapping[str, Any], **_: Any) -> Completed:
+        time.sleep(self.trial_s)
         return Completed(measurements=measurements(TrialParameters(**request["parameters"])))
 
     def trial_ended(self, record: Any, *, log: str | None = None) -> None:
@@ -179,10 +182,10 @@ def insert(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
             write_attributes(connection, "user", i, trial.user_attrs)
 
 
-def work(url: str, worker: int, trials: int, begin: Any, output: str) -> None:
+def work(url: str, worker: int, trials: int, trial_s: float, begin: Any, output: str) -> None:
     """One worker's part: joins, waits for the others, and runs until the study holds what was asked for."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    runner, begin_s = Instant(), time.monotonic()
+    runner, begin_s = Instant(trial_s=trial_s), time.monotonic()
     study, goal = open_study(url), new_objective(Instant())
     goal.runner = runner
     study.sampler = build_sampler(CONFIG, goal, budget_mib=BUDGET_MIB, baselines={}, num_trials=0, worker=worker)
@@ -192,14 +195,15 @@ def work(url: str, worker: int, trials: int, begin: Any, output: str) -> None:
     goal.learn(study)
     joined_s = time.monotonic() - begin_s
     begin.wait(600)
+    time.sleep(trial_s * worker / begin.parties)  # not all at the same moment
     runner.told_s.append(time.monotonic())
     with display.running(CONFIG.name, DEVICE, config):
         search.run(None)
     Path(output).write_text(json.dumps({"joined_s": joined_s, "told_s": runner.told_s}))
 
 
-def overhead(url: str, num_workers: int, num_trials: int) -> dict[str, float]:
-    """Runs trials by several workers, and returns what a worker waits for a trial, and what all do in a second."""
+def overhead(url: str, num_workers: int, num_trials: int, trial_s: float) -> dict[str, float]:
+    """Runs trials by several workers, and returns what a worker spends on each beyond the trial, and what all spend."""
     study = open_study(url)
     counted = sum(record.counts for record in new_objective(Instant()).learn(study)[0])
     context = multiprocessing.get_context("forkserver")
@@ -207,7 +211,7 @@ def overhead(url: str, num_workers: int, num_trials: int) -> dict[str, float]:
         begin = context.Barrier(num_workers)
         outputs = [Path(folder) / str(worker) for worker in range(num_workers)]
         processes = [
-            context.Process(target=work, args=(url, worker, counted + num_trials, begin, str(output)))
+            context.Process(target=work, args=(url, worker, counted + num_trials, trial_s, begin, str(output)))
             for worker, output in enumerate(outputs)
         ]
         for process in processes:
@@ -215,7 +219,7 @@ def overhead(url: str, num_workers: int, num_trials: int) -> dict[str, float]:
         for process in processes:
             process.join()
         ended = [json.loads(output.read_text()) for output in outputs]
-    waits_s = [b - a for end in ended for a, b in zip(end["told_s"], end["told_s"][1:], strict=False)]
+    waits_s = [b - a - trial_s for end in ended for a, b in zip(end["told_s"], end["told_s"][1:], strict=False)]
     first, last = min(end["told_s"][0] for end in ended), max(end["told_s"][-1] for end in ended)
     assert len(waits_s) == num_trials, (len(waits_s), num_trials)
     return {
@@ -230,17 +234,19 @@ def planning_ms(url: str) -> float:
     study, goal = open_study(url), new_objective(Instant())
     config = CONFIG.model_copy(update={"sampler": "decoupled"})
     sampler: Any = build_sampler(config, goal, budget_mib=BUDGET_MIB, baselines={"accuracy": 0.2}, num_trials=0)
-    goal.learn(study)
+    sampler.finished(study)  # imports what it needs
+    fill(study, len(goal.look(study).trials) + MEMBERS)
     begin_s = time.monotonic()
     sampler.finished(study)
     return 1000 * (time.monotonic() - begin_s)
 
 
-def print_overhead(storages: Sequence[str], workers: Sequence[int], held: Sequence[int], trials: int) -> None:
-    print(
-        f"load {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} processors; {trials} trials, or 3 for each worker\n"
-    )
-    print("| storage | trials held | workers | ms a trial, all together | ms that a worker waits for a trial | s to join |")
+def print_overhead(
+    storages: Sequence[str], workers: Sequence[int], held: Sequence[int], *, trials: int, trial_s: float
+) -> None:
+    print(f"load {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} processors; trials of {trial_s:g} s,", end=" ")
+    print(f"{trials} of them, or 3 for each worker\n")
+    print("| storage | trials held | workers | ms from trial to trial, all together | ms a worker spends on each | s to join |")
     print("|---|---|---|---|---|---|")
     for storage in storages:
         with tempfile.TemporaryDirectory() as folder:
@@ -255,7 +261,7 @@ def print_overhead(storages: Sequence[str], workers: Sequence[int], held: Sequen
                 fill(open_study(url), num_held)
                 plans[num_held] = planning_ms(url)
                 for num_workers in workers:
-                    found = overhead(url, num_workers, max(trials, 3 * num_workers))
+                    found = overhead(url, num_workers, max(trials, 3 * num_workers), trial_s)
                     row = f"{found['all_ms']:.0f} | {found['worker_ms']:.0f} | {found['join_s']:.1f}"
                     print(f"| {storage} | {num_held:,} | {num_workers} | {row} |", flush=True)
             print(
@@ -300,14 +306,15 @@ def main() -> None:
     of_overhead.add_argument("--workers", nargs="+", type=int, default=[1, 8, 32])
     of_overhead.add_argument("--held", nargs="+", type=int, default=[100, 1000, 5000])
     of_overhead.add_argument("--trials", type=int, default=40)
+    of_overhead.add_argument("--trial", type=float, default=0.0, metavar="SECONDS")
     of_ratio = commands.add_parser("ratio")
     of_ratio.add_argument("--trials", type=int, default=12)
-    arguments = parser.parse_args()
+    a = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if arguments.command == "overhead":
-        print_overhead(arguments.storages, arguments.workers, arguments.held, arguments.trials)
+    if a.command == "overhead":
+        print_overhead(a.storages, a.workers, a.held, trials=a.trials, trial_s=a.trial)
     else:
-        print_ratio(arguments.trials)
+        print_ratio(a.trials)
 
 
 if __name__ == "__main__":

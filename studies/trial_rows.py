@@ -29,35 +29,68 @@ _PARAM, _VALUE, _INTERMEDIATE, _USER, _SYSTEM = range(5)
 _INFINITE = {"INF_POS": float("inf"), "INF_NEG": float("-inf")}
 # Above this many trials in a list, a statement says from which one on instead: databases limit a list's length.
 _MAX_IN_LIST = 5_000
+# Of so few trials, what they hold is asked for by their ids.
+_FEW = 100
 
 
-def of_study(study_id: int, *, after: int = -1, besides: Sequence[int] = (), states: Sequence[TrialState] = ()) -> Any:
-    """The condition for a study's trials with ids above `after` and, whatever their id, those `besides`."""
-    trial_id, chosen = _TRIALS.c.trial_id, [_TRIALS.c.study_id == study_id]
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """Which trials are meant.
+
+    Attributes:
+        parts: What must hold, each part by its name in `_PARTS`: with the same parts, a statement is the same.
+        values: What is filled in.
+    """
+
+    parts: tuple[str, ...]
+    values: Mapping[str, Any]
+
+
+def of_study(study_id: int, *, after: int = -1, besides: Sequence[int] = (), states: Sequence[TrialState] = ()) -> Condition:
+    """A study's trials with ids above `after` and, whatever their id, those `besides`."""
+    parts, values = ["of_study"], {"study_id": study_id, "after": after, "besides": list(besides), "states": list(states)}
     if states:
-        chosen.append(_TRIALS.c.state.in_(states))
+        parts.append("in_states")
     if len(besides) > _MAX_IN_LIST:
-        chosen.append(trial_id >= min(besides))
+        parts.append("from_first")
+        values["first"] = min(besides)
     elif after >= 0:
-        later = trial_id > after
-        chosen.append(sqlalchemy.or_(trial_id.in_(besides), later) if besides else later)
-    return sqlalchemy.and_(*chosen)
+        parts.append("after_or_besides" if besides else "after")
+    return Condition(parts=tuple(parts), values=values)
 
 
-def one_trial(trial_id: int) -> Any:
-    """The condition for one trial."""
-    return _TRIALS.c.trial_id == trial_id
+def one_trial(trial_id: int) -> Condition:
+    """One trial."""
+    return of_trials([trial_id])
 
 
-def read_trials(connection: sqlalchemy.Connection, condition: Any) -> list[FrozenTrial]:
+def of_trials(trial_ids: Sequence[int]) -> Condition:
+    """Some trials."""
+    return Condition(parts=("of_trials",), values={"trial_ids": list(trial_ids)})
+
+
+def _several(name: str) -> Any:
+    return sqlalchemy.bindparam(name, expanding=True)
+
+
+_PARTS = {
+    "of_trials": _TRIALS.c.trial_id.in_(_several("trial_ids")),
+    "of_study": _TRIALS.c.study_id == sqlalchemy.bindparam("study_id"),
+    "in_states": _TRIALS.c.state.in_(_several("states")),
+    "from_first": _TRIALS.c.trial_id >= sqlalchemy.bindparam("first"),
+    "after": _TRIALS.c.trial_id > sqlalchemy.bindparam("after"),
+    "after_or_besides": sqlalchemy.or_(
+        _TRIALS.c.trial_id.in_(_several("besides")), _TRIALS.c.trial_id > sqlalchemy.bindparam("after")
+    ),
+}
+
+
+def read_trials(connection: sqlalchemy.Connection, condition: Condition) -> list[FrozenTrial]:
     """Reads trials, in the order of their ids.
 
     Their states are read first: what is read of a trial that had ended is what it ended with.
     """
-    columns = ("trial_id", "number", "state", "datetime_start", "datetime_complete")
-    heads = connection.execute(
-        sqlalchemy.select(*(_TRIALS.c[name] for name in columns)).where(condition).order_by(_TRIALS.c.trial_id)
-    ).all()
+    heads = connection.execute(_heads(condition.parts), condition.values).all()
     if not heads:
         return []
     trials = {
@@ -77,9 +110,10 @@ def read_trials(connection: sqlalchemy.Connection, condition: Any) -> list[Froze
         )
         for head in heads
     }
-    of_few = _TRIALS.c.trial_id.in_(list(trials)) if len(trials) <= 100 else condition
+    if len(trials) <= _FEW:
+        condition = of_trials(list(trials))
     values: dict[int, list[float]] = {}
-    for trial_id, table, name, number, text, position in connection.execute(_held_by(of_few)):
+    for trial_id, table, name, number, text, position in connection.execute(_held(condition.parts), condition.values):
         if (trial := trials.get(trial_id)) is None:
             continue  # made between the two statements
         if table == _USER:
@@ -122,7 +156,7 @@ def read_running(connection: sqlalchemy.Connection, study_id: int, *, owner_key:
     query = (
         sqlalchemy.select(_TRIALS.c.trial_id, system.c.value_json, _HEARTBEATS.c.heartbeat, sqlalchemy.func.now().label("now"))
         .select_from(tables)
-        .where(of_study(study_id, states=[TrialState.RUNNING]))
+        .where(_TRIALS.c.study_id == study_id, _TRIALS.c.state == TrialState.RUNNING)
         .order_by(_TRIALS.c.trial_id)
     )
     return [
@@ -132,7 +166,16 @@ def read_running(connection: sqlalchemy.Connection, study_id: int, *, owner_key:
     ]
 
 
-def _held_by(condition: Any) -> Any:
+# A statement is built once: that takes longer than to run it.
+@functools.cache
+def _heads(parts: tuple[str, ...]) -> Any:
+    columns = ("trial_id", "number", "state", "datetime_start", "datetime_complete")
+    chosen = sqlalchemy.select(*(_TRIALS.c[name] for name in columns)).where(*(_PARTS[part] for part in parts))
+    return chosen.order_by(_TRIALS.c.trial_id)
+
+
+@functools.cache
+def _held(parts: tuple[str, ...]) -> Any:
     """All that some trials hold: trial, table, name, number, text and position, in the order in which it was written."""
     no_text, no_number = sqlalchemy.null(), sqlalchemy.null()
 
@@ -141,7 +184,11 @@ def _held_by(condition: Any) -> Any:
         joined = table.join(_TRIALS, _TRIALS.c.trial_id == table.c.trial_id)
         # In the statement itself: as a parameter it has no type, where the database has to know one.
         number_of_table = sqlalchemy.literal_column(str(kind), sqlalchemy.Integer).label("kind")
-        return sqlalchemy.select(table.c.trial_id, number_of_table, *columns).select_from(joined).where(condition)
+        return (
+            sqlalchemy.select(table.c.trial_id, number_of_table, *columns)
+            .select_from(joined)
+            .where(*(_PARTS[one] for one in parts))
+        )
 
     def of_attributes(kind: int, table: sqlalchemy.Table) -> Any:
         return part(table, kind, table.c.key, no_number, table.c.value_json, next(iter(table.primary_key)))
