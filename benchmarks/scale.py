@@ -1,6 +1,8 @@
 """What a study costs beyond its trials, by the number of workers, the trials that it holds, and where it is stored.
 
-    python benchmarks/scale.py overhead [--storages sqlite postgres] [--workers 1 8 32] [--held 100 1000 5000] [--trial 2.0]
+    python benchmarks/scale.py overhead                                     # workers 1, 8, 32; 100, 1,000, 5,000 trials held
+    python benchmarks/scale.py overhead --trial 2                           # trials of two seconds
+    python benchmarks/scale.py overhead --running 1000 --workers 1 8        # beside a thousand others
     python benchmarks/scale.py ratio [--trials 12]
 
 `overhead` lets real workers, a process each, run the real loop (ask, what is known, tell) on trials that take no time, so that
@@ -19,7 +21,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +40,7 @@ from objectives.records import DERIVED_FROM, outcome_attributes
 from searchspace import TrialParameters
 from studies.config import StudyConfig
 from studies.display import quiet_display
-from studies.interrupts import Interrupts
+from studies.patient_storage import OWNER_ATTRIBUTE
 from studies.presets import embedded
 from studies.runner import run_study
 from studies.samplers import build_sampler
@@ -149,6 +153,25 @@ def fill(study: optuna.Study, num_trials: int) -> None:
     insert(study, trials)
 
 
+def add_running(study: optuna.Study, num_trials: int) -> None:
+    """Adds trials that run all the time, on machines of which nothing is known here."""
+    elsewhere = {"host": "elsewhere", "boot": "another", "namespace": "another", "pid": 1, "began": 1, "mark": ""}
+    space, random = CONFIG.search_space(), np.random.default_rng(1)
+    first = len(study.get_trials(deepcopy=False))
+    trials = []
+    for number in range(first, first + num_trials):
+        p = space.structures[number % len(space.structures)].with_learning_rate(float(10 ** random.uniform(-5, -3)))
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=space.stored(p),
+            distributions=space.distributions(),
+            system_attrs={OWNER_ATTRIBUTE: elsewhere},
+        )
+        trial.number = number
+        trials.append(trial)
+    insert(study, trials)
+
+
 def insert(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
     """Adds trials at once, as rows of the tables: one by one, as Optuna adds them, thousands take minutes."""
     storage = getattr(study._storage, "_backend", study._storage)
@@ -159,7 +182,7 @@ def insert(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
             "number": trial.number,
             "state": trial.state,
             "datetime_start": now_utc(),
-            "datetime_complete": now_utc(),
+            "datetime_complete": now_utc() if trial.state.is_finished() else None,
         }
         for trial in trials
     ]
@@ -173,45 +196,70 @@ def insert(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
         values = [
             {"trial_id": i, "objective": objective, "value": value, "value_type": finite}
             for i, trial in held
-            for objective, value in enumerate(trial.values)
+            for objective, value in enumerate(trial.values or ())
         ]
-        connection.execute(sqlalchemy.insert(models.TrialValueModel), values)
+        if values:
+            connection.execute(sqlalchemy.insert(models.TrialValueModel), values)
+        beats = [
+            # Nobody is to take them for lost before the benchmark has ended.
+            {"trial_id": i, "heartbeat": now_utc() + timedelta(days=1)}
+            for i, trial in held
+            if trial.state == TrialState.RUNNING
+        ]
+        if beats:
+            connection.execute(sqlalchemy.insert(models.TrialHeartbeatModel), beats)
         for i, trial in held:
             params = [(name, d.to_internal_repr(trial.params[name]), d) for name, d in trial.distributions.items()]
             write_params(connection, i, params)
             write_attributes(connection, "user", i, trial.user_attrs)
+            write_attributes(connection, "system", i, trial.system_attrs)
+
+
+@dataclass
+class Share:
+    """Ends a worker once it has run its share."""
+
+    runner: Instant
+    trials: int
+
+    @property
+    def requested(self) -> bool:
+        return len(self.runner.told_s) > self.trials
+
+    def waiting(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def work(url: str, worker: int, trials: int, trial_s: float, begin: Any, output: str) -> None:
-    """One worker's part: joins, waits for the others, and runs until the study holds what was asked for."""
+    """One worker's part: joins, waits for the others, and runs its share of the trials."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     runner, begin_s = Instant(trial_s=trial_s), time.monotonic()
     study, goal = open_study(url), new_objective(Instant())
     goal.runner = runner
     study.sampler = build_sampler(CONFIG, goal, budget_mib=BUDGET_MIB, baselines={}, num_trials=0, worker=worker)
-    config = CONFIG.model_copy(update={"trials": trials})
-    display = quiet_display()
-    search = Search(study, config, goal, runner, display, Interrupts(), runner)
-    goal.learn(study)
+    display, share = quiet_display(), Share(runner, trials)
+    search = Search(study, CONFIG, goal, runner, display, share, runner)  # type: ignore[arg-type]
+    goal.look(study)
     joined_s = time.monotonic() - begin_s
     begin.wait(600)
     time.sleep(trial_s * worker / begin.parties)  # not all at the same moment
     runner.told_s.append(time.monotonic())
-    with display.running(CONFIG.name, DEVICE, config):
+    with display.running(CONFIG.name, DEVICE, CONFIG), suppress(KeyboardInterrupt):
         search.run(None)
-    Path(output).write_text(json.dumps({"joined_s": joined_s, "told_s": runner.told_s}))
+    pool: Any = study._storage._backend.engine.pool  # type: ignore[attr-defined]
+    told = {"joined_s": joined_s, "told_s": runner.told_s, "connections": pool.checkedin() + pool.checkedout()}
+    Path(output).write_text(json.dumps(told))
 
 
 def overhead(url: str, num_workers: int, num_trials: int, trial_s: float) -> dict[str, float]:
     """Runs trials by several workers, and returns what a worker spends on each beyond the trial, and what all spend."""
-    study = open_study(url)
-    counted = sum(record.counts for record in new_objective(Instant()).learn(study)[0])
     context = multiprocessing.get_context("forkserver")
+    share = -(-num_trials // num_workers)
     with tempfile.TemporaryDirectory() as folder:
         begin = context.Barrier(num_workers)
         outputs = [Path(folder) / str(worker) for worker in range(num_workers)]
         processes = [
-            context.Process(target=work, args=(url, worker, counted + num_trials, trial_s, begin, str(output)))
+            context.Process(target=work, args=(url, worker, share, trial_s, begin, str(output)))
             for worker, output in enumerate(outputs)
         ]
         for process in processes:
@@ -221,11 +269,12 @@ def overhead(url: str, num_workers: int, num_trials: int, trial_s: float) -> dic
         ended = [json.loads(output.read_text()) for output in outputs]
     waits_s = [b - a - trial_s for end in ended for a, b in zip(end["told_s"], end["told_s"][1:], strict=False)]
     first, last = min(end["told_s"][0] for end in ended), max(end["told_s"][-1] for end in ended)
-    assert len(waits_s) == num_trials, (len(waits_s), num_trials)
+    assert len(waits_s) == share * num_workers, (len(waits_s), share, num_workers)
     return {
-        "all_ms": 1000 * (last - first) / num_trials,
+        "all_ms": 1000 * (last - first) / len(waits_s),
         "worker_ms": 1000 * statistics.median(waits_s),
         "join_s": statistics.median(end["joined_s"] for end in ended),
+        "connections": statistics.median(end["connections"] for end in ended),
     }
 
 
@@ -242,33 +291,27 @@ def planning_ms(url: str) -> float:
 
 
 def print_overhead(
-    storages: Sequence[str], workers: Sequence[int], held: Sequence[int], *, trials: int, trial_s: float
+    storage: str, workers: Sequence[int], held: Sequence[int], *, trials: int, trial_s: float, running: int
 ) -> None:
-    print(f"load {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} processors; trials of {trial_s:g} s,", end=" ")
-    print(f"{trials} of them, or 3 for each worker\n")
-    print("| storage | trials held | workers | ms from trial to trial, all together | ms a worker spends on each | s to join |")
-    print("|---|---|---|---|---|---|")
-    for storage in storages:
-        with tempfile.TemporaryDirectory() as folder:
-            server = None
-            if storage == "postgres":
-                from postgres import new_server
+    """A row for each number of trials held and of workers, on a new storage."""
+    plans = {}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        url = f"sqlite:///{folder}/scale.db"
+        if storage == "postgres":
+            from postgres import new_server
 
-                server = new_server(durable=True)
-            url = server.new_database() if server is not None else f"sqlite:///{folder}/scale.db"
-            plans = {}
-            for num_held in held:
-                fill(open_study(url), num_held)
-                plans[num_held] = planning_ms(url)
-                for num_workers in workers:
-                    found = overhead(url, num_workers, max(trials, 3 * num_workers), trial_s)
-                    row = f"{found['all_ms']:.0f} | {found['worker_ms']:.0f} | {found['join_s']:.1f}"
-                    print(f"| {storage} | {num_held:,} | {num_workers} | {row} |", flush=True)
-            print(
-                "".join(f"\nplanning with {num_held:,} trials held: {ms:.0f} ms" for num_held, ms in plans.items()), flush=True
-            )
-            if server is not None:
-                server.close()
+            server = new_server(durable=True)
+            stack.callback(server.close)
+            url = server.new_database()
+        add_running(open_study(url), running)
+        for num_held in held:
+            fill(open_study(url), num_held + running)
+            plans[num_held] = planning_ms(url)
+            for num_workers in workers:
+                found = overhead(url, num_workers, max(trials, 3 * num_workers), trial_s)
+                row = f"{found['all_ms']:.0f} | {found['worker_ms']:.0f} | {found['join_s']:.1f} | {found['connections']:g}"
+                print(f"| {storage} | {num_held:,} | {num_workers} | {row} |", flush=True)
+    print("".join(f"\nplanning with {num_held:,} trials held: {ms:.0f} ms" for num_held, ms in plans.items()), flush=True)
 
 
 def print_ratio(trials: int) -> None:
@@ -307,12 +350,19 @@ def main() -> None:
     of_overhead.add_argument("--held", nargs="+", type=int, default=[100, 1000, 5000])
     of_overhead.add_argument("--trials", type=int, default=40)
     of_overhead.add_argument("--trial", type=float, default=0.0, metavar="SECONDS")
+    of_overhead.add_argument("--running", type=int, default=0, help="trials of others that run all the time")
     of_ratio = commands.add_parser("ratio")
     of_ratio.add_argument("--trials", type=int, default=12)
     a = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if a.command == "overhead":
-        print_overhead(a.storages, a.workers, a.held, trials=a.trials, trial_s=a.trial)
+        print(f"load {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} processors; trials of {a.trial:g} s,", end=" ")
+        print(f"{a.trials} of them, or 3 for each worker; {a.running} others run all the time\n")
+        columns = ("ms from trial to trial, all together", "ms a worker spends on each", "s to join", "connections of a worker")
+        print(f"| storage | trials held | workers | {' | '.join(columns)} |")
+        print("|---|---|---|---|---|---|---|")
+        for storage in a.storages:
+            print_overhead(storage, a.workers, a.held, trials=a.trials, trial_s=a.trial, running=a.running)
     else:
         print_ratio(a.trials)
 
