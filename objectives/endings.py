@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from objectives.oom import KernelKillWatch, out_of_memory_last_words
+from objectives.kernel_kills import KernelKillWatch
+from objectives.oom import out_of_memory_last_words
 from objectives.outcome import Failed, Measurements, OutOfMemory, Stage, TimedOut, from_json
+
+# Where the kernel counts no kills: a process that was killed, and had held this share of the memory, was killed for that.
+NEAR_THE_LIMIT = 0.9
 
 
 @dataclass(kw_only=True)
@@ -53,11 +57,9 @@ def outcome_of(ended: Ended, watch: KernelKillWatch, time_limit_s: float | None)
         assert time_limit_s is not None
         reason = f"took longer than limits.trial_time_s = {time_limit_s:g} s, in stage {ended.stage!r}"
         return TimedOut(stage=ended.stage, reason=reason, limit_s=time_limit_s, measurements=measurements)
-    if ended.status == -signal.SIGKILL and watch.kills_since():
-        held = f" at {ended.max_rss_mib:,.0f} MiB resident" if ended.max_rss_mib else ""
-        reason = f"killed by the kernel for lack of memory{held}, in stage {ended.stage!r}"
+    if (kill := _killed_for_memory(ended, watch)) is not None:
         # The kernel does not say how much was missing; any positive number says that it did not fit.
-        return OutOfMemory(stage=ended.stage, reason=reason, shortfall_mib=1.0, measurements=measurements)
+        return OutOfMemory(stage=ended.stage, reason=kill, shortfall_mib=1.0, measurements=measurements)
     if (details := out_of_memory_last_words(ended.log_tail)) is not None:
         shortfall = details.requested_mib or 1.0
         return OutOfMemory(
@@ -69,6 +71,22 @@ def outcome_of(ended: Ended, watch: KernelKillWatch, time_limit_s: float | None)
         )
     reason = f"the trial's process {how_it_ended(ended)}, in stage {ended.stage!r}"
     return Failed(stage=ended.stage, reason=reason, traceback=ended.log_tail, measurements=measurements)
+
+
+def _killed_for_memory(ended: Ended, watch: KernelKillWatch) -> str | None:
+    """How the kernel has killed a process for lack of memory, in words; None where it has not, or that can't be told."""
+    if ended.status != -signal.SIGKILL:
+        return None
+    kills, held_mib = watch.kills_since(), ended.max_rss_mib or 0.0
+    if kills:
+        held = f" at {held_mib:,.0f} MiB resident" if held_mib else ""
+        return f"killed by the kernel for lack of memory{held}, in stage {ended.stage!r}"
+    if kills is None and held_mib >= NEAR_THE_LIMIT * (limit_mib := watch.limit_mib()):
+        return (
+            f"killed by SIGKILL after it held {held_mib:,.0f} of the {limit_mib:,.0f} MiB that there are, in stage"
+            f" {ended.stage!r}: taken for the kernel's kill for lack of memory, which is not counted here"
+        )
+    return None
 
 
 def how_it_ended(ended: Ended) -> str:

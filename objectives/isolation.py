@@ -22,7 +22,7 @@ from typing import Any, Self
 from objectives.background import BackgroundTask
 from objectives.endings import Ended, crashed_at_the_limit, how_it_ended, measurements_of, outcome_of
 from objectives.following import Followed, Progress, first_to_go, follow, of_ranks
-from objectives.oom import KernelKillWatch
+from objectives.kernel_kills import KernelKillWatch
 from objectives.outcome import Interrupted
 from objectives.ranks import LOOPBACK
 from objectives.server import server_environment

@@ -13,7 +13,6 @@ import re
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from objectives.procfs import own_memory_mib
 
@@ -161,52 +160,3 @@ def _free_mib(text: str) -> float | None:
 def _first_size(pattern: str, text: str) -> float | None:
     found = re.search(pattern, text)
     return None if found is None else float(found[1]) * _MIB[found[2]]
-
-
-class KernelKillWatch:
-    """Counts the processes that the kernel kills for lack of memory, from now on.
-
-    The counter of the process's own control group is used if there is one: it counts the kills of trials started from here,
-    and of little else. Without one, it is the whole machine's, where another's kill at the same time counts too.
-
-    Args:
-        proc: Where procfs is mounted.
-        cgroup: Where the control groups are mounted.
-    """
-
-    def __init__(self, *, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> None:
-        counters = (*_own_counters(proc / "self" / "cgroup", cgroup), proc / "vmstat")
-        self._counter = next((path for path in counters if _kills(path) is not None), None)
-        self._before = self._read()
-
-    def kills_since(self) -> int | None:
-        """Kills since the watch began; None where the kernel does not count them."""
-        now = self._read()
-        return None if now is None or self._before is None else now - self._before
-
-    def _read(self) -> int | None:
-        return None if self._counter is None else _kills(self._counter)
-
-
-def _own_counters(membership: Path, cgroup: Path) -> Iterator[Path]:
-    """The files that may count for the process's own group; in a container its group can be mounted as the root."""
-    if not membership.exists():
-        return
-    for line in membership.read_text(encoding="utf-8").splitlines():
-        _, controllers, group = line.split(":", 2)
-        if controllers == "":
-            places = [(cgroup, "memory.events"), (cgroup / "unified", "memory.events")]
-        elif "memory" in controllers.split(","):
-            places = [(cgroup / "memory", "memory.oom_control")]
-        else:
-            continue
-        for mount, name in places:
-            yield mount / group.lstrip("/") / name
-            yield mount / name
-
-
-def _kills(path: Path) -> int | None:
-    if not path.is_file():
-        return None
-    found = re.search(r"^oom_kill (\d+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return None if found is None else int(found[1])

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import request
+from running import Events, end_trial, request, shared_server, tiny_job
+
+from objectives import isolation
+from objectives.kernel_kills import KernelKillWatch
+from objectives.outcome import Failed, OutOfMemory
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -114,3 +118,26 @@ def test_a_kill_by_the_kernel_is_out_of_memory_and_a_kill_by_somebody_else_is_no
         "the trial's process was killed by SIGKILL, in stage 'train'",
     )
     assert after["kind"] == "completed"
+
+
+@pytest.mark.parametrize("limit_mib", [64, 1 << 30])
+def test_where_no_kills_are_counted_a_kill_at_the_limit_of_memory_is_taken_for_the_kernels(
+    limit_mib: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process and its kill are real; of the kernel's files there is the one that says how much it may hold."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "cgroup").mkdir()
+    (tmp_path / "cgroup/memory.max").write_text(f"{limit_mib << 20}\n")
+    monkeypatch.setattr(
+        isolation, "KernelKillWatch", lambda: KernelKillWatch(proc=tmp_path / "proc", cgroup=tmp_path / "cgroup")
+    )
+    outcome = shared_server().run_trial(
+        request(tiny_job(epochs=100_000)), on_progress=Events("train", end_trial(signal.SIGKILL))
+    )
+    if limit_mib == 64:
+        assert isinstance(outcome, OutOfMemory)
+        assert "of the 64 MiB that there are, in stage 'train': taken for the kernel's kill" in outcome.reason
+    else:
+        assert isinstance(outcome, Failed)
+        assert outcome.reason == "the trial's process was killed by SIGKILL, in stage 'train'"

@@ -9,7 +9,8 @@ import pytest
 import torch
 from forked import run_forked
 
-from objectives.oom import KernelKillWatch, MemoryDetails, out_of_memory_details, out_of_memory_last_words
+from objectives.kernel_kills import KernelKillWatch
+from objectives.oom import MemoryDetails, out_of_memory_details, out_of_memory_last_words
 
 CUDA = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.43 GiB of which 512.00 MiB is free. "

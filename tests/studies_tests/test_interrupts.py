@@ -192,6 +192,59 @@ def test_ctrl_c_in_a_trial_stores_it_and_the_same_command_tries_its_configuratio
     assert again.started == [(1, interrupted.params)]
 
 
+# A job of the user's own whose model is loaded for ever in a trial; the first one is that of the preparation.
+SLOW_MODEL = """
+import time
+from pathlib import Path
+from datasets import Dataset
+from transformers import BertConfig, BertForSequenceClassification, Trainer
+
+FOLDER = Path(__file__).parent
+
+def build(args):
+    if (FOLDER / "prepared").exists():
+        (FOLDER / "loading").touch()
+        time.sleep(1000)
+    (FOLDER / "prepared").touch()
+    rows = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 16, "labels": [0, 1] * 8})
+    config = BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    return Trainer(model=BertForSequenceClassification(config), args=args, train_dataset=rows, eval_dataset=rows)
+"""
+
+
+def test_ctrl_c_while_a_trial_loads_its_model_ends_it_and_its_configuration_is_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_model.py").write_text(SLOW_MODEL)
+    monkeypatch.setattr(runner, "TrialServer", SharedTrialServer)
+    url = f"sqlite:///{tmp_path}/a.db"
+    job = {
+        "build": "slow_model:build",
+        "python_path": str(tmp_path),
+        "epochs": 1,
+        "metric": "eval_loss",
+        "direction": "minimize",
+    }
+    loads: list[int] = []
+
+    def press_when_it_loads() -> None:
+        poll((tmp_path / "loading").exists, "the loading of the model")
+        loads.extend(Children().trials())
+        press()
+
+    pressing = threading.Thread(target=press_when_it_loads)
+    pressing.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_study(tiny_study(job=job, objectives=["eval_loss", "train_time_s"]), storage=url, cache=cache_folder())
+    pressing.join()
+    interrupted, waiting = optuna.load_study(study_name="tiny", storage=url).trials
+    assert (interrupted.state, interrupted.user_attrs["outcome"]) == (TrialState.FAIL, "interrupted")
+    assert interrupted.user_attrs["stage"] == "probe"  # of which the model is the beginning
+    assert (waiting.state, waiting.system_attrs["fixed_params"]) == (TrialState.WAITING, interrupted.params)
+    assert len(loads) == 1
+    poll(lambda: not is_alive(loads[0]), "the end of the trial's process")
+
+
 def test_ctrl_c_twice_ends_at_once_and_leaves_nobody(command: Command) -> None:
     command.wait_for_training()
     (server,) = Children(command.process.pid).servers()

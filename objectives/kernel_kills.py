@@ -1,0 +1,73 @@
+"""The kernel's kills for lack of memory: whether it has killed, and at how much memory it would."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+# Of a control group, in its second and its first version.
+_COUNTERS = ("memory.events", "memory.oom_control")
+_LIMITS = ("memory.max", "memory.limit_in_bytes")
+
+
+class KernelKillWatch:
+    """Counts the processes that the kernel kills for lack of memory, from now on.
+
+    The counter of the process's own control group is used if there is one: it counts the kills of trials started from here,
+    and of little else. Without one, it is the whole machine's, where another's kill at the same time counts too.
+
+    Args:
+        proc: Where procfs is mounted.
+        cgroup: Where the control groups are mounted.
+    """
+
+    def __init__(self, *, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> None:
+        self._membership, self._cgroup = proc / "self" / "cgroup", cgroup
+        counters = (*_own_files(self._membership, cgroup, _COUNTERS), proc / "vmstat")
+        self._counter = next((path for path in counters if _kills(path) is not None), None)
+        self._before = self._read()
+
+    def kills_since(self) -> int | None:
+        """Kills since the watch began; None where the kernel does not count them."""
+        now = self._read()
+        return None if now is None or self._before is None else now - self._before
+
+    def limit_mib(self) -> float:
+        """The memory beyond which the kernel kills: that of the process's control group, or of the machine."""
+        limits = [limit for path in _own_files(self._membership, self._cgroup, _LIMITS) if (limit := _limit_mib(path))]
+        return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20, *limits])
+
+    def _read(self) -> int | None:
+        return None if self._counter is None else _kills(self._counter)
+
+
+def _own_files(membership: Path, cgroup: Path, names: tuple[str, str]) -> Iterator[Path]:
+    """Where the process's own group may have a file; in a container its group can be mounted as the root."""
+    if not membership.exists():
+        return
+    name, older_name = names
+    for line in membership.read_text(encoding="utf-8").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            places = [(cgroup, name), (cgroup / "unified", name)]
+        elif "memory" in controllers.split(","):
+            places = [(cgroup / "memory", older_name)]
+        else:
+            continue
+        for mount, file in places:
+            yield mount / group.lstrip("/") / file
+            yield mount / file
+
+
+def _kills(path: Path) -> int | None:
+    if not path.is_file():
+        return None
+    found = re.search(r"^oom_kill (\d+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return None if found is None else int(found[1])
+
+
+def _limit_mib(path: Path) -> float | None:
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8").strip()  # "max" where there is none
+    return int(text) / 2**20 if text.isdecimal() else None
