@@ -6,7 +6,7 @@ from objectives.arguments import beside_arguments
 from objectives.goals import metric_name
 from objectives.jobs import CustomJob
 from searchspace import TrialParameters
-from studies.train_script import DETERMINISTIC, PROCESSES, launch_command
+from studies.train_script import DETERMINISTIC, on_devices
 
 _SCRIPT = '''"""Trains the configuration that tradeoff chose: {title}.
 
@@ -16,7 +16,10 @@ beside it.
 
 import importlib
 import json
-{imports}
+import os
+import sys
+from pathlib import Path
+
 {libraries}
 
 FOLDER = Path(__file__).resolve().parent
@@ -56,12 +59,10 @@ def custom_script(
     # kwargs are JSON; as a string literal they are read the same way that the study read them.
     settings = {**job.kwargs, **beside_arguments(parameters)}
     kwargs = f", **json.loads({json.dumps(json.dumps(settings))})" if settings else ""
-    command = launch_command(num_processes)
     script = _SCRIPT.format(
         title=title.replace("\\", "").replace('"', "'"),
         build=job.build,
-        processes=PROCESSES.format(num=num_processes, command=command) if num_processes > 1 else "",
-        imports=("import os\n" if job.deterministic or num_processes > 1 else "") + "import sys\nfrom pathlib import Path\n",
+        processes=on_devices(num_processes),
         libraries=("import torch\n" if job.deterministic else "") + "from transformers import TrainingArguments, set_seed",
         deterministic=DETERMINISTIC if job.deterministic else "",
         folder=json.dumps(job.python_path or ""),

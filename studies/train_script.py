@@ -26,10 +26,17 @@ import json
 FOLDER = Path(__file__).resolve().parent
 {processes}{deterministic}'''
 
-PROCESSES = """
+_PROCESSES = """
 # With another number the effective batch, and with it the accuracy, would be another one.
 if os.environ.get("WORLD_SIZE") != "{num}":
     raise SystemExit("this configuration trains on {num} devices together: {command}")
+"""
+
+_ONE_PROCESS = """
+# With more devices the effective batch, and with it the accuracy, would be another one: Trainer uses all that it sees.
+if os.environ.get("WORLD_SIZE", "1") != "1":
+    raise SystemExit("this configuration trains on one device: {command}")
+os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 """
 
 DETERMINISTIC = """
@@ -118,6 +125,12 @@ _SHOW = """\
 """
 
 
+def on_devices(num_processes: int) -> str:
+    """What a script says first: that it trains on as many devices as the trial did."""
+    text = _ONE_PROCESS if num_processes == 1 else _PROCESSES
+    return text.format(num=num_processes, command=launch_command(num_processes))
+
+
 def launch_command(num_processes: int) -> str:
     """How `train.py` is started."""
     return "python train.py" if num_processes == 1 else f"torchrun --nproc_per_node {num_processes} train.py"
@@ -147,8 +160,8 @@ def train_script(
         _HEAD.format(
             title=title.replace("\\", "").replace('"', "'"),
             command=launch_command(num_processes),
-            imports=_imports(job, num_processes, is_padded_later=is_padded_later),
-            processes=PROCESSES.format(num=num_processes, command=launch_command(num_processes)) if num_processes > 1 else "",
+            imports=_imports(job, is_padded_later=is_padded_later),
+            processes=on_devices(num_processes),
             deterministic=DETERMINISTIC if job.deterministic else "",
         ),
         _data(job, text, label),
@@ -190,7 +203,7 @@ def _collator(job: TextClassificationJob, parameters: TrialParameters) -> str:
     return f"DataCollatorWithPadding(tokenizer{kept})"
 
 
-def _imports(job: TextClassificationJob, num_processes: int, *, is_padded_later: bool) -> str:
+def _imports(job: TextClassificationJob, *, is_padded_later: bool) -> str:
     is_csv = job.is_local_file and Path(job.dataset).suffix.lower() == ".csv"
     from_datasets = "load_dataset" if not job.is_local_file and job.dataset != EMBEDDED else "Dataset"
     names = ["AutoModelForSequenceClassification", "Trainer", "TrainingArguments", "set_seed"]
@@ -198,8 +211,7 @@ def _imports(job: TextClassificationJob, num_processes: int, *, is_padded_later:
     if job.model != EMBEDDED:
         names.append("AutoTokenizer")
         names += ["AutoConfig"] if _has_no_weights(job) else []
-    lines = ["import os\n"] if job.deterministic or num_processes > 1 else []
-    lines += ["from pathlib import Path\n", "\n"]
+    lines = ["import os\n", "from pathlib import Path\n", "\n"]
     lines += ["import pandas as pd\n"] if is_csv else []
     lines += ["import torch\n", f"from datasets import {from_datasets}\n"]
     lines += ["from embedded_model import embedded_model_config, embedded_tokenizer\n"] if job.model == EMBEDDED else []

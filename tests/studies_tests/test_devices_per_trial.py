@@ -205,19 +205,28 @@ def test_the_exported_script_trains_as_the_study_did_under_torchrun(script: tupl
     assert (path.parent / "model" / "tokenizer.json").is_file()
 
 
-def test_the_exported_script_refuses_another_number_of_devices_at_once(script: tuple[Path, float]) -> None:
-    path, _ = script
-    guard = path.read_text().split("# As in the study")[0]
-    # What comes before the first use of torch; importing it would take seconds.
+def run_guard(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs what a script does before its first use of torch, which would take seconds to import, and says what CUDA sees."""
+    guard = script.split("# As in the study")[0]
     head = "\n".join(line for line in guard.splitlines() if not re.match(r"(from|import) (torch|datasets|embedded)", line))
     head = re.sub(r"from transformers import \(.*?\)", "", head, flags=re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", f"__file__ = 'train.py'\n{head}"], capture_output=True, text=True, timeout=60)
+    code = f"__file__ = 'train.py'\n{head}\nprint(os.environ.get('CUDA_VISIBLE_DEVICES'))"
+    inherited = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "CUDA_VISIBLE_DEVICES")}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=inherited | environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_exported_script_refuses_another_number_of_devices_at_once(script: tuple[Path, float]) -> None:
+    done = run_guard(script[0].read_text())
     assert done.returncode == 1
     assert "trains on 2 devices together: torchrun --nproc_per_node 2 train.py" in done.stderr
 
 
-def test_one_device_needs_no_launcher() -> None:
+def test_a_script_for_one_device_uses_one_of_several_cards_and_refuses_a_launcher_of_more() -> None:
     results = made_up(record(3, (0.7, 10.0, 1000.0), params(4, 8)), job=TINY)
-    files = export_files(results, choose(results, Selection(trial=3)), output_dir="model")
-    assert "WORLD_SIZE" not in files["train.py"]
+    script = export_files(results, choose(results, Selection(trial=3)), output_dir="model")["train.py"]
+    assert [run_guard(script, **seen).stdout.strip() for seen in ({}, {"CUDA_VISIBLE_DEVICES": "3,5"})] == ["0", "3"]
+    assert run_guard(script, WORLD_SIZE="1").returncode == 0
+    refused = run_guard(script, WORLD_SIZE="2")
+    assert (refused.returncode, refused.stderr.strip()) == (1, "this configuration trains on one device: python train.py")
     assert TrialParameters(**results.records[0].params).effective_batch_size() == 32
