@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from objectives.goals import GOALS
-from objectives.knowledge import Knowledge, Observation
+from objectives.knowledge import Knowledge
+from objectives.observations import Observation
 from objectives.records import DERIVED_FROM, MEMORY_PREDICTION
 from objectives.repeats import NUM_SEEDS, spread_name
 from searchspace import TrialParameters
@@ -37,7 +38,7 @@ def derived_attributes(
             if NUM_SEEDS in settled:
                 attributes |= {key: settled[key] for key in (NUM_SEEDS, spread_name(name))}
                 attributes[f"{name}_source"] = settling.record.sources[name]
-    if (source := knowledge.measured_by(parameters)) is not None:
+    if (source := knowledge.memory.measured_by(parameters)) is not None:
         # What had been predicted of the peak before the trial that measured it.
         attributes |= {name: source.record.attributes[name] for name in MEMORY_PREDICTION if name in source.record.attributes}
     return attributes
@@ -60,7 +61,7 @@ def predicted_attributes(parameters: TrialParameters, measured: Mapping[str, Any
     if measured["outcome"] == "completed" and "train_time_s" in measured and (time := knowledge.time_s(parameters)) is not None:
         predicted["predicted_train_time_s"] = time[0]
     has_run = measured["outcome"] in ("completed", "stopped_early", "diverged", "probed")
-    planned = knowledge.planned_memory_mib(parameters)
+    planned = knowledge.memory.planned_mib(parameters)
     is_asked = (has_run and "peak_memory_mib" in measured) or (planned is not None and measured["outcome"] == "out_of_memory")
     if is_asked and (memory := knowledge.memory_mib(parameters)) is not None:
         predicted |= {"predicted_peak_memory_mib": memory[0], "predicted_peak_memory_mib_source": memory[1]}

@@ -12,8 +12,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from objectives.jobs import TrainingSettings
-from objectives.knowledge import Knowledge, Observation, observe
+from objectives.knowledge import Knowledge
 from objectives.memory_plan import MemoryPlan
+from objectives.observations import Observation, observe
 from objectives.records import TrialRecord, read_record
 from searchspace import Reuse, SearchSpace
 

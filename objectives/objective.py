@@ -16,9 +16,10 @@ from objectives.derivation import derived_attributes, predicted_attributes
 from objectives.early_stopping import stop_rule
 from objectives.goals import GOALS, cost_names, learned_names, learning_curve
 from objectives.jobs import TrainingSettings
-from objectives.knowledge import Knowledge, Observation
+from objectives.knowledge import Knowledge
 from objectives.memory_plan import MemoryPlan
 from objectives.moment import Moment, StudyReader
+from objectives.observations import Observation
 from objectives.other_workers import PLAN_ATTRIBUTE, PROBED_ALONE, TRAINS_ATTRIBUTE, settled_soon
 from objectives.outcome import Completed, Failed, Interrupted, Measurements, OutOfMemory, TimedOut
 from objectives.records import TrialRecord, measurement_attributes, outcome_attributes
@@ -156,7 +157,7 @@ class Objective:
             if (settled := knowledge.out_of_memory(parameters)) is not None:
                 reason = f"needs at least the memory of trial {settled.record.number}, which ran out of it"
                 self._skip(trial, reason, "memory_shortfall_mib", settled.record.attributes["memory_shortfall_mib"])
-            needed_mib = knowledge.surely_needs_mib(parameters)
+            needed_mib = knowledge.memory.surely_needs_mib(parameters)
             if plan is None and not is_asked_for and needed_mib is not None and needed_mib > self.budget_mib:
                 reason = f"needs at least {needed_mib:,.0f} MiB by the memory plan, of {self.budget_mib:,.0f} that there are"
                 self._skip(trial, reason, "memory_shortfall_mib", needed_mib - self.budget_mib)

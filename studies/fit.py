@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from objectives.knowledge import Knowledge, Observation
+from objectives.knowledge import Knowledge
+from objectives.observations import Observation
 from objectives.outcome import Completed, Interrupted, OutOfMemory
 from objectives.records import TrialRecord, outcome_attributes
 from searchspace import MemoryClass, SearchSpace, TrialParameters

@@ -11,7 +11,8 @@ from typing import Any
 
 from objectives.early_stopping import expected_final
 from objectives.goals import cost_names, learned_names, learning_curve
-from objectives.knowledge import Knowledge, Observation
+from objectives.knowledge import Knowledge
+from objectives.observations import Observation
 from objectives.records import TrialRecord
 from objectives.repeats import SEED, last_values
 from searchspace import LearningClass, SearchSpace, TrialParameters

@@ -14,7 +14,8 @@ from optuna.trial import TrialState, create_trial
 
 from objectives.derivation import derived_attributes
 from objectives.goals import cost_names, learned_names
-from objectives.knowledge import Knowledge, Observation
+from objectives.knowledge import Knowledge
+from objectives.observations import Observation
 from objectives.records import TrialRecord
 from objectives.repeats import NUM_SEEDS
 from searchspace import LearningClass, SearchSpace, TrialParameters
@@ -71,7 +72,7 @@ def _settled(knowledge: Knowledge, space: SearchSpace) -> Iterator[tuple[TrialPa
 def _probed(knowledge: Knowledge, space: SearchSpace) -> Iterator[tuple[TrialParameters, Observation]]:
     """Every configuration, with the probe that tells most of it."""
     for structure in space.structures:
-        if (probe := knowledge.nearest_probe(structure)) is not None:
+        if (probe := knowledge.times.nearest_probe(structure)) is not None:
             yield space.complete(structure), probe
 
 

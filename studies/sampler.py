@@ -186,7 +186,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         if "train" in plan.stages:
             learning_class = knowledge.class_of(plan.parameters)
             return all(knowledge.class_of(o.parameters) != learning_class for o in knowledge.observations if is_settling(o))
-        return knowledge.probed(plan.parameters) is None
+        return not knowledge.is_probed(plan.parameters)
 
     def _is_taken(self, plan: Plan, moment: Moment, own: FrozenTrial | None) -> bool:
         """Whether another trial does the same."""

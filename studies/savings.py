@@ -80,7 +80,7 @@ def savings(records: Sequence[TrialRecord], knowledge: Knowledge, space: SearchS
     trained = {p for record, p in read if record.outcome in ended and not record.is_derived}
     derived = {p for record, p in read if record.outcome == "completed" and record.is_derived} - trained
     out_of_memory = {p for p in grid if p not in trained and knowledge.out_of_memory(p) is not None}
-    ruled_out = {p for p in grid if (knowledge.surely_needs_mib(p) or 0.0) > budget_mib} - out_of_memory - trained
+    ruled_out = {p for p in grid if (knowledge.memory.surely_needs_mib(p) or 0.0) > budget_mib} - out_of_memory - trained
     costs = [_cost_s(p, records, knowledge, budget_mib) for p in grid]
     known = [cost for cost in costs if cost is not None]
     return Savings(
@@ -100,7 +100,7 @@ def how_far_off(records: Sequence[TrialRecord], knowledge: Knowledge) -> str:
 
     Predictions that were stored before their trial ran count first; without any, each measurement is predicted from the others.
     """
-    memory = stored_errors(records, "peak_memory_mib", source="model") or knowledge.memory_errors()
+    memory = stored_errors(records, "peak_memory_mib", source="model") or knowledge.memory.errors()
     planned = stored_errors(records, "peak_memory_mib", source="plan")
     # A correction learnt from the same trainings would make these look better than they are: only stored ones count.
     time = stored_errors(records, "train_time_s")

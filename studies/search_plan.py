@@ -93,7 +93,7 @@ class StudyPlanning:
         plan = MemoryPlan.from_dict(message["answer"])
         objective.use_plan(plan)
         knowledge = objective.look(study).knowledge
-        needs = [knowledge.surely_needs_mib(structure) or 0.0 for structure in objective.space.structures]
+        needs = [knowledge.memory.surely_needs_mib(structure) or 0.0 for structure in objective.space.structures]
         if num_never := sum(needed > objective.budget_mib for needed in needs):
             self.display.message(
                 f"memory plan: {num_never} of {len(needs)} configurations surely need more than"

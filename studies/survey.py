@@ -191,9 +191,9 @@ class _Line:
             for batch, parameters in self._line.items()
             if knowledge.out_of_memory(parameters) is None
             and parameters not in left_out
-            and (knowledge.surely_needs_mib(parameters) or 0.0) <= budget_mib
+            and (knowledge.memory.surely_needs_mib(parameters) or 0.0) <= budget_mib
         ]
-        self._is_planned = all(knowledge.planned_memory_mib(parameters) is not None for parameters in self._line.values())
+        self._is_planned = all(knowledge.memory.planned_mib(parameters) is not None for parameters in self._line.values())
         # A miss shows that the plan is off here; from then on the line is walked as without one.
         self._has_missed = any(knowledge.out_of_memory(parameters) is not None for parameters in self._line.values())
         self._measured = self._measured_of(self._line)
@@ -206,10 +206,10 @@ class _Line:
 
     def _measured_of(self, line: Line) -> list[int]:
         memory_class = next(iter(line.values())).memory_class()
-        measured = [batch for batch in self._knowledge.measured_batches(memory_class) if batch in self._line]
+        measured = [batch for batch in self._knowledge.memory.measured_batches(memory_class) if batch in self._line]
         if not self._shares_memory:
             return measured
-        return [batch for batch in measured if batch in line and self._knowledge.probed(line[batch]) is not None]
+        return [batch for batch in measured if batch in line and self._knowledge.is_probed(line[batch])]
 
     def next(self) -> TrialParameters | None:
         """The smallest batch, then a middle one, then the boundary; a middle one first where a sibling has it."""

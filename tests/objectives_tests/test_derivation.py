@@ -3,7 +3,8 @@
 from simulated_runner import JOB, NUM_TRAIN, OBJECTIVES, SPACE
 
 from objectives.derivation import derived_attributes
-from objectives.knowledge import Knowledge, Observation
+from objectives.knowledge import Knowledge
+from objectives.observations import Observation
 from objectives.records import TrialRecord
 from searchspace import TrialParameters
 

@@ -204,21 +204,11 @@ def test_the_error_of_memory_is_learnt_by_leaving_each_batch_out():
     knowledge = known(
         probed(0, configuration(4), 1000.0), probed(1, configuration(8), 1400.0), probed(2, configuration(16), 2300.0)
     )
-    assert knowledge.memory_errors() == pytest.approx([950 / 1000 - 1, (1000 + 1300 / 3) / 1400 - 1, 2200 / 2300 - 1])
+    assert knowledge.memory.errors() == pytest.approx([950 / 1000 - 1, (1000 + 1300 / 3) / 1400 - 1, 2200 / 2300 - 1])
 
 
 def test_two_batches_tell_no_error():
-    assert known(probed(0, configuration(4), 1000.0), probed(1, configuration(8), 1400.0)).memory_errors() == []
-
-
-def test_the_error_of_time_is_what_calibration_leaves():
-    # 45 s estimated and 54 s measured; 41.28 s estimated and 41.28 s measured: the median of 1.2 and 1 is 1.1.
-    knowledge = known(
-        probed(0, configuration(8), 1000.0, micro_step_s=0.1, update_s=0.02),
-        record(1, "completed", configuration(8), train_time_s=54.0),
-        record(2, "completed", configuration(8, 2), train_time_s=41.28),
-    )
-    assert knowledge.time_errors() == pytest.approx([1.1 / 1.2 - 1, 0.1])
+    assert known(probed(0, configuration(4), 1000.0), probed(1, configuration(8), 1400.0)).memory.errors() == []
 
 
 @pytest.mark.parametrize(

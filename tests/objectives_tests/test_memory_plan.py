@@ -6,8 +6,9 @@ import pytest
 from simulated_runner import JOB, NUM_TRAIN, OBJECTIVES, SPACE
 
 from objectives.derivation import derived_attributes, predicted_attributes
-from objectives.knowledge import Knowledge, Observation
+from objectives.knowledge import Knowledge
 from objectives.memory_plan import CorrectedPlan, MemoryPlan, Planned
+from objectives.observations import Observation
 from objectives.records import TrialRecord
 from searchspace import TrialParameters
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import simulated_runner as simulated
 
-from objectives.knowledge import Cost, Observation
+from objectives.knowledge import Cost
+from objectives.observations import Observation
 from objectives.records import TrialRecord
 from objectives.repeats import averaged_attributes
 from searchspace import Categorical, LearningClass, Precision, SearchSpace, TrialParameters
