@@ -74,6 +74,12 @@ class Decision:
     is_repeat: bool = False
 
 
+def import_ahead() -> None:
+    """Imports what a decision needs and a command that only reads does not, which takes a second."""
+    import moocore  # noqa: F401
+    import sklearn.gaussian_process  # noqa: F401
+
+
 def decide(
     candidates: Sequence[Candidate],
     trained: Mapping[LearningClass, Sequence[Mapping[str, float]]],

@@ -18,6 +18,7 @@ from objectives.objective import Objective
 from objectives.outcome import Interrupted
 from searchspace import SearchSpace
 from studies.config import StudyConfig
+from studies.decision import import_ahead
 from studies.display import Display
 from studies.errors import TradeoffError
 from studies.interrupts import Interrupts
@@ -141,6 +142,9 @@ def prepare(
     """
     with interrupts.waiting():
         display.message("starting the trial server: importing torch and transformers")
+        server.start()
+        if config.sampler == "decoupled":
+            import_ahead()  # while the server imports too: between two trials it would keep the device waiting
         try:
             device = server.describe_device()
         except WorkerError as error:

@@ -198,6 +198,8 @@ class SimulatedServer:
 
     def __exit__(self, *_: object) -> None: ...
 
+    def start(self) -> None: ...
+
     def describe_device(self) -> dict[str, Any]:
         return DEVICE
 
