@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studies.patient_storage import PatientStorage
+from studies.patient_storage import PatientStorage, StorageError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -97,7 +97,11 @@ def _lock_mysql(connection: "Connection", name: str) -> Callable[[], None]:
     from sqlalchemy import text
 
     connection.execute(text(f"SET SESSION wait_timeout = {MAX_HELD_S}"))
-    connection.execute(text("SELECT GET_LOCK(:name, -1)"), {"name": name})
+    # 0 says that the time was up. MySQL would wait for ever if told so by a negative time, and MariaDB not at all.
+    ask, named = text("SELECT GET_LOCK(:name, :limit)"), {"name": name, "limit": MAX_HELD_S}
+    while (answer := connection.execute(ask, named).scalar()) != 1:
+        if answer is None:
+            raise StorageError("the database gives no lock: GET_LOCK has answered NULL; its log says why")
 
     def unlock() -> None:
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": name})

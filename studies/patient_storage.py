@@ -440,7 +440,7 @@ class PatientStorage(RDBStorage):
             try:
                 result = operation(attempt)
             except (StorageInternalError, SQLAlchemyError) as error:
-                reason = _reason(error)
+                reason = reason_of(error)
                 if not may_pass(error, self.is_sqlite):
                     if (remedy := _remedy(error)) is None:
                         raise
@@ -493,9 +493,14 @@ def _cause(error: BaseException) -> BaseException:
     return error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ is not None else error
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """What the database or its driver said, in a line."""
     cause = _cause(error)
-    lines = str(getattr(cause, "orig", None) or cause).strip().splitlines()
+    words: Any = getattr(cause, "orig", None) or cause
+    numbered: Sequence[Any] = getattr(words, "args", ())
+    if len(numbered) > 1 and isinstance(numbered[0], int):
+        words = numbered[1]  # MySQL's drivers set a number before
+    lines = str(words).strip().splitlines()
     return lines[0] if lines else type(cause).__name__
 
 
@@ -513,10 +518,11 @@ def may_pass(error: BaseException, is_sqlite: bool) -> bool:
         return True
     if not isinstance(cause, OperationalError | InterfaceError):
         return False
-    if (state := getattr(cause.orig, "sqlstate", None) or getattr(cause.orig, "pgcode", None)) is not None:
-        return str(state)[:2] in _PASSING_SQL_STATES
-    number = next(iter(getattr(cause.orig, "args", ())), None)
-    return number in _PASSING_MYSQL_ERRORS if isinstance(number, int) else True
+    # MySQL's drivers give a number, and PyMySQL a state beside it that says less.
+    if isinstance(number := next(iter(getattr(cause.orig, "args", ())), None), int):
+        return number in _PASSING_MYSQL_ERRORS
+    state = getattr(cause.orig, "sqlstate", None) or getattr(cause.orig, "pgcode", None)
+    return state is None or str(state)[:2] in _PASSING_SQL_STATES
 
 
 def _remedy(error: BaseException) -> str | None:

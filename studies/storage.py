@@ -31,11 +31,13 @@ GRACE_INTERVALS = 3
 SQLITE_BUSY_TIMEOUT_S = 60
 
 _SECRET_QUERY_KEY = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
+# What our extras install, by the database.
+_DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 # What to install for a database whose driver is missing, by SQLAlchemy's name of it.
 _DRIVER_PACKAGES = {
     "psycopg2": "psycopg2-binary",
     "psycopg": "tradeoff[postgres]",
-    "MySQLdb": "mysqlclient",
+    "MySQLdb": "tradeoff[mysql]",
     "pymysql": "tradeoff[mysql]",
     "asyncpg": "asyncpg",
 }
@@ -284,10 +286,10 @@ def _parse(url: str) -> "URL":
 
 
 def _with_driver(url: str) -> str:
-    """The URL with our driver for PostgreSQL where it names none: SQLAlchemy's own choice depends on its version."""
-    if url.startswith("postgresql://") and find_spec("psycopg") is not None:
-        return url.replace("postgresql://", "postgresql+psycopg://", 1)
-    return url
+    """The URL with the driver of our extras where it names none: SQLAlchemy's own choice is another one."""
+    backend, separator, rest = url.partition("://")
+    driver = _DRIVERS.get(backend)
+    return f"{backend}+{driver}{separator}{rest}" if driver is not None and find_spec(driver) is not None else url
 
 
 def _prepare_sqlite(path: Path, *, create: bool) -> None:
@@ -314,10 +316,9 @@ def _prepare_sqlite(path: Path, *, create: bool) -> None:
 
 
 def _cannot_open(url: str, parsed: "URL", error: Exception) -> TradeoffError:
-    from studies.patient_storage import StorageAwayError, may_pass
+    from studies.patient_storage import StorageAwayError, may_pass, reason_of
 
-    cause = error.__cause__ or error
-    reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+    reason = reason_of(error)
     if parsed.password:
         reason = reason.replace(str(parsed.password), "***")
     kind = StorageAwayError if may_pass(error, parsed.get_backend_name() == "sqlite") else TradeoffError

@@ -73,7 +73,9 @@ def test_a_confirmation_waits_for_a_database_that_stops_and_keeps_its_outcome_un
     assert (told.state, told.user_attrs[CONFIRMS]) == (TrialState.COMPLETE, 0)
 
 
-def _confirm_until_killed(url: str, begun: Any, stopped: Any) -> None:
+def _confirm_until_killed(url: str, artifacts: str, begun: Any, stopped: Any) -> None:
+    os.environ["TRADEOFF_ARTIFACTS"] = artifacts  # the server that it is forked from may be older than the test
+
     def hold(*_: Any) -> None:
         begun.set()
         stopped.wait(120)
@@ -90,7 +92,7 @@ def test_what_a_killed_confirmation_had_measured_is_told_by_the_next_one_and_not
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["test_confirm_faults"])
     begun, stopped = context.Event(), context.Event()
-    killed = context.Process(target=_confirm_until_killed, args=(url, begun, stopped))
+    killed = context.Process(target=_confirm_until_killed, args=(url, str(tmp_path / "artifacts"), begun, stopped))
     killed.start()
     assert begun.wait(120)
     server.stop(at_once=True)

@@ -133,14 +133,11 @@ def test_a_server_that_does_not_answer_or_a_missing_driver_is_one_sentence_witho
     assert "postgresql://ada:***@127.0.0.1:1/studies" in str(caught.value)
 
 
-def test_a_driver_that_is_not_installed_is_named_with_what_to_install() -> None:
-    try:
-        import MySQLdb  # noqa: F401
-    except ImportError:
-        with pytest.raises(TradeoffError, match="needs the Python package mysqlclient, which is not installed: pip install"):
-            open_storage("mysql://ada:secret@127.0.0.1:1/studies")
-    else:
-        pytest.skip("the driver is installed")
+def test_a_driver_that_is_not_installed_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studies.storage.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "MySQLdb", None)
+    with pytest.raises(TradeoffError, match=r"needs the Python package tradeoff\[mysql\], which is not installed: pip install"):
+        open_storage("mysql://ada:secret@127.0.0.1:1/studies")
 
 
 def test_a_driver_that_does_not_exist_is_said() -> None:
