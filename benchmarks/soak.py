@@ -1,27 +1,24 @@
 """A study under fire: several workers, and every few seconds something that runs it is killed, stopped or interrupted.
 
-    python benchmarks/soak.py                                # 300 trials on 4 workers, on SQLite
-    python benchmarks/soak.py --postgres                     # on a PostgreSQL server of its own, which is stopped now and then
+    python benchmarks/soak.py --postgres                     # 300 trials on 4 workers; the PostgreSQL server is stopped too
+    python benchmarks/soak.py --trials 60                    # on a SQLite file
     python benchmarks/soak.py --trials 12 --workers 2 --every 3
 
-The workers are real `tradeoff run` processes and the trials real trainings of a second. At the end the storage must hold
-exactly the trials that were asked for, none that runs, and a reason for each that did not complete; no process may be left.
-Prints the figures as JSON, and ends with status 1 if anything of this does not hold.
+The workers are those of real commands: half of them belong to one `tradeoff run --workers N`, the others are `tradeoff worker`s
+that have joined. Trials are real trainings of a second, of which some run out of memory and some diverge. A dashboard is open,
+and now and then a report and the front are made. At the end the storage must hold exactly the trials that were asked for, none
+that runs, and a reason for each that did not complete; no process may be left. Prints the figures as JSON, and ends with status
+1 if anything of this does not hold: `UnderFire.problems` has the whole list.
 """
 
 import argparse
-import contextlib
 import json
-import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,134 +26,53 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import optuna  # noqa: E402
-from optuna.trial import FrozenTrial, TrialState  # noqa: E402
-from postgres import PostgresServer, new_server, why_not  # noqa: E402
-from running import Children, is_alive, tiny_job  # noqa: E402
+from postgres import new_server, why_not  # noqa: E402
+from under_fire import UnderFire  # noqa: E402
 
-from studies.config import StudyConfig  # noqa: E402
-from studies.storage import open_storage  # noqa: E402
-
-NAME = "soak"
-COMMAND = [sys.executable, "-c", "from studies.cli import main; main()", "run", "study.yaml"]
 MAX_DATABASE_AWAY_S = 5.0
+READ_EVERY_S = 20.0
+# So many trials that some of them must have run out of memory and diverged.
+MANY = 50
 
 
-def soak_study(trials: int) -> StudyConfig:
-    """Trainings of a second, each of another configuration."""
-    return StudyConfig.model_validate(
-        {
-            "name": NAME,
-            "job": tiny_job(train_samples=32, eval_samples=32, max_length=16).model_dump(),
-            "space": {
-                "per_device_train_batch_size": [4, 8, 16, 32],
-                "gradient_accumulation_steps": [1, 2],
-                "gradient_checkpointing": [False, True],
-                "precision": "fp32",
-                "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
-            },
-            "sampler": "random",
-            "reuse": "off",
-            "early_stopping": False,
-            "trials": trials,
-        }
-    )
+class Soak(UnderFire):
+    """Faults at random, and commands that are started again when they have ended."""
 
-
-@dataclass
-class Soak:
-    """The workers, and what is done to them.
-
-    Attributes:
-        folder: Where everything is.
-        url: The storage.
-        num_workers: How many there are to be.
-        server: The database's server; None for SQLite.
-        random: Chooses the faults.
-    """
-
-    folder: Path
-    url: str
-    num_workers: int
-    server: PostgresServer | None
-    random: random.Random
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    seen: set[int] = field(default_factory=set)
-    statuses: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-
-    def keep_up(self) -> None:
-        """Starts a worker for each that has ended, and remembers which processes there are."""
-        for worker in [worker for worker in self.workers if worker.poll() is not None]:
-            self.statuses[str(worker.returncode)] += 1
-            self.workers.remove(worker)
-        while len(self.workers) < self.num_workers:
-            environment = os.environ | {"TRADEOFF_STORAGE": self.url, "TRADEOFF_HEARTBEAT_S": "5"}
-            environment |= {"TRADEOFF_CACHE": str(self.folder / "cache"), "TRADEOFF_ARTIFACTS": str(self.folder / "artifacts")}
-            environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-            with (self.folder / "log.txt").open("ab") as log:
-                self.workers.append(
-                    subprocess.Popen(
-                        COMMAND, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-                    )
-                )
-        for worker in self.workers:
-            found = Children(worker.pid)
-            self.seen |= {worker.pid, *found.servers(), *found.trials()}
-
-    def kill_a_trial(self) -> None:
-        found = [pid for worker in self.workers for pid in Children(worker.pid).trials()]
-        self._kill(self.random.choice(found) if found else None)
-
-    def kill_a_server(self) -> None:
-        found = [pid for worker in self.workers for pid in Children(worker.pid).servers()]
-        self._kill(self.random.choice(found) if found else None)
-
-    def kill_a_worker(self) -> None:
-        self._kill(self.random.choice(self.workers).pid)
-
-    def kill_everything(self) -> None:
-        for worker in self.workers:
-            found = Children(worker.pid)
-            for pid in (worker.pid, *found.servers(), *found.trials()):
-                self._kill(pid)
-
-    def press_ctrl_c(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.random.choice(self.workers).send_signal(signal.SIGINT)
-
-    def stop_the_database(self) -> None:
-        assert self.server is not None
-        self.server.stop(at_once=self.random.random() < 0.5)
-        time.sleep(self.random.uniform(1.0, MAX_DATABASE_AWAY_S))
-        self.server.start()
+    def __init__(self, *, seed: int, trials: int, workers: int, **where: Any) -> None:
+        self.random = random.Random(seed)
+        super().__init__(num_fleet=max(1, workers // 2), choose=self.random.choice, **where)
+        self.num_joined = workers - self.num_fleet
+        self.asked = trials
+        self._reads_s = 0.0
 
     @property
-    def kinds(self) -> list[Callable[[], None]]:
-        """The faults, the milder ones more than once."""
-        mild = [self.kill_a_trial, self.kill_a_worker, self.press_ctrl_c] * 3
-        return [*mild, self.kill_a_server, self.kill_everything] + ([self.stop_the_database] * 4 if self.server else [])
+    def kinds(self) -> list[Callable[[], bool]]:
+        """The faults, those that cost little more than once."""
+        kinds = [self.kill_a_trial] * 8 + [self.kill_a_worker_of_run, self.kill_a_joined_worker, self.press_ctrl_c]
+        kinds += [self.kill_run, self.kill_a_server, self.send_sigterm, self.kill_everything]
+        return kinds + ([self.stop_the_database] * 4 if self.server is not None else [])
 
-    def strike(self) -> None:
-        fault = self.random.choice(self.kinds)
-        self.faults[fault.__name__] += 1
-        fault()
+    def stop_the_database(self, *, for_s: float | None = None, at_once: bool | None = None) -> bool:
+        for_s = self.random.uniform(1.0, MAX_DATABASE_AWAY_S)
+        return super().stop_the_database(for_s=for_s, at_once=self.random.random() < 0.5)
 
-    @staticmethod
-    def _kill(pid: int | None) -> None:
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    def keep_up(self) -> None:
+        """Starts again what has ended."""
+        if not self.running("run"):
+            self.run(trials=self.asked)
+        if self.study() is None:
+            return
+        for _ in range(self.num_joined - len(self.running("worker"))):
+            self.join()
+        if not self.running("dashboard"):
+            self.open_dashboard()
 
-    def trials(self) -> list[FrozenTrial]:
-        try:
-            return optuna.load_study(study_name=NAME, storage=open_storage(self.url)).trials
-        except KeyError:
-            return []
-
-
-def counts(trial: FrozenTrial) -> bool:
-    counted = {"completed", "stopped_early", "diverged", "out_of_memory", "timed_out"}
-    return trial.state.is_finished() and trial.user_attrs.get("outcome") in counted and "derived_from" not in trial.user_attrs
+    def look(self) -> None:
+        """Reads the study now and then, as people do."""
+        if time.monotonic() - self._reads_s > READ_EVERY_S and not self.running("report", "front"):
+            self._reads_s = time.monotonic()
+            self.read(self.random.choice(["report", "front"]))
+            self.ask_dashboard()
 
 
 def soak(*, trials: int, workers: int, every_s: float, postgres: bool, seed: int, limit_s: float) -> dict[str, Any]:
@@ -166,80 +82,42 @@ def soak(*, trials: int, workers: int, every_s: float, postgres: bool, seed: int
         The figures; `problems` is empty where everything held.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # A shell that runs this in the background has it, and every process that it starts, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     server = new_server() if postgres else None
     begin_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tradeoff-soak-") as name:
         folder = Path(name)
-        (folder / "study.yaml").write_text(json.dumps(soak_study(trials).plain()))
         url = server.new_database() if server is not None else f"sqlite:///{folder}/soak.db"
-        run = Soak(folder, url, workers, server, random.Random(seed))
+        run = Soak(seed=seed, trials=trials, workers=workers, folder=folder, url=url, server=server)
         try:
             due_s = time.monotonic() + every_s
-            while sum(map(counts, run.trials())) < trials and time.monotonic() - begin_s < limit_s:
+            while (counted := run.num_counted()) < trials and time.monotonic() - begin_s < limit_s:
                 run.keep_up()
-                time.sleep(0.2)
-                if time.monotonic() >= due_s and run.trials():
-                    run.strike()
-                    due_s = time.monotonic() + run.random.uniform(0.5, 1.5) * every_s
+                time.sleep(0.3)
+                if time.monotonic() < due_s or not counted:
+                    continue
+                run.strike(run.random.choice(run.kinds))
+                due_s = time.monotonic() + run.random.uniform(0.5, 1.5) * every_s
+                run.look()
+                print(f"{time.monotonic() - begin_s:.0f} s: {counted} of {trials}", file=sys.stderr, flush=True)
             ended_s = time.monotonic() - begin_s
-            _end(run)
+            run.end()
             # One more that finds the study complete, and ends what the dead have left.
-            run.num_workers = 1
-            run.keep_up()
-            run.workers[0].wait(timeout=300)
-            return _figures(run, trials) | {"seconds": round(ended_s, 1)}
+            run.run(trials=trials)
+            run.end()
+            figures = run.figures() | {"seconds": round(ended_s, 1), "problems": run.problems(trials)}
+            missing = [kind for kind in ("out_of_memory", "diverged") if kind not in figures["outcomes"]]
+            if trials >= MANY and missing:
+                figures["problems"].append(f"no trial ended as {' or '.join(missing)}: nothing is known of those")
+            if figures["problems"]:
+                for command in run.commands:
+                    print(f"--- {command.log.name}\n{command.said[:8000]}", file=sys.stderr)
+            return figures
         finally:
-            for worker in run.workers:
-                worker.kill()
+            run.close()
             if server is not None:
                 server.close()
-
-
-def _end(run: Soak) -> None:
-    """Waits for the workers, which end by themselves once the study is complete."""
-    for worker in run.workers:
-        try:
-            run.statuses[str(worker.wait(timeout=120))] += 1
-        except subprocess.TimeoutExpired:
-            run.statuses["did not end"] += 1
-    run.workers.clear()
-
-
-def _figures(run: Soak, asked: int) -> dict[str, Any]:
-    trials = run.trials()
-    log = (run.folder / "log.txt").read_text(errors="replace")
-    outcomes = Counter(str(trial.user_attrs.get("outcome", trial.state.name)) for trial in trials)
-    counted = sum(map(counts, trials))
-    left = sorted(pid for pid in run.seen if is_alive(pid))
-    silent = [t.number for t in trials if t.user_attrs.get("outcome") != "completed" and not t.user_attrs.get("reason")]
-    unfinished = [t.number for t in trials if t.state == TrialState.RUNNING]
-    untold = [path.name for path in (run.folder / "artifacts" / "untold").glob("*")]
-    retried = Counter(t.user_attrs["retry_of"] for t in trials if "retry_of" in t.user_attrs)
-    checks = {
-        f"{counted} trials counted, {asked} were asked for": counted == asked,
-        f"trials {unfinished} run for ever": not unfinished,
-        f"processes {left} are left": not left,
-        f"trials {silent} have no reason": not silent,
-        f"outcomes {untold} were not told": not untold,
-        f"trials {[n for n, times in retried.items() if times > 1]} were tried again more than once": all(
-            times == 1 for times in retried.values()
-        ),
-        "the user saw 'database is locked'": "database is locked" not in log,
-        "the user saw a traceback": "Traceback" not in log,
-        "a password was printed": run.server is None or run.server.password not in log,
-    }
-    problems = [problem for problem, holds in checks.items() if not holds]
-    if problems:
-        print(log[-20000:], file=sys.stderr)
-    return {
-        "trials": len(trials),
-        "counted": counted,
-        "outcomes": dict(sorted(outcomes.items())),
-        "faults": dict(sorted(run.faults.items())),
-        "workers_ended_with": dict(sorted(run.statuses.items())),
-        "processes_seen": len(run.seen),
-        "problems": problems,
-    }
 
 
 def main() -> int:

@@ -28,10 +28,16 @@ from objectives.ranks import LOOPBACK
 from objectives.server import server_environment
 
 _SERVER_START_LIMIT_S = 300
+# A server that is killed, even while it imports, is started again; one that is killed this often in a row is not.
+_MAX_SERVER_STARTS = 3
 
 
 class WorkerError(RuntimeError):
     """A process of ours ended without an answer to a request that is not a trial."""
+
+
+class ProcessKilledError(WorkerError):
+    """It was killed, or the server was with it: nothing is wrong with what was asked, and another try may succeed."""
 
 
 class JobError(ValueError):
@@ -121,7 +127,7 @@ class TrialServer:
         """Starts a task that is no trial beside whatever runs next; it ends with the server at the latest.
 
         Raises:
-            ConnectionError: The server died, and so did the one that was started in its place.
+            ConnectionError: The server died, and so did those that were started in its place.
             WorkerError: No server can be started.
         """
         with tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
@@ -172,7 +178,8 @@ class TrialServer:
         if (error := ended.answer("error")) is not None:
             raise JobError(error)
         if (answer := ended.answer("answer")) is None:
-            raise WorkerError(f"the process of the task {request['task']!r} {how_it_ended(ended)}\n{ended.log_tail}".strip())
+            kind = ProcessKilledError if ended.status is None or ended.status < 0 else WorkerError
+            raise kind(f"the process of the task {request['task']!r} {how_it_ended(ended)}\n{ended.log_tail}".strip())
         return answer
 
     def _run(
@@ -218,14 +225,15 @@ class TrialServer:
     def _fork_on_a_living_server(
         self, ended: Ended, stack: contextlib.ExitStack, log: int, listener: socket.socket | None
     ) -> Followed:
-        self.start()
-        try:
-            return self._fork(ended, stack, log, listener)
-        except ConnectionError:
-            # It died since the last request. The system may call a killed process running until its last thread is gone.
-            self.close()
+        for _ in range(_MAX_SERVER_STARTS - 1):
             self.start()
-            return self._fork(ended, stack, log, listener)
+            try:
+                return self._fork(ended, stack, log, listener)
+            except ConnectionError:
+                # It died since the last request. The system may call a killed process running until its last thread is gone.
+                self.close()
+        self.start()
+        return self._fork(ended, stack, log, listener)
 
     def _fork(self, ended: Ended, stack: contextlib.ExitStack, log: int, listener: socket.socket | None) -> Followed:
         ours, theirs = socket.socketpair()
@@ -239,7 +247,7 @@ class TrialServer:
         while not self._ready:
             message = self._read(time.perf_counter() + _SERVER_START_LIMIT_S)
             if message is None:
-                raise WorkerError("the process that imports torch and transformers ended or hung; its error is above")
+                raise self._why_not_ready()
             self._ready = "ready" in message
         assert self._socket is not None
         self._next_identifier += 1
@@ -249,6 +257,14 @@ class TrialServer:
             if message.get("started") == self._next_identifier:
                 return self._next_identifier, int(message["pid"])
         raise ConnectionResetError("the server ended before the process started")
+
+    def _why_not_ready(self) -> Exception:
+        """The error of a server that went, or said nothing for minutes, before it had imported everything."""
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self._process.wait(timeout=5) < 0:
+                return ConnectionResetError("the server was killed while it was importing")
+        return WorkerError("the process that imports torch and transformers ended or hung; its error is above")
 
     def _wait(self, process: Followed) -> None:
         """Waits until the server has reaped a process."""

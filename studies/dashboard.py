@@ -9,6 +9,7 @@ search itself does nothing for it.
 
 import errno
 import ipaddress
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 
 # How long to let a database be that does not answer.
 _RETRY_S = 5.0
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Makes a sentence of what the dashboard writes when a request meets a database that is away: it adds the whole stack."""
+    if (message := record.getMessage()).startswith("Exception: the storage "):
+        record.msg, record.args = message.removeprefix("Exception: ").splitlines()[0], ()
+    return True
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -86,6 +94,7 @@ def serve(
         import optuna_dashboard
         from optuna.artifacts import FileSystemArtifactStore
 
+        logging.getLogger("optuna_dashboard._bottle_util").addFilter(_shorten)
         artifacts = artifact_folder(storage)
         server.set_app(optuna_dashboard.wsgi(storage, artifact_store=FileSystemArtifactStore(artifacts)))
         announce(_url(server))

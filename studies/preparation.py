@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives.arguments import job_of_data
-from objectives.isolation import JobError, TrialServer, WorkerError
+from objectives.isolation import JobError, ProcessKilledError, TrialServer, WorkerError
 from objectives.jobs import TextClassificationJob
 from objectives.objective import Objective
 from objectives.outcome import Interrupted
@@ -28,6 +28,10 @@ from studies.study import available_space, check_attention, check_batches, check
 
 class OtherDeviceError(TradeoffError):
     """The study was measured on a device that this machine does not have."""
+
+
+class ProcessLostError(TradeoffError):
+    """A process of ours went while it prepared a study: nothing is wrong with the study, and another try may succeed."""
 
 
 @dataclass(kw_only=True)
@@ -137,6 +141,7 @@ def prepare(
 
     Raises:
         OtherDeviceError: The device is not the one that was asked for.
+        ProcessLostError: A process that was to find this out was killed.
         TradeoffError: The study can't run as it is written.
         KeyboardInterrupt: The user ended it.
     """
@@ -148,7 +153,7 @@ def prepare(
         try:
             device = server.describe_device()
         except WorkerError as error:
-            raise TradeoffError(str(error)) from error
+            raise _ended(error) from error
         if measured_on is not None and measured_on != device["name"]:
             raise OtherDeviceError(
                 f"the study {config.name!r} was measured on {measured_on}, and this machine has {device['name']}"
@@ -188,6 +193,8 @@ def prepare(
                 data = server.prepare(job.model_dump(), folder)
             except JobError as error:
                 raise TradeoffError(str(error)) from error
+            except WorkerError as error:
+                raise _ended(error) from error
         check_batches(space, data["num_train"], config.devices_per_trial)
         if texts is not None:
             check_attention(space, texts.model, data.get("model", {}).get("attention"))
@@ -195,6 +202,10 @@ def prepare(
                 planned = planning(min(texts.max_length, data["longest"]))
     runner = InterruptibleRunner(server=server, interrupts=interrupts)
     return Preparation(config=config, device=device, space=space, data=data, runner=runner, planning=planned)
+
+
+def _ended(error: WorkerError) -> TradeoffError:
+    return (ProcessLostError if isinstance(error, ProcessKilledError) else TradeoffError)(str(error))
 
 
 def cache_folder() -> Path:

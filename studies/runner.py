@@ -143,7 +143,9 @@ def _run(
 
     def open_patiently(device: Mapping[str, Any]) -> tuple[optuna.Study, Annotator]:
         patience = Patience(say=display.message, stop=lambda: interrupts.requested)
-        opened = open_storage(storage, patience=patience if waits_for_storage else None)
+        # One that a worker has read its study from is there, or away for a while.
+        waits = waits_for_storage or measured_on is not None
+        opened = open_storage(storage, patience=patience if waits else None)
         be_patient(opened, say=patience.say, stop=patience.stop)
         if (lacks := getattr(opened, "lacks", None)) is not None:
             display.message(lacks)

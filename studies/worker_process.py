@@ -15,6 +15,7 @@ import argparse
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -102,7 +103,7 @@ def _work(inbox: Inbox, channel: Channel, server: TrialServer, interrupts: Inter
     from studies.config import StudyConfig
     from studies.errors import TradeoffError
     from studies.patient_storage import Patience
-    from studies.preparation import OtherDeviceError, prepare
+    from studies.preparation import OtherDeviceError, ProcessLostError, prepare
     from studies.search import StudyFailed, search
     from studies.storage import load_study, open_storage
 
@@ -136,6 +137,9 @@ def _work(inbox: Inbox, channel: Channel, server: TrialServer, interrupts: Inter
         return {"interrupted": True}
     except OtherDeviceError as error:
         return {"other_device": str(error)}
+    except ProcessLostError as error:
+        # Nothing is wrong with the study: the parent takes it for a death, and starts this worker again.
+        sys.exit(str(error))
     except TradeoffError as error:
         return {"refused": str(error)}
     except StudyFailed as error:

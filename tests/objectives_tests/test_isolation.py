@@ -22,7 +22,7 @@ from running import (
     tiny_job,
 )
 
-from objectives.isolation import JobError, TrialServer, WorkerError
+from objectives.isolation import JobError, ProcessKilledError, TrialServer
 from objectives.outcome import Completed, Failed, Interrupted, TimedOut
 
 # Far longer than any test waits.
@@ -129,7 +129,7 @@ def test_a_task_that_crashes_says_how_it_ended(watched: tuple[TrialServer, Path]
     server, folder = watched
     (folder / "crash").touch()
     try:
-        with pytest.raises(WorkerError, match="the process of the task 'describe' was killed by SIGSEGV"):
+        with pytest.raises(ProcessKilledError, match="the process of the task 'describe' was killed by SIGSEGV"):
             server.describe_device()
     finally:
         (folder / "crash").unlink()
@@ -210,6 +210,15 @@ def test_a_task_beside_the_trials_is_started_though_the_server_has_just_died(wat
     os.kill(server._process.pid, signal.SIGKILL)
     # Nobody waits for its end: it may still look alive.
     assert server.start_task({"task": "describe"}).answer(timeout_s=None) == {"answer": device}
+
+
+def test_a_server_that_is_killed_while_it_imports_is_replaced_too(watched: tuple[TrialServer, Path]) -> None:
+    server, _ = watched
+    server.close()
+    server.start()
+    assert server._process is not None
+    os.kill(server._process.pid, signal.SIGKILL)
+    assert "fp32" in server.describe_device()["precisions"]
 
 
 def test_a_closed_server_leaves_no_process_and_starts_again_when_it_is_asked(watched: tuple[TrialServer, Path]) -> None:

@@ -94,10 +94,11 @@ def test_without_patience_an_absent_database_is_one_sentence_without_the_passwor
 ) -> None:
     new_study(storage)
     server.stop()
-    with pytest.raises(StorageError, match="does not answer") as caught:
-        storage.get_all_studies()
-    assert "\n" not in str(caught.value)
-    assert server.password not in str(caught.value)
+    for ask in (storage.get_all_studies, storage.get_current_version):
+        with pytest.raises(StorageError, match="does not answer") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+        assert server.password not in str(caught.value)
 
 
 def test_a_database_that_is_away_is_an_error_at_once_to_who_opens_it_unless_others_have_it_open(

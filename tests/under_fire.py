@@ -1,0 +1,389 @@
+"""A study under fire: the commands that work on it and read it, what is done to them, and what must hold at the end.
+
+Shared by the soak test (`benchmarks/soak.py`: at random, for many minutes) and its short form (`studies_tests/test_soak.py`: a
+fault of each kind, when the study has come so far). Everything is real: the commands, the signals, the trainings, and those
+that run out of memory under a limit of the operating system or whose loss is no number.
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from postgres import PostgresServer
+from running import PROC, Children, children, command_line, tiny_job
+
+from objectives.records import read_record
+from studies.config import StudyConfig
+from studies.errors import TradeoffError
+from studies.interrupts import EXIT_STATUS
+from studies.patient_storage import OWNER_ATTRIBUTE
+from studies.places import places
+from studies.storage import load_study, open_storage
+
+ROOT = Path(__file__).parents[1]
+NAME = "soak"
+TRADEOFF = [sys.executable, "-c", "from studies.cli import main; main()"]
+# Batches of 16 take up to 10 MiB; of 64 it is 17 with checkpointing, and 24 without, which the operating system refuses.
+BUDGET_MIB = 14.0
+TOO_LARGE = {"per_device_train_batch_size": 64, "gradient_accumulation_steps": 1, "gradient_checkpointing": False,
+             "precision": "fp32", "optim": "adamw_torch", "attn_implementation": "sdpa", "learning_rate": 1e-3}  # fmt: skip
+DIVERGES = TOO_LARGE | {"per_device_train_batch_size": 16, "learning_rate": 1e8}
+# What ends a command with status 1 or 2 and a sentence of its own, where the database was stopped or its trials were killed.
+EXPECTED_ENDS = ("can't be opened", "does not answer", "trials in a row failed", "was killed by SIGKILL")
+
+
+def study_under_fire(trials: int) -> StudyConfig:
+    """Trainings of a second or so in many classes of memory, so that many of them run out of it and few speak for others."""
+    return StudyConfig.model_validate(
+        {
+            "name": NAME,
+            "job": tiny_job(train_samples=64, eval_samples=32, max_length=64).model_dump(),
+            "space": {
+                "per_device_train_batch_size": [4, 8, 16, 64],
+                "gradient_accumulation_steps": [1, 2],
+                "gradient_checkpointing": [False, True],
+                "precision": "fp32",
+                "optim": ["adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "adagrad", "rmsprop"],
+                "attn_implementation": ["sdpa", "eager"],
+                # From about 1e6 on the loss is NaN.
+                "learning_rate": {"low": 1e-4, "high": 1e8, "log": True},
+            },
+            "limits": {"peak_memory_mib": BUDGET_MIB},
+            "objectives": ["eval_loss", "train_time_s", "peak_memory_mib"],
+            "sampler": "random",
+            "reuse": "off",
+            "early_stopping": False,
+            "plan": "off",  # it would settle what does not fit before anything runs out of memory
+            "trials": trials,
+        }
+    )
+
+
+@dataclass(kw_only=True)
+class Command:
+    """A real `tradeoff`, and what it says.
+
+    Attributes:
+        role: The subcommand.
+        process: The process.
+        log: Where it writes.
+    """
+
+    role: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @property
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def workers(self) -> list[int]:
+        """The processes of a `run` with several workers."""
+        return [pid for pid in children(self.process.pid) if "studies.worker_process" in command_line(pid)]
+
+    @property
+    def servers(self) -> list[int]:
+        return [pid for parent in (self.process.pid, *self.workers) for pid in Children(parent).servers()]
+
+    @property
+    def trials(self) -> list[int]:
+        return [pid for server in self.servers for pid in children(server)]
+
+
+@dataclass(kw_only=True)
+class UnderFire:
+    """A study, and everything that runs for it.
+
+    Attributes:
+        folder: Where everything is.
+        url: The storage.
+        server: The database's server; None for SQLite.
+        num_fleet: Workers of `run`: those that join have as many processors each as these.
+        choose: Which of several is hit; of those that there are, in the order in which they were started, the last.
+        commands: Every command that was started.
+        faults: How many of each kind there were.
+    """
+
+    folder: Path
+    url: str
+    server: PostgresServer | None
+    num_fleet: int
+    choose: Callable[[Sequence[Any]], Any] = lambda found: found[-1]
+    commands: list[Command] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    dashboard_answers: Counter[str] = field(default_factory=Counter)
+    _study: optuna.Study | None = field(default=None, init=False)
+
+    # What users start.
+
+    def run(self, *, trials: int) -> Command:
+        """`tradeoff run`, which makes the study or goes on with it."""
+        (self.folder / "study.yaml").write_text(json.dumps(study_under_fire(trials).plain()))
+        return self._start("run", "study.yaml", "--workers", str(self.num_fleet))
+
+    def join(self) -> Command:
+        """`tradeoff worker`, as on another machine with as many processors as each worker of `run` has."""
+        where = places(max(1, self.num_fleet), cards=())
+        command = self._start("worker", NAME)
+        if processors := self.choose(where).processors:
+            os.sched_setaffinity(command.process.pid, processors)
+        return command
+
+    def open_dashboard(self) -> Command:
+        return self._start("dashboard", "--port", "0")
+
+    def read(self, role: str) -> Command:
+        """`tradeoff report` or `tradeoff front`."""
+        return self._start(role, NAME, "--format", "md" if role == "report" else "json")
+
+    def _start(self, role: str, *arguments: str) -> Command:
+        environment = os.environ | {
+            "TRADEOFF_STORAGE": self.url,
+            "TRADEOFF_HEARTBEAT_S": "5",
+            "TRADEOFF_CACHE": str(self.folder / "cache"),
+            "TRADEOFF_ARTIFACTS": str(self.folder / "artifacts"),
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+        }
+        path = self.folder / f"{len(self.commands):04}-{role}.txt"
+        with path.open("wb") as log:
+            process = subprocess.Popen(
+                [*TRADEOFF, role, *arguments],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+        self.commands.append(Command(role=role, process=process, log=path))
+        return self.commands[-1]
+
+    # What can be seen of them.
+
+    def running(self, *roles: str) -> list[Command]:
+        return [command for command in self.commands if command.is_running and command.role in roles]
+
+    def study(self) -> optuna.Study | None:
+        """The study, once it is complete enough to join."""
+        if self._study is None:
+            with contextlib.suppress(TradeoffError):
+                self._study = load_study(NAME, open_storage(self.url))
+        return self._study
+
+    def trials(self) -> list[FrozenTrial]:
+        study = self.study()
+        return [] if study is None else study.get_trials(deepcopy=False)
+
+    def is_busy(self, worker: int) -> bool:
+        """Whether a process runs a trial, and not what goes before the first."""
+        running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+        return any(trial.system_attrs[OWNER_ATTRIBUTE]["pid"] == worker for trial in running)
+
+    def num_counted(self) -> int:
+        return sum(map(counts, self.trials()))
+
+    def ask_dashboard(self) -> None:
+        """Asks the dashboard that runs for all trials, as an open page does."""
+        for dashboard in self.running("dashboard"):
+            if (announced := re.search(r"^Dashboard at (\S+)/dashboard", dashboard.said, re.MULTILINE)) is None:
+                continue  # not there yet
+            address = f"{announced[1]}/api/studies/1?after=0"
+            try:
+                with urllib.request.urlopen(address, timeout=60) as answer:
+                    self.dashboard_answers[str(answer.status)] += 1
+            except urllib.error.HTTPError as error:
+                self.dashboard_answers[str(error.code)] += 1
+            except OSError as error:
+                self.dashboard_answers[type(error).__name__] += 1
+
+    # The faults. Each returns whether there was something to hit.
+
+    def kill_a_trial(self) -> bool:
+        return self._kill_one([pid for command in self.running("run", "worker") for pid in command.trials])
+
+    def kill_a_server(self) -> bool:
+        return self._kill_one([pid for command in self.running("run", "worker") for pid in command.servers])
+
+    def kill_a_worker_of_run(self) -> bool:
+        return self._kill_one([pid for command in self.running("run") for pid in command.workers])
+
+    def kill_run(self) -> bool:
+        """The process that has started the workers, and watches them."""
+        return self._kill_one([command.process.pid for command in self.running("run")])
+
+    def kill_a_joined_worker(self) -> bool:
+        return self._kill_one([command.process.pid for command in self.running("worker")])
+
+    def kill_everything(self) -> bool:
+        """As when the machine goes: commands, workers, servers and trials, readers too."""
+        while found := self.processes():
+            for pid in found:
+                _signal(pid, signal.SIGKILL)
+            for command in self.commands:
+                command.is_running  # noqa: B018  reaps it
+        return True
+
+    def press_ctrl_c(self) -> bool:
+        return self._end_one(signal.SIGINT, "run", "worker")
+
+    def send_sigterm(self) -> bool:
+        """As Slurm and Kubernetes do before they kill."""
+        return self._end_one(signal.SIGTERM, "worker")
+
+    def stop_the_database(self, *, for_s: float = 1.0, at_once: bool = False) -> bool:
+        assert self.server is not None
+        self.server.stop(at_once=at_once)
+        end_s = time.monotonic() + for_s
+        self.ask_dashboard()
+        time.sleep(max(0.0, end_s - time.monotonic()))
+        self.server.start()
+        return True
+
+    def strike(self, fault: Callable[[], bool]) -> bool:
+        """Does it, and counts it if it hit."""
+        hit = fault()
+        self.faults[getattr(fault, "__name__", "")] += hit
+        return hit
+
+    def _kill_one(self, found: Sequence[int]) -> bool:
+        return bool(found) and _signal(self.choose(found), signal.SIGKILL)
+
+    def _end_one(self, number: signal.Signals, *roles: str) -> bool:
+        # Before it has said anything, Python itself is starting, and nothing of ours can handle a signal.
+        found = [command for command in self.running(*roles) if command.said]
+        return bool(found) and _signal(self.choose(found).process.pid, number)
+
+    def processes(self) -> list[int]:
+        """Every process that was started for the study, however it is related to this one: they inherit its folders' names."""
+        mark = f"TRADEOFF_CACHE={self.folder / 'cache'}\0".encode()
+        found = []
+        for path in PROC.iterdir():
+            with contextlib.suppress(OSError):
+                if path.name.isdigit() and mark in (path / "environ").read_bytes():
+                    found.append(int(path.name))
+        return found
+
+    # The end.
+
+    def end(self) -> None:
+        """Waits for those that work on the study, which end by themselves once it is complete, and ends those that read it."""
+        for command in self.running("run", "worker", "report", "front"):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                command.process.wait(timeout=120)
+        for dashboard in self.running("dashboard"):
+            self.ask_dashboard()
+            dashboard.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                dashboard.process.wait(timeout=60)
+
+    def problems(self, asked: int) -> list[str]:
+        """What does not hold, of what must hold at the end of a study of `asked` trials."""
+        trials = self.trials()
+        ended = [trial for trial in trials if trial.state.is_finished()]
+        counted = [trial for trial in trials if counts(trial)]
+        running = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
+        silent = [t.number for t in ended if t.user_attrs.get("outcome") != "completed" and not t.user_attrs.get("reason")]
+        endless = [t.number for t in ended if t.values and not all(map(math.isfinite, t.values))]
+        repeated = _more_than_once(json.dumps(trial.params, sort_keys=True) for trial in counted)
+        again = _more_than_once(trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs)
+        untold = [path.name for path in (self.folder / "artifacts" / "untold").glob("*")]
+        left = [f"{pid} ({command_line(pid)})" for pid in self.processes()]
+        # One line at most for each command, so that they are told apart.
+        tracebacks = [command.log.name for command in self.commands if "Traceback" in command.said]
+        ends = [f"{c.log.name}: {_how(c)}" for c in self.commands if not _is_expected(c)]
+        said = "".join(command.said for command in self.commands)
+        checks = {
+            f"{len(counted)} trials counted, {asked} were asked for": len(counted) == asked,
+            f"trials {running} run for ever": not running,
+            f"trials {silent} have no reason": not silent,
+            f"trials {endless} have a value that is no number": not endless,
+            f"the configurations {repeated} were counted more than once": not repeated,
+            f"trials {again} were tried again more than once": not again,
+            f"outcomes {untold} were not told": not untold,
+            f"processes {left} are left": not left,
+            f"commands ended as they should not: {ends}": not ends,
+            f"the user saw a traceback: {tracebacks}": not tracebacks,
+            "the user saw 'database is locked'": "database is locked" not in said,
+            "a password was printed": self.server is None or self.server.password not in said,
+        }
+        return [problem for problem, holds in checks.items() if not holds]
+
+    def figures(self) -> dict[str, Any]:
+        trials = self.trials()
+        ends: dict[str, Counter[str]] = {}
+        for command in self.commands:
+            ends.setdefault(command.role, Counter())[str(command.process.poll())] += 1
+        return {
+            "trials": len(trials),
+            "counted": sum(map(counts, trials)),
+            "outcomes": _sorted(Counter(str(t.user_attrs.get("outcome", t.state.name)) for t in trials)),
+            "tried_again": sum("retry_of" in t.user_attrs for t in trials),
+            "told_by_another": sum("measured_in" in t.user_attrs for t in trials),
+            "faults": _sorted(self.faults),
+            "commands_ended_with": {role: _sorted(statuses) for role, statuses in sorted(ends.items())},
+            "last_words": _sorted(Counter(_how(c) for c in self.commands if c.process.poll() in (1, 2))),
+            "dashboard_answered": _sorted(self.dashboard_answers),
+        }
+
+    def close(self) -> None:
+        """Ends whatever is left."""
+        self.kill_everything()
+        for command in self.commands:
+            command.process.wait(timeout=60)
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether the study's number of trials counts it."""
+    return trial.state.is_finished() and read_record(trial, ("eval_loss", "train_time_s", "peak_memory_mib")).counts
+
+
+def _how(command: Command) -> str:
+    lines = command.said.strip().splitlines()
+    return f"status {command.process.poll()}, {lines[-1] if lines else 'nothing said'}"
+
+
+def _is_expected(command: Command) -> bool:
+    status = command.process.poll()
+    if status in (0, -signal.SIGKILL):
+        return True
+    if status == EXIT_STATUS:
+        return command.role in ("run", "worker")
+    return status in (1, 2) and any(end in _how(command) for end in EXPECTED_ENDS)
+
+
+def _more_than_once(found: Iterable[Any]) -> list[Any]:
+    return [one for one, times in Counter(found).items() if times > 1]
+
+
+def _signal(pid: int, number: signal.Signals) -> bool:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _sorted(counter: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counter.items()))
