@@ -55,6 +55,10 @@ class TrialDeferred(TrialFailed):
         self.until = until
 
 
+class TrialInterrupted(KeyboardInterrupt):
+    """The user ended the study while a trial ran, and what is stored of the trial says so."""
+
+
 class Runner(Protocol):
     """Runs one trial's request to an outcome: `objectives.isolation.TrialServer`, or several of them."""
 
@@ -332,7 +336,7 @@ class Objective:
                 stored = trial.storage.get_trial(trial._trial_id)
                 if PLAN_ATTRIBUTE not in stored.system_attrs:
                     _queue_again(trial, stored)
-                raise KeyboardInterrupt
+                raise TrialInterrupted
             case _:
                 raise TrialFailed(outcome.reason)
 

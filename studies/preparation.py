@@ -56,10 +56,15 @@ class InterruptibleRunner:
             return Interrupted(stage="start")
         try:
             with tempfile.NamedTemporaryFile(prefix="tradeoff-log-") as log:
-                with self.interrupts.waiting():  # nothing but the trial: what it answered must not be lost to a Ctrl-C
-                    outcome = self.server.run_trial(
-                        request, time_limit_s=time_limit_s, on_progress=on_progress, log_path=Path(log.name)
-                    )
+                # Nothing but the trial: what it answered must not be lost to a Ctrl-C.
+                outcome = None
+                try:
+                    with self.interrupts.waiting():
+                        outcome = self.server.run_trial(
+                            request, time_limit_s=time_limit_s, on_progress=on_progress, log_path=Path(log.name)
+                        )
+                except KeyboardInterrupt:  # just before it began, or just after it ended
+                    outcome = outcome or Interrupted(stage="start")
                 self.log = Path(log.name).read_text(encoding="utf-8", errors="replace")
         except OSError as error:
             if error.errno != errno.ENOSPC:

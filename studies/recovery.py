@@ -5,6 +5,7 @@ with a reason, and their configurations are tried once more; one that loses its 
 A sampler that plans chooses by itself what to do again.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from objectives.objective import QUEUED_AGAIN, RETRY_OF, Objective, retry_attributes, successor
+from objectives.objective import QUEUED_AGAIN, RETRY_OF, Objective, TrialInterrupted, retry_attributes, successor
 from objectives.other_workers import PLAN_ATTRIBUTE
+from objectives.outcome import Interrupted
 from studies.annotate import artifact_folder
 from studies.owner import Owner
 from studies.patient_storage import OWNER_ATTRIBUTE
@@ -68,6 +70,13 @@ class FaultTolerantStudy:
         """
         try:
             told = run_trial(self.study, trial, run or self.objective)
+        except TrialInterrupted:
+            raise
+        except KeyboardInterrupt:
+            # Where the storage is still away, the trial ends as one whose worker was killed: the next one sees to it.
+            with contextlib.suppress(KeyboardInterrupt, TrialGivenUp):
+                self._interrupt(trial)
+            raise
         except TrialGivenUp:
             told = self.study._storage.get_trial(trial._trial_id)
             for kept in self.spool.kept():
@@ -75,6 +84,13 @@ class FaultTolerantStudy:
                     told = self._tell_instead(kept) or told
         self.spool.told(trial)
         return told
+
+    def _interrupt(self, trial: optuna.Trial) -> None:
+        """Ends a trial at the wish of a user who did not wait for the storage; an outcome is left to the next worker."""
+        parameters = self.objective.space.read(trial.params)
+        if parameters is not None and not any(kept.mark == mark_of(trial) for kept in self.spool.kept()):
+            interrupted = Interrupted(stage="start")
+            run_trial(self.study, trial, lambda trial: self.objective.conclude(trial, parameters, interrupted))
 
     def recover(self) -> None:
         """Tells what dead workers measured, and ends what they were running."""

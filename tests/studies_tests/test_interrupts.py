@@ -7,16 +7,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 from running import Children, Recorder, SharedTrialServer, cache_folder, children, is_alive, poll, tiny_study
 
+from objectives.outcome import Interrupted
 from studies import runner
 from studies.interrupts import EXIT_STATUS, Interrupts
+from studies.preparation import InterruptibleRunner
 from studies.runner import run_study
 
 # Far longer than any test waits.
@@ -79,6 +83,28 @@ def test_outside_the_main_thread_nothing_is_handled_and_nothing_breaks() -> None
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+class PressedAtTheEdge(Interrupts):
+    """Ctrl-C just before a trial is waited for, or just after."""
+
+    def __init__(self, edge: str) -> None:
+        super().__init__()
+        self.edge = edge
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        if self.edge == "before":
+            raise KeyboardInterrupt
+        yield
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("edge", "outcome"), [("before", Interrupted(stage="start")), ("after", "what it answered")])
+def test_ctrl_c_at_the_edge_of_a_trial_is_an_outcome_too(edge: str, outcome: Any) -> None:
+    server = Mock(run_trial=Mock(return_value="what it answered"))
+    ran = InterruptibleRunner(server=server, interrupts=PressedAtTheEdge(edge))
+    assert ran.run_trial({}, time_limit_s=None, on_progress=None) == outcome
 
 
 class Command:

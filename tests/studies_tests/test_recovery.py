@@ -182,6 +182,62 @@ def test_ctrl_c_while_the_database_is_away_ends_the_worker_and_keeps_the_outcome
 
 
 @pytest.fixture
+def fault_tolerant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FaultTolerantStudy:
+    monkeypatch.setenv("TRADEOFF_ARTIFACTS", str(tmp_path / "artifacts"))
+    study = simulated.new_study(optuna.samplers.RandomSampler(seed=0), storage=open_storage(f"sqlite:///{tmp_path}/a.db"))
+    goal = simulated.objective(simulated.SimulatedRunner(), space=small_study().search_space())
+    return FaultTolerantStudy.of(study, goal, lambda _: None)
+
+
+def test_a_trial_that_the_user_ends_while_the_storage_is_waited_for_has_a_reason_and_is_tried_again(
+    fault_tolerant: FaultTolerantStudy,
+) -> None:
+    study, goal = fault_tolerant.study, fault_tolerant.objective
+
+    def wait(trial: optuna.Trial) -> Any:
+        goal.space.suggest(trial)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fault_tolerant.run(study.ask(), wait)
+    ended, again = study.trials
+    assert (ended.state, ended.user_attrs["outcome"]) == (TrialState.FAIL, "interrupted")
+    assert ended.user_attrs["reason"] == "interrupted by the user"
+    assert (again.state, again.user_attrs["retry_of"]) == (TrialState.WAITING, 0)
+    assert again.system_attrs["fixed_params"] == ended.params
+
+
+def test_an_outcome_that_the_user_does_not_wait_to_be_told_is_left_to_the_next_worker(
+    fault_tolerant: FaultTolerantStudy, tmp_path: Path
+) -> None:
+    study, goal = fault_tolerant.study, fault_tolerant.objective
+
+    def wait(trial: optuna.Trial) -> Any:
+        parameters = goal.space.suggest(trial)
+        outcome = goal.runner.run_trial(goal.request(parameters), time_limit_s=None, on_progress=None)
+        goal.keep(trial, parameters, outcome)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fault_tolerant.run(study.ask(), wait)
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
+    (path,) = (tmp_path / "artifacts" / "untold").iterdir()
+    gone = {**json.loads(path.read_text()), "owner": {**Owner.here().as_dict(), "pid": 2**30}}
+    path.write_text(json.dumps(gone))
+    fault_tolerant.recover()
+    assert [(trial.state, trial.user_attrs["outcome"]) for trial in study.trials] == [(TrialState.COMPLETE, "completed")]
+
+
+def test_a_trial_that_an_error_of_ours_ends_says_which(fault_tolerant: FaultTolerantStudy) -> None:
+    study = fault_tolerant.study
+    with pytest.raises(ZeroDivisionError):
+        fault_tolerant.run(study.ask(), lambda _: (1 / 0,))
+    (trial,) = study.trials
+    assert (trial.state, trial.user_attrs["outcome"]) == (TrialState.FAIL, "failed")
+    assert trial.user_attrs["reason"] == "ZeroDivisionError: division by zero"
+
+
+@pytest.fixture
 def taken_for_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes the first trial look like one of another machine that has been silent, and has another worker give it up."""
     url = f"sqlite:///{tmp_path}/a.db"
