@@ -10,7 +10,8 @@ import yaml
 
 from studies.config import StudyConfig
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
@@ -40,3 +41,24 @@ def test_the_study_file_is_a_study():
 
 def test_no_place_is_left_to_fill_in():
     assert "@@" not in README
+
+
+def fault_tables():
+    """The lines of the tables of faults, in the README and in the page that has all of them."""
+    for text in (README, (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")):
+        table = text.split("| when | then | test |\n")[1].split("\n\n")[0]
+        yield table.splitlines()[1:]
+
+
+def test_every_line_of_the_tables_of_faults_names_a_test_that_there_is():
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    for lines in fault_tables():
+        assert len(lines) > 10
+        for line in lines:
+            named = re.findall(r"`(?:(test_\w+\.py))?(?:::(test_\w+))?`", line.rsplit("|", 2)[1])
+            assert named, line
+            file = ""
+            for of_file, test in named:
+                file = of_file or file
+                assert file in texts, line
+                assert not test or f"def {test}(" in texts[file], line
