@@ -65,6 +65,26 @@ def places(
     return [Place(environment=_threads(share), processors=tuple(processors[start : start + share])) for start in starts]
 
 
+def memory_shares(num_processes: int, limit_mib: float | None, memory_mib: float) -> str | None:
+    """What to know where processes may together take more of the machine's memory than it has; None where they may not.
+
+    The budget stays what it is: a study measures against the same one on every machine, however many workers that has.
+
+    Args:
+        num_processes: Processes that train at the same time.
+        limit_mib: What each may take; None for all that the machine has.
+        memory_mib: What the machine has, or what is left of it to a container.
+    """
+    if num_processes * (limit_mib or memory_mib) <= memory_mib:
+        return None
+    may_take = "all of it" if limit_mib is None else f"{limit_mib:,.0f}"
+    return (
+        f"{num_processes} trainings share {memory_mib:,.0f} MiB of memory, and each may take {may_take}: where they run out of it"
+        " together, the kernel may end one; a new study with limits.peak_memory_mib of at most"
+        f" {int(memory_mib / num_processes)} leaves each its share"
+    )
+
+
 def _threads(num: int) -> dict[str, str]:
     # What the user has set is meant for each worker.
     return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(num)}

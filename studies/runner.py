@@ -11,6 +11,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from objectives.isolation import TrialServer
+from objectives.kernel_kills import KernelKillWatch
 from studies import savings
 from studies.annotate import Annotator, artifact_folder
 from studies.config import StudyConfig
@@ -20,7 +21,7 @@ from studies.fleet import Fleet, WorkersDied
 from studies.front import pareto_front
 from studies.interrupts import EXIT_STATUS, Interrupts
 from studies.patient_storage import Patience, be_patient
-from studies.places import Place, default_num_workers, places
+from studies.places import Place, default_num_workers, memory_shares, places
 from studies.preparation import OtherDeviceError, prepare
 from studies.results import read_results
 from studies.search import StudyFailed, search
@@ -155,6 +156,9 @@ def _run(
         where = places(workers, cards_each=config.devices_per_trial)
         if where[0].processors:
             display.message(_shared_processors(where))
+            num_processes, limit_mib = workers * config.devices_per_trial, config.limits.peak_memory_mib
+            if (line := memory_shares(num_processes, limit_mib, KernelKillWatch().limit_mib())) is not None:
+                display.message(line)
         fleet = Fleet(
             config=config,
             places=where,

@@ -95,8 +95,9 @@ def test_the_data_is_prepared_once(ran: Ran) -> None:
     assert Counter(ran.display.messages)["preparing the data"] == 1
 
 
-def test_workers_on_a_cpu_are_said_to_disturb_each_other_and_have_as_many_processors_each(ran: Ran) -> None:
+def test_workers_on_a_cpu_are_said_to_share_it_and_have_as_many_processors_each(ran: Ran) -> None:
     assert any("trials that run at the same time slow each other down" in line for line in ran.display.messages)
+    assert any("2 trainings share " in line and "each may take all of it" in line for line in ran.display.messages)
     assert ran.study.user_attrs["device"]["num_cpus"] == max(1, len(os.sched_getaffinity(0)) // 2)
 
 

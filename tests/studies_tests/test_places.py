@@ -1,7 +1,7 @@
 import pytest
 
 from studies.errors import TradeoffError
-from studies.places import default_num_workers, places
+from studies.places import default_num_workers, memory_shares, places
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +47,16 @@ def test_more_workers_than_processors_share_them() -> None:
 def test_the_number_of_threads_that_the_user_has_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert places(2, cards=[], processors=range(8))[0].environment == {}
+
+
+def test_trials_that_may_take_more_memory_together_than_there_is_are_said_with_the_limit_that_helps() -> None:
+    assert memory_shares(2, None, 15999) == (
+        "2 trainings share 15,999 MiB of memory, and each may take all of it: where they run out of it together, the kernel may end"
+        " one; a new study with limits.peak_memory_mib of at most 7999 leaves each its share"
+    )
+    assert "each may take 6,000: where" in str(memory_shares(3, 6000, 16000))
+
+
+@pytest.mark.parametrize(("num", "limit_mib"), [(2, 8000), (1, None), (4, 900)])
+def test_trials_that_fit_beside_each_other_need_no_word(num: int, limit_mib: float | None) -> None:
+    assert memory_shares(num, limit_mib, 16000) is None
