@@ -79,8 +79,8 @@ def memory_shares(num_processes: int, limit_mib: float | None, memory_mib: float
         return None
     may_take = "all of it" if limit_mib is None else f"{limit_mib:,.0f}"
     return (
-        f"{num_processes} trainings share {memory_mib:,.0f} MiB of memory, and each may take {may_take}: where they run out of it"
-        " together, the kernel may end one; a new study with limits.peak_memory_mib of at most"
+        f"{num_processes} trainings share {memory_mib:,.0f} MiB of memory, and each may take {may_take}: where they run out of"
+        " it together, the kernel may end one; a new study with limits.peak_memory_mib of at most"
         f" {int(memory_mib / num_processes)} leaves each its share"
     )
 

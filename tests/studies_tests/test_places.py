@@ -51,8 +51,8 @@ def test_the_number_of_threads_that_the_user_has_set_is_left_alone(monkeypatch: 
 
 def test_trials_that_may_take_more_memory_together_than_there_is_are_said_with_the_limit_that_helps() -> None:
     assert memory_shares(2, None, 15999) == (
-        "2 trainings share 15,999 MiB of memory, and each may take all of it: where they run out of it together, the kernel may end"
-        " one; a new study with limits.peak_memory_mib of at most 7999 leaves each its share"
+        "2 trainings share 15,999 MiB of memory, and each may take all of it: where they run out of it together, the kernel may"
+        " end one; a new study with limits.peak_memory_mib of at most 7999 leaves each its share"
     )
     assert "each may take 6,000: where" in str(memory_shares(3, 6000, 16000))
 
