@@ -40,7 +40,7 @@ from objectives.records import DERIVED_FROM, outcome_attributes
 from searchspace import TrialParameters
 from studies.config import StudyConfig
 from studies.display import quiet_display
-from studies.patient_storage import OWNER_ATTRIBUTE
+from studies.owner import OWNER_ATTRIBUTE
 from studies.presets import embedded
 from studies.runner import run_study
 from studies.samplers import build_sampler

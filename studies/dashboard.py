@@ -23,7 +23,7 @@ from optuna.exceptions import StorageInternalError
 
 from studies.annotate import artifact_folder, keep_annotated
 from studies.errors import TradeoffError
-from studies.patient_storage import StorageAwayError, StorageError
+from studies.patience import StorageAwayError, StorageError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

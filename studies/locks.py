@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studies.patient_storage import PatientStorage, StorageError
+from studies.patience import StorageError
+from studies.patient_storage import PatientStorage
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

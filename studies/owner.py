@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+# Among a trial's system attributes: an `Owner` as plain data, with the mark of the call that made or took the trial.
+OWNER_ATTRIBUTE = "tradeoff:owner"
 _PROC = Path("/proc")
 
 

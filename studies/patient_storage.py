@@ -13,86 +13,41 @@ import copy
 import functools
 import itertools
 import json
-import re
-import threading
 import time
 import uuid
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
-from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import SQLAlchemyError
 
 from studies import trial_rows
-from studies.errors import TradeoffError
-from studies.held_writes import HeldWrites
-from studies.owner import Owner
+from studies.owner import OWNER_ATTRIBUTE, Owner
+from studies.patience import (
+    FIRST_WAIT_S,
+    LONGEST_WAIT_S,
+    Patience,
+    StorageAwayError,
+    StorageError,
+    may_pass,
+    reason_of,
+    remedy_for,
+)
+from studies.row_storage import RowStorage
 
-# Who runs a trial: an `Owner` as plain data, with the mark of the call that made or took the trial.
-OWNER_ATTRIBUTE = "tradeoff:owner"
-FIRST_WAIT_S = 0.25
-LONGEST_WAIT_S = 5.0
-# How soon a wait notices that the user wants to end.
-_LOOK_S = 0.1
 # Beyond a heartbeat's interval: what a worker that has just reached the database again may need to say that it is there.
 _RECONNECT_S = 2 * LONGEST_WAIT_S
 # A heartbeat so soon after the one that a trial is made with says nothing new.
 _JUST_S = 0.5
 
-_FULL = re.compile(r"disk.{0,20}\bfull|no space left|could not extend file", re.IGNORECASE)
-_BUSY = re.compile(r"database (?:table )?is locked|database is busy", re.IGNORECASE)
-
-_UNWRITABLE = re.compile(r"readonly database|unable to open database file|disk I/O error", re.IGNORECASE)
-# Connection exceptions, rollbacks for others' sake, a lack of connections, an operator's intervention
-# (https://www.postgresql.org/docs/current/errcodes-appendix.html).
-_PASSING_SQL_STATES = frozenset({"08", "40", "53", "57"})
-# Too many connections, shutdown, lock wait, deadlock, and the client's own: no connection, or one that was lost.
-_PASSING_MYSQL_ERRORS = frozenset({1040, 1053, 1205, 1213, 2002, 2003, 2006, 2013})
-
 T = TypeVar("T")
-
-
-class StorageError(TradeoffError):
-    """The storage can't be used now: a sentence with its own words, and what to do."""
-
-
-class StorageAwayError(StorageError):
-    """The storage does not answer; it may later."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How a process waits for its database.
-
-    Attributes:
-        say: Shows a line to the user.
-        stop: Whether the user has asked to end.
-    """
-
-    say: Callable[[str], None]
-    stop: Callable[[], bool]
-
-    def pause(self, seconds: float) -> None:
-        """Waits.
-
-        Raises:
-            KeyboardInterrupt: The user has asked to end.
-        """
-        end_s = time.monotonic() + seconds
-        while (left_s := end_s - time.monotonic()) > 0:
-            if self.stop():
-                raise KeyboardInterrupt
-            time.sleep(min(_LOOK_S, left_s))
 
 
 def be_patient(storage: BaseStorage, *, say: Callable[[str], None], stop: Callable[[], bool] = lambda: False) -> None:
@@ -108,7 +63,7 @@ def be_patient(storage: BaseStorage, *, say: Callable[[str], None], stop: Callab
         backend.patience = Patience(say=say, stop=stop)
 
 
-class PatientStorage(RDBStorage):
+class PatientStorage(RowStorage):
     """Optuna's database storage, made to outlive the database's absence and the workers' death.
 
     Args:
@@ -126,8 +81,6 @@ class PatientStorage(RDBStorage):
         self.place = place
         self._first_seen_stale: dict[int, float] = {}
         self._just_begun: tuple[int, float] | None = None
-        # What belongs to a call under way in a thread: a trial's mark and attempts while it is made, and what is held back.
-        self._thread = threading.local()
 
     @property
     def is_sqlite(self) -> bool:
@@ -319,112 +272,6 @@ class PatientStorage(RDBStorage):
             session.close()
             raise
 
-    # Reading and writing in as few statements as possible (see `studies.trial_rows`).
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Reads a trial, with what this thread holds back of it."""
-        trial: FrozenTrial = self.patiently(lambda _: self._read_trial(trial_id))
-        if (held := self._held(trial_id)) is not None:
-            held.show_in(trial)
-        return trial
-
-    def _read_trial(self, trial_id: int) -> FrozenTrial:
-        if not (found := self._read_trials(trial_rows.one_trial(trial_id))):
-            raise KeyError(f"there is no trial with id {trial_id}")
-        return found[0]
-
-    def _get_trials(
-        self,
-        study_id: int,
-        states: Container[TrialState] | None,
-        included_trial_ids: set[int],
-        trial_id_greater_than: int,
-    ) -> list[FrozenTrial]:
-        besides = sorted(trial_id for trial_id in included_trial_ids if trial_id <= trial_id_greater_than)
-        chosen = () if states is None else [state for state in TrialState if state in states]
-        condition = trial_rows.of_study(study_id, after=trial_id_greater_than, besides=besides, states=chosen)
-        return self.patiently(lambda _: self._read_trials(condition))
-
-    def _read_trials(self, condition: Any) -> list[FrozenTrial]:
-        return self._read(lambda connection: trial_rows.read_trials(connection, condition))
-
-    def _read(self, read: Callable[[sqlalchemy.Connection], T]) -> T:
-        # Each statement sees what was written before it; a transaction around two would be two more round trips.
-        try:
-            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                return read(connection)
-        except SQLAlchemyError as error:
-            raise StorageInternalError("trials can't be read") from error  # as all of Optuna's do
-
-    def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
-        """Sets all of a trial's attributes in one transaction: each alone would wait for the disk once more."""
-        self._set_attributes("user", trial_id, attributes)
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Sets a user attribute."""
-        self._set_attributes("user", trial_id, {key: value})
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Sets a system attribute."""
-        self._set_attributes("system", trial_id, {key: value})
-
-    def _set_attributes(self, kind: str, trial_id: int, attributes: Mapping[str, Any]) -> None:
-        if (held := self._held(trial_id)) is not None:
-            held.add(kind, attributes)
-            return
-
-        def write(connection: sqlalchemy.Connection) -> None:
-            trial_rows.write_attributes(connection, kind, trial_id, attributes)
-
-        self._change(trial_id, write)
-
-    def _change(self, trial_id: int, write: Callable[[sqlalchemy.Connection], None]) -> None:
-        """Writes something that overwrites itself of a trial that has not ended."""
-
-        def change(_: int) -> None:
-            with _create_scoped_session(self.scoped_session, True) as session:
-                connection = session.connection()
-                self.check_trial_is_updatable(trial_id, trial_rows.state_of(connection, trial_id))
-                write(connection)
-
-        self.patiently(change)
-
-    def hold(self, trial_id: int) -> None:
-        """Holds back what this thread writes of a trial, until `write_held`, or until it ends it: both in one transaction."""
-        if self._held(trial_id) is None:
-            self._thread.held = HeldWrites(trial_id=trial_id)
-
-    def write_held(self, trial_id: int) -> None:
-        """Writes what is held back of a trial."""
-        if held := self._held(trial_id):
-            self._change(trial_id, held.write)
-            self._thread.held = HeldWrites(trial_id=trial_id)
-
-    def _held(self, trial_id: int) -> HeldWrites | None:
-        held: HeldWrites | None = getattr(self._thread, "held", None)
-        return held if held is not None and held.trial_id == trial_id else None
-
-    def _set_trial_param(
-        self,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-        previous_distribution: BaseDistribution | None,
-    ) -> None:
-        if (held := self._held(trial_id)) is None:
-            arguments = (trial_id, param_name, param_value_internal, distribution, previous_distribution)
-            # A second row of the same name breaks a rule of the table, which Optuna ignores.
-            self.patiently(lambda _: super(PatientStorage, self)._set_trial_param(*arguments))
-            return
-        if previous_distribution is None:  # this process knows none of this name yet
-            previous_distribution = self.patiently(
-                lambda _: self._read(lambda connection: trial_rows.first_distribution(connection, trial_id, param_name))
-            )
-        if previous_distribution is not None:
-            check_distribution_compatibility(previous_distribution, distribution)
-        held.params.append((param_name, param_value_internal, distribution))
-
     def patiently(self, operation: Callable[[int], T]) -> T:
         """Does something, again and again while the database is away.
 
@@ -442,7 +289,7 @@ class PatientStorage(RDBStorage):
             except (StorageInternalError, SQLAlchemyError) as error:
                 reason = reason_of(error)
                 if not may_pass(error, self.is_sqlite):
-                    if (remedy := _remedy(error)) is None:
+                    if (remedy := remedy_for(error)) is None:
                         raise
                     raise StorageError(f"the storage {self.place} can't be written: {reason}; {remedy}") from error
                 if self.patience is None:
@@ -487,52 +334,3 @@ for _name in (
     "get_current_version",  # the dashboard asks for it when it starts
 ):
     setattr(PatientStorage, _name, _patient(_name))
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The error of SQLAlchemy below Optuna's."""
-    return error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ is not None else error
-
-
-def reason_of(error: BaseException) -> str:
-    """What the database or its driver said, in a line."""
-    cause = _cause(error)
-    words: Any = getattr(cause, "orig", None) or cause
-    numbered: Sequence[Any] = getattr(words, "args", ())
-    if len(numbered) > 1 and isinstance(numbered[0], int):
-        words = numbered[1]  # MySQL's drivers set a number before
-    lines = str(words).strip().splitlines()
-    return lines[0] if lines else type(cause).__name__
-
-
-def may_pass(error: BaseException, is_sqlite: bool) -> bool:
-    """Whether the same may succeed later: the server is away, or a file is held by somebody else."""
-    cause = _cause(error)
-    if isinstance(cause, PoolTimeoutError | PendingRollbackError):
-        # Optuna asks a second time in the transaction that the first failure, a lost connection, has ended.
-        return True
-    if not isinstance(cause, DBAPIError) or _FULL.search(str(cause.orig)):
-        return False
-    if is_sqlite:
-        return _BUSY.search(str(cause.orig)) is not None
-    if cause.connection_invalidated:
-        return True
-    if not isinstance(cause, OperationalError | InterfaceError):
-        return False
-    # MySQL's drivers give a number, and PyMySQL a state beside it that says less.
-    if isinstance(number := next(iter(getattr(cause.orig, "args", ())), None), int):
-        return number in _PASSING_MYSQL_ERRORS
-    state = getattr(cause.orig, "sqlstate", None) or getattr(cause.orig, "pgcode", None)
-    return state is None or str(state)[:2] in _PASSING_SQL_STATES
-
-
-def _remedy(error: BaseException) -> str | None:
-    """What a user can do about a database that can't be written, or None if the error is not one of those."""
-    cause = _cause(error)
-    if not isinstance(cause, DBAPIError):
-        return None
-    if _FULL.search(str(cause.orig)):
-        return "what was told is kept: free some space, or copy the database elsewhere, and the same command goes on"
-    if _UNWRITABLE.search(str(cause.orig)):
-        return "what was told is kept: once it can be written again, the same command goes on"
-    return None

@@ -22,8 +22,8 @@ from optuna.storages._grpc.auto_generated import api_pb2_grpc
 from optuna.storages._grpc.client import GrpcClientCache
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from studies.owner import Owner
-from studies.patient_storage import OWNER_ATTRIBUTE, StorageAwayError
+from studies.owner import OWNER_ATTRIBUTE, Owner
+from studies.patience import StorageAwayError
 
 OPEN_LIMIT_S = 5.0
 # How long a call waits for a proxy that is away.

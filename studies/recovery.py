@@ -17,8 +17,7 @@ from objectives.objective import QUEUED_AGAIN, RETRY_OF, Objective, TrialInterru
 from objectives.other_workers import PLAN_ATTRIBUTE
 from objectives.outcome import Interrupted
 from studies.annotate import artifact_folder
-from studies.owner import Owner
-from studies.patient_storage import OWNER_ATTRIBUTE
+from studies.owner import OWNER_ATTRIBUTE, Owner
 from studies.spool import Kept, Spool, mark_of
 from studies.trial_loop import LOST_WORKER, TrialGivenUp, run_trial
 

@@ -20,7 +20,8 @@ from studies.errors import TradeoffError
 from studies.fleet import Fleet, WorkersDied
 from studies.front import pareto_front
 from studies.interrupts import EXIT_STATUS, Interrupts
-from studies.patient_storage import Patience, be_patient
+from studies.patience import Patience
+from studies.patient_storage import be_patient
 from studies.places import Place, default_num_workers, memory_shares, places
 from studies.preparation import OtherDeviceError, prepare
 from studies.results import read_results

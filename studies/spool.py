@@ -17,8 +17,7 @@ import optuna
 
 from objectives.outcome import Interrupted, from_json, to_json
 from searchspace import TrialParameters
-from studies.owner import Owner
-from studies.patient_storage import OWNER_ATTRIBUTE
+from studies.owner import OWNER_ATTRIBUTE, Owner
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from sqlalchemy.engine import URL
 
-    from studies.patient_storage import Patience
+    from studies.patience import Patience
 
 DEFAULT_STORAGE = "sqlite:///tradeoff.db"
 HEARTBEAT_INTERVAL_S = 60
@@ -133,7 +133,8 @@ def open_storage(url: str = DEFAULT_STORAGE, *, create: bool = True, patience: "
             installed, the server does not answer.
         KeyboardInterrupt: The user ended the wait.
     """
-    from studies.patient_storage import FIRST_WAIT_S, LONGEST_WAIT_S, StorageAwayError, be_patient
+    from studies.patience import FIRST_WAIT_S, LONGEST_WAIT_S, StorageAwayError
+    from studies.patient_storage import be_patient
 
     if patience is None:
         return _open(url, create=create)
@@ -316,7 +317,7 @@ def _prepare_sqlite(path: Path, *, create: bool) -> None:
 
 
 def _cannot_open(url: str, parsed: "URL", error: Exception) -> TradeoffError:
-    from studies.patient_storage import StorageAwayError, may_pass, reason_of
+    from studies.patience import StorageAwayError, may_pass, reason_of
 
     reason = reason_of(error)
     if parsed.password:

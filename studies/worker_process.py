@@ -102,7 +102,7 @@ def _work(inbox: Inbox, channel: Channel, server: TrialServer, interrupts: Inter
     """Prepares and searches; returns how it ended."""
     from studies.config import StudyConfig
     from studies.errors import TradeoffError
-    from studies.patient_storage import Patience
+    from studies.patience import Patience
     from studies.preparation import OtherDeviceError, ProcessLostError, prepare
     from studies.search import StudyFailed, search
     from studies.storage import load_study, open_storage

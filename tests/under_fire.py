@@ -31,7 +31,7 @@ from objectives.records import read_record
 from studies.config import StudyConfig
 from studies.errors import TradeoffError
 from studies.interrupts import EXIT_STATUS
-from studies.patient_storage import OWNER_ATTRIBUTE
+from studies.owner import OWNER_ATTRIBUTE
 from studies.places import places
 from studies.storage import load_study, open_storage
 

@@ -20,8 +20,9 @@ from running import poll
 from sqlalchemy.orm import Session
 
 from studies import patient_storage
-from studies.owner import Owner
-from studies.patient_storage import OWNER_ATTRIBUTE, Patience, PatientStorage, StorageAwayError, StorageError, be_patient
+from studies.owner import OWNER_ATTRIBUTE, Owner
+from studies.patience import Patience, StorageAwayError, StorageError
+from studies.patient_storage import PatientStorage, be_patient
 from studies.storage import open_storage
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")
@@ -321,7 +322,7 @@ def test_an_owner_is_known_again_after_a_round_trip_through_json() -> None:
 def test_a_process_that_has_ended_is_gone_and_one_elsewhere_is_not_known() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     here = Owner.here()
-    began = patient_storage.Owner.here().began
+    began = here.began
     assert began is not None
     ended = Owner(host=here.host, boot=here.boot, namespace=here.namespace, pid=process.pid, began=began + 10**9)
     assert ended.is_gone() is True  # the id is in use, by another process

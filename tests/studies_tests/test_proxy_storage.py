@@ -28,7 +28,7 @@ from studies.cli import app, main
 from studies.config import StudyConfig
 from studies.errors import TradeoffError
 from studies.interrupts import Interrupts
-from studies.patient_storage import StorageAwayError
+from studies.patience import StorageAwayError
 from studies.recovery import LOST_WORKER
 from studies.search import Search
 from studies.storage import load_study, open_storage

@@ -21,8 +21,8 @@ from simulated_worker import Worker, small_study
 
 from objectives.outcome import Interrupted
 from studies.config import StudyConfig
-from studies.owner import Owner
-from studies.patient_storage import OWNER_ATTRIBUTE, PatientStorage
+from studies.owner import OWNER_ATTRIBUTE, Owner
+from studies.patient_storage import PatientStorage
 from studies.recovery import FaultTolerantStudy
 from studies.runner import run_study
 from studies.storage import open_storage

@@ -18,7 +18,7 @@ from objectives.jobs import TextClassificationJob
 from studies.annotate import annotate_study, artifact_folder
 from studies.errors import TradeoffError
 from studies.export import export
-from studies.patient_storage import OWNER_ATTRIBUTE
+from studies.owner import OWNER_ATTRIBUTE
 from studies.report import html_report
 from studies.results import read_results
 from studies.selection import Selection, choose
