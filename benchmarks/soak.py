@@ -8,7 +8,7 @@ The workers are those of real commands: half of them belong to one `tradeoff run
 that have joined. Trials are real trainings of a second, of which some run out of memory and some diverge. A dashboard is open,
 and now and then a report and the front are made. At the end the storage must hold exactly the trials that were asked for, none
 that runs, and a reason for each that did not complete; no process may be left. Prints the figures as JSON, and ends with status
-1 if anything of this does not hold: `UnderFire.problems` has the whole list.
+1 if anything of this does not hold: `problems` in tests/damage.py has the whole list.
 """
 
 import argparse
@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import optuna  # noqa: E402
+from damage import figures, problems  # noqa: E402
 from postgres import new_server, why_not  # noqa: E402
 from under_fire import UnderFire  # noqa: E402
 
@@ -106,14 +107,14 @@ def soak(*, trials: int, workers: int, every_s: float, postgres: bool, seed: int
             # One more that finds the study complete, and ends what the dead have left.
             run.run(trials=trials)
             run.end()
-            figures = run.figures() | {"seconds": round(ended_s, 1), "problems": run.problems(trials)}
-            missing = [kind for kind in ("out_of_memory", "diverged") if kind not in figures["outcomes"]]
+            seen = figures(run) | {"seconds": round(ended_s, 1), "problems": problems(run, trials)}
+            missing = [kind for kind in ("out_of_memory", "diverged") if kind not in seen["outcomes"]]
             if trials >= MANY and missing:
-                figures["problems"].append(f"no trial ended as {' or '.join(missing)}: nothing is known of those")
-            if figures["problems"]:
+                seen["problems"].append(f"no trial ended as {' or '.join(missing)}: nothing is known of those")
+            if seen["problems"]:
                 for command in run.commands:
                     print(f"--- {command.log.name}\n{command.said[:8000]}", file=sys.stderr)
-            return figures
+            return seen
         finally:
             run.close()
             if server is not None:
@@ -131,7 +132,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.postgres and (reason := why_not()) is not None:
         parser.error(reason)
-    figures = soak(
+    seen = soak(
         trials=chosen.trials,
         workers=chosen.workers,
         every_s=chosen.every,
@@ -139,8 +140,8 @@ def main() -> int:
         seed=chosen.seed,
         limit_s=chosen.limit,
     )
-    print(json.dumps(figures, indent=2))
-    return 1 if figures["problems"] else 0
+    print(json.dumps(seen, indent=2))
+    return 1 if seen["problems"] else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A study under fire: the commands that work on it and read it, what is done to them, and what must hold at the end.
+"""A study under fire: the commands that work on it and read it, and what is done to them; `damage` looks at what is left.
 
 Shared by the soak test (`benchmarks/soak.py`: at random, for many minutes) and its short form (`studies_tests/test_soak.py`: a
 fault of each kind, when the study has come so far). Everything is real: the commands, the signals, the trainings, and those
@@ -7,7 +7,6 @@ that run out of memory under a limit of the operating system or whose loss is no
 
 import contextlib
 import json
-import math
 import os
 import re
 import signal
@@ -17,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from running import PROC, Children, children, command_line, tiny_job
 from objectives.records import read_record
 from studies.config import StudyConfig
 from studies.errors import TradeoffError
-from studies.interrupts import EXIT_STATUS
 from studies.owner import OWNER_ATTRIBUTE
 from studies.places import places
 from studies.storage import load_study, open_storage
@@ -43,8 +41,6 @@ BUDGET_MIB = 14.0
 TOO_LARGE = {"per_device_train_batch_size": 64, "gradient_accumulation_steps": 1, "gradient_checkpointing": False,
              "precision": "fp32", "optim": "adamw_torch", "attn_implementation": "sdpa", "learning_rate": 1e-3}  # fmt: skip
 DIVERGES = TOO_LARGE | {"per_device_train_batch_size": 16, "learning_rate": 1e8}
-# What ends a command with status 1 or 2 and a sentence of its own, where the database was stopped or its trials were killed.
-EXPECTED_ENDS = ("can't be opened", "does not answer", "trials in a row failed", "was killed by SIGKILL")
 
 
 def study_under_fire(trials: int) -> StudyConfig:
@@ -298,55 +294,6 @@ class UnderFire:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 dashboard.process.wait(timeout=60)
 
-    def problems(self, asked: int) -> list[str]:
-        """What does not hold, of what must hold at the end of a study of `asked` trials."""
-        trials = self.trials()
-        ended = [trial for trial in trials if trial.state.is_finished()]
-        counted = [trial for trial in trials if counts(trial)]
-        running = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
-        silent = [t.number for t in ended if t.user_attrs.get("outcome") != "completed" and not t.user_attrs.get("reason")]
-        endless = [t.number for t in ended if t.values and not all(map(math.isfinite, t.values))]
-        repeated = _more_than_once(json.dumps(trial.params, sort_keys=True) for trial in counted)
-        again = _more_than_once(trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs)
-        untold = [path.name for path in (self.folder / "artifacts" / "untold").glob("*")]
-        left = [f"{pid} ({command_line(pid)})" for pid in self.processes()]
-        # One line at most for each command, so that they are told apart.
-        tracebacks = [command.log.name for command in self.commands if "Traceback" in command.said]
-        ends = [f"{c.log.name}: {_how(c)}" for c in self.commands if not _is_expected(c)]
-        said = "".join(command.said for command in self.commands)
-        checks = {
-            f"{len(counted)} trials counted, {asked} were asked for": len(counted) == asked,
-            f"trials {running} run for ever": not running,
-            f"trials {silent} have no reason": not silent,
-            f"trials {endless} have a value that is no number": not endless,
-            f"the configurations {repeated} were counted more than once": not repeated,
-            f"trials {again} were tried again more than once": not again,
-            f"outcomes {untold} were not told": not untold,
-            f"processes {left} are left": not left,
-            f"commands ended as they should not: {ends}": not ends,
-            f"the user saw a traceback: {tracebacks}": not tracebacks,
-            "the user saw 'database is locked'": "database is locked" not in said,
-            "a password was printed": self.server is None or self.server.password not in said,
-        }
-        return [problem for problem, holds in checks.items() if not holds]
-
-    def figures(self) -> dict[str, Any]:
-        trials = self.trials()
-        ends: dict[str, Counter[str]] = {}
-        for command in self.commands:
-            ends.setdefault(command.role, Counter())[str(command.process.poll())] += 1
-        return {
-            "trials": len(trials),
-            "counted": sum(map(counts, trials)),
-            "outcomes": _sorted(Counter(str(t.user_attrs.get("outcome", t.state.name)) for t in trials)),
-            "tried_again": sum("retry_of" in t.user_attrs for t in trials),
-            "told_by_another": sum("measured_in" in t.user_attrs for t in trials),
-            "faults": _sorted(self.faults),
-            "commands_ended_with": {role: _sorted(statuses) for role, statuses in sorted(ends.items())},
-            "last_words": _sorted(Counter(_how(c) for c in self.commands if c.process.poll() in (1, 2))),
-            "dashboard_answered": _sorted(self.dashboard_answers),
-        }
-
     def close(self) -> None:
         """Ends whatever is left."""
         self.kill_everything()
@@ -359,31 +306,9 @@ def counts(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and read_record(trial, ("eval_loss", "train_time_s", "peak_memory_mib")).counts
 
 
-def _how(command: Command) -> str:
-    lines = command.said.strip().splitlines()
-    return f"status {command.process.poll()}, {lines[-1] if lines else 'nothing said'}"
-
-
-def _is_expected(command: Command) -> bool:
-    status = command.process.poll()
-    if status in (0, -signal.SIGKILL):
-        return True
-    if status == EXIT_STATUS:
-        return command.role in ("run", "worker")
-    return status in (1, 2) and any(end in _how(command) for end in EXPECTED_ENDS)
-
-
-def _more_than_once(found: Iterable[Any]) -> list[Any]:
-    return [one for one, times in Counter(found).items() if times > 1]
-
-
 def _signal(pid: int, number: signal.Signals) -> bool:
     try:
         os.kill(pid, number)
     except ProcessLookupError:
         return False
     return True
-
-
-def _sorted(counter: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counter.items()))

@@ -1,4 +1,5 @@
 import json
+import logging
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import optuna
 import pytest
 from stored_studies import TRIALS, completed, make_study, params
 
-from studies.dashboard import is_loopback, serve
+from studies.dashboard import _shorten, is_loopback, serve
 from studies.errors import TradeoffError
 from studies.storage import open_storage
 
@@ -84,6 +85,19 @@ def test_a_trial_that_ends_while_the_dashboard_runs_appears(address: str, storag
     # The dashboard keeps what it read for a few seconds.
     new = wait_until(lambda: read(address, f"/api/studies/{study_id}?after=6")["trials"])
     assert [trial["number"] for trial in new] == [6]
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("Exception: the storage a.db does not answer: gone\n  File ...", "the storage a.db does not answer: gone"),
+        ("Exception: another one\n  File ...", "Exception: another one\n  File ..."),
+    ],
+)
+def test_a_request_that_meets_an_absent_database_is_one_line_without_a_stack(written: str, shown: str) -> None:
+    record = logging.LogRecord("optuna_dashboard._bottle_util", logging.ERROR, "", 0, written, (), None)
+    assert _shorten(record)
+    assert record.getMessage() == shown
 
 
 def test_a_port_in_use_is_one_sentence_and_exit_code_2(storage: str) -> None:

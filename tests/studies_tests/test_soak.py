@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from damage import figures, problems
 from optuna.trial import TrialState, create_trial
 from postgres import PostgresServer
 from running import poll
@@ -68,10 +69,10 @@ def test_a_study_that_meets_a_fault_of_each_kind_ends_with_exactly_what_was_aske
     asked = fire.num_counted() + 3
     last = fire.run(trials=asked)
     fire.end()
-    assert (fire.problems(asked), last.process.returncode) == ([], 0), last.said
-    figures = fire.figures()
-    assert {"completed", "out_of_memory", "diverged", "failed", "interrupted"} <= figures["outcomes"].keys(), figures
-    assert figures["faults"].keys() == {
+    assert (problems(fire, asked), last.process.returncode) == ([], 0), last.said
+    seen = figures(fire)
+    assert {"completed", "out_of_memory", "diverged", "failed", "interrupted"} <= seen["outcomes"].keys(), seen
+    assert seen["faults"].keys() == {
         "kill_a_trial", "stop_the_database", "press_ctrl_c", "kill_a_server", "kill_a_worker_of_run", "kill_everything"
     }  # fmt: skip
 
@@ -97,10 +98,10 @@ def test_what_must_hold_at_the_end_is_missed_where_it_does_not(tmp_path: Path) -
     environment = os.environ | {"TRADEOFF_CACHE": str(tmp_path / "cache")}
     with subprocess.Popen(["sleep", "600"], env=environment) as left:
         try:
-            problems = fire.problems(5)
+            found = problems(fire, 5)
         finally:
             left.kill()
-    assert [problem.split(":")[0].split(" (")[0] for problem in problems] == [
+    assert [problem.split(":")[0].split(" (")[0] for problem in found] == [
         "2 trials counted, 5 were asked for",
         "trials [4] run for ever",
         "trials [2, 3] have no reason",
