@@ -120,7 +120,6 @@ def test_a_proxy_that_does_not_answer_is_one_sentence(
 def test_what_the_proxy_can_not_do_is_one_sentence_and_one_that_is_gone_is_not_waited_for_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proxy_storage, "CALL_LIMIT_S", 3)
     database = tmp_path / "a.db"
     make_study(open_storage(str(database)))
     with Proxy(f"sqlite:///{database}") as proxy:
@@ -131,6 +130,8 @@ def test_what_the_proxy_can_not_do_is_one_sentence_and_one_that_is_gone_is_not_w
             connection.execute("DROP TABLE studies")
         with pytest.raises(TradeoffError, match=f"the gRPC proxy {proxy.url} does not answer as it should: Exception"):
             storage.get_all_studies()
+        monkeypatch.setattr(proxy_storage, "CALL_LIMIT_S", 3)
+        storage = open_storage(proxy.url)  # with that limit
         proxy.stop()
         with pytest.raises(StorageAwayError, match=r"does not answer as it should: .*what was told is kept"):
             storage.get_all_studies()
