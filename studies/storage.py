@@ -33,6 +33,8 @@ SQLITE_BUSY_TIMEOUT_S = 60
 _SECRET_QUERY_KEY = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
 # What our extras install, by the database.
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
+# What each database says of the first of Optuna's tables that is looked for.
+_NO_TABLES = re.compile(r"no such table: version_info|version_info.{0,3} (does not|doesn't) exist")
 # What to install for a database whose driver is missing, by SQLAlchemy's name of it.
 _DRIVER_PACKAGES = {
     "psycopg2": "psycopg2-binary",
@@ -258,7 +260,7 @@ def load_study(name: str | None, storage: "BaseStorage") -> "optuna.Study":
     ours = [study.study_name for study in studies if "config" in study.user_attrs]
     place = describe(storage)
     if not ours:
-        raise TradeoffError(f"there is no study in {place} yet; `tradeoff run` makes one, --storage names another place")
+        raise TradeoffError(no_study_in(place))
     if name is None:
         name = ours[-1]
     elif name not in ours:
@@ -266,6 +268,11 @@ def load_study(name: str | None, storage: "BaseStorage") -> "optuna.Study":
             raise TradeoffError(f"the study {name!r} in {place} was not made by tradeoff; there are {', '.join(ours)}")
         raise TradeoffError(f"there is no study {name!r} in {place}; there are {', '.join(ours)}")
     return optuna.load_study(study_name=name, storage=storage)
+
+
+def no_study_in(place: str) -> str:
+    """What is said of a storage that nothing was run in."""
+    return f"there is no study in {place} yet; `tradeoff run` makes one, --storage names another place"
 
 
 def describe(storage: "BaseStorage") -> str:
@@ -320,6 +327,8 @@ def _cannot_open(url: str, parsed: "URL", error: Exception) -> TradeoffError:
     from studies.patience import StorageAwayError, may_pass, reason_of
 
     reason = reason_of(error)
+    if _NO_TABLES.search(reason):
+        return TradeoffError(no_study_in(masked(url)))
     if parsed.password:
         reason = reason.replace(str(parsed.password), "***")
     kind = StorageAwayError if may_pass(error, parsed.get_backend_name() == "sqlite") else TradeoffError

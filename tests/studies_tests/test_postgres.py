@@ -60,3 +60,9 @@ def test_what_a_trial_measured_is_one_transaction(postgres_url: str) -> None:
     assert len(commits) == 1
     stored = {"outcome": "completed", "trial_time_s": 1.5, "training": {"curve": [1, 2]}}
     assert trial.user_attrs == study.trials[0].user_attrs == stored
+
+
+def test_a_database_in_which_nothing_was_run_is_one_sentence_and_gets_no_tables(postgres_url: str) -> None:
+    for _ in range(2):
+        with pytest.raises(TradeoffError, match=r"there is no study in postgresql.*:\*\*\*@.* yet; `tradeoff run` makes one"):
+            open_storage(postgres_url, create=False)

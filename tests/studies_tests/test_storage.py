@@ -106,7 +106,7 @@ def test_a_database_that_is_cut_short_is_refused(tmp_path: Path) -> None:
 def test_a_database_of_something_else_is_refused_by_a_reader_and_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "other.db") as connection:
         connection.execute("CREATE TABLE birds (name TEXT)")
-    with pytest.raises(TradeoffError, match=r"other\.db can't be opened: no such table: version_info"):
+    with pytest.raises(TradeoffError, match=r"there is no study in sqlite:///.*other\.db yet; `tradeoff run` makes one"):
         open_storage(str(tmp_path / "other.db"), create=False)
     with sqlite3.connect(tmp_path / "other.db") as connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("birds",)]
