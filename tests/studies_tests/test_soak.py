@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -16,6 +17,7 @@ from postgres import PostgresServer
 from running import poll
 from under_fire import DIVERGES, TOO_LARGE, Command, UnderFire, study_under_fire
 
+from objectives.devices import processor_name
 from studies.interrupts import EXIT_STATUS
 from studies.storage import open_storage
 from studies.study import open_study
@@ -51,25 +53,31 @@ def kill_a_trial_before_it_has_answered(fire: UnderFire) -> None:
 def test_a_study_that_meets_a_fault_of_each_kind_ends_with_exactly_what_was_asked_for_and_a_reason_for_the_rest(
     fire: UnderFire,
 ) -> None:
-    run = fire.run(trials=ENDLESS)
-    study = poll(fire.study, "the study")
+    # Made before anything runs, so that all start at once: with as many processors for a trial as each worker will have.
+    num_cpus = max(1, len(os.sched_getaffinity(0)) // fire.num_fleet)
+    device = {"kind": "cpu", "name": processor_name(), "num_cpus": num_cpus, "precisions": ["fp32", "bf16"]}
+    study = open_study(study_under_fire(ENDLESS), open_storage(fire.url), device)
     study.enqueue_trial(TOO_LARGE)
     study.enqueue_trial(DIVERGES)
-    joined = fire.join()
-    poll(lambda: fire.is_busy(joined.process.pid), "a trial of the worker that joined")
+    run, joined = fire.run(trials=ENDLESS), fire.join()
+    poll(lambda: len(run.workers) == 2 and all(map(fire.is_busy, run.workers)), "both workers' trials", limit_s=250)
+    first, last = run.workers
+    fire.choose = itemgetter(0)
     kill_a_trial_before_it_has_answered(fire)
+    after_one_more(fire, fire.kill_a_server)
+    poll(lambda: fire.is_busy(joined.process.pid), "a trial of the worker that joined", limit_s=250)
+    fire.choose = itemgetter(-1)
     after_one_more(fire, fire.stop_the_database)
     after_one_more(fire, fire.press_ctrl_c, busy=lambda: fire.is_busy(joined.process.pid))
     assert joined.process.wait(timeout=120) == EXIT_STATUS
-    after_one_more(fire, fire.kill_a_server)
-    # The same worker, which has started another server.
-    after_one_more(fire, fire.kill_a_worker_of_run, busy=lambda: fire.is_busy(run.workers[-1]))
-    after_one_more(fire, fire.kill_everything, busy=lambda: any(map(fire.is_busy, run.workers)))
+    after_one_more(fire, fire.kill_a_worker_of_run, busy=lambda: fire.is_busy(last))
+    # It has started another server.
+    after_one_more(fire, fire.kill_everything, busy=lambda: fire.is_busy(first))
     assert fire.processes() == []
     asked = fire.num_counted() + 3
-    last = fire.run(trials=asked)
+    again = fire.run(trials=asked)
     fire.end()
-    assert (problems(fire, asked), last.process.returncode) == ([], 0), last.said
+    assert (problems(fire, asked), again.process.returncode) == ([], 0), again.said
     seen = figures(fire)
     assert {"completed", "out_of_memory", "diverged", "failed", "interrupted"} <= seen["outcomes"].keys(), seen
     assert seen["faults"].keys() == {
