@@ -37,8 +37,8 @@ from objectives.jobs import TextClassificationJob
 from objectives.objective import Objective
 from objectives.outcome import Completed, Evaluation, Measurements, Memory, ProbeResult, TrainingResult
 from objectives.records import DERIVED_FROM, outcome_attributes
-from searchspace import TrialParameters
-from studies.config import StudyConfig
+from searchspace import Reuse, TrialParameters
+from studies.config import SpaceConfig, StudyConfig
 from studies.display import quiet_display
 from studies.owner import OWNER_ATTRIBUTE
 from studies.presets import embedded
@@ -315,13 +315,20 @@ def print_overhead(
 
 
 def print_ratio(trials: int) -> None:
-    """One worker and two on the embedded job, each worker with one processor."""
+    """One worker and two on the embedded job, each worker with one processor: the same configurations, each trained."""
+    space = SpaceConfig(
+        per_device_train_batch_size=[8, 16, 32],
+        gradient_accumulation_steps=[1, 2],
+        gradient_checkpointing=[False, True],
+        precision=["fp32"],
+    )
     processors = sorted(os.sched_getaffinity(0))
     times_s = {}
     for num_workers in (1, 2):
         os.sched_setaffinity(0, processors[:num_workers])
         with tempfile.TemporaryDirectory() as folder:
-            config = embedded().model_copy(update={"name": "ratio", "sampler": "random", "sampler_seed": 0, "trials": trials})
+            changed = {"name": "ratio", "space": space, "sampler": "grid", "reuse": Reuse.OFF, "trials": trials}
+            config = embedded().model_copy(update=changed)
             begin_s = time.monotonic()
             study = run_study(config, storage=f"sqlite:///{folder}/a.db", workers=num_workers)
             whole_s = time.monotonic() - begin_s
