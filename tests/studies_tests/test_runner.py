@@ -25,6 +25,7 @@ from running import (
     tiny_study,
 )
 
+from objectives.records import DERIVED_FROM
 from studies import runner
 from studies.config import StudyConfig
 from studies.errors import TradeoffError
@@ -165,7 +166,9 @@ def test_interrupting_stores_the_trial_and_tries_its_configuration_first_next_ti
     assert waiting.state == TrialState.WAITING
     study, display = run(config, storage)
     assert display.started[0] == (1, press.started[0][1])
-    assert outcomes(study) == ["interrupted", "completed", "completed"]
+    # A configuration that another one settles may be drawn between: it is free.
+    run_here = [trial.user_attrs["outcome"] for trial in study.trials if DERIVED_FROM not in trial.user_attrs]
+    assert run_here == ["interrupted", "completed", "completed"]
 
 
 def test_an_interrupted_grid_is_still_tried_as_a_whole(storage: str) -> None:
