@@ -73,8 +73,9 @@ def check_device(name: str, measured_on: Mapping[str, Any], device: Mapping[str,
         )
     ours, theirs = device.get("num_cpus"), measured_on.get("num_cpus")
     if device.get("kind") == "cpu" and None not in (ours, theirs) and ours != theirs:
+        processors = "1 processor" if theirs == 1 else f"{theirs} processors"
         raise TradeoffError(
-            f"the study {name!r} was measured with {theirs} processors for a trial, and here a trial has {ours}, so that times"
+            f"the study {name!r} was measured with {processors} for a trial, and here a trial has {ours}, so that times"
             " can't be compared; set --workers so that each has as many, or choose another --name"
         )
 
