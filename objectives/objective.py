@@ -179,7 +179,17 @@ class Objective:
         if is_derived and training is not None:
             return self._derive(trial, parameters, training, knowledge)
         stages = ("probe", "train") if plan is None else tuple(plan["stages"])
-        outcome = self._run(trial, parameters, stages, _seed_of(trial))
+        return self.measure(trial, parameters, self._request(trial, parameters, stages))
+
+    def measure(self, trial: optuna.Trial, parameters: TrialParameters, request: Mapping[str, Any]) -> tuple[float, ...]:
+        """Runs a configuration, whatever is known of it, and stores what came of it; raises as `conclude` does.
+
+        Args:
+            trial: The trial.
+            parameters: Its configuration.
+            request: What its process is asked to do, as `request` gives it.
+        """
+        outcome = self._run(trial, parameters, request)
         if self.keep is not None:
             self.keep(trial, parameters, outcome)
         return self.conclude(trial, parameters, outcome)
@@ -203,15 +213,19 @@ class Objective:
         moment = self.look(study)
         return moment.records, moment.knowledge
 
-    def _run(self, trial: optuna.Trial, parameters: TrialParameters, stages: tuple[str, ...], seed: int | None = None) -> Any:
-        if self.on_start is not None:
-            self.on_start(trial.number, parameters)
+    def _request(self, trial: optuna.Trial, parameters: TrialParameters, stages: tuple[str, ...]) -> dict[str, Any]:
+        """As `request`, with the seed that the trial's plan names, or the rule that may stop its training."""
         request = self.request(parameters, stages)
-        if seed is not None:
+        if (seed := _seed_of(trial)) is not None:
             # A repeat is trained to its end: half a training says nothing of the class's mean.
             request["job"] = {**request["job"], "seed": seed}
         elif self.early_stopping and "train" in stages:
             request["stop_rule"] = self._stop_rule(trial.study, parameters)
+        return request
+
+    def _run(self, trial: optuna.Trial, parameters: TrialParameters, request: Mapping[str, Any]) -> Any:
+        if self.on_start is not None:
+            self.on_start(trial.number, parameters)
         return self.runner.run_trial(request, time_limit_s=self.time_limit_s, on_progress=self.on_progress)
 
     def _skip(self, trial: optuna.Trial, reason: str, constraint: str, amount: float) -> NoReturn:
@@ -243,7 +257,7 @@ class Objective:
     ) -> tuple[float, ...]:
         """Takes what the trial's class has learned, and probes what the trial costs unless that was measured."""
         if not self._is_measured(parameters, knowledge):
-            outcome = self._run(trial, parameters, ("probe",))
+            outcome = self._run(trial, parameters, self.request(parameters, ("probe",)))
             if not isinstance(outcome, Completed):
                 return self.conclude(trial, parameters, outcome)
             measured = measurement_attributes(outcome.measurements)
@@ -361,7 +375,7 @@ def _queue_again(trial: optuna.Trial, stored: FrozenTrial) -> None:
     """Queues what a trial was to do. Killed on the way, it must be neither lost nor queued twice by who finds the trial."""
     again = successor(trial.params, retry_attributes(stored))
     # Our database ends the one and queues the other at once. Elsewhere it is queued first, and who finds that adds none.
-    backend: Any = getattr(trial.storage, "_backend", trial.storage)
+    backend = _backend(trial)
     if getattr(backend, "replaces_at_once", False):
         backend.give_up(trial._trial_id, {}, again)
     elif not stored.state.is_finished():

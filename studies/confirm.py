@@ -223,14 +223,7 @@ def _run(fault_tolerant: FaultTolerantStudy, claimed: TrialRecord) -> TrialRecor
 
     def run(trial: optuna.Trial) -> tuple[float, ...]:
         parameters = objective.space.suggest(trial)
-        if objective.on_start is not None:
-            objective.on_start(trial.number, parameters)
-        outcome = objective.runner.run_trial(
-            objective.request(parameters), time_limit_s=objective.time_limit_s, on_progress=objective.on_progress
-        )
-        if objective.keep is not None:
-            objective.keep(trial, parameters, outcome)
-        return objective.conclude(trial, parameters, outcome)
+        return objective.measure(trial, parameters, objective.request(parameters))
 
     told = fault_tolerant.run(optuna.Trial(study, trial_id), run)
     return read_record(told, objective.objectives, num_devices=objective.num_devices)

@@ -253,7 +253,7 @@ class Search:
 
         Of one that was queued the number does not say when it began: it goes if it sees any other, and is queued again.
         """
-        params = own.storage.get_trial_system_attrs(own._trial_id).get("fixed_params")
+        params = own._cached_frozen_trial.system_attrs.get("fixed_params")
         moment = self._look()
         others = [
             other

@@ -6,7 +6,8 @@ They are forked from a process that has imported what they need and started no t
 import json
 import multiprocessing
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,12 +18,24 @@ import simulated_runner as simulated
 from running import Recorder
 
 from objectives.outcome import Completed, OutOfMemory
-from searchspace import TrialParameters
+from searchspace import LearningClass, MemoryClass, TrialParameters
 from studies.config import StudyConfig
 from studies.interrupts import Interrupts
 from studies.samplers import build_sampler
 from studies.search import Search
 from studies.storage import open_storage
+
+
+def num_trainings(runs: Iterable["Run"]) -> Counter[LearningClass]:
+    """How often each learning class was trained; runs that ran out of memory taught nothing."""
+    return Counter(run.parameters.learning_class() for run in runs if "train" in run.stages and not run.is_out_of_memory)
+
+
+def num_out_of_memory(runs: Iterable["Run"]) -> Counter[tuple[MemoryClass, int]]:
+    """How often each memory class ran out of memory at each micro-batch."""
+    return Counter(
+        (run.parameters.memory_class(), run.parameters.per_device_train_batch_size) for run in runs if run.is_out_of_memory
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

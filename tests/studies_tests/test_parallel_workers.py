@@ -1,12 +1,11 @@
 """Four workers at once on one study: what each must know of the others."""
 
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from optuna.trial import TrialState
-from parallel_workers import run_workers
+from parallel_workers import num_out_of_memory, num_trainings, run_workers
 from simulated_runner import OBJECTIVES
 
 from objectives.records import read_record
@@ -41,17 +40,13 @@ def test_every_worker_takes_part(ran: SimpleNamespace) -> None:
 
 
 def test_no_learning_class_is_trained_twice(ran: SimpleNamespace) -> None:
-    trained = Counter(
-        run.parameters.learning_class() for run in ran.runs if "train" in run.stages and not run.is_out_of_memory
-    )  # fmt: skip
+    trained = num_trainings(ran.runs)
     assert trained
     assert trained.most_common(1)[0][1] == 1
 
 
 def test_no_out_of_memory_is_paid_for_twice(ran: SimpleNamespace) -> None:
-    needs = Counter(
-        (run.parameters.memory_class(), run.parameters.per_device_train_batch_size) for run in ran.runs if run.is_out_of_memory
-    )
+    needs = num_out_of_memory(ran.runs)
     assert needs
     assert needs.most_common(1)[0][1] == 1
 

@@ -4,7 +4,6 @@ import gc
 import socket
 import sqlite3
 import sys
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +12,7 @@ import pytest
 import simulated_runner as simulated
 from grpc_proxy import Proxy
 from optuna.trial import TrialState
-from parallel_workers import run_workers
+from parallel_workers import num_out_of_memory, num_trainings, run_workers
 from postgres import PostgresServer
 from running import Recorder, poll
 from simulated_worker import Worker, small_study
@@ -55,15 +54,10 @@ def test_a_study_without_a_lock_ends_with_exactly_the_trials_that_were_asked_for
 
 
 def test_without_a_lock_nothing_is_paid_for_twice(ran: SimpleNamespace) -> None:
-    classes = Counter(
-        run.parameters.learning_class() for run in ran.runs if "train" in run.stages and not run.is_out_of_memory
-    )  # fmt: skip
+    classes = num_trainings(ran.runs)
     assert classes
     assert classes.most_common(1)[0][1] == 1
-    memory = Counter(
-        (run.parameters.memory_class(), run.parameters.per_device_train_batch_size) for run in ran.runs if run.is_out_of_memory
-    )
-    assert set(memory.values()) <= {1}
+    assert set(num_out_of_memory(ran.runs).values()) <= {1}
 
 
 def test_a_front_is_read_through_a_proxy(tmp_path: Path) -> None:
