@@ -16,11 +16,11 @@ from typing import Any
 
 import optuna
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests" / "helpers")]
 
 import simulated_runner as simulated  # noqa: E402
 
-from searchspace import Categorical, SearchSpace  # noqa: E402
+from tradeoff.searchspace import Categorical, SearchSpace  # noqa: E402
 
 
 def space_of(num_classes: int) -> SearchSpace:

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from transformers import BertConfig, LlamaConfig, PretrainedConfig
 
-from objectives.planning.allocator import Allocation, Release, replay
-from objectives.planning.events import Category, Event
-from objectives.planning.fake_model import fake_batch
-from objectives.planning.predict import plan
-from objectives.planning.prediction import MIB, MemoryPrediction
-from objectives.planning.settings import TraceSettings
-from objectives.planning.trace import Tracer
-from searchspace import Precision, TrialParameters
+from tradeoff.objectives.memory_estimator.allocator import Allocation, Release, replay
+from tradeoff.objectives.memory_estimator.events import Category, Event
+from tradeoff.objectives.memory_estimator.predict import plan
+from tradeoff.objectives.memory_estimator.prediction import MIB, MemoryPrediction
+from tradeoff.objectives.memory_estimator.settings import TraceSettings
+from tradeoff.objectives.memory_estimator.tracing.fake_model import fake_batch
+from tradeoff.objectives.memory_estimator.tracing.trace import Tracer
+from tradeoff.searchspace import Precision, TrialParameters
 
 BERT_BASE = BertConfig()
 BERT_LARGE = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)

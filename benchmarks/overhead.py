@@ -19,12 +19,12 @@ from typing import Any
 
 import optuna
 
-from objectives.isolation import TrialServer
-from searchspace import Reuse, TrialParameters
-from studies.presets import embedded
-from studies.runner import run_study
+from tradeoff.objectives.isolation.trial_server import TrialServer
+from tradeoff.searchspace import Reuse, TrialParameters
+from tradeoff.studies.config.presets import embedded
+from tradeoff.studies.workers.run import run_study
 
-COMMAND = [sys.executable, "-c", "from studies.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from tradeoff.studies.cli.main import main; main()"]
 
 
 def first_step_s(server: TrialServer, request: dict[str, Any]) -> float:

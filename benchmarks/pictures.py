@@ -14,11 +14,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from objectives.goals import GOALS
-from studies.front import feasible, knee, pareto_front
-from studies.results import read_results
-from studies.storage import load_study, open_storage
-from studies.tables import short_configuration
+from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.studies.results.front import feasible, knee, pareto_front
+from tradeoff.studies.results.results import read_results
+from tradeoff.studies.results.tables import short_configuration
+from tradeoff.studies.storage.opening import load_study, open_storage
 
 COLOURS = ("#888888", "#bbbbbb", "#E69F00", "#56B4E9", "#0072B2", "#D55E00")  # Okabe-Ito, safe for colour-blind readers
 END_S = 150.0  # of the picture of costs

@@ -15,11 +15,11 @@ from typing import Any
 import optuna
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from objectives.arguments import training_arguments
-from objectives.data import build_model, collator, load
-from objectives.jobs import TextClassificationJob
-from objectives.metrics import compute_metrics
-from searchspace import SearchSpace, TrialParameters
+from tradeoff.objectives.job.arguments import training_arguments
+from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.trainers.accuracy import compute_metrics
+from tradeoff.objectives.trainers.prepared_data import build_model, collator, load
+from tradeoff.searchspace import SearchSpace, TrialParameters
 
 OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."
 

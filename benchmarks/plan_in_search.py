@@ -17,11 +17,11 @@ from typing import Any
 import optuna
 from search_cost import ARMS, Point, Truth, reach, replay_arm
 
-from objectives.memory_plan import MemoryPlan
-from objectives.planning.job import plan_for_search
-from studies.config import StudyConfig
-from studies.search_plan import planned_configurations
-from studies.study import available_space
+from tradeoff.objectives.memory_estimator.estimates import MemoryPlan
+from tradeoff.objectives.memory_estimator.job import plan_for_search
+from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.execution.memory_estimate import planned_configurations
+from tradeoff.studies.storage.study import available_space
 
 SAMPLERS = ("tpe", "decoupled")
 

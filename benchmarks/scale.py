@@ -33,23 +33,23 @@ import sqlalchemy
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from objectives.jobs import TextClassificationJob
-from objectives.objective import Objective
-from objectives.outcome import Completed, Evaluation, Measurements, Memory, ProbeResult, TrainingResult
-from objectives.records import DERIVED_FROM, outcome_attributes
-from searchspace import Reuse, TrialParameters
-from studies.config import SpaceConfig, StudyConfig
-from studies.display import quiet_display
-from studies.owner import OWNER_ATTRIBUTE
-from studies.presets import embedded
-from studies.runner import run_study
-from studies.samplers import build_sampler
-from studies.search import Search
-from studies.storage import open_storage
-from studies.trial_rows import now_utc, write_attributes, write_params
+from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.measurements.outcome import Completed, Evaluation, Measurements, Memory, ProbeResult, TrainingResult
+from tradeoff.objectives.measurements.records import DERIVED_FROM, outcome_attributes
+from tradeoff.objectives.objective import Objective
+from tradeoff.searchspace import Reuse, TrialParameters
+from tradeoff.studies.config.presets import embedded
+from tradeoff.studies.config.study import SpaceConfig, StudyConfig
+from tradeoff.studies.execution.display import quiet_display
+from tradeoff.studies.execution.loop import Search
+from tradeoff.studies.samplers.build import build_sampler
+from tradeoff.studies.storage.opening import open_storage
+from tradeoff.studies.storage.owner import OWNER_ATTRIBUTE
+from tradeoff.studies.storage.trial_rows import now_utc, write_attributes, write_params
+from tradeoff.studies.workers.run import run_study
 
 # The PostgreSQL server of the tests.
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "helpers"))
 
 NUM_TRAIN = 1000
 BUDGET_MIB = 8000.0

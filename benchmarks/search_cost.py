@@ -38,22 +38,22 @@ import moocore
 import numpy as np
 import optuna
 
-from objectives.arguments import job_of_data
-from objectives.isolation import TrialServer
-from objectives.memory_plan import MemoryPlan
-from objectives.objective import Objective, TrialFailed
-from objectives.outcome import from_json, to_json
-from objectives.records import TrialRecord, read_record
-from searchspace import Reuse, TrialParameters
-from studies.config import StudyConfig
-from studies.front import pareto_front
-from studies.preparation import cache_folder
-from studies.presets import embedded
-from studies.runner import run_study
-from studies.sampler import DecoupledSampler
-from studies.samplers import build_sampler
-from studies.study import available_space, open_study
-from studies.tables import short_configuration
+from tradeoff.objectives.isolation.trial_server import TrialServer
+from tradeoff.objectives.job.arguments import job_of_data
+from tradeoff.objectives.measurements.outcome import from_json, to_json
+from tradeoff.objectives.measurements.records import TrialRecord, read_record
+from tradeoff.objectives.memory_estimator.estimates import MemoryPlan
+from tradeoff.objectives.objective import Objective, TrialFailed
+from tradeoff.searchspace import Reuse, TrialParameters
+from tradeoff.studies.config.presets import embedded
+from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.execution.preparation import cache_folder
+from tradeoff.studies.results.front import pareto_front
+from tradeoff.studies.results.tables import short_configuration
+from tradeoff.studies.samplers.build import build_sampler
+from tradeoff.studies.samplers.decoupled import DecoupledSampler
+from tradeoff.studies.storage.study import available_space, open_study
+from tradeoff.studies.workers.run import run_study
 
 SHARES = (0.90, 0.95, 0.99)
 EXTRA_SEEDS = (43, 44)

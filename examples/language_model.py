@@ -13,8 +13,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from objectives.embedded import embedded_tokenizer
-from objectives.reviews import generate_reviews
+from tradeoff.objectives.data.reviews import generate_reviews
+from tradeoff.objectives.trainers.embedded import embedded_tokenizer
 
 
 class PerplexityTrainer(Trainer):

@@ -7,8 +7,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BertConfig, Trainer, TrainingArguments
 
-from objectives.embedded import embedded_tokenizer
-from objectives.reviews import generate_reviews
+from tradeoff.objectives.data.reviews import generate_reviews
+from tradeoff.objectives.trainers.embedded import embedded_tokenizer
 
 
 @functools.cache  # a trial builds two Trainers, and reads its data once

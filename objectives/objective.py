@@ -12,19 +12,19 @@ from typing import Any, NoReturn, Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from objectives.derivation import derived_attributes, predicted_attributes
-from objectives.early_stopping import stop_rule
-from objectives.goals import GOALS, cost_names, learned_names, learning_curve
-from objectives.jobs import TrainingSettings
-from objectives.knowledge import Knowledge
-from objectives.memory_plan import MemoryPlan
-from objectives.moment import Moment, StudyReader
-from objectives.observations import Observation
-from objectives.other_workers import PLAN_ATTRIBUTE, PROBED_ALONE, TRAINS_ATTRIBUTE, settled_soon
-from objectives.outcome import Completed, Failed, Interrupted, Measurements, OutOfMemory, TimedOut
-from objectives.records import TrialRecord, measurement_attributes, outcome_attributes
-from objectives.repeats import averaged_attributes
-from searchspace import Reuse, SearchSpace, TrialParameters
+from tradeoff.objectives.job.settings import TrainingSettings
+from tradeoff.objectives.knowledge.derivation import derived_attributes, predicted_attributes
+from tradeoff.objectives.knowledge.early_stopping import stop_rule
+from tradeoff.objectives.knowledge.knowledge import Knowledge
+from tradeoff.objectives.knowledge.observations import Observation
+from tradeoff.objectives.knowledge.other_workers import PLAN_ATTRIBUTE, PROBED_ALONE, TRAINS_ATTRIBUTE, settled_soon
+from tradeoff.objectives.knowledge.snapshot import Moment, StudyReader
+from tradeoff.objectives.measurements.goals import GOALS, cost_names, learned_names, learning_curve
+from tradeoff.objectives.measurements.outcome import Completed, Failed, Interrupted, Measurements, OutOfMemory, TimedOut
+from tradeoff.objectives.measurements.records import TrialRecord, measurement_attributes, outcome_attributes
+from tradeoff.objectives.measurements.repeats import averaged_attributes
+from tradeoff.objectives.memory_estimator.estimates import MemoryPlan
+from tradeoff.searchspace import Reuse, SearchSpace, TrialParameters
 
 # The older form of a constraint, which optuna-dashboard still reads: a trial with a positive entry is infeasible there too.
 DASHBOARD_CONSTRAINTS = "constraints"
@@ -60,12 +60,12 @@ class TrialInterrupted(KeyboardInterrupt):
 
 
 class Runner(Protocol):
-    """Runs one trial's request to an outcome: `objectives.isolation.TrialServer`, or several of them."""
+    """Runs one trial's request to an outcome: `tradeoff.objectives.isolation.trial_server.TrialServer`, or several of them."""
 
     def run_trial(
         self, request: Mapping[str, Any], *, time_limit_s: float | None, on_progress: Callable[[Mapping[str, Any]], None] | None
     ) -> Any:
-        """Returns an `objectives.outcome.Outcome`."""
+        """Returns an `tradeoff.objectives.measurements.outcome.Outcome`."""
 
 
 @dataclass(kw_only=True)
@@ -92,7 +92,7 @@ class Objective:
         on_start: Called with a trial's number and configuration when something is run for it.
         on_progress: Called with a trial's stages and steps.
         alone: Held while it is decided whether a trial is run, so that of two workers one sees what the other does; None where
-            the study has no such lock (see `studies.locks`).
+            the study has no such lock (see `tradeoff.studies.storage.locks`).
         keep: Called with an outcome before the storage is: to write it down where nothing can keep it from being written.
     """
 
@@ -383,7 +383,7 @@ def _queue_again(trial: optuna.Trial, stored: FrozenTrial) -> None:
 
 
 def _seed_of(trial: optuna.Trial) -> int | None:
-    """The seed that the trial's plan names: that of a repeat (see `objectives.repeats`); None for the job's own."""
+    """The seed that the trial's plan names: that of a repeat (see `measurements/repeats.py`); None for the job's own."""
     plan: Mapping[str, Any] = trial._cached_frozen_trial.system_attrs.get(PLAN_ATTRIBUTE, {})
     return plan.get("seed")
 

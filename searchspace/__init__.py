@@ -3,11 +3,11 @@
 Nothing here imports torch or transformers, so a study can be read and listed without them.
 """
 
-from searchspace.choices import CHOICES, OPTIMIZERS
-from searchspace.constraints import EffectiveBatchSizeRange, Violation
-from searchspace.domains import Categorical, Domain, FloatRange, IntRange, PowersOfTwo
-from searchspace.parameters import LearningClass, MemoryClass, Precision, Reuse, SpeedClass, TrialParameters
-from searchspace.space import SearchSpace
+from tradeoff.searchspace.choices import CHOICES, OPTIMIZERS
+from tradeoff.searchspace.constraints import EffectiveBatchSizeRange, Violation
+from tradeoff.searchspace.domains import Categorical, Domain, FloatRange, IntRange, PowersOfTwo
+from tradeoff.searchspace.parameters import LearningClass, MemoryClass, Precision, Reuse, SpeedClass, TrialParameters
+from tradeoff.searchspace.space import SearchSpace
 
 __all__ = [
     "CHOICES",

@@ -7,8 +7,8 @@ A rule answers with a violation: how far the configuration is from meeting it, i
 import math
 from dataclasses import dataclass
 
-from searchspace.choices import FLASH_ATTENTION
-from searchspace.parameters import Precision, TrialParameters
+from tradeoff.searchspace.choices import FLASH_ATTENTION
+from tradeoff.searchspace.parameters import Precision, TrialParameters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from searchspace.choices import CHOICES, SAME_ALGORITHM, check_choice
+from tradeoff.searchspace.choices import CHOICES, SAME_ALGORITHM, check_choice
 
 
 class Reuse(StrEnum):

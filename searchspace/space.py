@@ -9,9 +9,9 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 
-from searchspace.constraints import EffectiveBatchSizeRange, Violation, check_attention
-from searchspace.domains import Categorical, Domain
-from searchspace.parameters import Precision, TrialParameters
+from tradeoff.searchspace.constraints import EffectiveBatchSizeRange, Violation, check_attention
+from tradeoff.searchspace.domains import Categorical, Domain
+from tradeoff.searchspace.parameters import Precision, TrialParameters
 
 
 @dataclass(frozen=True, kw_only=True)

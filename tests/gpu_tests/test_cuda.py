@@ -7,17 +7,17 @@ import sys
 import pytest
 import torch
 
-from objectives.devices import DeviceInfo
+from tradeoff.objectives.device.devices import DeviceInfo
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 PRELUDE = """
 import json, os, torch
-from objectives.devices import describe_device
-from objectives.memory_budget import enforce_memory_budget
-from objectives.meters import DeviceSampler, memory_meter, synchronized_clock
-from objectives.nvml import NvmlReader
-from objectives.oom import out_of_memory_details
+from tradeoff.objectives.device.devices import describe_device
+from tradeoff.objectives.device.memory_limit import enforce_memory_budget
+from tradeoff.objectives.device.meters import DeviceSampler, memory_meter, synchronized_clock
+from tradeoff.objectives.device.nvml import NvmlReader
+from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 
 device = describe_device()
 

@@ -1,0 +1,1 @@
+"""Labelled texts: the hub, local files, or generated reviews."""

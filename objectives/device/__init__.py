@@ -1,0 +1,1 @@
+"""What a trial runs on: its devices, their memory and limits, and the meters that read them."""

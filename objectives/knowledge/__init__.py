@@ -1,0 +1,1 @@
+"""What earlier trials settle about configurations that were not run."""

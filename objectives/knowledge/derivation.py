@@ -1,0 +1,70 @@
+"""What a trial stores that was not measured by it: a derived one's values and where they are from, and what was predicted."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tradeoff.objectives.knowledge.knowledge import Knowledge
+from tradeoff.objectives.knowledge.observations import Observation
+from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.objectives.measurements.records import DERIVED_FROM, MEMORY_PREDICTION
+from tradeoff.objectives.measurements.repeats import NUM_SEEDS, spread_name
+from tradeoff.searchspace import TrialParameters
+
+
+def derived_attributes(
+    parameters: TrialParameters, settling: Observation, knowledge: Knowledge, objectives: Sequence[str]
+) -> dict[str, Any]:
+    """What a derived trial stores.
+
+    Args:
+        parameters: Its configuration.
+        settling: The training of its learning class, or, where nothing that is learned counts, a probe.
+        knowledge: What the study's trials settle.
+        objectives: The study's objectives.
+
+    Returns:
+        The attributes by name; an objective that nothing settles is None.
+    """
+    cost = knowledge.cost(parameters)
+    assert cost is not None
+    attributes: dict[str, Any] = {"outcome": "completed", DERIVED_FROM: settling.record.number}
+    # Time and memory are told of every configuration, whether they are objectives or not.
+    for name in dict.fromkeys(("train_time_s", "peak_memory_mib", *objectives)):
+        if not GOALS[name].learned:
+            attributes |= {name: cost.value(name), f"{name}_source": cost.source(name)}
+        elif settling.record.outcome == "completed":
+            settled = settling.record.attributes
+            attributes |= {name: settled.get(name), f"{name}_source": f"trained in trial {settling.record.number}"}
+            if NUM_SEEDS in settled:
+                attributes |= {key: settled[key] for key in (NUM_SEEDS, spread_name(name))}
+                attributes[f"{name}_source"] = settling.record.sources[name]
+    if (source := knowledge.memory.measured_by(parameters)) is not None:
+        # What had been predicted of the peak before the trial that measured it.
+        attributes |= {name: source.record.attributes[name] for name in MEMORY_PREDICTION if name in source.record.attributes}
+    return attributes
+
+
+def predicted_attributes(parameters: TrialParameters, measured: Mapping[str, Any], knowledge: Knowledge) -> dict[str, Any]:
+    """What was said of a trial's time and memory before it ran, for each of them that the trial has measured itself.
+
+    The memory has its source beside it: "model" for a line through measured peaks, "plan" for the memory plan as far as peaks
+    have corrected it. `planned_peak_memory_mib` is the plan alone. Where there is a plan, a trial that ran out of memory has
+    them too.
+
+    Args:
+        parameters: The trial's configuration.
+        measured: The attributes that the trial stores.
+        knowledge: What was known without the trial.
+    """
+    predicted: dict[str, Any] = {}
+    # A training that was stopped says nothing of the time of a whole one.
+    if measured["outcome"] == "completed" and "train_time_s" in measured and (time := knowledge.time_s(parameters)) is not None:
+        predicted["predicted_train_time_s"] = time[0]
+    has_run = measured["outcome"] in ("completed", "stopped_early", "diverged", "probed")
+    planned = knowledge.memory.planned_mib(parameters)
+    is_asked = (has_run and "peak_memory_mib" in measured) or (planned is not None and measured["outcome"] == "out_of_memory")
+    if is_asked and (memory := knowledge.memory_mib(parameters)) is not None:
+        predicted |= {"predicted_peak_memory_mib": memory[0], "predicted_peak_memory_mib_source": memory[1]}
+    if is_asked and planned is not None:
+        predicted["planned_peak_memory_mib"] = planned
+    return predicted

@@ -1,0 +1,196 @@
+"""What earlier trials of a study settle about configurations that were not run.
+
+Three kinds of knowledge, in falling order of certainty: an out-of-memory settles every configuration that needs at least as
+much memory; memory and step times of a configuration follow from those of its neighbours; and a training settles the accuracy
+of its whole learning class. All of it holds for one job on one device model with one memory budget, which is what a study is.
+
+Everything here is computed from the stored records, so any process that can read the study knows the same.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from tradeoff.objectives.job.schedule import Schedule
+from tradeoff.objectives.job.settings import TrainingSettings
+from tradeoff.objectives.knowledge.memory_model import MemoryModel
+from tradeoff.objectives.knowledge.observations import Observation, observe
+from tradeoff.objectives.knowledge.power import PowerModel
+from tradeoff.objectives.knowledge.time_model import TimeModel
+from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.measurements.repeats import NUM_SEEDS, SEED
+from tradeoff.objectives.memory_estimator.estimates import MemoryPlan
+from tradeoff.searchspace import LearningClass, Reuse, SearchSpace, TrialParameters
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What a configuration costs.
+
+    Attributes:
+        peak_memory_mib: Its peak memory.
+        train_time_s: The time of its training.
+        memory_source: "probe", "measured" or "model".
+        time_source: Likewise.
+        samples_per_s: Training samples by the time of the training.
+        energy_j: The energy of its training; None where no power was measured.
+        energy_source: "measured" by its own training, "probe" for probed power over probed time, else "model".
+    """
+
+    peak_memory_mib: float
+    train_time_s: float
+    memory_source: str
+    time_source: str
+    samples_per_s: float | None = None
+    energy_j: float | None = None
+    energy_source: str | None = None
+
+    def value(self, name: str) -> float | None:
+        """The value of an objective that is a cost; None where it is not known."""
+        value: float | None = getattr(self, name)
+        return value
+
+    def source(self, name: str) -> str | None:
+        """Where the value of an objective that is a cost comes from."""
+        return {"peak_memory_mib": self.memory_source, "energy_j": self.energy_source}.get(name, self.time_source)
+
+    def knows(self, names: Iterable[str]) -> bool:
+        """Whether all of these objectives are known."""
+        return all(self.value(name) is not None for name in names)
+
+    def is_measured(self, names: Iterable[str] = ()) -> bool:
+        """Whether neither time nor memory, nor any of these objectives, is a model's word."""
+        return all(self.source(name) != "model" for name in ("train_time_s", "peak_memory_mib", *names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knowledge:
+    """What a study's trials settle.
+
+    Attributes:
+        observations: Trials that ran here; derived and skipped ones teach nothing new.
+        job: What is trained.
+        num_train: Training samples an epoch.
+        num_devices: Devices that share an optimizer step.
+        reuse: How far a training's accuracy speaks for others.
+        plan: What was predicted of memory before anything ran; None where there is no plan.
+    """
+
+    observations: tuple[Observation, ...]
+    job: TrainingSettings
+    num_train: int
+    num_devices: int = 1
+    reuse: Reuse = Reuse.EFFECTIVE_BATCH
+    plan: MemoryPlan | None = None
+
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[TrialRecord],
+        space: SearchSpace,
+        job: TrainingSettings,
+        *,
+        num_train: int,
+        num_devices: int = 1,
+        reuse: Reuse = Reuse.EFFECTIVE_BATCH,
+        plan: MemoryPlan | None = None,
+    ) -> "Knowledge":
+        """Reads the records of a study that teach something."""
+        observations = tuple(o for record in records if (o := observe(record, space)) is not None)
+        return cls(observations=observations, job=job, num_train=num_train, num_devices=num_devices, reuse=reuse, plan=plan)
+
+    def out_of_memory(self, parameters: TrialParameters) -> Observation | None:
+        """The observation that settles that `parameters` do not fit, or None.
+
+        Of several, the one that is nearest in the micro-batch.
+        """
+        settling = [
+            observation
+            for observation in self._out_of_memory
+            if parameters.needs_at_least_the_memory_of(observation.parameters)
+        ]
+        return max(settling, key=lambda o: o.parameters.per_device_train_batch_size, default=None)
+
+    def with_observation(self, observation: Observation) -> "Knowledge":
+        """What is known with one observation more."""
+        return replace(self, observations=(*self.observations, observation))
+
+    def class_of(self, parameters: TrialParameters) -> LearningClass:
+        """The learning class of a configuration, as widely as this study shares accuracy."""
+        return parameters.learning_class(self.num_devices, self.reuse)
+
+    @cached_property
+    def trainings(self) -> dict[LearningClass, Observation]:
+        """The training that speaks for each learning class: of those with the most seeds behind them, the latest."""
+        completed = [o for o in self.observations if o.record.outcome == "completed"]
+        # The sort is stable: of as many seeds, the latest comes last.
+        completed.sort(key=lambda o: o.record.attributes.get(NUM_SEEDS, 1))
+        return {self.class_of(o.parameters): o for o in completed}
+
+    def trained(self, parameters: TrialParameters) -> list[Observation]:
+        """The trainings of exactly this configuration that completed, the latest of each seed, in order."""
+        by_seed = {
+            o.record.attributes.get(SEED): o
+            for o in self.observations
+            if o.parameters == parameters and o.record.outcome == "completed" and "training" in o.record.attributes
+        }
+        return sorted(by_seed.values(), key=lambda o: o.record.number)
+
+    def cost(self, parameters: TrialParameters) -> Cost | None:
+        """Memory and time of a configuration, measured or predicted; None while too little is known."""
+        structure = parameters.with_learning_rate(None)  # neither depends on it
+        if structure not in self._costs:
+            self._costs[structure] = self._cost(structure)
+        return self._costs[structure]
+
+    def _cost(self, structure: TrialParameters) -> Cost | None:
+        memory, time = self.memory_mib(structure), self.time_s(structure)
+        if memory is None or time is None:
+            return None
+        num_samples = Schedule.of(self.job, structure, num_samples=self.num_train).num_samples
+        energy = self._power.energy_j(structure, *time)
+        return Cost(
+            peak_memory_mib=memory[0],
+            # What is not measured is a model's word, whoever the model had it from.
+            memory_source="model" if memory[1] == "plan" else memory[1],
+            train_time_s=time[0],
+            time_source=time[1],
+            samples_per_s=num_samples / time[0] if time[0] > 0 else None,
+            energy_j=None if energy is None else energy[0],
+            energy_source=None if energy is None else energy[1],
+        )
+
+    def memory_mib(self, parameters: TrialParameters) -> tuple[float, str] | None:
+        """Peak memory and where it comes from (see `MemoryModel`); None while too little is known."""
+        return self.memory.peak_memory_mib(parameters)
+
+    def time_s(self, parameters: TrialParameters) -> tuple[float, str] | None:
+        """Training time and where it comes from (see `TimeModel`); None while too little is known."""
+        return self.times.train_time_s(parameters)
+
+    def is_probed(self, parameters: TrialParameters) -> bool:
+        """Whether probes measured both the micro-step and the peak memory of this structure."""
+        return self.times.micro_step_s(parameters) is not None and self.memory.measured_mib(parameters) is not None
+
+    @cached_property
+    def memory(self) -> MemoryModel:
+        """What is known of memory."""
+        return MemoryModel(observations=self.observations, plan=self.plan)
+
+    @cached_property
+    def times(self) -> TimeModel:
+        """What is known of time."""
+        return TimeModel(observations=self.observations, job=self.job, num_train=self.num_train, num_devices=self.num_devices)
+
+    @cached_property
+    def _costs(self) -> dict[TrialParameters, Cost | None]:
+        """What `cost` has answered before: a decision asks for the same configurations many times."""
+        return {}
+
+    @cached_property
+    def _out_of_memory(self) -> list[Observation]:
+        return [observation for observation in self.observations if observation.record.outcome == "out_of_memory"]
+
+    @cached_property
+    def _power(self) -> PowerModel:
+        return PowerModel.of((o.parameters, o.record) for o in self.observations)

@@ -1,0 +1,118 @@
+"""The peak memory of a configuration, from the peaks of others and from the memory plan.
+
+Within a memory class it is close to linear in the micro-batch, so two measured batches tell the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from tradeoff.objectives.knowledge.interpolation import interpolate
+from tradeoff.objectives.knowledge.observations import Observation
+from tradeoff.objectives.memory_estimator.estimates import CorrectedPlan, MemoryPlan
+from tradeoff.searchspace import MemoryClass, TrialParameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryModel:
+    """What is known of memory.
+
+    Attributes:
+        observations: Trials that ran.
+        plan: What was predicted before anything ran; None where there is no plan.
+    """
+
+    observations: Sequence[Observation]
+    plan: MemoryPlan | None
+
+    def peak_memory_mib(self, parameters: TrialParameters) -> tuple[float, str] | None:
+        """Peak memory and where it comes from.
+
+        Within a memory class it is interpolated in the micro-batch, in which it is close to linear. A class without two
+        measured batches borrows from the one that differs only in whether gradients are held through the forward pass: the
+        difference is the size of the gradients, except where the update is the peak. With a memory plan, measured memory is
+        interpolated over the planned one instead, and where too little was measured the plan speaks for itself ("plan").
+        """
+        memory_class, batch = parameters.memory_class(), float(parameters.per_device_train_batch_size)
+        points = self._points.get(memory_class, {})
+        if batch in points:
+            return points[batch], "probe"
+        if (planned := self._corrected_plan.peak_memory_mib(memory_class, batch)) is not None:
+            return planned
+        if len(points) >= 2:
+            return interpolate(points, batch), "model"
+        other = self._points.get(_other_accumulation(memory_class), {})
+        if len(other) < 2 and batch not in other:
+            return None
+        base = other[batch] if batch in other else interpolate(other, batch)
+        # Too low for a batch so small that the update is its peak. An estimate that is too low is put right by the probe that
+        # checks it once it stands on the front; one that is too high would never be looked at.
+        return max(0.0, base + self._gradients_mib * (1 if memory_class.accumulates else -1)), "model"
+
+    def measured_mib(self, parameters: TrialParameters) -> float | None:
+        """The peak that was measured at exactly this memory class and micro-batch; None where none was."""
+        return self._points.get(parameters.memory_class(), {}).get(float(parameters.per_device_train_batch_size))
+
+    def surely_needs_mib(self, parameters: TrialParameters) -> float | None:
+        """What a configuration needs at least by the memory plan; None where no plan knows it."""
+        return self._corrected_plan.at_least_mib(parameters.memory_class(), float(parameters.per_device_train_batch_size))
+
+    def planned_mib(self, parameters: TrialParameters) -> float | None:
+        """The peak that was planned before anything was measured; None where no plan knows it."""
+        if self.plan is None:
+            return None
+        planned = self.plan.planned(parameters.memory_class(), float(parameters.per_device_train_batch_size))
+        return None if planned is None else planned.peak_memory_mib
+
+    def measured_by(self, parameters: TrialParameters) -> Observation | None:
+        """The observation whose peak stands for this configuration's memory; None where none was measured."""
+        memory_class, batch = parameters.memory_class(), parameters.per_device_train_batch_size
+        same = [
+            o
+            for o in self._with_peak
+            if o.parameters.per_device_train_batch_size == batch and o.parameters.memory_class() == memory_class
+        ]
+        return max(same, key=lambda o: o.peak_memory_mib or 0.0, default=None)
+
+    def measured_batches(self, memory_class: MemoryClass) -> list[int]:
+        """The micro-batches whose memory was measured within a class, ascending."""
+        return sorted(int(batch) for batch in self._points.get(memory_class, {}))
+
+    def errors(self) -> list[float]:
+        """Relative errors of predicted memory, each measured point predicted from the others."""
+        errors = []
+        for points in self._points.values():
+            for batch, measured in points.items():
+                others = {b: m for b, m in points.items() if b != batch}
+                if len(others) >= 2:
+                    errors.append(interpolate(others, batch) / measured - 1)
+        return errors
+
+    @cached_property
+    def _corrected_plan(self) -> CorrectedPlan:
+        return CorrectedPlan(plan=self.plan or MemoryPlan(curves={}), points=self._points)
+
+    @cached_property
+    def _with_peak(self) -> list[Observation]:
+        return [o for o in self.observations if o.peak_memory_mib is not None and o.record.outcome != "out_of_memory"]
+
+    @cached_property
+    def _points(self) -> dict[MemoryClass, dict[float, float]]:
+        """Measured peaks by memory class and micro-batch; the highest where a configuration ran more than once."""
+        points: dict[MemoryClass, dict[float, float]] = {}
+        for observation in self._with_peak:
+            assert observation.peak_memory_mib is not None
+            batch = float(observation.parameters.per_device_train_batch_size)
+            by_batch = points.setdefault(observation.parameters.memory_class(), {})
+            by_batch[batch] = max(by_batch.get(batch, 0.0), observation.peak_memory_mib)
+        return points
+
+    @cached_property
+    def _gradients_mib(self) -> float:
+        """The size of all gradients: the same in every configuration of a job."""
+        probes = [o.record.attributes["probe"] for o in self.observations if "probe" in o.record.attributes]
+        return max((probe["gradients_mib"] for probe in probes), default=0.0)
+
+
+def _other_accumulation(memory_class: MemoryClass) -> MemoryClass:
+    return replace(memory_class, accumulates=not memory_class.accumulates)

@@ -1,0 +1,59 @@
+"""What the trials of other workers are about to tell, so that no two pay for the same out-of-memory or learning class."""
+
+from collections.abc import Sequence
+
+from optuna.trial import FrozenTrial
+
+from tradeoff.objectives.knowledge.knowledge import Knowledge
+from tradeoff.searchspace import SearchSpace, TrialParameters
+
+# A sampler that plans says here what a trial is to do: `stages` of "probe" and "train".
+PLAN_ATTRIBUTE = "tradeoff:plan"
+# Where no sampler plans, a trial says here that it is being trained; or that it is probed alone, its class being settled.
+TRAINS_ATTRIBUTE = "tradeoff:trains"
+PROBED_ALONE = "probe"
+# A memory that is predicted to take no more than this share of the budget is not waited for: it will fit.
+SURELY_FITS = 0.9
+
+
+def settled_soon(
+    parameters: TrialParameters,
+    others: Sequence[FrozenTrial],
+    knowledge: Knowledge,
+    space: SearchSpace,
+    *,
+    budget_mib: float,
+    trains: bool,
+) -> tuple[int, str] | None:
+    """The trial that is about to settle a configuration, and how in a few words; None where there is none.
+
+    Args:
+        parameters: The configuration.
+        others: Trials of other workers, running.
+        knowledge: What is known.
+        space: Where configurations come from.
+        budget_mib: What a configuration may need.
+        trains: Whether its learning class is to be trained, or its memory is all that is missing.
+    """
+    for other in others:
+        runs = other.system_attrs.get(TRAINS_ATTRIBUTE)
+        if not runs and PLAN_ATTRIBUTE not in other.system_attrs:
+            continue
+        stages = ("probe",) if runs == PROBED_ALONE else ("probe", "train")
+        plan = other.system_attrs.get(PLAN_ATTRIBUTE, {"params": other.params, "stages": stages})
+        if (theirs := space.read(plan["params"])) is None:
+            continue
+        if trains and "train" in plan["stages"] and knowledge.class_of(theirs) == knowledge.class_of(parameters):
+            return other.number, "trains its learning class"
+        if (
+            theirs.per_device_train_batch_size == parameters.per_device_train_batch_size
+            and theirs.memory_class() == parameters.memory_class()
+            and not _surely_fits(parameters, knowledge, budget_mib)
+        ):
+            return other.number, "measures its memory"
+    return None
+
+
+def _surely_fits(parameters: TrialParameters, knowledge: Knowledge, budget_mib: float) -> bool:
+    known = knowledge.memory_mib(parameters)
+    return known is not None and (known[1] == "probe" or known[0] <= budget_mib * SURELY_FITS)

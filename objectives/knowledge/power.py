@@ -1,0 +1,75 @@
+"""The energy of a training that was not run: the power that probes measured, over the time that it would take.
+
+NVML counts the energy of the whole card, so power is what the card drew while the steps of a probe were timed, whoever used it.
+It grows with the micro-batch until the card is busy all the time; between probed batches it is interpolated.
+"""
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from tradeoff.objectives.knowledge.interpolation import interpolate
+from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.searchspace import SpeedClass, TrialParameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerModel:
+    """What is known of power and energy.
+
+    Attributes:
+        energies_j: Energies that trainings measured, by configuration without its learning rate.
+        powers_w: Median power that probes measured, by speed class and micro-batch.
+        calibration: Energies that trainings measured against the power of their probes over their time: loading data and
+            the like draw less.
+    """
+
+    energies_j: dict[TrialParameters, float]
+    powers_w: dict[SpeedClass, dict[float, float]]
+    calibration: float
+
+    @classmethod
+    def of(cls, trials: Iterable[tuple[TrialParameters, TrialRecord]]) -> Self:
+        """Reads it out of trials that ran; without NVML nothing is known."""
+        energies_j: dict[TrialParameters, float] = {}
+        trained_w: dict[TrialParameters, float] = {}
+        probed_w: dict[SpeedClass, dict[float, list[float]]] = {}
+        for parameters, record in trials:
+            if (power_w := record.attributes.get("probe", {}).get("power_w")) is not None:
+                by_batch = probed_w.setdefault(parameters.speed_class(), {})
+                by_batch.setdefault(float(parameters.per_device_train_batch_size), []).append(power_w)
+            if record.outcome == "completed" and (energy_j := record.attributes.get("energy_j")) is not None:
+                structure = parameters.with_learning_rate(None)
+                energies_j[structure] = energy_j
+                trained_w[structure] = energy_j / record.attributes["train_time_s"]
+        powers_w = {key: {b: statistics.median(w) for b, w in points.items()} for key, points in probed_w.items()}
+        ratios = [
+            power_w / probed
+            for structure, power_w in trained_w.items()
+            if (probed := powers_w.get(structure.speed_class(), {}).get(float(structure.per_device_train_batch_size)))
+        ]
+        return cls(energies_j=energies_j, powers_w=powers_w, calibration=statistics.median(ratios) if ratios else 1.0)
+
+    def energy_j(self, structure: TrialParameters, train_time_s: float, time_source: str) -> tuple[float, str] | None:
+        """The energy of a training and where it comes from; None where no power was measured.
+
+        Args:
+            structure: The configuration, without its learning rate.
+            train_time_s: The time of its training.
+            time_source: Where that comes from.
+        """
+        if (measured := self.energies_j.get(structure)) is not None:
+            return measured, "measured"
+        points, batch = self.powers_w.get(structure.speed_class(), {}), float(structure.per_device_train_batch_size)
+        source = "model"
+        if batch in points:
+            power_w = points[batch]
+            source = "model" if time_source == "model" else "probe"
+        elif len(points) >= 2:
+            power_w = interpolate(points, batch)
+        elif known_w := list(points.values()) or [w for by_batch in self.powers_w.values() for w in by_batch.values()]:
+            power_w = statistics.median(known_w)
+        else:
+            return None
+        return power_w * self.calibration * train_time_s, source

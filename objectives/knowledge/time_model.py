@@ -1,0 +1,121 @@
+"""The training time of a configuration: the step times of a probe times its steps, or what its own training took."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from tradeoff.objectives.job.schedule import Schedule
+from tradeoff.objectives.job.settings import TrainingSettings
+from tradeoff.objectives.knowledge.interpolation import interpolate
+from tradeoff.objectives.knowledge.observations import Observation
+from tradeoff.searchspace import SpeedClass, TrialParameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeModel:
+    """What is known of time.
+
+    Attributes:
+        observations: Trials that ran.
+        job: What is trained.
+        num_train: Training samples an epoch.
+        num_devices: Devices that share an optimizer step.
+    """
+
+    observations: Sequence[Observation]
+    job: TrainingSettings
+    num_train: int
+    num_devices: int
+
+    def train_time_s(self, parameters: TrialParameters) -> tuple[float, str] | None:
+        """Training time and where it comes from: "measured" by a training of this configuration, else step times x steps."""
+        if (measured := self._measured_times_s.get(parameters.with_learning_rate(None))) is not None:
+            return measured, "measured"
+        predicted = self._uncalibrated_time_s(parameters)
+        return None if predicted is None else (predicted[0] * self._calibration, predicted[1])
+
+    def micro_step_s(self, parameters: TrialParameters) -> float | None:
+        """The micro-step time that probes of exactly this speed class and micro-batch measured; None where none did."""
+        return self._micro_step_points.get(parameters.speed_class(), {}).get(float(parameters.per_device_train_batch_size))
+
+    def nearest_probe(self, parameters: TrialParameters) -> Observation | None:
+        """The probe of the same way to compute whose micro-batch is nearest; None where there is none."""
+        probes = self._probes.get(parameters.speed_class(), [])
+        batch = parameters.per_device_train_batch_size
+        return min(probes, key=lambda o: abs(o.parameters.per_device_train_batch_size - batch), default=None)
+
+    @cached_property
+    def _probes(self) -> dict[SpeedClass, list[Observation]]:
+        probes: dict[SpeedClass, list[Observation]] = {}
+        for observation in self.observations:
+            if observation.step_times_s is not None:
+                probes.setdefault(observation.parameters.speed_class(), []).append(observation)
+        return probes
+
+    @cached_property
+    def _measured_times_s(self) -> dict[TrialParameters, float]:
+        """The latest measured training time of each configuration, whatever its learning rate."""
+        return {
+            o.parameters.with_learning_rate(None): o.train_time_s
+            for o in self.observations
+            if o.record.outcome == "completed" and o.train_time_s is not None
+        }
+
+    @cached_property
+    def _micro_step_points(self) -> dict[SpeedClass, dict[float, float]]:
+        """Median micro-step times by speed class and micro-batch."""
+        times: dict[SpeedClass, dict[float, list[float]]] = {}
+        for observation in self.observations:
+            if observation.step_times_s is not None:
+                p = observation.parameters
+                by_batch = times.setdefault(p.speed_class(), {})
+                by_batch.setdefault(float(p.per_device_train_batch_size), []).append(observation.step_times_s[0])
+        return {key: {b: statistics.median(all_s) for b, all_s in by_batch.items()} for key, by_batch in times.items()}
+
+    @cached_property
+    def _update_times_s(self) -> dict[str | None, float]:
+        """An update by each optimizer: the same weights are updated whatever the batch, checkpointing and precision."""
+        times_s: dict[str | None, list[float]] = {}
+        for observation in self.observations:
+            if observation.step_times_s is not None:
+                times_s.setdefault(observation.parameters.optim, []).append(observation.step_times_s[1])
+        return {optimizer: statistics.median(all_s) for optimizer, all_s in times_s.items()}
+
+    @cached_property
+    def _compile_times_s(self) -> dict[SpeedClass, float]:
+        """What compiling the model took, by speed class; 0 where it is not compiled."""
+        times_s = {
+            key: [o.record.attributes["probe"].get("compile_time_s", 0.0) for o in probes]
+            for key, probes in self._probes.items()
+        }
+        return {key: statistics.median(all_s) for key, all_s in times_s.items()}
+
+    def _uncalibrated_time_s(self, parameters: TrialParameters) -> tuple[float, str] | None:
+        points = self._micro_step_points.get(parameters.speed_class(), {})
+        batch = float(parameters.per_device_train_batch_size)
+        if batch in points:
+            micro_step_s, source = points[batch], "probe"
+        elif len(points) >= 2:
+            micro_step_s, source = interpolate(points, batch), "model"
+        else:
+            return None
+        schedule = Schedule.of(self.job, parameters, num_samples=self.num_train, num_devices=self.num_devices)
+        compile_s = self._compile_times_s.get(parameters.speed_class(), 0.0)
+        return compile_s + schedule.train_time_s(micro_step_s, self._update_times_s[parameters.optim]), source
+
+    @cached_property
+    def _estimated_and_measured(self) -> list[tuple[float, float]]:
+        pairs = []
+        for observation in self.observations:
+            if observation.train_time_s is not None and observation.record.outcome == "completed":
+                estimate = self._uncalibrated_time_s(observation.parameters)
+                if estimate is not None:
+                    pairs.append((estimate[0], observation.train_time_s))
+        return pairs
+
+    @cached_property
+    def _calibration(self) -> float:
+        """How much longer trainings took than their steps add up to: what a probe's synchronised steps leave out or add."""
+        ratios = [measured / estimate for estimate, measured in self._estimated_and_measured]
+        return statistics.median(ratios) if ratios else 1.0

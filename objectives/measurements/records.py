@@ -1,0 +1,139 @@
+"""How a trial is written into an Optuna study, and read back.
+
+The names below are the study's schema: what a person sees as user attributes in optuna-dashboard, what the front and an export
+read, and what a later search learns from. Values are plain JSON types.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from optuna.trial import FrozenTrial, TrialState
+
+from tradeoff.objectives.measurements.goals import measured_values
+from tradeoff.objectives.measurements.outcome import (
+    Completed,
+    Failed,
+    Interrupted,
+    Measurements,
+    OutOfMemory,
+    TimedOut,
+)
+from tradeoff.searchspace import TrialParameters
+
+OutcomeKind = Literal[
+    "completed", "stopped_early", "diverged", "out_of_memory", "timed_out", "probed", "skipped", "interrupted", "failed"
+]  # fmt: skip
+
+# Outcomes that a study's `trials` counts: something was trained, or memory or time ran out in trying.
+COUNTED = frozenset({"completed", "stopped_early", "diverged", "out_of_memory", "timed_out"})
+
+# Names the trial whose training settled the values of a trial that was not run.
+DERIVED_FROM = "derived_from"
+
+# What was predicted of a trial's peak: by what the study knew before it ran, with its source, and by the memory plan alone.
+MEMORY_PREDICTION = ("predicted_peak_memory_mib", "predicted_peak_memory_mib_source", "planned_peak_memory_mib")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialRecord:
+    """One trial of a study, as the rest of the code sees it.
+
+    Attributes:
+        number: The trial's number in the study.
+        outcome: How it ended; None while it runs or waits.
+        params: The searched parameters by name.
+        values: The objectives by name; empty unless the trial completed.
+        sources: For each objective, where its value comes from: "measured", "probe", "trained in trial 12", ...
+        reason: Why it ended as it did, in a sentence; empty for a completed one.
+        stage: Where it ended.
+        attributes: Every other stored measurement by name.
+        num_devices: Devices that share an optimizer step.
+    """
+
+    number: int
+    outcome: OutcomeKind | None
+    params: Mapping[str, Any]
+    values: Mapping[str, float] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    reason: str = ""
+    stage: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    num_devices: int = 1
+
+    @property
+    def counts(self) -> bool:
+        """Whether the study's `trials` counts it: derived and skipped ones are free."""
+        return self.outcome in COUNTED and not self.is_derived
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether what was learned comes from the training of another trial."""
+        return DERIVED_FROM in self.attributes
+
+
+def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices: int = 1) -> TrialRecord:
+    """Reads a trial of a study whose objectives are `objectives`, in the study's order."""
+    attributes = dict(trial.user_attrs)
+    # A trial that is being told has its attributes one by one: until it has ended, they say nothing.
+    outcome = attributes.pop("outcome", None)
+    values: dict[str, float] = {}
+    if trial.state == TrialState.COMPLETE:
+        values = dict(zip(objectives, trial.values, strict=True))
+    return TrialRecord(
+        number=trial.number,
+        outcome=outcome if trial.state.is_finished() else None,
+        # A gRPC proxy passes them on in no order.
+        params={name: trial.params[name] for name in TrialParameters.names() if name in trial.params} | trial.params,
+        values=values,
+        sources={name: attributes.pop(f"{name}_source") for name in objectives if f"{name}_source" in attributes},
+        reason=attributes.pop("reason", ""),
+        stage=attributes.pop("stage", None),
+        attributes=attributes,
+        num_devices=num_devices,
+    )
+
+
+def outcome_attributes(outcome: Completed | OutOfMemory | TimedOut | Failed | Interrupted) -> dict[str, Any]:
+    """The user attributes under which an outcome is stored."""
+    attributes: dict[str, Any] = {"outcome": outcome.kind}
+    training = outcome.measurements.training
+    if isinstance(outcome, Completed) and training is None:
+        attributes |= {"outcome": "probed", "reason": "probed for its memory and step times; nothing was trained"}
+    elif isinstance(outcome, Completed) and training is not None and training.stopped_early is not None:
+        attributes |= {"outcome": "stopped_early", "reason": training.stopped_early}
+    if not isinstance(outcome, Completed):
+        attributes |= {"stage": outcome.stage, "reason": outcome.reason}
+    if isinstance(outcome, OutOfMemory):
+        attributes |= {
+            "memory_shortfall_mib": outcome.shortfall_mib,
+            "requested_mib": outcome.requested_mib,
+            "free_mib": outcome.free_mib,
+        }
+    if isinstance(outcome, Failed) and outcome.traceback:
+        attributes["traceback"] = outcome.traceback
+    attributes |= measurement_attributes(outcome.measurements)
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def measurement_attributes(measurements: Measurements) -> dict[str, Any]:
+    """What was measured, by name: what a person compares flat, the details of each stage in one mapping.
+
+    Every attribute is a write to the study's storage, which all workers share: there are as few as a reader needs.
+    """
+    attributes: dict[str, Any] = {
+        "trial_time_s": measurements.trial_time_s,
+        "first_step_time_s": measurements.first_step_time_s,
+        "memory_by_stage_mib": measurements.memory_by_stage_mib or None,
+    }
+    probe, training = measurements.probe, measurements.training
+    if probe is not None:
+        attributes |= asdict(probe.memory)
+        attributes["probe"] = asdict(probe)
+    if training is not None:
+        # Of two peaks the higher one is the trial's; what only the probe measures stays its own.
+        for name, peak in asdict(training.memory).items():
+            attributes[name] = max((value for value in (attributes.get(name), peak) if value is not None), default=None)
+        attributes["training"] = asdict(training)
+    attributes |= measured_values(measurements)
+    return {name: value for name, value in attributes.items() if value is not None}

@@ -1,0 +1,53 @@
+"""A learning class that was trained with several seeds: its trials hold the mean of what the seeds learned, and its spread.
+
+One training says what a class learned with one seed. A repeat trains the same configuration with the next seed, and what is
+published of the class from then on is the mean: luck averages out, and the front gets error bars.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tradeoff.objectives.measurements.goals import learned_value
+from tradeoff.objectives.measurements.records import TrialRecord
+
+# The seed of a repeat; a trial without it was trained with the job's own.
+SEED = "seed"
+# How many seeds a class's values are the mean of.
+NUM_SEEDS = "num_seeds"
+
+
+def spread_name(objective: str) -> str:
+    """The attribute that holds the standard deviation of a learned objective over seeds."""
+    return f"{objective}_std"
+
+
+def last_values(attributes: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    """What a trial's own training had learned at its last evaluation, whatever the trial says of its class."""
+    curve = attributes["training"]["curve"]
+    return {name: value for name in names if curve and (value := learned_value(curve[-1], name)) is not None}
+
+
+def averaged_attributes(
+    own: Mapping[str, Any], earlier: Sequence[TrialRecord], names: Sequence[str], *, number: int, seed: int
+) -> dict[str, Any]:
+    """What a repeat stores of its learned objectives: means over all seeds, standard deviations, and whose they are.
+
+    Args:
+        own: The attributes of the repeat, with its training.
+        earlier: The trials that trained the same configuration with other seeds, in their order; at least one.
+        names: The learned objectives.
+        number: The repeat's number.
+        seed: The repeat's seed.
+    """
+    values = [last_values(attributes, names) for attributes in (*(record.attributes for record in earlier), own)]
+    attributes: dict[str, Any] = {SEED: seed, NUM_SEEDS: len(values)}
+    trials = [*(str(record.number) for record in earlier), str(number)]
+    for name in names:
+        known = [value[name] for value in values if name in value]
+        attributes |= {
+            name: statistics.fmean(known),
+            spread_name(name): statistics.stdev(known),
+            f"{name}_source": f"mean of trials {', '.join(trials[:-1])} and {trials[-1]}",
+        }
+    return attributes

@@ -1,0 +1,137 @@
+"""What a prediction takes from a training job: the model's configuration and how a step is computed."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
+from tradeoff.objectives.memory_estimator.estimates import MemoryPlan, Planned
+from tradeoff.objectives.memory_estimator.predict import plan
+from tradeoff.objectives.memory_estimator.prediction import DEFAULT_CONTEXT_MEMORY_MIB
+from tradeoff.objectives.memory_estimator.settings import OPTIMIZERS, TraceSettings
+from tradeoff.searchspace import TrialParameters
+from tradeoff.searchspace.choices import FLASH_ATTENTION
+
+# On a CPU a peak is counted in pages that were touched: 6.5% below what was asked for at worst, in 40 probes of the embedded
+# job. A bound by which configurations are left out keeps more than twice that distance.
+CPU_BOUND_SHARE = 0.85
+
+
+def trace_settings(
+    job: TextClassificationJob,
+    *,
+    sequence_length: int | None = None,
+    attention: Literal["eager", "sdpa"] | None = None,
+    optimizer: str | None = None,
+    foreach: bool = True,
+) -> TraceSettings:
+    """How a job's steps are traced.
+
+    Args:
+        job: The job.
+        sequence_length: Tokens; None for `job.max_length`.
+        attention: The attention's implementation; None for what transformers chooses.
+        optimizer: A name of `TrainingArguments.optim`; None for `job.optim`.
+        foreach: Whether AdamW and SGD handle all parameters at once.
+
+    Raises:
+        ValueError: A setting can't be predicted.
+    """
+    return TraceSettings(
+        sequence_length=job.max_length if sequence_length is None else sequence_length,
+        num_labels=job.num_labels,
+        attention=attention,
+        # Random tokens fill every sequence: there is nothing to mask.
+        padded=job.dataset != RANDOM_TOKENS,
+        optimizer=job.optim if optimizer is None else optimizer,
+        foreach=foreach,
+        weight_decay=job.weight_decay,
+        max_grad_norm=job.max_grad_norm,
+    )
+
+
+def model_config(job: TextClassificationJob, settings: TraceSettings) -> Any:
+    """What `tradeoff.objectives.memory_estimator.tracing.model_config.load_config` reads for a job's model."""
+    if job.model != EMBEDDED:
+        return job.model
+    from tradeoff.objectives.trainers.embedded import embedded_model_config, embedded_tokenizer
+
+    # The words of the job's own texts are not known here; the generated reviews' make a vocabulary of the same kind.
+    vocabulary = len(embedded_tokenizer())
+    return embedded_model_config(vocab_size=vocabulary, max_length=settings.sequence_length, num_labels=job.num_labels)
+
+
+def plan_for_search(
+    job: TextClassificationJob,
+    configurations: Iterable[TrialParameters],
+    *,
+    device: Mapping[str, Any],
+    budget_mib: float,
+    sequence_length: int | None = None,
+    cache_folder: Path | None = None,
+) -> MemoryPlan:
+    """Predicts what the probes of a study will measure.
+
+    Args:
+        job: What is trained.
+        configurations: One for each memory class and micro-batch.
+        device: The device of the trials, as `tradeoff.objectives.device.devices.DeviceInfo.as_dict` gives it.
+        budget_mib: What a trial may hold.
+        sequence_length: Tokens of the longest sequence; None for `job.max_length`.
+        cache_folder: Where traces are kept.
+
+    Raises:
+        ValueError: The model's memory can't be predicted.
+    """
+    groups: dict[tuple[Any, ...], list[TrialParameters]] = {}
+    for parameters in configurations:
+        key = (parameters.optim, parameters.attn_implementation, parameters.padding)
+        # Compiled code allocates as its compiler likes, and flash attention's package is not traced.
+        if not parameters.torch_compile and parameters.attn_implementation != FLASH_ATTENTION:
+            groups.setdefault(key, []).append(parameters)
+    known = {key: group for key, group in groups.items() if key[0] is None or key[0] in OPTIMIZERS}
+    if not known:
+        raise ValueError(f"memory is predicted for {', '.join(OPTIMIZERS)} with eager or sdpa attention, and not compiled")
+    on_card = device["kind"] == "cuda"
+    measured_context = device.get("context_mib") if on_card else 0.0
+    context = DEFAULT_CONTEXT_MEMORY_MIB if measured_context is None else float(measured_context)
+    predictions = []
+    for (optimizer, attention, padding), group in known.items():
+        settings = trace_settings(
+            job,
+            # What is padded to the limit is as long as it, whatever the samples are.
+            sequence_length=job.max_length if padding == "max_length" else sequence_length,
+            attention=attention,
+            optimizer=optimizer,
+        )
+        if on_card:
+            workspaces = BlasWorkspace.of_environment(os.environ)
+            settings = replace(settings, flash_attention="bf16" in device["precisions"], blas=workspaces)
+        else:
+            settings = replace(settings, target="cpu", foreach=False)
+        predictions += plan(
+            model_config(job, settings),
+            group,
+            settings=settings,
+            device_memory_mib=budget_mib if on_card and budget_mib > context else None,
+            context_memory_mib=context,
+            # A trial's peak counts the context as it was measured at its start.
+            loaded_code_memory_mib=0.0,
+            eval_batch_size=job.eval_batch_size if job.evaluates else None,
+            cache_folder=cache_folder,
+        )
+    planned = []
+    for prediction in predictions:
+        low = prediction.predicted_low_mib
+        if on_card:
+            # A context that nobody measured is no part of what is surely needed.
+            at_least = low if measured_context is not None else low - context
+            one = Planned(peak_memory_mib=prediction.predicted_peak_memory_mib, at_least_mib=at_least)
+        else:
+            # The CPU's allocator rounds and keeps nothing while memory is measured.
+            one = Planned(peak_memory_mib=low, at_least_mib=CPU_BOUND_SHARE * low)
+        planned.append((prediction.parameters, one))
+    return MemoryPlan.of(planned)

@@ -1,0 +1,174 @@
+"""Replays a whole training run through the allocator: which stages follow each other, and what the allocator holds in the end.
+
+The order matters. Accumulation holds gradients while the next micro-batch runs forward; the optimizer's state appears at the
+end of the first step, into whatever the first backward pass left free; and a run with a single step never trains with that
+state.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tradeoff.objectives.memory_estimator.allocator import AllocationError, CachingAllocator
+from tradeoff.objectives.memory_estimator.events import Category, Event, Segments
+
+# Steps after which a run that goes on repeats itself: the first creates the optimizer's state, the next ones settle the blocks.
+MAX_STEPS = 6
+MAX_MICRO_BATCHES = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunLength:
+    """How long training goes on; None for long enough to repeat itself.
+
+    Attributes:
+        micro_batches_per_epoch: Micro-batches in one pass over the data; the Trainer makes a step at its end in any case.
+        epochs: Passes over the data, the last one perhaps a part.
+    """
+
+    micro_batches_per_epoch: int
+    epochs: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPeak:
+    """What a run holds at its peak, in bytes.
+
+    Attributes:
+        reserved_bytes: What the allocator held at most.
+        allocated_bytes: What blocks in use took at most.
+        requested_bytes: What was asked for and in use at most: without the allocator's rounding.
+        parts: What they were for at that moment.
+        failed_at: The stage at which the memory did not suffice; None where it did.
+        num_retries: How often the allocator had to give free segments back.
+    """
+
+    reserved_bytes: int
+    allocated_bytes: int
+    requested_bytes: int
+    parts: dict[Category, int]
+    failed_at: str | None
+    num_retries: int
+
+
+def accumulation_groups(accumulation_steps: int, length: RunLength | None) -> Iterator[int]:
+    """How many micro-batches lead to each optimizer step, one step after the other, as far as they need to be told apart."""
+    if length is None:
+        yield from [accumulation_steps] * MAX_STEPS
+        return
+    left = max(1, round(length.micro_batches_per_epoch * length.epochs))
+    steps = 0
+    while left > 0 and steps < MAX_STEPS:
+        in_epoch = min(left, length.micro_batches_per_epoch)
+        left -= in_epoch
+        while in_epoch > 0 and steps < MAX_STEPS:
+            group = min(accumulation_steps, in_epoch)
+            in_epoch -= group
+            steps += 1
+            yield group
+
+
+def replay_run(
+    segments: Segments,
+    *,
+    accumulation_steps: int,
+    length: RunLength | None = None,
+    capacity_bytes: int | None = None,
+    evaluation: Segments | None = None,
+) -> RunPeak:
+    """Replays a training run.
+
+    Args:
+        segments: The stages at the micro-batch's size.
+        accumulation_steps: Micro-batches for each optimizer step.
+        length: How long training goes on; None for long enough to repeat itself.
+        capacity_bytes: What the allocator may reserve; None for no limit.
+        evaluation: The stages at the evaluation batch's size, to evaluate before and after training; None for no evaluation.
+
+    Returns:
+        The peak, up to the failure where the memory did not suffice.
+    """
+    replay = _Replay(capacity_bytes)
+    failed_at = None
+    try:
+        for stage, events in _stages(segments, accumulation_steps, length, evaluation, replay):
+            failed_at = stage
+            replay.play(events)
+        failed_at = None
+    except AllocationError:
+        pass
+    allocator = replay.allocator
+    return RunPeak(
+        reserved_bytes=allocator.peak_reserved_bytes,
+        allocated_bytes=allocator.peak_allocated_bytes,
+        requested_bytes=allocator.peak_requested_bytes,
+        parts=replay.parts_at_peak,
+        failed_at=failed_at,
+        num_retries=allocator.num_retries,
+    )
+
+
+def _stages(
+    segments: Segments, accumulation_steps: int, length: RunLength | None, evaluation: Segments | None, replay: "_Replay"
+) -> Iterator[tuple[str, tuple[Event, ...]]]:
+    allocator = replay.allocator
+    yield "model", segments.build
+    if evaluation is not None:
+        yield "evaluation", evaluation.evaluation
+    for step, group in enumerate(accumulation_groups(accumulation_steps, length)):
+        before_step = allocator.peak_reserved_bytes
+        # Older releases of torch keep the gradients, filled with zeros, when they are to be dropped.
+        held = step > 0 and not segments.zero_gradients
+        yield "forward and backward", segments.next_micro_batch if held else segments.first_micro_batch
+        for _ in range(min(group - 1, MAX_MICRO_BATCHES)):
+            before = allocator.peak_reserved_bytes
+            yield "forward and backward", segments.next_micro_batch
+            if allocator.peak_reserved_bytes == before and allocator.num_retries == 0:
+                break
+        yield "optimizer step", segments.first_step if step == 0 else segments.next_step
+        yield "zero gradients", segments.zero_gradients
+        if step > 1 and allocator.peak_reserved_bytes == before_step and allocator.num_retries == 0:
+            break
+    if evaluation is not None:
+        yield "evaluation", evaluation.evaluation
+
+
+class _Replay:
+    """An allocator, and what its blocks in use are for."""
+
+    def __init__(self, capacity_bytes: int | None) -> None:
+        self.allocator = CachingAllocator(capacity_bytes)
+        self.parts_at_peak: dict[Category, int] = dict.fromkeys(Category, 0)
+        self._parts = dict.fromkeys(Category, 0)
+        self._categories: dict[str, Category] = {}
+        self._peak_bytes = 0
+
+    def play(self, events: tuple[Event, ...]) -> None:
+        allocator = self.allocator
+        growing = False
+        for key, num_bytes, category in events:
+            if num_bytes is None:
+                if growing:
+                    growing = False
+                    self._note_peak()
+                self._release(key)
+                continue
+            if key in allocator:
+                # Left from an earlier run of the stage: a workspace stays, anything else is replaced.
+                if category is Category.WORKSPACE:
+                    continue
+                self._release(key)
+            assert category is not None
+            self._parts[category] += allocator.allocate(key, num_bytes)
+            self._categories[key] = category
+            growing = True
+        self._note_peak()
+
+    def _release(self, key: str) -> None:
+        num_bytes = self.allocator.release(key)
+        if num_bytes:
+            self._parts[self._categories[key]] -= num_bytes
+
+    def _note_peak(self) -> None:
+        if self.allocator.allocated_bytes > self._peak_bytes:
+            self._peak_bytes = self.allocator.allocated_bytes
+            self.parts_at_peak = dict(self._parts)

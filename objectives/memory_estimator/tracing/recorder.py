@@ -1,0 +1,125 @@
+"""Records when each storage of a running program is allocated and released."""
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
+from tradeoff.objectives.memory_estimator.events import Category, Event
+from tradeoff.objectives.memory_estimator.tracing.workspaces import MATRIX_PRODUCTS, kernel_workspace
+
+
+class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A dispatch mode that writes an `Event` for every storage that appears and for every one that goes.
+
+    A storage goes at the moment its last reference does, as on a card, and not when a view of it does. The order within an
+    operator is that of the CUDA side: its workspace comes after its result and goes before the next operator.
+
+    Args:
+        blas: What matrix products take; None to record storages alone, as on a CPU.
+
+    Attributes:
+        events: What was recorded since the last call of `start`.
+        in_backward: Set while a backward pass runs: its thread on a card has a workspace of its own.
+        category: The category of what is recorded now.
+        skip_scalars: Leave out tensors of no dimension (the optimizer's step counters, which stay on the host).
+    """
+
+    def __init__(self, blas: BlasWorkspace | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.blas = blas
+        self.events: list[Event] = []
+        self.in_backward = False
+        self.category = Category.ACTIVATIONS
+        self.skip_scalars = False
+        self._prefix = ""
+        self._num_keys = 0
+        self._operator = ""
+        self._live: dict[int, tuple[str, weakref.ref[Any]]] = {}
+        self._blas_threads: set[bool] = set()
+
+    def start(self, prefix: str, category: Category) -> None:
+        """Begins a segment: keys start with `prefix` and count from 0."""
+        self.events = []
+        self._prefix = prefix
+        self._num_keys = 0
+        self._blas_threads = set()
+        self.category = category
+
+    def track(self, tensors: Iterable[torch.Tensor], name: str, category: Category) -> None:
+        """Names storages that exist already, in order; they are recorded as allocated now."""
+        for index, tensor in enumerate(tensors):
+            self._note(tensor.untyped_storage(), category, key=f"{name} {index}")
+
+    def rename(self, tensors: Mapping[str, torch.Tensor], category: Category) -> None:
+        """Gives live storages the names that are their keys in `tensors`, also where they were recorded in this segment."""
+        names = {}
+        for key, tensor in tensors.items():
+            address = tensor.untyped_storage()._cdata
+            old, reference = self._live[address]
+            self._live[address] = (key, reference)
+            names[old] = key
+        self.events = [
+            Event(names[event.key], event.num_bytes, category if event.num_bytes is not None else None)
+            if event.key in names
+            else event
+            for event in self.events
+        ]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.namespace != "aten":
+            return result
+        self._operator = func._opname
+        self._visit(result)
+        if self.blas is not None:
+            self._take_workspaces(func._schema.name, args, self.blas)
+        return result
+
+    def _visit(self, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            if not (self.skip_scalars and value.dim() == 0):
+                self._note(value.untyped_storage(), self.category)
+        elif isinstance(value, tuple | list):
+            for item in value:
+                self._visit(item)
+
+    def _note(self, storage: torch.UntypedStorage, category: Category, key: str | None = None) -> None:
+        address = storage._cdata
+        if address in self._live:
+            return
+        num_bytes = storage.nbytes()
+        if num_bytes == 0:
+            return
+        if key is None:
+            key = self._next_key()
+        self._live[address] = (key, weakref.ref(storage, self._release_of(address)))
+        self.events.append(Event(key, num_bytes, category))
+
+    def _release_of(self, address: int) -> Callable[[Any], None]:
+        def release(_: Any) -> None:
+            key, _reference = self._live.pop(address)
+            self.events.append(Event(key, None))
+
+        return release
+
+    def _take_workspaces(self, name: str, arguments: tuple[Any, ...], blas: BlasWorkspace) -> None:
+        if name in MATRIX_PRODUCTS and self.in_backward not in self._blas_threads:
+            self._blas_threads.add(self.in_backward)
+            thread = "backward" if self.in_backward else "forward"
+            self.events.append(Event(f"cublas {thread}", blas.cublas_bytes, Category.WORKSPACE))
+        keys = []
+        for num_bytes in kernel_workspace(name, arguments, blas):
+            keys.append(self._next_key())
+            self.events.append(Event(keys[-1], num_bytes, Category.WORKSPACE))
+        self.events.extend(Event(key, None) for key in reversed(keys))
+
+    def _next_key(self) -> str:
+        key = f"{self._prefix} {self._num_keys} {self._operator}"
+        self._num_keys += 1
+        return key

@@ -1,0 +1,73 @@
+"""Memory that a CUDA kernel takes for itself and that no tensor of the program shows: constants and formulas with their source.
+
+All of it comes from torch's caching allocator. What cuDNN takes for convolutions is chosen at run time and not known here.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
+
+MATRIX_PRODUCTS = frozenset(
+    {"aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::addbmm", "aten::mv", "aten::addmv"}
+)
+
+
+def kernel_workspace(name: str, arguments: Sequence[Any], blas: BlasWorkspace) -> list[int]:
+    """Sizes in bytes of what an operator takes while it runs, beside its results."""
+    if name == "aten::addmm":
+        return [blas.cublaslt_bytes]
+    formula = _FORMULAS.get(name)
+    return formula(arguments) if formula is not None else []
+
+
+def _embedding_backward(arguments: Sequence[Any]) -> list[int]:
+    """EmbeddingBackwardKernel.cu: indices sorted with their origin (twice, as sorting needs), and partial sums in float32."""
+    gradient, indices = arguments[0], arguments[1]
+    index_bytes = indices.numel() * indices.element_size()
+    return [index_bytes] * 4 + [indices.numel() * gradient.size(-1) * 4]
+
+
+def _flash_backward(arguments: Sequence[Any]) -> list[int]:
+    """flash_attn/flash_api.cpp, mha_bwd: row sums, and the query's gradient accumulated in float32, rows padded to 128."""
+    query, key = arguments[1], arguments[2]
+    batch, heads, rows, size = query.shape
+    rows, size = _round_up(rows, 128), _round_up(size, 32)
+    sizes = [batch * heads * rows * 4, batch * heads * rows * size * 4]
+    if heads != key.size(1):
+        # Grouped queries: gradients of key and value for every query head, summed afterwards.
+        expanded = batch * heads * key.size(2) * _round_up(key.size(3), 8) * key.element_size()
+        sizes += [expanded, expanded]
+    return sizes
+
+
+def _efficient_backward(arguments: Sequence[Any]) -> list[int]:
+    """attention_backward.cu: row sums; in half precision the query's gradient is accumulated in float32."""
+    query = arguments[1]
+    batch, heads, rows, size = query.shape
+    sizes = [batch * heads * rows * 4]
+    if query.dtype is not torch.float32:
+        sizes.append(batch * heads * rows * _round_up(size, 64) * 4)
+    return sizes
+
+
+def _norms(arguments: Sequence[Any]) -> list[int]:
+    """ForeachReduceOp.cu: a partial norm for each of 64 Ki elements of the longest tensor, for every tensor."""
+    tensors = arguments[0]
+    chunks = max(math.ceil(tensor.numel() / 65536) for tensor in tensors)
+    return [len(tensors) * chunks * 4]
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+_FORMULAS: dict[str, Callable[[Sequence[Any]], list[int]]] = {
+    "aten::embedding_dense_backward": _embedding_backward,
+    "aten::_scaled_dot_product_flash_attention_backward": _flash_backward,
+    "aten::_scaled_dot_product_efficient_attention_backward": _efficient_backward,
+    "aten::_foreach_norm": _norms,
+}

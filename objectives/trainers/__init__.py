@@ -1,0 +1,1 @@
+"""How a job becomes a Trainer: model, tokenizer, prepared data, evaluation."""

@@ -1,0 +1,176 @@
+"""A Trainer from the user's own function, and what is found out about it before a study starts.
+
+The user's module is imported in the process that trains and nowhere else: it may start CUDA, and it may fail.
+"""
+
+import importlib
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import Trainer, TrainingArguments, set_seed
+
+from tradeoff.objectives.data.samples import first_rows, num_rows
+from tradeoff.objectives.device.devices import describe_device
+from tradeoff.objectives.device.out_of_memory import out_of_memory_details
+from tradeoff.objectives.job.arguments import training_arguments
+from tradeoff.objectives.job.settings import CustomJob
+from tradeoff.objectives.measurements.goals import learned_value, metric_name
+from tradeoff.objectives.trainers.evaluations import numbers_of
+from tradeoff.searchspace import TrialParameters
+
+# What a trial sets of which nothing depends that it measures.
+_FREE = {"report_to", "logging_strategy"}
+
+
+def build_trainer(job: CustomJob, arguments: TrainingArguments, settings: Mapping[str, Any]) -> Trainer:
+    """Calls the user's function.
+
+    Args:
+        job: Names the function.
+        arguments: What it is given.
+        settings: What the trial's configuration sets besides; given to the function by keyword.
+
+    Raises:
+        ValueError: It is not there, or what it returned is not a Trainer with these arguments.
+        Exception: Whatever the function itself raises.
+    """
+    asked = {name: getattr(arguments, name) for name in _set_by_trials(job)}
+    trainer = load_function(job)(arguments, **job.kwargs, **settings)
+    if not isinstance(trainer, Trainer):
+        raise ValueError(f"job.build {job.build!r} must return a transformers.Trainer, got {type(trainer).__name__}")
+    for name, value in asked.items():
+        if (has := getattr(trainer.args, name)) != value:
+            raise ValueError(
+                f"job.build {job.build!r} must hand on the TrainingArguments that it is given:"
+                f" the trial sets {name} to {value!r}, and its Trainer has {has!r}"
+            )
+    if trainer.train_dataset is None or not hasattr(trainer.train_dataset, "__len__"):
+        raise ValueError(f"the Trainer of job.build {job.build!r} must have a train_dataset whose length is known")
+    if job.evaluates and trainer.eval_dataset is None:
+        raise ValueError(
+            f"the Trainer of job.build {job.build!r} must have an eval_dataset for job.metric {job.metric};"
+            " set job.metric to null if there is nothing to evaluate"
+        )
+    return trainer
+
+
+def load_function(job: CustomJob) -> Callable[..., Any]:
+    """Imports the user's module and takes the function from it.
+
+    Raises:
+        ValueError: There is no such module or function.
+        Exception: Whatever the module itself raises when it is imported.
+    """
+    module_name, _, name = job.build.partition(":")
+    folder = job.python_path or ""
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # A module that the user's own module lacks is the user's error and keeps its traceback.
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(
+            f"job.build {job.build!r} must name a module, and there is no module {error.name}"
+            f" in {folder or 'the working folder'}; set job.python_path to its folder"
+        ) from None
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"job.build {job.build!r} must name a function, and {module.__file__} has no function {name}")
+    return function  # type: ignore[no-any-return]
+
+
+def describe_trainer(job: CustomJob) -> dict[str, Any]:
+    """Builds the user's Trainer once, evaluates a batch, and says how much data it has.
+
+    Returns:
+        `num_train` and `num_eval`.
+
+    Raises:
+        ValueError: The job can't be run as the user wrote it, or the user's function fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="tradeoff-") as folder:
+        smallest = TrialParameters(per_device_train_batch_size=1)
+        # With a strategy, the Trainer itself would refuse what is refused below in words of the job.
+        settings = training_arguments(job, smallest, output_dir=folder) | {"disable_tqdm": True, "eval_strategy": "no"}
+        arguments = TrainingArguments(**settings, use_cpu=describe_device().kind == "cpu")
+        set_seed(job.seed)
+        with _user_errors(job, "fails"):
+            trainer = build_trainer(job, arguments, {})
+        if not job.evaluates:
+            return {"num_train": len(trainer.train_dataset), "num_eval": 0}
+        _check_metric(job, trainer)
+        return {"num_train": len(trainer.train_dataset), "num_eval": num_rows(trainer.eval_dataset)}
+
+
+def _check_metric(job: CustomJob, trainer: Trainer) -> None:
+    """Looks for the metric in the evaluation of a few samples."""
+    assert job.metric is not None
+    failed: list[Exception] = []
+    rows = first_rows(trainer.eval_dataset, job.eval_batch_size)
+    try:
+        with _user_errors(job, "builds a Trainer whose evaluation fails"), tolerant_metrics(trainer, failed.append):
+            metrics = numbers_of(trainer.evaluate(eval_dataset=rows))
+    except ValueError as error:
+        # What fails because of so few samples (a correlation of one, say) or for memory shows in a trial, or does not.
+        if failed or (error.__cause__ is not None and out_of_memory_details(error.__cause__) is not None):
+            return
+        raise
+    if not failed and learned_value({"metrics": metrics}, metric_name(job.metric)) is None:
+        keys = ", ".join(sorted(key for key in metrics if key != "epoch"))
+        raise ValueError(f"job.metric must be a key of the Trainer's evaluation, got {job.metric!r}; there are {keys}")
+
+
+@contextmanager
+def tolerant_metrics(trainer: Trainer, on_error: Callable[[Exception], None]) -> Iterator[None]:
+    """Lets `compute_metrics` fail: the user's may not be made for the few samples that a probe evaluates."""
+    original = trainer.compute_metrics
+
+    def tolerant(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  the user's own code, on samples that it was not made for
+            traceback.print_exc()
+            on_error(error)
+            return {}
+
+    # Without it the Trainer would keep no predictions, and memory would be another.
+    trainer.compute_metrics = None if original is None else tolerant
+    try:
+        yield
+    finally:
+        trainer.compute_metrics = original
+
+
+@contextmanager
+def _user_errors(job: CustomJob, what: str) -> Iterator[None]:
+    """Says of the user's own error in a sentence what and where it was."""
+    try:
+        yield
+    except ValueError as error:
+        if str(error).startswith(("job.", "the Trainer of job.build")):
+            raise
+        raise _explained(job, what, error) from error
+    except Exception as error:
+        raise _explained(job, what, error) from error
+
+
+def _explained(job: CustomJob, what: str, error: Exception) -> ValueError:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if job.python_path and frame.filename.startswith(job.python_path)]
+    last = (own or frames)[-1]
+    line = traceback.format_exception_only(error)[-1].strip()
+    traceback.print_exception(error)
+    return ValueError(f"job.build {job.build!r} {what} ({last.filename}, line {last.lineno}): {line}")
+
+
+def _set_by_trials(job: CustomJob) -> set[str]:
+    """The names of the arguments that trials set and measure by."""
+    smallest = TrialParameters(per_device_train_batch_size=1)
+    always = {"max_steps", "gradient_checkpointing", "train_sampling_strategy", "use_cpu"}
+    return always | training_arguments(job, smallest, output_dir="").keys() - _FREE

@@ -1,0 +1,64 @@
+"""Follows a Trainer's evaluations: what each of them took, and all that it returned.
+
+A Trainer whose `evaluate` is the user's own may add to the metrics after its callbacks were called, so what counts is what
+`evaluate` returns.
+"""
+
+import numbers
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+from transformers import Trainer
+
+from tradeoff.objectives.measurements.goals import learned_value
+from tradeoff.objectives.measurements.outcome import Evaluation
+
+
+def watch_evaluations(
+    trainer: Trainer, *, before: Callable[[], None] = lambda: None, after: Callable[[Mapping[str, float]], None]
+) -> None:
+    """Calls `before` and `after` around each evaluation from now on, whatever part of the run asks for it.
+
+    Args:
+        trainer: The Trainer; with several evaluation data sets, which it evaluates by calling itself, all of them are one.
+        before: Called when an evaluation begins.
+        after: Called with the numbers that it returned.
+    """
+    original = trainer.evaluate
+    depth = 0
+
+    @wraps(original)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        nonlocal depth
+        if depth == 0:
+            before()
+        depth += 1
+        try:
+            metrics = original(*args, **kwargs)
+        finally:
+            depth -= 1
+        if depth == 0:
+            after(numbers_of(metrics))
+        return metrics
+
+    trainer.evaluate = watched
+
+
+def numbers_of(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """The metrics that are numbers, scalars of numpy and torch among them; an array of several is none."""
+    plain = {name: value.item() if getattr(value, "ndim", None) == 0 else value for name, value in (metrics or {}).items()}
+    return {name: float(value) for name, value in plain.items() if isinstance(value, numbers.Real)}
+
+
+def evaluation(metrics: Mapping[str, float], *, epoch: float, num_train: int, train_time_s: float, **more: Any) -> Evaluation:
+    """A point of the learning curve."""
+    return Evaluation(
+        epoch=epoch,
+        num_samples=round(epoch * num_train),
+        train_time_s=train_time_s,
+        eval_loss=metrics.get("eval_loss"),
+        accuracy=learned_value({"metrics": metrics}, "accuracy"),
+        metrics=dict(metrics),
+        **more,
+    )

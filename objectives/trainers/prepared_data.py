@@ -1,0 +1,231 @@
+"""A job's data, made ready once per study and read by every trial.
+
+Preparing loads, checks, shuffles and tokenises; it takes seconds, and its result lies in a folder named after all that it
+depends on. A trial maps that folder into memory. Folders appear complete or not at all: they are written under another name
+and renamed.
+"""
+
+import hashlib
+import json
+import math
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import AutoTokenizer, DataCollatorWithPadding, default_data_collator
+
+from tradeoff.objectives.data import reviews
+from tradeoff.objectives.data.sources import labelled_texts
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from tradeoff.objectives.trainers import embedded, models
+from tradeoff.objectives.trainers.models import ModelSource, resolve_model
+
+_FACTS = "prepared.json"
+_MODEL = "model"
+_FORMAT = 2  # of the facts: what another version of this file wrote is prepared again
+_LIBRARIES = ("datasets", "tokenizers", "transformers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """Tokenised data in a folder, and the model that it was tokenised for.
+
+    Attributes:
+        folder: Where it lies.
+        model: Where the model comes from.
+        num_labels: Number of classes.
+        num_train: Training samples.
+        num_eval: Evaluation samples; 0 if the job does not evaluate.
+        longest: Tokens of the longest sample, padding left out.
+        label_counts: Samples to train on with label 0, 1, ...
+        majority_share: The accuracy of always answering the label that is most frequent among the evaluation samples; None if
+            the job does not evaluate.
+        is_padded: Whether all samples are as long as the job's `max_length`.
+    """
+
+    folder: Path
+    model: ModelSource
+    num_labels: int
+    num_train: int
+    num_eval: int
+    longest: int
+    label_counts: list[int]
+    majority_share: float | None
+    is_padded: bool
+
+    @cached_property
+    def train(self) -> Any:
+        """The training samples: what the model takes, `labels`, and `length`, the tokens without padding."""
+        return datasets.load_from_disk(str(self.folder / "train"))
+
+    @cached_property
+    def eval(self) -> Any:
+        """The evaluation samples, in the same columns; None if the job does not evaluate."""
+        return datasets.load_from_disk(str(self.folder / "eval")) if self.num_eval else None
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer; None if the job has no texts."""
+        folder = self.folder / _MODEL
+        return AutoTokenizer.from_pretrained(folder) if (folder / "tokenizer_config.json").exists() else None
+
+    @property
+    def model_module(self) -> str | None:
+        """The module that defines the model's class, for a warm server to import ahead."""
+        return self.model.module
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the samples, as plain data; what `load` reads again."""
+        return asdict(self) | {
+            "folder": str(self.folder),
+            "model_module": self.model_module,
+            # Of an answer that is always the same: the most frequent label, and all labels with the same probability.
+            "baselines": {"accuracy": self.majority_share or 0.0, "eval_loss": math.log(self.num_labels)},
+        }
+
+
+def prepare(job: TextClassificationJob, cache_folder: Path) -> PreparedData:
+    """Makes a job's data ready, unless that was done before.
+
+    Args:
+        job: The job.
+        cache_folder: Holds a folder for each preparation; made if it does not exist.
+
+    Raises:
+        ValueError: The data or the model can't be used as the job says.
+    """
+    final = cache_folder.resolve() / _key(job)
+    if (final / _FACTS).exists():
+        return load(final)
+    cache_folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".preparing-", dir=final.parent) as name:
+        unfinished = Path(name) / "data"
+        _write(job, unfinished, final)
+        try:
+            unfinished.rename(final)
+        except OSError:
+            # Another process prepared the same meanwhile; a folder with content is never replaced.
+            if not (final / _FACTS).exists():
+                raise
+    return load(final)
+
+
+def load(folder: Path) -> PreparedData:
+    """The data that `prepare` left in `folder`; samples and tokenizer are read when they are first used."""
+    facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+    for computed in ("model_module", "baselines"):
+        facts.pop(computed, None)
+    return PreparedData(**(facts | {"folder": folder, "model": ModelSource(**facts["model"])}))
+
+
+def build_model(job: TextClassificationJob, data: PreparedData, *, attention: str | None = None) -> Any:
+    """A fresh model for a trial; what is not in its weights is drawn from the job's seed."""
+    return models.build_model(job, data.model, attention=attention)
+
+
+def collator(data: PreparedData, padding: str, *, max_length: int) -> Any:
+    """What makes a batch of samples.
+
+    Args:
+        data: The samples.
+        padding: Pad to `max_length`, or to the `longest` of the batch.
+        max_length: The tokens of the former.
+    """
+    if data.is_padded or data.tokenizer is None:
+        assert padding == "max_length" or data.tokenizer is None, "padding that was written down can't be taken away"
+        return default_data_collator
+    if padding == "max_length":
+        return DataCollatorWithPadding(data.tokenizer, padding="max_length", max_length=max_length)
+    return DataCollatorWithPadding(data.tokenizer)
+
+
+def _write(job: TextClassificationJob, folder: Path, final: Path) -> None:
+    """Prepares into `folder`, which is to become `final`."""
+    model_folder = folder / _MODEL
+    model_folder.mkdir(parents=True)
+    if job.dataset == RANDOM_TOKENS:
+        source, _ = resolve_model(job, (), model_folder)
+        parts = {"train": _random_tokens(job, source.vocab_size)}
+    else:
+        texts = labelled_texts(job)
+        source, tokenizer = resolve_model(job, texts.train["text"], model_folder)
+        parts = {"train": _tokenise(texts.train, tokenizer, job)}
+        if texts.eval is not None:
+            parts["eval"] = _tokenise(texts.eval, tokenizer, job)
+    for name, samples in parts.items():
+        samples.save_to_disk(str(folder / name))
+    counts = Counter(parts["train"]["labels"])
+    eval_counts = Counter(parts["eval"]["labels"]) if "eval" in parts else Counter()
+    num_eval = eval_counts.total()
+    if source.name_or_folder == str(model_folder):
+        source = ModelSource(**(asdict(source) | {"name_or_folder": str(final / _MODEL)}))
+    prepared = PreparedData(
+        folder=final,
+        model=source,
+        num_labels=job.num_labels,
+        num_train=counts.total(),
+        num_eval=num_eval,
+        longest=max(max(samples["length"]) for samples in parts.values()),
+        label_counts=[counts[label] for label in range(job.num_labels)],
+        majority_share=max(eval_counts.values()) / num_eval if num_eval else None,
+        is_padded=job.padding == "max_length",
+    )
+    (folder / _FACTS).write_text(json.dumps(prepared.facts(), indent=2) + "\n", encoding="utf-8")
+
+
+def _tokenise(samples: Any, tokenizer: Any, job: TextClassificationJob) -> Any:
+    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        padding = "max_length" if job.padding == "max_length" else False
+        columns = dict(tokenizer(batch["text"], truncation=True, max_length=job.max_length, padding=padding))
+        return columns | {"length": [sum(mask) for mask in columns["attention_mask"]], "labels": batch["label"]}
+
+    # In memory and without datasets' own cache: what is kept is kept under our key.
+    return samples.map(
+        encode, batched=True, remove_columns=samples.column_names, keep_in_memory=True, new_fingerprint=_key(job)
+    )
+
+
+def _random_tokens(job: TextClassificationJob, vocab_size: int) -> Any:
+    if job.train_samples is None:
+        raise ValueError("random tokens have no end: set train_samples to a number")
+    draw = np.random.default_rng(job.data_seed)
+    ids = draw.integers(vocab_size, size=(job.train_samples, job.max_length), dtype=np.int32)
+    return datasets.Dataset.from_dict(
+        {
+            "input_ids": list(ids),
+            "attention_mask": list(np.ones_like(ids, dtype=np.int8)),
+            "length": [job.max_length] * job.train_samples,
+            "labels": draw.integers(job.num_labels, size=job.train_samples),
+        }
+    )
+
+
+def _key(job: TextClassificationJob) -> str:
+    """A name for all that the prepared data depends on."""
+    depends: dict[str, Any] = {
+        "format": _FORMAT,
+        "job": job.data_settings(),
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+    files = [Path(name).expanduser() for name in (job.dataset, job.eval_dataset) if name is not None and job.is_local_file]
+    model = Path(job.model).expanduser()
+    if model.is_dir():
+        files += [path for path in sorted(model.iterdir()) if path.is_file()]
+    depends["files"] = [_stamp(path) for path in files]
+    if EMBEDDED in (job.dataset, job.model):
+        depends["generator"] = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (reviews, embedded)]
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _stamp(path: Path) -> list[Any]:
+    """What changes when a file does: reading gigabytes to tell would take longer than it saves."""
+    if not path.exists():
+        return [str(path)]
+    state = path.stat()
+    return [str(path.resolve()), state.st_size, state.st_mtime_ns]

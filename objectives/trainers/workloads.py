@@ -1,0 +1,94 @@
+"""How a job becomes Trainers, inside the process that trains.
+
+Everything else (probe, training, export's training again) works with a `Workload` and knows nothing of the kinds of jobs.
+"""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainingArguments
+
+from tradeoff.objectives.job.arguments import beside_arguments, padding
+from tradeoff.objectives.job.settings import AnyJob, CustomJob, TextClassificationJob
+from tradeoff.objectives.trainers import prepared_data as data
+from tradeoff.objectives.trainers.accuracy import compute_metrics
+from tradeoff.objectives.trainers.custom_trainer import build_trainer, describe_trainer
+from tradeoff.searchspace import TrialParameters
+
+
+class Workload(ABC):
+    """Makes the Trainers of a job."""
+
+    @abstractmethod
+    def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:
+        """A Trainer with a fresh model, its data and its metrics.
+
+        Args:
+            arguments: What it trains with, exactly.
+            parameters: The configuration, for what it sets besides arguments.
+        """
+
+    def save_beside_model(self, folder: Path) -> None:  # noqa: B027  most have nothing to save
+        """Saves what belongs to a model and is not saved by its Trainer."""
+
+
+class TextClassification(Workload):
+    """A classifier on the data that `tradeoff.objectives.trainers.prepared_data.prepare` left in a folder."""
+
+    def __init__(self, job: TextClassificationJob, folder: Path) -> None:
+        self._job = job
+        self._data = data.load(folder)
+
+    def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
+        return Trainer(
+            model=data.build_model(self._job, self._data, attention=parameters.attn_implementation),
+            args=arguments,
+            train_dataset=self._data.train,
+            eval_dataset=self._data.eval,
+            data_collator=data.collator(self._data, padding(self._job, parameters), max_length=self._job.max_length),
+            compute_metrics=compute_metrics,
+        )
+
+    def save_beside_model(self, folder: Path) -> None:  # noqa: D102
+        if self._data.tokenizer is not None:
+            self._data.tokenizer.save_pretrained(folder)
+
+
+class Custom(Workload):
+    """What the user's own function builds."""
+
+    def __init__(self, job: CustomJob) -> None:
+        self._job = job
+
+    def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
+        return build_trainer(self._job, arguments, beside_arguments(parameters))
+
+
+def load_workload(job: AnyJob, folder: str) -> Workload:
+    """The workload of a job that was prepared.
+
+    Args:
+        job: The job.
+        folder: What `prepare_workload` named.
+    """
+    return Custom(job) if isinstance(job, CustomJob) else TextClassification(job, Path(folder))
+
+
+def prepare_workload(job: AnyJob, cache_folder: Path) -> dict[str, Any]:
+    """Makes ready what all trials of a study share, and finds out what they need to know.
+
+    Args:
+        job: The job.
+        cache_folder: Where prepared data is kept.
+
+    Returns:
+        Plain data: `folder` for `load_workload`, `num_train`, `num_eval`, and `baselines`, what a constant answer reaches in
+        the objectives that are learned, as far as that is known.
+
+    Raises:
+        ValueError: The job can't be run as the user wrote it.
+    """
+    if isinstance(job, CustomJob):
+        return {"folder": "", "baselines": job.baselines(), **describe_trainer(job)}
+    return data.prepare(job, cache_folder).facts()

@@ -1,0 +1,253 @@
+"""The probe: a few seconds of the real Trainer that tell a configuration's memory and speed, worst case first.
+
+Memory shows at once: an evaluation batch and two optimizer steps on the longest sequences hold at their peak what a whole
+training holds at its peak. The first step creates the optimizer's state, the second is the first to run with it. So a
+configuration that does not fit dies here, within seconds, and not in the middle of an epoch.
+
+Two micro-batches stand for any accumulation: with more than one, gradients stay allocated through a forward pass, and further
+micro-batches add nothing but their token ids.
+
+On several devices every rank does this, each on its share, and judges its own peak by the budget; the highest peak is the
+trial's. The times are rank 0's.
+"""
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import wraps
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from tradeoff.objectives.data.samples import longest_rows, ordinary_rows, row_lengths, take
+from tradeoff.objectives.device.memory_limit import check_budget, lift_memory_budget
+from tradeoff.objectives.device.meters import page_allocation
+from tradeoff.objectives.device.nvml import NvmlReader
+from tradeoff.objectives.job.schedule import Schedule
+from tradeoff.objectives.measurements.outcome import Memory, ProbeResult
+from tradeoff.objectives.trainers.custom_trainer import tolerant_metrics
+from tradeoff.objectives.trial.compilation import CompileClock, num_compiled
+from tradeoff.objectives.trial.ranks import Ranks, highest
+from tradeoff.objectives.trial.session import TrialSession
+from tradeoff.objectives.trial.step_clock import StepClock
+
+MEMORY_STEPS = 2
+WARM_UP_STEPS = 1
+MAX_TIMED_STEPS = 20
+COMPILING_STEPS = 4  # further steps where the model is compiled: those in which that happens are not timed
+TIMED_S = 0.2  # steps of a small batch are timed until they are worth a median; of a large one, one is
+# NVML brings its energy counter up to date every 20 to 100 ms, so power takes longer to tell than time.
+MAX_POWER_STEPS = 1000
+POWER_S = 2.0
+
+
+def probe(session: TrialSession) -> ProbeResult:
+    """Measures a configuration's peak memory and step times, and stores them in the session.
+
+    Raises:
+        Exception: Whatever the training would raise, out-of-memory first of all.
+    """
+    session.reporter.enter("probe")
+    begin_s = session.clock_s()
+    compiles = bool(session.parameters.torch_compile)
+    clock = StepClock(session.clock_s, skip_steps=WARM_UP_STEPS, num_compiled=num_compiled if compiles else None)
+    compile_clock = CompileClock(session.clock_s)
+    session.meter.reset_peak()
+    with session.trainer(
+        eval_strategy="no",
+        logging_strategy="no",
+        train_sampling_strategy="sequential",
+        gradient_accumulation_steps=min(session.parameters.gradient_accumulation_steps, 2),
+    ) as trainer:
+        if compiles:
+            compile_clock.attach(trainer)
+        trained_on, evaluated_on = trainer.train_dataset, trainer.eval_dataset if session.job.evaluates else None
+        memory = _measure_memory(session, trainer, evaluated_on)
+        if session.device.kind == "cpu":
+            # From here on the allocator keeps freed blocks, for speed, and those are not the model's.
+            lift_memory_budget()
+            if session.memory_limit_mib is not None and memory.peak_memory_mib is not None:
+                check_budget(memory.peak_memory_mib, session.memory_limit_mib)
+        memory = highest([Memory(**peaks) for peaks in session.ranks.gather("probe", asdict(memory))])
+        trainer.train_dataset = trained_on
+        eval_batch_time_s, power_w = _measure_time(session, trainer, evaluated_on, clock)
+        gradients_mib = sum(w.numel() * w.element_size() for w in trainer.model.parameters() if w.requires_grad) / 2**20
+    micro_step_time_s = statistics.median(clock.micro_step_s)
+    update_time_s = statistics.median(clock.update_s)
+    num_ranks, num_samples = session.ranks.world_size, len(trained_on)
+    schedule = Schedule.of(session.job, session.parameters, num_samples=num_samples, num_devices=num_ranks)
+    # An epoch's last micro-batch is smaller where the samples don't divide, a shape that the probe does not see.
+    has_smaller = num_samples % (session.parameters.per_device_train_batch_size * num_ranks) > 0
+    compile_time_s = compile_clock.time_s(further_shapes=int(has_smaller))
+    session.probe_result = ProbeResult(
+        memory=memory,
+        micro_step_time_s=micro_step_time_s,
+        optimizer_step_time_s=update_time_s,
+        eval_batch_time_s=eval_batch_time_s,
+        estimated_train_time_s=compile_time_s + schedule.train_time_s(micro_step_time_s, update_time_s),
+        probe_time_s=session.clock_s() - begin_s,
+        gradients_mib=gradients_mib,
+        power_w=power_w,
+        compile_time_s=compile_time_s,
+    )
+    session.note_memory("probe")
+    session.report()
+    return session.probe_result
+
+
+def _measure_memory(session: TrialSession, trainer: Trainer, evaluated_on: Any) -> Memory:
+    # On a CPU, freed blocks must go back to the system while memory is measured, or the peak would count them.
+    with page_allocation():
+        if evaluated_on is not None:
+            _evaluate(trainer, longest_rows(evaluated_on, session.job.eval_batch_size * session.ranks.world_size))
+        micro_batches = trainer.args.gradient_accumulation_steps * session.ranks.world_size
+        batch = session.parameters.per_device_train_batch_size * micro_batches
+        trainer.train_dataset = longest_rows(trainer.train_dataset, batch, repeats=MEMORY_STEPS)
+        trainer.args.max_steps = MEMORY_STEPS
+        first_step = _FirstStep(session)
+        trainer.add_callback(first_step)
+        trainer.train()
+        trainer.remove_callback(first_step)
+        return session.meter.read()
+
+
+def _measure_time(
+    session: TrialSession, trainer: Trainer, evaluated_on: Any, clock: StepClock
+) -> tuple[float | None, float | None]:
+    """Times ordinary steps into `clock`.
+
+    Returns:
+        The time of an evaluation batch, or None where none was timed, and the power that the steps drew, or None.
+    """
+    num_ranks = session.ranks.world_size
+    num_steps = WARM_UP_STEPS + (MAX_POWER_STEPS if session.measures_power else MAX_TIMED_STEPS)
+    num_steps += COMPILING_STEPS if session.parameters.torch_compile else 0
+    # The Trainer reads its arguments again for each training; one micro-batch a step tells both times apart.
+    trainer.args.gradient_accumulation_steps = trainer.accelerator.gradient_accumulation_steps = 1
+    trainer.args.max_steps = num_steps
+    trainer.train_dataset = _timed_rows(session, trainer.train_dataset, num_steps * num_ranks)
+    clock.attach(trainer, exchanges=num_ranks > 1)
+    enough_s = POWER_S if session.measures_power else TIMED_S
+    with NvmlReader.open(session.device.uuid if session.measures_power else None) as nvml:
+        compiles = bool(session.parameters.torch_compile)
+        until = _UntilTimed(clock, session.clock_s, nvml.total_energy_j, enough_s, session.ranks, compiles=compiles)
+        trainer.add_callback(until)
+        trainer.train()
+    powers_w = [power_w for power_w in session.ranks.gather("power", until.power_w) if power_w is not None]
+    power_w = sum(powers_w) if powers_w else None
+    if evaluated_on is None:
+        return None, power_w
+    rows = ordinary_rows(evaluated_on, 3 * session.job.eval_batch_size * num_ranks, session.job.seed, repeat=False)
+    return _time_prediction_steps(session, trainer, rows), power_w
+
+
+def _time_prediction_steps(session: TrialSession, trainer: Trainer, dataset: Any) -> float | None:
+    """The median time of a batch; None where an evaluation of the user's own takes its batches otherwise."""
+    times_s: list[float] = []
+    original = trainer.prediction_step
+
+    @wraps(original)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        begin_s = session.clock_s()
+        result = original(*args, **kwargs)
+        times_s.append(session.clock_s() - begin_s)
+        return result
+
+    trainer.prediction_step = timed
+    _evaluate(trainer, dataset)
+    return statistics.median(times_s) if times_s else None
+
+
+def _evaluate(trainer: Trainer, dataset: Any) -> None:
+    """Evaluates a few samples, for what that needs and takes."""
+    with tolerant_metrics(trainer, lambda _: None):
+        trainer.evaluate(eval_dataset=dataset)
+
+
+def _timed_rows(session: TrialSession, dataset: Any, num_steps: int) -> Any:
+    """The rows of `num_steps` micro-batches as a training sees them.
+
+    Samples that are grouped by length make batches that differ in length, and few of them are timed: those that are nearest to
+    the mean length stand for all.
+    """
+    batch = session.parameters.per_device_train_batch_size
+    lengths = row_lengths(dataset) if session.parameters.train_sampling_strategy == "group_by_length" else None
+    if lengths is None or len(lengths) < batch:
+        return ordinary_rows(dataset, batch * num_steps, session.job.seed)
+    effective_batch = batch * session.parameters.gradient_accumulation_steps
+    generator = torch.Generator().manual_seed(session.job.seed)
+    order = get_length_grouped_indices(lengths, effective_batch, generator=generator)
+    batches = [order[begin : begin + batch] for begin in range(0, len(lengths) - batch + 1, batch)]
+    longest = [max(lengths[row] for row in rows) for rows in batches]
+    mean = statistics.fmean(longest)
+    nearest = sorted(range(len(batches)), key=lambda position: abs(longest[position] - mean))
+    return take(dataset, [row for step in range(num_steps) for row in batches[nearest[step % len(nearest)]]])
+
+
+class _FirstStep(TrainerCallback):  # type: ignore[misc]
+    """Notes when the first optimizer step of the trial is done."""
+
+    def __init__(self, session: TrialSession) -> None:
+        self._session = session
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._session.note_first_step()
+
+
+class _UntilTimed(TrainerCallback):  # type: ignore[misc]
+    """Ends the timed steps once they have taken long enough.
+
+    Ranks must end after the same step, or one would wait for the others for ever: after the first steps, as many in each rank
+    whatever it compiles in which of them, rank 0 says how many more it takes.
+
+    Attributes:
+        power_w: The mean power since the warm-up; None where nothing counts energy.
+    """
+
+    def __init__(
+        self,
+        clock: StepClock,
+        now_s: Callable[[], float],
+        energy_j: Callable[[], float | None],
+        enough_s: float,
+        ranks: Ranks,
+        *,
+        compiles: bool = False,
+    ) -> None:
+        self._clock = clock
+        self._now_s = now_s
+        self._energy_j = energy_j
+        self._enough_s = enough_s
+        self._ranks = ranks
+        self._first_steps = WARM_UP_STEPS + (COMPILING_STEPS if compiles else 0)
+        self._begin_s: float | None = None
+        self._begin_j: float | None = None
+        self._num_steps: float = 0
+        self.power_w: float | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        num_timed = state.global_step - self._first_steps
+        # Alone, a step that compiled something is no timed one, and neither is any before it. Ranks may compile in different
+        # steps, so among several only the step's number may decide.
+        is_early = not self._clock.update_s if self._ranks.world_size == 1 else num_timed < 1
+        if is_early:
+            self._begin_s, self._begin_j = self._now_s(), self._energy_j()
+        elif self._begin_s is not None and self._is_enough(num_timed, self._now_s() - self._begin_s):
+            control.should_training_stop = True
+
+    def _is_enough(self, num_timed: int, elapsed_s: float) -> bool:
+        if self._ranks.world_size == 1:
+            return elapsed_s >= self._enough_s
+        if num_timed == 1:
+            # A rank that has compiled in every step so far has timed none of them: then all go on to the last step.
+            wanted = self._ranks.gather("timed steps", math.ceil(self._enough_s / elapsed_s) if self._clock.update_s else None)
+            self._num_steps = math.inf if None in wanted else wanted[0]
+        return num_timed >= self._num_steps
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        if self._begin_s is not None and self._begin_j is not None and (energy_j := self._energy_j()) is not None:
+            elapsed_s = self._now_s() - self._begin_s
+            self.power_w = (energy_j - self._begin_j) / elapsed_s if elapsed_s > 0 else None

@@ -1,0 +1,238 @@
+"""Training a chosen configuration to a model that is kept: with checkpoints, after the probe that a trial runs too.
+
+A checkpoint counts once it is complete: a process that is killed while it writes one leaves a folder without our marker, and
+the next start goes on from the one before.
+"""
+
+import io
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils.logging import disable_progress_bar
+
+from tradeoff.objectives.device.devices import DeviceInfo
+from tradeoff.objectives.device.meters import memory_meter
+from tradeoff.objectives.job.settings import TrainingSettings
+from tradeoff.objectives.measurements.outcome import Evaluation, Measurements, Stage, TrainingResult
+from tradeoff.objectives.trainers.evaluations import evaluation, watch_evaluations
+from tradeoff.objectives.trainers.workloads import Workload
+from tradeoff.objectives.trial.probe import probe
+from tradeoff.objectives.trial.reporter import Reporter
+from tradeoff.objectives.trial.session import TrialSession
+from tradeoff.searchspace import TrialParameters
+
+# A kill costs a twentieth of the training at most.
+CHECKPOINT_SHARE = 0.05
+_MARKER = "tradeoff-complete.json"
+_CHECKPOINTS = "checkpoints"
+
+Progress = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retrained:
+    """What a training to a kept model measured.
+
+    Attributes:
+        measurements: As a trial's.
+        resumed_from_step: The optimizer step of the checkpoint that it went on from; None if it started from the beginning.
+        checkpoint_time_s: Time spent on writing checkpoints, which is no part of the training time.
+    """
+
+    measurements: Measurements
+    resumed_from_step: int | None
+    checkpoint_time_s: float
+
+
+def retrain(
+    job: TrainingSettings,
+    parameters: TrialParameters,
+    workload: Workload,
+    device: DeviceInfo,
+    *,
+    output: Path,
+    on_progress: Progress,
+) -> Retrained:
+    """Trains, from the last complete checkpoint in `output` if there is one, and saves model and tokenizer there.
+
+    Args:
+        job: The job.
+        parameters: The configuration.
+        workload: Makes its Trainers.
+        device: The device, as `describe_device` found it in this process.
+        output: The model's folder; it exists.
+        on_progress: Called with `stage`; within the training with `step` and `total`, or with an `evaluation`.
+
+    Raises:
+        Exception: Whatever the Trainer raises, out-of-memory first of all.
+    """
+    folder = output / _CHECKPOINTS
+    folder.mkdir(exist_ok=True)
+    begin_s = time.perf_counter()
+    session = TrialSession(
+        job=job,
+        parameters=parameters,
+        workload=workload,
+        device=device,
+        meter=memory_meter(device),
+        reporter=_CallbackReporter(on_progress),
+        folder=str(folder),
+        begin_s=begin_s,
+        memory_limit_mib=None,
+    )
+    disable_progress_bar()  # of writing a checkpoint: the training has its own
+    # What does not fit fails here, in seconds, and peak memory is measured as the study measured it. What its Trainer prints
+    # is not about the training.
+    with redirect_stdout(io.StringIO()):
+        probe(session)
+    checkpoint, before = last_checkpoint(folder)
+    session.reporter.enter("train")
+    session.meter.reset_peak()
+    with session.trainer(
+        eval_strategy="epoch" if job.evaluates else "no",
+        save_strategy="steps",
+        save_steps=CHECKPOINT_SHARE,
+        save_total_limit=2,  # the one that is being written, and the complete one before it
+    ) as trainer:
+        trainer.remove_callback(PrinterCallback)
+        keeper = _CheckpointKeeper(session, on_progress, before)
+        trainer.add_callback(keeper)
+        keeper.attach(trainer)
+        output_of_training = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if job.evaluates and keeper.last_epoch() != trainer.state.epoch:
+            trainer.evaluate()  # a kill between the last checkpoint and the last evaluation left that one out
+        total_s = keeper.total_s()
+        memory = session.meter.read()
+        if device.kind == "cpu":
+            memory = replace(memory, peak_memory_mib=None)  # freed blocks count while time is measured: the probe's peak holds
+        train_time_s = total_s - keeper.eval_time_s - keeper.checkpoint_time_s
+        num_samples = round((trainer.state.epoch or 0.0) * len(trainer.train_dataset))
+        session.training_result = TrainingResult(
+            memory=memory,
+            train_time_s=train_time_s,
+            eval_time_s=keeper.eval_time_s,
+            num_steps=trainer.state.global_step,
+            num_samples=num_samples,
+            samples_per_s=num_samples / train_time_s,
+            # After a resumption the Trainer's mean is over the steps since.
+            train_loss=output_of_training.training_loss if checkpoint is None else None,
+            curve=keeper.curve,
+        )
+        trainer.save_model(str(output))
+    workload.save_beside_model(output)
+    return Retrained(
+        measurements=session.finish(), resumed_from_step=before.get("step"), checkpoint_time_s=keeper.checkpoint_time_s
+    )  # fmt: skip
+
+
+def last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The last complete checkpoint and what its marker says; checkpoints that were never finished are removed."""
+    complete = []
+    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if (path / _MARKER).exists():
+            complete.append((int(path.name.rpartition("-")[2]), path))
+        else:
+            shutil.rmtree(path)
+    if not complete:
+        return None, {}
+    _, last = max(complete)
+    return last, dict(json.loads((last / _MARKER).read_text(encoding="utf-8")))
+
+
+def remove_checkpoints(output: Path) -> None:
+    """Removes the checkpoints of a finished training."""
+    shutil.rmtree(output / _CHECKPOINTS, ignore_errors=True)
+
+
+class _CallbackReporter(Reporter):
+    """Reports to a function of this process instead of a socket."""
+
+    def __init__(self, on_progress: Progress) -> None:
+        self._on_progress = on_progress
+        self.stage: Stage = "start"
+
+    def enter(self, stage: Stage) -> None:
+        self.stage = stage
+        self._on_progress({"stage": stage})
+
+    def step(self, done: int, total: int) -> None:
+        self._on_progress({"stage": self.stage, "step": done, "total": total})
+
+    def measured(self, measurements: Measurements) -> None:
+        """Nothing to send: the caller gets the measurements."""
+
+
+class _CheckpointKeeper(TrainerCallback):  # type: ignore[misc]
+    """Marks checkpoints as complete, with the time that the training has taken, and tells how far it is."""
+
+    def __init__(self, session: TrialSession, on_progress: Progress, before: Mapping[str, Any]) -> None:
+        self._session = session
+        self._on_progress = on_progress
+        self._total_before_s = float(before.get("total_s", 0.0))
+        self._begin_s = self._last_event_s = session.clock_s()
+        self.checkpoint_time_s = float(before.get("checkpoint_time_s", 0.0))
+        self.eval_time_s = float(before.get("eval_time_s", 0.0))
+        self.curve = [Evaluation(**values) for values in before.get("curve", ())]
+
+    def attach(self, trainer: Trainer) -> None:
+        """Follows the Trainer's evaluations."""
+        begin_s = 0.0
+
+        def before() -> None:
+            nonlocal begin_s
+            begin_s = self._session.clock_s()
+
+        def after(metrics: Mapping[str, float]) -> None:
+            self.eval_time_s += self._session.clock_s() - begin_s
+            train_time_s = self.total_s() - self.eval_time_s - self.checkpoint_time_s
+            num_train = len(trainer.train_dataset)
+            point = evaluation(metrics, epoch=float(trainer.state.epoch), num_train=num_train, train_time_s=train_time_s)
+            self.curve.append(point)
+            self._on_progress({"stage": "train", "evaluation": point})
+            self._last_event_s = self._session.clock_s()
+
+        watch_evaluations(trainer, before=before, after=after)
+
+    def total_s(self) -> float:
+        """The time of the whole training so far, earlier processes included."""
+        return self._total_before_s + self._session.clock_s() - self._begin_s
+
+    def last_epoch(self) -> float | None:
+        """The epoch after which the last evaluation was."""
+        return self.curve[-1].epoch if self.curve else None
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._begin_s = self._last_event_s = self._session.clock_s()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._session.note_first_step()
+        self._session.reporter.step(state.global_step, state.max_steps)
+        self._last_event_s = self._session.clock_s()
+
+    def on_log(self, *_: Any, **__: Any) -> None:
+        self._last_event_s = self._session.clock_s()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # What lies between the event before and this one is the writing of the checkpoint.
+        self.checkpoint_time_s += self._session.clock_s() - self._last_event_s
+        marker = {
+            "step": state.global_step,
+            "total_s": self.total_s(),
+            "checkpoint_time_s": self.checkpoint_time_s,
+            "eval_time_s": self.eval_time_s,
+            "curve": [asdict(evaluation) for evaluation in self.curve],
+        }
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        unfinished = folder / f"{_MARKER}.tmp"
+        unfinished.write_text(json.dumps(marker), encoding="utf-8")
+        os.replace(unfinished, folder / _MARKER)
+        self._last_event_s = self._session.clock_s()

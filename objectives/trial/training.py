@@ -1,0 +1,132 @@
+"""The training: the Trainer with the trial's own arguments, evaluated at each epoch, and what it measured.
+
+On several devices every rank runs it. Accuracy is that of all evaluation samples, which the Trainer gathers; time and load are
+rank 0's, peaks the highest of all ranks, and energy is their sum.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from transformers import Trainer, TrainerCallback
+
+from tradeoff.objectives.device.meters import DeviceSampler
+from tradeoff.objectives.measurements.goals import Goal, learned_value
+from tradeoff.objectives.measurements.outcome import Evaluation, Memory, TrainingResult
+from tradeoff.objectives.trainers.evaluations import evaluation, watch_evaluations
+from tradeoff.objectives.trial.ranks import highest
+from tradeoff.objectives.trial.session import TrialSession
+
+
+def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> TrainingResult:
+    """Trains to the end and stores the result in the session.
+
+    Args:
+        session: The trial.
+        stop_rule: When to end earlier, as `tradeoff.objectives.knowledge.early_stopping.StopRule.as_dict` gives it.
+
+    Raises:
+        Exception: Whatever the Trainer raises, out-of-memory first of all.
+    """
+    session.reporter.enter("train")
+    session.meter.reset_peak()
+    with session.trainer(eval_strategy="epoch" if session.job.evaluates else "no") as trainer:
+        curve = _Curve(session, stop_rule, num_train=len(trainer.train_dataset))
+        trainer.add_callback(curve)
+        curve.attach(trainer)
+        with DeviceSampler(session.device, held_mib=session.meter.held_mib) as sampler:
+            curve.energy_j = sampler.total_energy_j
+            begin_s = session.clock_s()
+            output = trainer.train()
+            total_s = session.clock_s() - begin_s
+        session.note_memory("train")
+        train_time_s = total_s - curve.eval_time_s
+        memory = session.meter.read()
+        if session.device.kind == "cpu":
+            # The allocator keeps freed blocks while time is measured: this peak is not comparable with the probe's.
+            memory = replace(memory, peak_memory_mib=None)
+        memory = replace(memory, peak_device_mib=sampler.peak_device_mib)
+        if sampler.peak_process_mib is not None:
+            memory = replace(memory, peak_process_mib=sampler.peak_process_mib)
+        energy_j = None if sampler.energy_j is None else sampler.energy_j - curve.eval_energy_j
+        shares = session.ranks.gather("train", {"memory": asdict(memory), "energy_j": energy_j})
+        energies_j = [share["energy_j"] for share in shares if share["energy_j"] is not None]
+        num_samples = round((trainer.state.epoch or 0.0) * len(trainer.train_dataset))
+        session.training_result = TrainingResult(
+            memory=highest([Memory(**share["memory"]) for share in shares]),
+            train_time_s=train_time_s,
+            eval_time_s=curve.eval_time_s,
+            num_steps=trainer.state.global_step,
+            num_samples=num_samples,
+            samples_per_s=num_samples / train_time_s,
+            train_loss=output.training_loss,
+            curve=curve.evaluations,
+            gpu_utilization_percent=sampler.gpu_utilization_percent,
+            energy_j=sum(energies_j) if energies_j else None,
+            memory_samples=sampler.memory_samples,
+            stopped_early=curve.stopped_early,
+        )
+    session.report()
+    return session.training_result
+
+
+class _Curve(TrainerCallback):  # type: ignore[misc]
+    """Collects the learning curve, and keeps the time of evaluations apart from that of training."""
+
+    def __init__(self, session: TrialSession, stop_rule: Mapping[str, Any] | None, *, num_train: int) -> None:
+        self._session = session
+        self._num_train = num_train
+        self._stop_rule = stop_rule
+        self.energy_j: Callable[[], float | None] = lambda: None
+        self.eval_energy_j = 0.0
+        self.stopped_early: str | None = None
+        self._begin_s = 0.0
+        self._loss: float | None = None
+        self.eval_time_s = 0.0
+        self.evaluations: list[Evaluation] = []
+
+    def attach(self, trainer: Trainer) -> None:
+        """Follows the Trainer's evaluations: whatever part of the run calls them."""
+        begin_s, begin_j = 0.0, None
+
+        def before() -> None:
+            nonlocal begin_s, begin_j
+            begin_s, begin_j = self._session.clock_s(), self.energy_j()
+
+        def after(metrics: Mapping[str, float]) -> None:
+            end_s = self._session.clock_s()
+            self.eval_time_s += end_s - begin_s
+            if begin_j is not None and (end_j := self.energy_j()) is not None:
+                self.eval_energy_j += end_j - begin_j
+            train_time_s = end_s - self._begin_s - self.eval_time_s
+            epoch = float(trainer.state.epoch)
+            point = evaluation(metrics, epoch=epoch, num_train=self._num_train, train_time_s=train_time_s, loss=self._loss)
+            self.evaluations.append(point)
+            self._stop_if_hopeless(point, trainer.control)
+
+        watch_evaluations(trainer, before=before, after=after)
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._begin_s = self._session.clock_s()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._session.note_first_step()
+        self._session.reporter.step(state.global_step, state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        self._loss = float(logs["loss"]) if logs and "loss" in logs else self._loss
+
+    def _stop_if_hopeless(self, evaluation: Evaluation, control: Any) -> None:
+        if self._stop_rule is None:
+            return
+        goal = Goal(**self._stop_rule["goal"])
+        value = learned_value(evaluation, goal.name)
+        threshold = dict(self._stop_rule["thresholds"]).get(evaluation.num_samples)
+        if threshold is not None and value is not None and goal.better(threshold, value):
+            dominating = " and ".join(str(number) for number in self._stop_rule["dominating"])
+            limit = "rise above" if goal.direction == "maximize" else "fall below"
+            self.stopped_early = (
+                f"{goal.label} {goal.show(value)} after {evaluation.num_samples} samples can't {limit}"
+                f" {goal.show(self._stop_rule['required'])}, which trial {dominating} reached at no higher cost"
+            )
+            control.should_training_stop = True

@@ -1,0 +1,178 @@
+"""Inside a trial's process: reads one request, does it, and answers with plain data.
+
+This is the one place where every exception is caught. What was measured is reported as it is measured, so that it survives
+the process; out-of-memory, wherever it comes from, is told apart from a real error here and nowhere else.
+"""
+
+import json
+import os
+import resource
+import socket
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tradeoff.objectives.device.devices import describe_device, see_one_card
+from tradeoff.objectives.device.memory_limit import (
+    MemoryBudgetExceeded,
+    current_data_mib,
+    enforce_memory_budget,
+    lift_memory_budget,
+)
+from tradeoff.objectives.device.meters import memory_meter
+from tradeoff.objectives.device.out_of_memory import MemoryDetails, out_of_memory_details
+from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
+from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, OutOfMemory, to_json
+from tradeoff.objectives.trainers.workloads import load_workload, prepare_workload
+from tradeoff.objectives.trial.probe import probe
+from tradeoff.objectives.trial.ranks import Ranks
+from tradeoff.objectives.trial.reporter import Reporter
+from tradeoff.objectives.trial.session import TrialSession
+from tradeoff.objectives.trial.training import train
+from tradeoff.searchspace import TrialParameters
+
+_PLANNING_NICENESS = 10
+
+
+def answer(connection: socket.socket, listener: socket.socket | None = None) -> int:
+    """Reads the request from the connection, does it and sends the answer.
+
+    Args:
+        connection: To the parent.
+        listener: Where the other ranks of a trial find this one, which is the first of several.
+
+    Returns:
+        The exit status of the process: 0 if an answer was sent.
+    """
+    with connection.makefile("r", encoding="utf-8") as lines:
+        request = json.loads(lines.readline())
+    reporter = Reporter(connection)
+    if request["task"] != "describe" and request.get("num_ranks", 1) == 1:
+        see_one_card()
+    try:
+        if request["task"] == "describe":
+            reporter.finish({"answer": describe_device().as_dict()})
+        elif request["task"] == "prepare":
+            reporter.finish(_prepare(request, reporter))
+        elif request["task"] == "plan":
+            reporter.finish(_plan(request))
+        else:
+            outcome = run_trial(request, reporter, listener)
+            reporter.finish({"outcome": json.loads(to_json(outcome)), "at_s": time.monotonic()})
+    except ConnectionError:
+        return 1  # the parent is gone: nobody is left to answer
+    return 0
+
+
+def _prepare(request: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    reporter.enter("data")
+    try:
+        answer = prepare_workload(parse_job(request["job"]), Path(request["cache_folder"]))
+    except (ValueError, OSError) as error:
+        # A file or a folder that can't be read or written is the user's to mend as well.
+        traceback.print_exc()
+        return {"error": str(error)}
+    return {"answer": answer}
+
+
+def _plan(request: dict[str, Any]) -> dict[str, Any]:
+    from tradeoff.objectives.memory_estimator.job import plan_for_search
+
+    if request["device"]["kind"] == "cuda":
+        os.nice(_PLANNING_NICENESS)  # trials run meanwhile, and come first
+    try:
+        made = plan_for_search(
+            TextClassificationJob(**request["job"]),
+            [TrialParameters(**parameters) for parameters in request["configurations"]],
+            device=request["device"],
+            budget_mib=request["budget_mib"],
+            sequence_length=request["sequence_length"],
+            cache_folder=Path(request["cache_folder"]),
+        )
+    except (ValueError, OSError) as error:
+        traceback.print_exc()
+        return {"error": str(error)}
+    return {"answer": made.as_dict()}
+
+
+def run_trial(
+    request: dict[str, Any], reporter: Reporter, listener: socket.socket | None = None
+) -> Completed | OutOfMemory | Failed:
+    """Runs the stages of a request to an outcome.
+
+    Args:
+        request: `job`, `parameters`, `data_folder`, `stages` (of "probe" and "train"), `memory_limit_mib` or None, whether the
+            limit is `enforced` by more than the meter, a `stop_rule` or None, whether a probe `measures_power`, and `folder`
+            for what the Trainer writes; where several processes run it, `num_ranks`, which `rank` this is, and the `port` of
+            the first one.
+        reporter: Where progress and partial measurements go.
+        listener: The socket of that port, in the first one.
+    """
+    begin_s = time.perf_counter()
+    session: TrialSession | None = None
+    try:
+        ranks = Ranks.of(request, listener)
+        device = describe_device(index=ranks.rank, connect=ranks.connect)
+        meter = memory_meter(device)
+        if request["memory_limit_mib"] is not None and request.get("enforced", True):
+            enforce_memory_budget(device, request["memory_limit_mib"])
+        reporter.enter("data")
+        job = parse_job(request["job"])
+        session = TrialSession(
+            job=job,
+            parameters=TrialParameters(**request["parameters"]),
+            workload=load_workload(job, request["data_folder"]),
+            device=device,
+            meter=meter,
+            memory_limit_mib=request["memory_limit_mib"],
+            reporter=reporter,
+            folder=request["folder"],
+            begin_s=begin_s,
+            measures_power=request.get("measures_power", False),
+            ranks=ranks,
+        )
+        if "probe" in request["stages"]:
+            probe(session)
+        elif device.kind == "cpu":
+            lift_memory_budget()  # only a probe measures what is compared with a CPU's budget
+        if "train" in request["stages"]:
+            train(session, request.get("stop_rule"))
+        completed = Completed(measurements=session.finish())
+        ranks.leave()
+        return completed
+    except BaseException as error:  # noqa: BLE001  the process boundary: everything becomes an outcome
+        details = out_of_memory_details(error)
+        free_mib = _free_mib(details)
+        lift_memory_budget()  # the answer itself needs a little memory
+        measurements = Measurements() if session is None else session.finish()
+        if details is not None:
+            return OutOfMemory(
+                stage=reporter.stage,
+                reason=details.message,
+                shortfall_mib=_shortfall_mib(error, details.requested_mib, free_mib),
+                requested_mib=details.requested_mib,
+                free_mib=free_mib,
+                measurements=measurements,
+            )
+        reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+        text = "".join(traceback.format_exception(error))
+        return Failed(stage=reporter.stage, reason=reason, traceback=text[-8000:], measurements=measurements)
+
+
+def _shortfall_mib(error: BaseException, requested_mib: float | None, free_mib: float | None) -> float:
+    """How much is missing, at least."""
+    if isinstance(error, MemoryBudgetExceeded):
+        return error.shortfall_mib
+    # What was asked for and was not free is missing; without figures, any positive number says that it does not fit.
+    return 1.0 if requested_mib is None else max(1.0, requested_mib - (free_mib or 0.0))
+
+
+def _free_mib(details: MemoryDetails | None) -> float | None:
+    """What was free when an allocation failed: in the error's own words, or what the resource limit had left."""
+    if details is None:
+        return None
+    if details.free_mib is not None:
+        return details.free_mib
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return None if soft == resource.RLIM_INFINITY else max(0.0, soft / 2**20 - current_data_mib())

@@ -1,0 +1,1 @@
+"""The command `tradeoff`, one file a command."""

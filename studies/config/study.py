@@ -1,0 +1,225 @@
+"""The study file: what a user writes, validated as a whole before anything runs.
+
+A config is plain data, so it can be stored with the study and compared key by key when the study is resumed. Unknown keys are
+refused with their path.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from tradeoff.objectives.job.settings import (
+    CustomJob,
+    Job,
+    TextClassificationJob,
+    TrainingSettings,
+    kind_of_job,
+    register_goals,
+)
+from tradeoff.objectives.measurements.goals import BUILT_IN, GOALS, cost_names, learned_names, metric_name
+from tradeoff.searchspace import EffectiveBatchSizeRange, Reuse, SearchSpace, TrialParameters
+from tradeoff.searchspace.choices import check_choice
+from tradeoff.studies.config.domain_specs import READERS
+
+# Of which all are looked at, many times.
+MAX_CONFIGURATIONS = 100_000
+
+SamplerName = Literal["decoupled", "tpe", "nsga2", "gp", "random", "grid"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SpaceConfig(_Model):
+    """The values that each parameter may take: one value, a list, or a range."""
+
+    per_device_train_batch_size: Any = Field([4, 8, 16, 32], description="micro-batch: samples in one forward pass")
+    gradient_accumulation_steps: Any = Field([1, 2, 4], description="micro-batches in one optimizer step")
+    gradient_checkpointing: Any = Field([False, True], description="recompute activations in the backward pass")
+    precision: Any = Field(["fp32", "fp16", "bf16"], description="full precision, or mixed precision")
+    learning_rate: Any = Field(None, description="searched instead of the job's where it is given")
+    dataloader_num_workers: Any = Field(None, description="processes that load data")
+    dataloader_pin_memory: Any = Field(None, description="load into page-locked memory")
+    optim: Any = Field(None, description="optimizer, by transformers' name; the job's where it is not given")
+    padding: Any = Field(None, description="pad to max_length, or to the longest of a batch; the job's where it is not given")
+    train_sampling_strategy: Any = Field(None, description="random, or group_by_length: samples of similar length together")
+    attn_implementation: Any = Field(None, description="eager, sdpa or flash_attention_2; what transformers chooses by default")
+    torch_compile: Any = Field(None, description="compile the model with torch.compile")
+
+    @field_validator("*")
+    @classmethod
+    def _read(cls, spec: Any, info: Any) -> Any:
+        if spec is not None:
+            domain = READERS[info.field_name](spec)
+            if info.field_name != "per_device_train_batch_size":
+                # A parameter's own rules (at least 1, positive) are checked by the space that holds it.
+                batch = READERS["per_device_train_batch_size"](1)
+                SearchSpace(domains={"per_device_train_batch_size": batch, info.field_name: domain})
+            else:
+                SearchSpace(domains={info.field_name: domain})
+        return spec
+
+    @model_validator(mode="after")
+    def _check(self) -> "SpaceConfig":
+        if self.per_device_train_batch_size is None:
+            raise ValueError("per_device_train_batch_size must have values")
+        return self
+
+
+class EffectiveBatchSizeLimits(_Model):
+    """The effective batch sizes (batch x accumulation x devices) that may be tried."""
+
+    min: int | None = Field(None, ge=1, description="the smallest")
+    max: int | None = Field(None, ge=1, description="the largest")
+
+
+class Limits(_Model):
+    """What a configuration may cost."""
+
+    peak_memory_mib: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="memory budget; enforced, below the device's memory too"
+    )
+    effective_batch_size: EffectiveBatchSizeLimits = EffectiveBatchSizeLimits()
+    trial_time_s: float | None = Field(None, gt=0, allow_inf_nan=False, description="a trial that takes longer is ended")
+
+
+def _known_objectives(names: tuple[str, ...], job: TrainingSettings | None) -> tuple[str, ...]:
+    """The objectives by their own names: those of a job's metrics may be written with and without the Trainer's `eval_`."""
+    costs = [name for name in BUILT_IN if not GOALS[name].learned]
+    learned = [] if job is None else [*(job.goals() or ("accuracy", "eval_loss"))]
+    known = [*learned, *costs]
+    names = tuple(metric_name(name) if name not in known and metric_name(name) in known else name for name in names)
+    for name in names:
+        if name not in known and job is not None:
+            raise ValueError(f"an objective must be one of {', '.join(known)}, got {name!r}")
+        if names.count(name) > 1:
+            raise ValueError(f"an objective must be named once, got {name!r} twice")
+    if len(names) < 2:
+        raise ValueError(f"a trade-off needs at least 2 objectives, got {len(names)}")
+    return names
+
+
+DEFAULT_OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")
+
+
+def _yaml_switch(value: Any) -> Any:
+    """YAML reads a bare `on` and `off` as a truth value."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def _flash_attention_alone(space: SearchSpace) -> str | None:
+    """Why no configuration is left whatever its effective batch, where that is so."""
+    without_limits = replace(space, effective_batch_size=EffectiveBatchSizeRange())
+    if without_limits.size():
+        return None
+    domains = {name: (domain.values() or (None,))[0] for name, domain in space.domains.items()}
+    violation = without_limits.violation(TrialParameters(**domains))
+    return None if violation is None else violation.reason
+
+
+class StudyConfig(_Model):
+    """A whole study: the job, the space, the limits, the objectives, and how to search."""
+
+    name: str = Field("study", min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f]+$", description="the study's name")
+    job: Job = TextClassificationJob()
+    space: SpaceConfig = SpaceConfig()
+    limits: Limits = Limits()
+    objectives: tuple[str, ...] = Field(
+        DEFAULT_OBJECTIVES,
+        description=f"what is traded off, two or more of {', '.join(BUILT_IN)}, and job.metric of a job with build",
+    )
+    sampler: SamplerName = Field("decoupled", description="how configurations are chosen")
+    sampler_seed: int | None = Field(None, ge=0, lt=2**32, description="repeats a search on the same measurements")
+    reuse: Annotated[Reuse, BeforeValidator(_yaml_switch)] = Field(
+        Reuse.EFFECTIVE_BATCH,
+        description="how far one training's accuracy speaks for others: off, checkpointing, effective-batch",
+    )
+    seeds_per_class: int = Field(
+        3, ge=1, description="seeds that a learning class may be trained with; more than one only where that is worth it"
+    )
+    devices_per_trial: int = Field(1, ge=1, le=64, description="cards that train a configuration together (DDP)")
+    early_stopping: bool = Field(True, description="end a training whose learning class can no longer reach the front")
+    plan: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)] = Field(
+        "auto",
+        description="predict memory before anything runs: where it costs no time, in any case, or not at all",
+    )
+    trials: int = Field(24, ge=1, le=1_000_000, description="trials that were trained, or ran out of memory or time")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_objectives(cls, data: Any) -> Any:
+        """A job of the user's own is judged by its metric, unless the study says by what else."""
+        if not isinstance(data, Mapping) or "objectives" in data or kind_of_job(data.get("job")) != "custom":
+            return data
+        job = data["job"] if isinstance(data["job"], Mapping) else data["job"].model_dump()
+        metric = job.get("metric", CustomJob.model_fields["metric"].default)
+        learned = (metric_name(metric),) if isinstance(metric, str) else ()
+        return {**data, "objectives": (*learned, *cost_names(DEFAULT_OBJECTIVES))}
+
+    @field_validator("objectives")
+    @classmethod
+    def _check_objectives(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        job = info.data.get("job")  # missing where it is wrong itself, which is said first
+        names = _known_objectives(names, job)
+        if job is not None:
+            register_goals(job)
+        return names
+
+    @model_validator(mode="after")
+    def _check(self) -> "StudyConfig":
+        if not self.job.evaluates and (learned := learned_names(self.objectives)):
+            raise ValueError(
+                f"{learned[0]} can't be an objective of a job that does not evaluate: set {self.job.HOW_TO_EVALUATE}"
+            )
+        space = self.search_space()
+        counts = [len(domain.values() or (None,)) for domain in space.domains.values()]
+        if (size := math.prod(counts)) > MAX_CONFIGURATIONS:
+            raise ValueError(f"a space may have at most {MAX_CONFIGURATIONS:,} configurations, got {size:,}; give fewer values")
+        if self.sampler == "grid" and space.size() is None:
+            raise ValueError("sampler: grid needs a list of values for every parameter, and learning_rate is a range")
+        try:
+            check_choice("optim", self.job.optim)
+        except ValueError as error:
+            raise ValueError(f"job.{error}") from None
+        if space.size() == 0:
+            if (broken := _flash_attention_alone(space)) is not None:
+                raise ValueError(f"no configuration of the space can be run: {broken}; add fp16, bf16 or another attention")
+            limits = self.limits.effective_batch_size
+            raise ValueError(
+                "no configuration of the space meets limits.effective_batch_size"
+                f" (min={limits.min}, max={limits.max}); widen the limit or the space"
+            )
+        return self
+
+    def search_space(self) -> SearchSpace:
+        """The space that the file describes."""
+        limits = self.limits.effective_batch_size
+        specs = {name: getattr(self.space, name) for name in READERS}
+        return SearchSpace(
+            domains={name: READERS[name](spec) for name, spec in specs.items() if spec is not None},
+            effective_batch_size=EffectiveBatchSizeRange(low=limits.min, high=limits.max, num_devices=self.devices_per_trial),
+        )
+
+    def effective_reuse(self) -> Reuse:
+        """How far accuracy is shared: as the study says, unless the job's learning depends on the split."""
+        return self.reuse if self.job.shares_accuracy else Reuse.OFF
+
+    def plain(self) -> dict[str, Any]:
+        """The config as JSON types: what is stored, compared and exported."""
+        return self.model_dump(mode="json")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
+    """Where two configs differ, a line for each key: `job.epochs: 3 -> 1`."""
+    lines = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, f"{path}{key}.")
+        elif a != b:
+            lines.append(f"{path}{key}: {a!r} -> {b!r}")
+    return lines

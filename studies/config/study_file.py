@@ -1,0 +1,205 @@
+"""Reads a study from a YAML file, a preset and `--set` overrides, and says in one sentence what is wrong with it."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from tradeoff.objectives.job.settings import JOBS, kind_of_job
+from tradeoff.studies.config.presets import PRESETS
+from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.errors import TradeoffError
+
+# A study file has a hundred lines.
+MAX_CHARACTERS = 1_000_000
+MAX_VALUES = 100_000
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML in which a key that is written twice is an error and not a silent loss of the first."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for key in keys:
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(None, None, f"a key must be text, got {key!r}", node.start_mark)
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", node.start_mark)
+    values = [loader.construct_object(value, deep=True) for _, value in node.value]
+    return dict(zip(keys, values, strict=True))
+
+
+def _integer(loader: _UniqueKeyLoader, node: yaml.ScalarNode) -> int:
+    value = loader.construct_yaml_int(node)
+    if not -(2**63) <= value < 2**63:
+        raise yaml.constructor.ConstructorError(None, None, "a whole number must fit into 64 bits", node.start_mark)
+    return int(value)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
+def _load(text: str) -> Any:
+    """Reads YAML whose aliases, written out, are not more than a study could need: a few lines can name billions of values."""
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"it may have at most {MAX_CHARACTERS:,} characters, got {len(text):,}")
+    loader = _UniqueKeyLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if (size := _size(node, {})) > MAX_VALUES:
+            raise ValueError(f"it may hold at most {MAX_VALUES:,} values with its aliases written out, got {size:,}")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    if id(node) not in sizes:
+        sizes[id(node)] = 1  # met again below itself: refused when it is constructed
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
+        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in children)
+    return sizes[id(node)]
+
+
+def load_config(
+    study_file: Path | None,
+    *,
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    presets: Mapping[str, Callable[[], StudyConfig]] = PRESETS,
+    **top_level: Any,
+) -> StudyConfig:
+    """Builds a study from its parts: the preset first, the file over it, overrides over both.
+
+    Args:
+        study_file: A YAML file, or None.
+        preset: The name of a preset; without a file, `embedded` by default. A file without a preset stands alone.
+        overrides: `job.epochs=1` and the like; the value is read as YAML.
+        presets: The presets there are, by name.
+        top_level: Keys of the study by name; None leaves a key as it is.
+
+    Raises:
+        TradeoffError: What can't be used, with its path, and what would be right.
+    """
+    if preset is None and study_file is None:
+        preset = "embedded"
+    if preset is not None and preset not in presets:
+        raise TradeoffError(f"--preset must be one of {', '.join(presets)}, got {preset!r}")
+    data = presets[preset]().plain() if preset is not None else {}
+    if study_file is not None:
+        data = _merged(data, read_yaml(study_file))
+        if "name" not in data or preset is not None:
+            data.setdefault("name", study_file.stem)
+    for override in overrides:
+        path, value = _override(override)
+        _assign(data, path, value)
+    data |= {key: value for key, value in top_level.items() if value is not None}
+    job = data.get("job")
+    if isinstance(job, Mapping) and kind_of_job(job) == "custom":
+        folder = Path() if study_file is None else study_file.parent
+        data["job"] = {**job, "python_path": str((folder / str(job.get("python_path") or "")).resolve())}
+    return validated(data, where=str(study_file) if study_file is not None else "the study")
+
+
+def validated(data: Mapping[str, Any], *, where: str) -> StudyConfig:
+    """Validates plain data as a study.
+
+    Raises:
+        TradeoffError: The first thing that is wrong, with its path; how many more there are.
+    """
+    try:
+        return StudyConfig.model_validate(dict(data))
+    except ValidationError as error:
+        raise TradeoffError(f"{where}: {explain(error, StudyConfig)}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML mapping.
+
+    Raises:
+        TradeoffError: The file is missing, unreadable, not YAML or not a mapping.
+    """
+    try:
+        data = _load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TradeoffError(f"the study file must exist, and there is no {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TradeoffError(f"the study file {path} can't be read: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise TradeoffError(f"the study file {path} must be YAML: {_one_line(str(error))}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise TradeoffError(f"the study file {path} must hold keys and values, got {type(data).__name__}")
+    return data
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a validation in a sentence, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    # Which of the two jobs it is has no key in the file.
+    path = ".".join(str(part) for part in first["loc"] if part not in JOBS)
+    if first["type"] == "extra_forbidden":
+        allowed = _keys_at(model, first["loc"][:-1])
+        close = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the keys there are {', '.join(allowed)}"
+        text = f"unknown key {path!r}; {hint}"
+    else:
+        message = _one_line(first["msg"].removeprefix("Value error, "), most=800)
+        # Our own messages name the value; pydantic's do not.
+        got = "" if first["type"] == "value_error" else f", got {_one_line(repr(first['input']))}"
+        text = f"{path}: {message}{got}" if path else f"{message}{got}"
+    return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+
+
+def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    for part in path:
+        if str(part) in JOBS:
+            model = JOBS[str(part)]
+        elif isinstance(annotation := model.model_fields[str(part)].annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return list(model.model_fields)
+
+
+def _override(text: str) -> tuple[list[str], Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise TradeoffError(f"--set must be KEY=VALUE, such as job.epochs=1, got {text!r}")
+    try:
+        return key.strip().split("."), _load(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise TradeoffError(f"--set {key}: the value must be YAML: {_one_line(str(error))}") from None
+
+
+def _assign(data: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        below = data.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise TradeoffError(f"--set {'.'.join(path)}: {part!r} is a value and has no keys")
+        data = below
+    data[path[-1]] = value
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`. A section of keys is merged; a range of values is one value, and replaces what was there."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), dict)
+        # Of a job of another kind nothing is kept: what it does not say itself are its own defaults.
+        merges = both and key in {"job", "space", "limits"} and (key != "job" or kind_of_job(result[key]) == kind_of_job(value))
+        result[key] = _merged(result[key], value) if merges else value
+    return result
+
+
+def _one_line(text: str, *, most: int = 200) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 3] + "..."

@@ -1,0 +1,1 @@
+"""One worker's part of a study: prepare, ask, run, tell, recover."""

@@ -1,0 +1,245 @@
+"""`tradeoff confirm`: trains for real what a study has derived, and sets the measured values beside the claimed ones.
+
+A confirmation is a trial of the study of its own. The front takes what a configuration's own run measured before what was
+derived, so a confirmed configuration stands there with its measured values, and one that turns out not to fit is off it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from tradeoff.objectives.device.devices import processor_name
+from tradeoff.objectives.isolation.trial_server import TrialServer
+from tradeoff.objectives.knowledge.other_workers import PLAN_ATTRIBUTE
+from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.objectives.measurements.records import TrialRecord, read_record
+from tradeoff.objectives.objective import Objective
+from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.execution.display import Display, quiet_display, what_became_of_it
+from tradeoff.studies.execution.interrupts import Interrupts
+from tradeoff.studies.execution.preparation import OtherDeviceError, prepare
+from tradeoff.studies.execution.recovery import FaultTolerantStudy
+from tradeoff.studies.reporting.annotate import Annotator, artifact_folder
+from tradeoff.studies.results.front import pareto_front
+from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
+from tradeoff.studies.results.tables import short_configuration
+from tradeoff.studies.storage.retrying import be_patient
+from tradeoff.studies.storage.study import check_device
+
+# Names the trial whose values a confirmation checks.
+CONFIRMS = "confirms"
+# Outcomes that speak for a configuration.
+MEASURED = ("completed", "out_of_memory")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confirmation:
+    """A configuration as it was claimed and as it was measured.
+
+    Attributes:
+        claimed: The derived trial.
+        measured: The trial that ran it; one that has not completed has no values.
+    """
+
+    claimed: TrialRecord
+    measured: TrialRecord
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the configuration trained to its end within its limits."""
+        return self.measured.outcome == "completed"
+
+    def difference(self, objective: str) -> float | None:
+        """Claimed less measured: in the objective's own unit for accuracy, else as a share of the measured value.
+
+        Returns:
+            None where nothing was measured.
+        """
+        if objective not in self.measured.values:
+            return None
+        claimed, measured = self.claimed.values[objective], self.measured.values[objective]
+        if GOALS[objective].direction == "maximize":
+            return claimed - measured
+        return claimed / measured - 1 if measured else None
+
+    def as_dict(self, objectives: Sequence[str]) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "trial": self.claimed.number,
+            "confirmed_by": self.measured.number,
+            "outcome": self.measured.outcome,
+            "reason": self.measured.reason,
+            "params": dict(self.claimed.params),
+            "claimed": dict(self.claimed.values),
+            "measured": dict(self.measured.values),
+            "difference": {name: self.difference(name) for name in objectives},
+        }
+
+
+def to_confirm(results: StudyResults, trial: int | None = None) -> list[int]:
+    """The derived trials of the front, or the one that was asked for; empty where there is nothing to confirm.
+
+    Raises:
+        TradeoffError: There is no such trial, or it holds no values.
+    """
+    if trial is None:
+        return [record.number for record in pareto_front(results.records, results.objectives) if record.is_derived]
+    record = results.record(trial)
+    if record is None:
+        raise TradeoffError(f"the study {results.name!r} has no trial {trial} ({results.summary()})")
+    if record.outcome != "completed":
+        raise TradeoffError(
+            f"a trial must have completed to be confirmed, and trial {trial} is {OUTCOME_WORDS[record.outcome]}; "
+            "choose another one"
+        )
+    return [trial] if record.is_derived and measured_by(results, record) is None else []
+
+
+def measured_by(results: StudyResults, record: TrialRecord) -> TrialRecord | None:
+    """The latest trial that ran the configuration of `record` to an end that speaks for it, or None."""
+    own = [
+        other
+        for other in results.records
+        if other.params == record.params and other.outcome in MEASURED and not other.is_derived
+    ]
+    return max(own, key=lambda other: other.number, default=None)
+
+
+def confirm(
+    study: optuna.Study,
+    objective: Objective,
+    numbers: Sequence[int],
+    *,
+    on_end: Callable[[Confirmation], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Confirmation]:
+    """Runs trials of a study again, each probed and trained to its last epoch whatever is known of it.
+
+    What an earlier confirmation had measured, and could not tell when it was killed, is told first and not measured again.
+
+    Args:
+        study: The study.
+        objective: As the study was made with.
+        numbers: Completed trials.
+        on_end: Called with each confirmation.
+        say: Shows a line to the user.
+
+    Returns:
+        A confirmation for each number.
+
+    Raises:
+        KeyboardInterrupt: The user ended it; the confirmations so far are stored.
+    """
+    fault_tolerant = FaultTolerantStudy.of(study, objective, say)
+    ended_before = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
+    fault_tolerant.recover()
+    confirmations = []
+    for number in numbers:
+        trials = study.get_trials(deepcopy=False)
+        claimed = read_record(trials[number], objective.objectives, num_devices=objective.num_devices)
+        ended_since = [trial for trial in trials if trial.state.is_finished() and trial.number not in ended_before]
+        measured = _confirmed_by(ended_since, objective, number) or _run(fault_tolerant, claimed)
+        confirmations.append(Confirmation(claimed=claimed, measured=measured))
+        if on_end is not None:
+            on_end(confirmations[-1])
+    return confirmations
+
+
+def confirm_stored(
+    study: optuna.Study,
+    numbers: Sequence[int],
+    *,
+    display: Display | None = None,
+    cache: Path | None = None,
+    on_end: Callable[[Confirmation], None] | None = None,
+) -> list[Confirmation]:
+    """Prepares the job of a stored study, and confirms trials of it.
+
+    Args:
+        study: A study that `tradeoff` made.
+        numbers: Completed trials.
+        display: Where progress is shown; nowhere by default.
+        cache: Where prepared data is kept; see `tradeoff.studies.execution.preparation.cache_folder`.
+        on_end: Called with each confirmation.
+
+    Raises:
+        OtherDeviceError: The study was measured on another device.
+        TradeoffError: The study can't be run here.
+        KeyboardInterrupt: The user ended it.
+    """
+    display = display or quiet_display()
+    interrupts = Interrupts()
+    config = StudyConfig.model_validate(study.user_attrs["config"])
+    device = study.user_attrs["device"]
+    if device["kind"] == "cpu" and device["name"] != processor_name():
+        # Known without the seconds that starting the server takes.
+        raise OtherDeviceError(
+            f"the study {config.name!r} was measured on {device['name']}, and this machine has {processor_name()}"
+        )
+    be_patient(study._storage, say=display.message, stop=lambda: interrupts.requested)
+    with interrupts.handled(), TrialServer() as server:
+        ready = prepare(config, server, interrupts, display=display, cache=cache, measured_on=device["name"])
+        try:
+            check_device(config.name, device, ready.device)
+        except TradeoffError as error:
+            raise OtherDeviceError(str(error)) from None
+        # Nothing is drawn; the default sampler would read the whole study to no end.
+        study.sampler = optuna.samplers.RandomSampler()
+        annotator = Annotator(study=study, artifacts=artifact_folder(study._storage))
+
+        def ended(confirmation: Confirmation) -> None:
+            claimed, measured = confirmation.claimed, confirmation.measured
+            display.message(f"trial {claimed.number}  {short_configuration(claimed.params)}  {what_became_of_it(measured)}")
+            annotator.trial_ended(confirmation.measured, log=ready.runner.log)
+            if on_end is not None:
+                on_end(confirmation)
+
+        try:
+            return confirm(study, ready.objective(display), numbers, on_end=ended, say=display.message)
+        finally:
+            annotator.finish()
+
+
+def _confirmed_by(trials: Sequence[FrozenTrial], objective: Objective, number: int) -> TrialRecord | None:
+    """What one of the trials has measured of the trial `number`, or None."""
+    records = [
+        read_record(trial, objective.objectives, num_devices=objective.num_devices)
+        for trial in trials
+        if trial.user_attrs.get(CONFIRMS) == number
+    ]
+    return next((record for record in records if record.outcome in MEASURED), None)
+
+
+def _run(fault_tolerant: FaultTolerantStudy, claimed: TrialRecord) -> TrialRecord:
+    """Runs a configuration as a trial of the study, as its search would."""
+    study, objective = fault_tolerant.study, fault_tolerant.objective
+    # Made here and not enqueued: a queue may hold what somebody else asked for, and `ask` would hand that out first.
+    trial_id = study._storage.create_new_trial(study._study_id, template_trial=_template(objective, claimed))
+
+    def run(trial: optuna.Trial) -> tuple[float, ...]:
+        parameters = objective.space.suggest(trial)
+        return objective.measure(trial, parameters, objective.request(parameters))
+
+    told = fault_tolerant.run(optuna.Trial(study, trial_id), run)
+    return read_record(told, objective.objectives, num_devices=objective.num_devices)
+
+
+def _template(objective: Objective, claimed: TrialRecord) -> FrozenTrial:
+    params = {name: claimed.params[name] for name in objective.space.domains}
+    # The plan is for other workers, who take what runs for trained, and for an interruption, after which nobody but the user
+    # decides whether it is tried again.
+    plan: Mapping[str, Any] = {
+        "params": params,
+        "stages": ["probe", "train"],
+        "why": f"confirms trial {claimed.number}",
+    }
+    return create_trial(
+        state=TrialState.RUNNING,
+        user_attrs={CONFIRMS: claimed.number},
+        system_attrs={"fixed_params": params, PLAN_ATTRIBUTE: plan},
+    )

@@ -1,0 +1,224 @@
+"""What a person sees while a study runs: a live view on a terminal, plain lines anywhere else.
+
+A display is told what happens and decides what to show; nothing of a search depends on it.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.searchspace import TrialParameters
+from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.results.front import pareto_front
+from tradeoff.studies.results.tables import front_table, short_configuration
+
+# Rows of the front, and of running trials, that a live view shows: more would scroll off a small terminal.
+MAX_LIVE_ROWS = 10
+
+
+class Display(Protocol):
+    """Where a running study shows itself."""
+
+    def message(self, line: str) -> None:
+        """A line to keep, such as what the device lacks."""
+
+    def show(self, what: RenderableType) -> None:
+        """A table to keep."""
+
+    def running(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> AbstractContextManager[None]:
+        """Held while trials run."""
+
+    def trial_started(self, number: int, parameters: TrialParameters, *, worker: int = 0) -> None:
+        """A trial begins."""
+
+    def progress(self, event: Mapping[str, Any], *, worker: int = 0) -> None:
+        """The trial that a worker runs reports `stage`, and within a stage `step` of `total`."""
+
+    def trial_ended(self, record: TrialRecord, *, worker: int = 0) -> None:
+        """A trial has ended."""
+
+    def worker_ended(self, worker: int) -> None:
+        """A worker is gone, and its trial with it."""
+
+    def trials(self, records: Sequence[TrialRecord]) -> None:
+        """All trials of the study, whenever they change."""
+
+
+class PlainDisplay:
+    """Lines of text: one for a message, one for the end of a trial."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._config: StudyConfig | None = None
+        self._counted = 0
+
+    def message(self, line: str) -> None:
+        """Prints the line."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, what: RenderableType) -> None:
+        """Prints the table."""
+        self._console.print(what)
+
+    @contextmanager
+    def running(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> Iterator[None]:
+        """Notes how many trials there will be."""
+        self._config = config
+        self.message(f"study {name!r}: {config.trials} trials, sampler {config.sampler}")
+        yield
+
+    def trial_started(self, number: int, parameters: TrialParameters, *, worker: int = 0) -> None:
+        """Prints nothing: the end of a trial says more."""
+
+    def progress(self, event: Mapping[str, Any], *, worker: int = 0) -> None:
+        """Prints nothing: a log has no place for a step."""
+
+    def worker_ended(self, worker: int) -> None:
+        """Prints nothing: whoever noticed it says why."""
+
+    def trial_ended(self, record: TrialRecord, *, worker: int = 0) -> None:
+        """Prints the configuration and what became of it."""
+        assert self._config is not None
+        if record.outcome == "skipped":
+            return
+        self._counted += record.counts
+        self.message(
+            f"[{self._counted}/{self._config.trials}] trial {record.number}  "
+            f"{short_configuration(record.params)}  {what_became_of_it(record)}"
+        )
+
+    def trials(self, records: Sequence[TrialRecord]) -> None:
+        """Counts what was done before."""
+        self._counted = sum(record.counts for record in records)
+
+
+class LiveDisplay:
+    """A view that is redrawn in place: the running trials, time left, counts by outcome, and the front so far."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._config: StudyConfig | None = None
+        self._title = ""
+        self._begin_s = 0.0
+        self._counted_before = 0
+        self._records: Sequence[TrialRecord] = ()
+        # By worker: its trial, and the last that it reported.
+        self._running: dict[int, str] = {}
+        self._events: dict[int, Mapping[str, Any]] = {}
+
+    def message(self, line: str) -> None:
+        """Prints the line above the view."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, what: RenderableType) -> None:
+        """Prints the table."""
+        self._console.print(what)
+
+    @contextmanager
+    def running(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> Iterator[None]:
+        """Shows the view until the trials have ended."""
+        self._config, self._begin_s = config, time.monotonic()
+        self._title = f"{name} on {device['name']}"
+        with Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True) as live:
+            self._live = live
+            try:
+                yield
+            finally:
+                self._live = None
+
+    def trial_started(self, number: int, parameters: TrialParameters, *, worker: int = 0) -> None:
+        """Shows the trial's configuration."""
+        # Another thread draws: what it looks up for a running trial is there before the trial is.
+        self._events[worker] = {}
+        self._running[worker] = f"trial {number}  {short_configuration(parameters.as_dict())}"
+
+    def progress(self, event: Mapping[str, Any], *, worker: int = 0) -> None:
+        """Shows the trial's stage and step."""
+        self._events[worker] = event
+
+    def trial_ended(self, record: TrialRecord, *, worker: int = 0) -> None:
+        """Shows no trial of this worker until the next begins."""
+        self._running.pop(worker, None)
+
+    def worker_ended(self, worker: int) -> None:
+        """Shows its trial no more."""
+        self._running.pop(worker, None)
+
+    def trials(self, records: Sequence[TrialRecord]) -> None:
+        """Shows the counts and the front."""
+        if not self._records:
+            self._counted_before = sum(record.counts for record in records)
+        self._records = records
+
+    def _render(self) -> RenderableType:
+        assert self._config is not None
+        counted = sum(record.counts for record in self._records)
+        parts: list[RenderableType] = [
+            Text(self._title, style="bold"),
+            Text(f"{counted} of {self._config.trials} trials   {counts_line(self._records)}   {self._time_left(counted)}"),
+            ProgressBar(total=self._config.trials, completed=counted, width=60),
+        ]
+        # The view's own thread draws while trials begin and end.
+        running = sorted(self._running.items())
+        parts += [Text(f"{trial}  {_step(self._events[worker])}", style="cyan") for worker, trial in running[:MAX_LIVE_ROWS]]
+        if len(running) > MAX_LIVE_ROWS:
+            parts.append(Text(f"and {len(running) - MAX_LIVE_ROWS} more trials", style="dim"))
+        front = pareto_front(self._records, self._config.objectives)
+        if front:
+            parts.append(front_table(front[:MAX_LIVE_ROWS], self._config.objectives))
+            if len(front) > MAX_LIVE_ROWS:
+                parts.append(Text(f"and {len(front) - MAX_LIVE_ROWS} more", style="dim"))
+        return Group(*parts)
+
+    def _time_left(self, counted: int) -> str:
+        done = counted - self._counted_before
+        if not done or self._config is None:
+            return ""
+        left_s = (time.monotonic() - self._begin_s) / done * max(0, self._config.trials - counted)
+        minutes, seconds = divmod(round(left_s), 60)
+        return f"about {minutes}:{seconds:02} left"
+
+
+def _step(event: Mapping[str, Any]) -> str:
+    """Where a trial is: its stage, and the step where it counts them."""
+    step = f"  step {event['step']} of {event['total']}" if event.get("total") else ""
+    return f"{event.get('stage', 'start')}{step}"
+
+
+def terminal_display(console: Console | None = None) -> Display:
+    """A live view on a terminal, plain lines elsewhere."""
+    console = console or Console()
+    return LiveDisplay(console) if console.is_terminal and not console.is_dumb_terminal else PlainDisplay(console)
+
+
+def quiet_display() -> Display:
+    """Shows nothing: for studies run from Python."""
+    return PlainDisplay(Console(quiet=True))
+
+
+def what_became_of_it(record: TrialRecord) -> str:
+    """How a trial ended: its values, or why it has none."""
+    if record.outcome == "probed":
+        probe = record.attributes["probe"]
+        return (
+            f"probed: {probe['micro_step_time_s'] * 1000:,.1f} ms a micro-step, {probe['memory']['peak_memory_mib']:,.0f} MiB"
+        )
+    if record.outcome == "completed":
+        return "  ".join(f"{name} {GOALS[name].show(value)}" for name, value in record.values.items())
+    return f"{(record.outcome or 'running').replace('_', ' ')}: {record.reason}"
+
+
+def counts_line(records: Sequence[TrialRecord]) -> str:
+    """Trials by outcome: `12 completed, 3 out of memory`."""
+    counts = Counter(record.outcome.replace("_", " ") for record in records if record.outcome is not None)
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))

@@ -1,0 +1,251 @@
+"""The largest micro-batch that fits, exactly, for each way to compute: by probes, where a linear model says.
+
+Memory is close to linear in the micro-batch, so after two probes the line through them meets the budget near the answer, and
+the next two mostly settle it: one batch fits, the next does not. Where the line turns out to be wrong, steps away from it that
+double, and halving the bracket at last, find the answer in a number of probes that grows with its logarithm.
+
+Halving from a batch that fails, as is common, can miss up to half of what fits: https://github.com/huggingface/accelerate/issues/3650
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from tradeoff.objectives.knowledge.knowledge import Knowledge
+from tradeoff.objectives.knowledge.observations import Observation
+from tradeoff.objectives.measurements.outcome import Completed, Interrupted, OutOfMemory
+from tradeoff.objectives.measurements.records import TrialRecord, outcome_attributes
+from tradeoff.searchspace import MemoryClass, SearchSpace, TrialParameters
+from tradeoff.searchspace.constraints import check_attention
+from tradeoff.studies.execution.preparation import Preparation
+
+# The first batch to try; a batch of one says little about the next one.
+FIRST_BATCH = 8
+# With nothing to draw a line through, a batch that fits is followed by one this many times larger.
+GROWTH = 4
+
+MEMORY_FIELDS = frozenset(each.name for each in fields(MemoryClass))
+FURTHER_FIELDS = MEMORY_FIELDS - {"gradient_checkpointing", "precision", "accumulates"}
+
+Probe = Callable[[TrialParameters], Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """The largest micro-batch of one way to compute.
+
+    Attributes:
+        parameters: The way to compute, with the batch that was found, or with 1 where not even that fits.
+        batch: The largest batch that fits; None where none does, or where a probe failed.
+        peak_memory_mib: What it holds at its peak.
+        samples_per_s: Training samples a second at this batch, updates left out.
+        next_needs_mib: What the next batch needs, at least; None where it was not tried.
+        num_probes: Probes that were run.
+        elapsed_s: What they took together.
+        is_all: Whether the batch holds all training samples, so that there is no larger one.
+        failure: The error of a probe that failed for another reason than memory, or None.
+    """
+
+    parameters: TrialParameters
+    batch: int | None
+    peak_memory_mib: float | None
+    samples_per_s: float | None
+    next_needs_mib: float | None
+    num_probes: int
+    elapsed_s: float
+    is_all: bool = False
+    failure: str | None = None
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """The rest of what decides memory, where it is searched: optimizer, attention and the like."""
+        return {name: value for name, value in self.parameters.as_dict().items() if name in FURTHER_FIELDS}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "gradient_checkpointing": self.parameters.gradient_checkpointing,
+            "precision": self.parameters.precision.value,
+            "accumulates": self.parameters.gradient_accumulation_steps > 1,
+            **self.further,
+            "largest_batch": self.batch,
+            "peak_memory_mib": self.peak_memory_mib,
+            "samples_per_s": self.samples_per_s,
+            "next_batch_needs_at_least_mib": self.next_needs_mib,
+            "holds_all_samples": self.is_all,
+            "probes": self.num_probes,
+            "elapsed_s": self.elapsed_s,
+            "failure": self.failure,
+        }
+
+
+def ways_to_compute(space: SearchSpace) -> list[TrialParameters]:
+    """A configuration, with a batch of 1, for each memory class of a space: checkpointing, precision, accumulation and more.
+
+    What does not change what a step holds on the device takes the first of its values, which is as good as any.
+    """
+    left_out = ("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate")
+    listed = {
+        name: (domain.values() or (None,))[: None if name in MEMORY_FIELDS else 1]
+        for name, domain in space.domains.items()
+        if name not in left_out
+    }
+    steps = space.domains.get("gradient_accumulation_steps")
+    listed["gradient_accumulation_steps"] = tuple(sorted((steps.values() if steps is not None else None) or (1,)))
+    ways: dict[Any, TrialParameters] = {}
+    for values in itertools.product(*listed.values()):
+        parameters = TrialParameters(per_device_train_batch_size=1, **dict(zip(listed, values, strict=True)))
+        if check_attention(parameters) is None:
+            ways.setdefault(parameters.memory_class(), parameters)
+    return list(ways.values())
+
+
+def fit_study(
+    ready: Preparation, *, limit_mib: float | None = None, on_probe: Callable[[TrialParameters, Any], None] | None = None
+) -> Iterator[Fit]:
+    """Finds the largest batch for each way to compute of a study, one after the other.
+
+    Args:
+        ready: The study, prepared.
+        limit_mib: The memory budget, instead of the study's or the device's.
+        on_probe: Called with each probe's configuration and outcome.
+
+    Raises:
+        KeyboardInterrupt: The user ended it.
+    """
+    enforced_mib = limit_mib or ready.config.limits.peak_memory_mib
+    if enforced_mib is None and ready.device["kind"] == "cpu":
+        # A process that takes all of the machine's memory would take others down with it.
+        enforced_mib = ready.budget_mib
+
+    def probe(parameters: TrialParameters) -> Any:
+        request = {
+            "job": ready.config.job.model_dump(),
+            "parameters": parameters.as_dict(),
+            "data_folder": ready.data["folder"],
+            "stages": ["probe"],
+            "memory_limit_mib": enforced_mib,
+            "num_ranks": ready.config.devices_per_trial,
+        }
+        outcome = ready.runner.run_trial(request, time_limit_s=ready.config.limits.trial_time_s, on_progress=None)
+        if isinstance(outcome, Interrupted):
+            raise KeyboardInterrupt
+        if on_probe is not None:
+            on_probe(parameters, outcome)
+        return outcome
+
+    largest = ready.data["num_train"] // ready.config.devices_per_trial
+    knowledge = Knowledge(observations=(), job=ready.config.job, num_train=largest)
+    return fit_all(ways_to_compute(ready.space), probe, knowledge, limit_mib=limit_mib or ready.budget_mib)
+
+
+def fit_all(ways: Iterable[TrialParameters], probe: Probe, knowledge: Knowledge, *, limit_mib: float) -> Iterator[Fit]:
+    """Finds the largest batch for each of `ways`; what one of them has shown guides the next.
+
+    Args:
+        ways: Configurations; their batch does not count.
+        probe: Runs a configuration's probe to an `tradeoff.objectives.measurements.outcome.Outcome`.
+        knowledge: What is known before; its `num_train` is the largest batch that there is.
+        limit_mib: What fits.
+    """
+    for way in ways:
+        search = _Search(way=way, probe=probe, knowledge=knowledge, limit_mib=limit_mib)
+        yield search.run()
+        knowledge = search.knowledge
+
+
+@dataclass(kw_only=True)
+class _Search:
+    """One way to compute: the largest batch that fitted, and the smallest that did not."""
+
+    way: TrialParameters
+    probe: Probe
+    knowledge: Knowledge
+    limit_mib: float
+    low: int = 0
+    high: int = field(init=False)
+    largest: Completed | None = None
+    next_needs_mib: float | None = None
+    failure: str | None = None
+    num_probes: int = 0
+    num_wrong: int = 0
+
+    def __post_init__(self) -> None:
+        self.high = self.knowledge.num_train + 1
+
+    def run(self) -> Fit:
+        """Probes until the bracket is closed."""
+        begin_s = time.perf_counter()
+        while self.high - self.low > 1 and self.failure is None:
+            batch = self._next_batch()
+            self._take(batch, self.probe(self._with(batch)))
+        probed = None if self.largest is None else self.largest.measurements.probe
+        found = probed is not None and self.failure is None
+        return Fit(
+            parameters=self._with(max(self.low, 1)),
+            batch=self.low if found else None,
+            peak_memory_mib=probed.memory.peak_memory_mib if probed is not None and found else None,
+            samples_per_s=self.low / probed.micro_step_time_s if probed is not None and found else None,
+            next_needs_mib=self.next_needs_mib,
+            num_probes=self.num_probes,
+            elapsed_s=time.perf_counter() - begin_s,
+            is_all=found and self.low == self.knowledge.num_train,
+            failure=self.failure,
+        )
+
+    def _next_batch(self) -> int:
+        """Where the line meets the budget; where a probe has shown the line to be wrong, ever farther away from there."""
+        # Of a batch that can't have been measured, only a line can tell.
+        if self.knowledge.memory_mib(self._with(self.knowledge.num_train + 1)) is None:
+            return self._without_a_line()
+        fitting, too_large = self.low, self.high
+        while too_large - fitting > 1:
+            middle = (fitting + too_large) // 2
+            fitting, too_large = (middle, too_large) if self._predicted(middle) <= self.limit_mib else (fitting, middle)
+        step = 1 << self.num_wrong
+        if fitting == self.low:
+            # By the line there is nothing more; the next batch shows it.
+            batch = self.low + step
+        elif fitting == self.high - 1 and self._has_failed and self._predicted(self.high) <= self.limit_mib:
+            # The farther the line had to reach, the farther it may be off.
+            batch = self.high - max(1, (self.high - self.low) // 8) * step
+        else:
+            return fitting
+        self.num_wrong += 1
+        middle = (self.low + self.high) // 2
+        return min(batch, max(middle, self.low + 1)) if fitting == self.low else max(batch, middle)
+
+    def _without_a_line(self) -> int:
+        if not self._has_failed:
+            return min(self.low * GROWTH or FIRST_BATCH, self.knowledge.num_train)
+        return max(self.low + 1, min(math.isqrt(max(self.low, 1) * self.high), self.high - 1))
+
+    @property
+    def _has_failed(self) -> bool:
+        """Whether the upper end of the bracket was probed."""
+        return self.high <= self.knowledge.num_train
+
+    def _predicted(self, batch: int) -> float:
+        memory = self.knowledge.memory_mib(self._with(batch))
+        assert memory is not None  # there is a line
+        return memory[0]
+
+    def _take(self, batch: int, outcome: Any) -> None:
+        self.num_probes += 1
+        parameters = self._with(batch)
+        attributes = outcome_attributes(outcome)
+        record = TrialRecord(number=0, outcome=attributes.pop("outcome"), params=parameters.as_dict(), attributes=attributes)
+        self.knowledge = self.knowledge.with_observation(Observation(record=record, parameters=parameters))
+        match outcome:
+            case Completed():
+                self.low, self.largest = batch, outcome
+            case OutOfMemory():
+                self.high, self.next_needs_mib = batch, self.limit_mib + outcome.shortfall_mib
+            case _:
+                self.failure = f"batch {batch}: {outcome.reason}"
+
+    def _with(self, batch: int) -> TrialParameters:
+        return replace(self.way, per_device_train_batch_size=batch)

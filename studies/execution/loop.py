@@ -1,0 +1,316 @@
+"""One worker's part of a study: asks, measures and tells until the budget that all workers share is spent.
+
+What counts against `trials` are trials that were trained or ran out of memory or time. A worker begins a trial only if those
+that have counted and those that run, which may yet count, leave room for it: so the study ends with exactly the number that was
+asked for, however many workers there are. Failures don't count, but five in a row end the study: something is wrong with the
+job, and more trials would not mend it.
+"""
+
+import random
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import TrialState
+
+from tradeoff.objectives.knowledge.snapshot import Moment
+from tradeoff.objectives.measurements.records import DERIVED_FROM, TrialRecord, read_record
+from tradeoff.objectives.objective import QUEUED_AGAIN, Objective, TrialDeferred
+from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.execution.display import Display
+from tradeoff.studies.execution.interrupts import Interrupts
+from tradeoff.studies.execution.memory_estimate import StudyPlanning
+from tradeoff.studies.execution.preparation import InterruptibleRunner, Preparation
+from tradeoff.studies.execution.recovery import FaultTolerantStudy
+from tradeoff.studies.execution.worker_number import take_worker_number
+from tradeoff.studies.samplers.build import build_sampler
+from tradeoff.studies.samplers.decoupled import DecoupledSampler
+from tradeoff.studies.storage.locks import study_lock
+
+MAX_FAILURES_IN_A_ROW = 5
+# Trials that need no training, one after the other, after which a space counts as exhausted.
+MAX_FREE_IN_A_ROW = 200
+# Configurations in a row that other workers are busy with, after which a worker waits for them instead of drawing more.
+MAX_DEFERRED_IN_A_ROW = 3
+# How often a worker with nothing to do looks whether another one has ended a trial: soon at first, then less often.
+FIRST_LOOK_S = 0.1
+LONGEST_LOOK_S = 2.0
+
+
+class StudyFailed(RuntimeError):
+    """Trial after trial failed; the message holds the last error."""
+
+
+class Annotator(Protocol):
+    """Told of each trial that has ended here, to write its note and its files."""
+
+    def trial_ended(self, record: TrialRecord, *, log: str | None = None) -> None:
+        """A trial has ended."""
+
+
+def search(
+    study: optuna.Study,
+    ready: Preparation,
+    *,
+    display: Display,
+    interrupts: Interrupts,
+    annotator: Annotator,
+    deadline_s: float | None,
+) -> None:
+    """Does a worker's part of a study; see `Search.run` for what it raises.
+
+    Args:
+        study: The study.
+        ready: What was prepared to run it here.
+        display: Where progress is shown.
+        interrupts: What the user has asked for.
+        annotator: Told of each trial that has ended here.
+        deadline_s: The moment of `time.monotonic` after which no trial is started.
+    """
+    objective = ready.objective(display)
+    study.sampler = build_sampler(
+        ready.config,
+        objective,
+        budget_mib=ready.budget_mib,
+        baselines=ready.data["baselines"],
+        num_trials=len(study.get_trials(deepcopy=False)),
+        worker=0 if ready.config.sampler_seed is None else take_worker_number(study),
+    )
+    # Of several workers on a machine one makes the memory plan; the others take what is stored.
+    planning = ready.planning or StudyPlanning(
+        config=ready.config, device=ready.device, display=display, interrupts=interrupts
+    )  # fmt: skip
+    try:
+        planning.begin(study, objective)
+        Search(study, ready.config, objective, ready.runner, display, interrupts, annotator, planning).run(deadline_s)
+    finally:
+        planning.cancel()
+
+
+@dataclass
+class Search:
+    """The loop over trials, and the rules by which it ends.
+
+    Attributes:
+        study: The study, with its sampler.
+        config: How it is searched.
+        objective: Runs a trial.
+        runner: Where the objective runs it, for the log.
+        display: Where progress is shown.
+        interrupts: What the user has asked for.
+        annotator: Told of each trial that has ended here.
+        planning: The memory plan in the making, looked at between trials; None for none.
+    """
+
+    study: optuna.Study
+    config: StudyConfig
+    objective: Objective
+    runner: InterruptibleRunner
+    display: Display
+    interrupts: Interrupts
+    annotator: Annotator
+    planning: StudyPlanning | None = None
+    free: int = field(default=0, init=False)
+    # Configurations that are settled once a trial of another worker has ended: its number, and theirs.
+    _deferred: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list, init=False)
+    _deferred_in_a_row: int = field(default=0, init=False)
+    _fault_tolerant: FaultTolerantStudy = field(init=False)
+    _known_before: set[int] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self._fault_tolerant = FaultTolerantStudy.of(self.study, self.objective, self.display.message)
+        lock = study_lock(self.study._storage, self.study.study_name)
+        self._is_locked = lock is not None
+        self._alone = lock or nullcontext
+        self.objective.alone = lock
+        if isinstance(self.study.sampler, DecoupledSampler):
+            self.study.sampler.asks_alone = self._is_locked
+
+    def run(self, deadline_s: float | None) -> None:
+        """Runs trials until the study is complete, nothing is left to do, or the time is up.
+
+        Args:
+            deadline_s: The moment of `time.monotonic` after which no trial is started.
+
+        Raises:
+            StudyFailed: Five trials in a row failed.
+            KeyboardInterrupt: The user ended it.
+        """
+        moment = self._now()
+        self._known_before = {trial.number for trial in moment.trials if trial.state.is_finished()}
+        self.display.trials(moment.records)
+        # What `study.optimize` does too: samplers that end a study by themselves ask for it.
+        self.study._thread_local.in_optimize_loop = True
+        try:
+            while moment.num_counted < self.config.trials:
+                if self.interrupts.requested:
+                    raise KeyboardInterrupt
+                if (why := self._must_end(moment, deadline_s)) is not None:
+                    self.display.message(why)
+                    return
+                trial, why = self._begin(moment)
+                if trial is not None:
+                    self._run(trial)
+                elif why is not None:
+                    self.display.message(why)
+                    return
+                moment = self._now()
+                self.display.trials(moment.records)
+        finally:
+            self.study._thread_local.in_optimize_loop = False
+            if self._deferred and self._look().num_counted < self.config.trials:
+                self._enqueue_deferred()
+
+    def _now(self) -> Moment:
+        """The study as it is now, once what dead workers have left is ended and what was put off is queued."""
+        self._fault_tolerant.recover()
+        if self.planning is not None:
+            self.planning.poll(self.study, self.objective)
+        moment = self._look()
+        return self._look() if self._enqueue_deferred(moment) else moment
+
+    def _must_end(self, moment: Moment, deadline_s: float | None) -> str | None:
+        if deadline_s is not None and time.monotonic() >= deadline_s:
+            return "the time is up; the same command goes on"
+        failures = self._failures_in_a_row(moment)
+        if len(failures) >= MAX_FAILURES_IN_A_ROW:
+            raise StudyFailed(f"{len(failures)} trials in a row failed; the last one: {failures[-1]}")
+        if self.free >= MAX_FREE_IN_A_ROW:
+            return f"the sampler proposed {self.free} configurations in a row that need no trial: the space is exhausted"
+        return None
+
+    def _begin(self, moment: Moment) -> tuple[optuna.Trial | None, str | None]:
+        """The next trial, or why there will be none, in a sentence; neither where what is left depends on other workers."""
+        why = self._finished(moment)
+        if why is not None and not moment.is_any_waiting:
+            if not moment.running and not self._deferred:
+                return None, why
+            self._wait_for_others(moment)
+            return None, None
+        if self._deferred_in_a_row >= MAX_DEFERRED_IN_A_ROW:
+            self._wait_for_others(moment)
+            self._deferred_in_a_row = 0
+            return None, None
+        with self._alone():
+            moment = self._look()
+            is_room = len(moment.running) + moment.num_counted < self.config.trials
+            if is_room and (why is not None or self._still_stands(moment)):
+                trial = self.study.ask()
+                # Without a lock another worker may have begun one at the same moment.
+                if self._is_locked or not self._is_too_many(trial):
+                    return trial, None
+        if is_room:
+            with self.interrupts.waiting():
+                # Another worker was quicker: once it has begun, there is something else to do. Not all look at the same moment.
+                time.sleep(random.uniform(0.5, 1.5) * FIRST_LOOK_S)
+        else:
+            self._wait_for_others(moment)
+        return None, None
+
+    def _run(self, trial: optuna.Trial) -> None:
+        num_deferred = 0
+        self.runner.log = ""  # that of another trial, unless this one runs
+
+        def run(trial: optuna.Trial) -> tuple[float, ...]:
+            nonlocal num_deferred
+            try:
+                return self.objective(trial)
+            except TrialDeferred as deferred:
+                self._deferred.append((deferred.until, trial.params))
+                num_deferred = self._deferred_in_a_row + 1
+                raise
+
+        told = self._fault_tolerant.run(trial, run)
+        self._deferred_in_a_row = num_deferred
+        self._ended(told)
+
+    def _ended(self, trial: optuna.trial.FrozenTrial) -> None:
+        record = read_record(trial, self.config.objectives, num_devices=self.config.devices_per_trial)
+        # A probe is work too, though it does not count: a survey of a large space is long.
+        is_free = record.outcome == "skipped" or (record.is_derived and "probe" not in record.attributes)
+        self.free = self.free + 1 if is_free else 0
+        self.display.trial_ended(record)
+        if isinstance(self.study.sampler, DecoupledSampler):
+            self.study.sampler.publish(self.study, ended=trial.number)
+        self.annotator.trial_ended(record, log=self.runner.log)
+
+    def _finished(self, moment: Moment) -> str | None:
+        """Why the sampler has nothing left to propose, in a sentence, or None."""
+        sampler = self.study.sampler
+        if isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(self.study):
+            return "every configuration of the grid has been tried"
+        return sampler.finished(self.study, moment) if isinstance(sampler, DecoupledSampler) else None
+
+    def _still_stands(self, moment: Moment) -> bool:
+        sampler = self.study.sampler
+        return not isinstance(sampler, DecoupledSampler) or sampler.plan_stands(moment)
+
+    def _is_too_many(self, own: optuna.Trial) -> bool:
+        """Ends a trial for which there is no room, where others began theirs at the same moment; the later ones go.
+
+        Of one that was queued the number does not say when it began: it goes if it sees any other, and is queued again.
+        """
+        params = own._cached_frozen_trial.system_attrs.get("fixed_params")
+        moment = self._look()
+        others = [
+            other
+            for other in moment.running
+            if other.number != own.number and (params is not None or other.number < own.number or _was_queued(other))
+        ]
+        if len(others) + moment.num_counted < self.config.trials:
+            return False
+        queued_with = own.user_attrs
+        own.set_user_attr("outcome", "skipped")
+        own.set_user_attr("reason", "other workers had begun the last trials of the study")
+        if params is not None:
+            self.study.enqueue_trial(params, user_attrs={**queued_with, QUEUED_AGAIN: own.number})
+        self.study.tell(own, state=TrialState.FAIL)
+        return True
+
+    def _wait_for_others(self, moment: Moment) -> None:
+        """Waits until a trial of another worker has ended since a moment, or there is none any more."""
+        pause_s = FIRST_LOOK_S
+        # One round of looks only: whatever ends a study is checked between two.
+        while pause_s <= LONGEST_LOOK_S:
+            with self.interrupts.waiting():
+                time.sleep(random.uniform(0.75, 1.25) * pause_s)
+            now = self._look()
+            if now.num_ended != moment.num_ended or not now.running:
+                return
+            pause_s *= 2
+
+    def _enqueue_deferred(self, moment: Moment | None = None) -> bool:
+        """Queues what was put off for a trial that has ended at a moment; without one all, for those who go on.
+
+        Returns:
+            Whether anything was queued.
+        """
+        running = set() if moment is None else {trial.number for trial in moment.running}
+        settled = [(until, params) for until, params in self._deferred if until not in running]
+        for until, params in settled:
+            self.study.enqueue_trial(dict(params), user_attrs={"deferred_until": until})
+        self._deferred = [(until, params) for until, params in self._deferred if until in running]
+        return bool(settled)
+
+    def _failures_in_a_row(self, moment: Moment) -> list[str]:
+        """The errors of the trials that failed one after the other, on whichever worker, since this one began."""
+        ended = [t for t in moment.trials if t.state.is_finished() and t.number not in self._known_before]
+        failures: list[str] = []
+        for trial in sorted(ended, key=lambda trial: (trial.datetime_complete, trial.number), reverse=True):
+            outcome = trial.user_attrs.get("outcome")
+            if outcome == "failed":
+                failures.insert(0, trial.user_attrs.get("reason", ""))
+            elif outcome not in ("skipped", "interrupted", None) and DERIVED_FROM not in trial.user_attrs:
+                break  # what was not run, or not to its end, says nothing of the job
+        return failures
+
+    def _look(self) -> Moment:
+        return self.objective.look(self.study)
+
+
+def _was_queued(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether the trial has waited in the queue: its number says nothing of when it began."""
+    return "fixed_params" in trial.system_attrs

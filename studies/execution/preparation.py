@@ -1,0 +1,220 @@
+"""What must be there before a configuration of a study can be run: the device, the space that it can run, and the data.
+
+A search, a confirmation and `tradeoff fit` prepare in the same way, so what one of them measures holds for the others.
+"""
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tradeoff.objectives.isolation.trial_server import JobError, ProcessKilledError, TrialServer, WorkerError
+from tradeoff.objectives.job.arguments import job_of_data
+from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.measurements.outcome import Interrupted
+from tradeoff.objectives.objective import Objective
+from tradeoff.searchspace import SearchSpace
+from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.execution.display import Display
+from tradeoff.studies.execution.interrupts import Interrupts
+from tradeoff.studies.execution.memory_estimate import StudyPlanning, start_planning
+from tradeoff.studies.samplers.acquisition import import_ahead
+from tradeoff.studies.storage.study import available_space, check_attention, check_batches, check_devices
+
+
+class OtherDeviceError(TradeoffError):
+    """The study was measured on a device that this machine does not have."""
+
+
+class ProcessLostError(TradeoffError):
+    """A process of ours went while it prepared a study: nothing is wrong with the study, and another try may succeed."""
+
+
+@dataclass(kw_only=True)
+class InterruptibleRunner:
+    """A runner whose trials Ctrl-C may end, and that keeps what the last one wrote.
+
+    Attributes:
+        server: Where trials run.
+        interrupts: What the user has asked for.
+        log: The output of the last trial's process.
+    """
+
+    server: TrialServer
+    interrupts: Interrupts
+    log: str = ""
+
+    def run_trial(
+        self, request: Mapping[str, Any], *, time_limit_s: float | None, on_progress: Callable[[Mapping[str, Any]], None] | None
+    ) -> Any:
+        """Runs the request, unless the user has asked to end."""
+        if self.interrupts.requested:
+            return Interrupted(stage="start")
+        try:
+            with tempfile.NamedTemporaryFile(prefix="tradeoff-log-") as log:
+                # Nothing but the trial: what it answered must not be lost to a Ctrl-C.
+                outcome = None
+                try:
+                    with self.interrupts.waiting():
+                        outcome = self.server.run_trial(
+                            request, time_limit_s=time_limit_s, on_progress=on_progress, log_path=Path(log.name)
+                        )
+                except KeyboardInterrupt:  # just before it began, or just after it ended
+                    outcome = outcome or Interrupted(stage="start")
+                self.log = Path(log.name).read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise TradeoffError(
+                f"the folder for temporary files, {tempfile.gettempdir()}, is full: free some space or set TMPDIR, "
+                "and the same command goes on; what was told is kept"
+            ) from error
+        return outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """A study that can be run here.
+
+    Attributes:
+        config: The study.
+        device: What trials run on, as `TrialServer.describe_device` gives it.
+        space: The study's space without what the device lacks.
+        data: The prepared data, as `TrialServer.prepare` gives it.
+        runner: Where trials run.
+        planning: The memory plan in the making; None where none was asked for.
+    """
+
+    config: StudyConfig
+    device: Mapping[str, Any]
+    space: SearchSpace
+    data: Mapping[str, Any]
+    runner: InterruptibleRunner
+    planning: StudyPlanning | None = None
+
+    @property
+    def budget_mib(self) -> float:
+        """What a configuration may need: the study's limit, or all that the device has."""
+        return self.config.limits.peak_memory_mib or float(self.device["total_memory_mib"])
+
+    def objective(self, display: Display) -> Objective:
+        """The objective of the study."""
+        return Objective(
+            space=self.space,
+            job=self.config.job,
+            data_folder=self.data["folder"],
+            runner=self.runner,
+            objectives=self.config.objectives,
+            device=self.device,
+            num_train=self.data["num_train"],
+            memory_limit_mib=self.config.limits.peak_memory_mib,
+            time_limit_s=self.config.limits.trial_time_s,
+            num_devices=self.config.devices_per_trial,
+            reuse=self.config.effective_reuse(),
+            early_stopping=self.config.early_stopping,
+            on_start=display.trial_started,
+            on_progress=display.progress,
+        )
+
+
+def prepare(
+    config: StudyConfig,
+    server: TrialServer,
+    interrupts: Interrupts,
+    *,
+    display: Display,
+    cache: Path | None = None,
+    measured_on: str | None = None,
+    plans: bool = False,
+    data: Mapping[str, Any] | None = None,
+) -> Preparation:
+    """Finds out what the device is and can, and loads and tokenises the data unless that was done before.
+
+    Args:
+        config: The study.
+        server: Where trials will run.
+        interrupts: What the user has asked for.
+        display: Where progress is shown.
+        cache: Where prepared data is kept; see `cache_folder`.
+        measured_on: The name of the device that must be the one here; None for any.
+        plans: Start to plan memory, if the study wants it.
+        data: The data where it was prepared on this machine before.
+
+    Raises:
+        OtherDeviceError: The device is not the one that was asked for.
+        ProcessLostError: A process that was to find this out was killed.
+        TradeoffError: The study can't run as it is written.
+        KeyboardInterrupt: The user ended it.
+    """
+    with interrupts.waiting():
+        display.message("starting the trial server: importing torch and transformers")
+        server.start()
+        if config.sampler == "decoupled":
+            import_ahead()  # while the server imports too: between two trials it would keep the device waiting
+        try:
+            device = server.describe_device()
+        except WorkerError as error:
+            raise _ended(error) from error
+        if measured_on is not None and measured_on != device["name"]:
+            raise OtherDeviceError(
+                f"the study {config.name!r} was measured on {measured_on}, and this machine has {device['name']}"
+            )
+        if "energy_j" in config.objectives and not device.get("measures_energy"):
+            raise TradeoffError(
+                f"energy_j can't be an objective on {device['name']}: NVML counts no energy there; take it out of objectives"
+            )
+        space, line = available_space(config, device)
+        together = f"{config.devices_per_trial} x " if config.devices_per_trial > 1 else ""
+        display.message(f"device: {together}{device['name']}")
+        for what in (check_devices(config.devices_per_trial, device), line):
+            if what is not None:
+                display.message(what)
+        folder = cache or cache_folder()
+
+        def planning(longest: int) -> StudyPlanning:
+            return start_planning(
+                config,
+                server,
+                space,
+                device,
+                cache=folder,
+                sequence_length=longest,
+                display=display,
+                interrupts=interrupts,
+            )
+
+        texts = config.job if isinstance(config.job, TextClassificationJob) else None  # no other job's memory is planned
+        # Padded to one length, a batch is as long as it can be; else the data tells.
+        is_known = texts is None or (texts.padding == "max_length" and "padding" not in space.domains)
+        planned = planning(0 if texts is None else texts.max_length) if plans and is_known else None
+        if data is None:
+            display.message("preparing the data")
+            try:
+                job = job_of_data(config.job, space.domains)
+                data = server.prepare(job.model_dump(), folder)
+            except JobError as error:
+                raise TradeoffError(str(error)) from error
+            except WorkerError as error:
+                raise _ended(error) from error
+        check_batches(space, data["num_train"], config.devices_per_trial)
+        if texts is not None:
+            check_attention(space, texts.model, data.get("model", {}).get("attention"))
+            if plans and not is_known:
+                planned = planning(min(texts.max_length, data["longest"]))
+    runner = InterruptibleRunner(server=server, interrupts=interrupts)
+    return Preparation(config=config, device=device, space=space, data=data, runner=runner, planning=planned)
+
+
+def _ended(error: WorkerError) -> TradeoffError:
+    return (ProcessLostError if isinstance(error, ProcessKilledError) else TradeoffError)(str(error))
+
+
+def cache_folder() -> Path:
+    """Where prepared data is kept: `TRADEOFF_CACHE`, or `tradeoff` in the user's cache folder."""
+    if folder := os.environ.get("TRADEOFF_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tradeoff"

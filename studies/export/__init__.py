@@ -1,0 +1,1 @@
+"""A chosen configuration as files, and training with it again."""

@@ -1,0 +1,94 @@
+"""How pictures look: one palette, one layout, axes with units.
+
+The colours are those of M. Okabe and K. Ito, "Color Universal Design" (https://jfly.uni-koeln.de/color/), which people with any
+kind of colour vision tell apart; shapes differ too, so that a picture printed in grey still reads.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.studies.results.tables import short_configuration
+
+BLUE, VERMILLION, ORANGE = "#0072B2", "#D55E00", "#E69F00"
+GREY, INK, GRID = "#8A94A0", "#1F2933", "#E3E7EB"
+# Uniform in lightness for every kind of colour vision: https://doi.org/10.1371/journal.pone.0199239
+SEQUENTIAL = "Cividis"
+SEQUENTIAL_CSS = "linear-gradient(to right, #00224e, #3b496c, #777776, #b8a866, #fee838)"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+# Values that differ by more than this factor are drawn on a logarithmic axis.
+_LOG_RATIO = 30.0
+_MARGIN = 0.06
+
+
+def layout(**changes: Any) -> dict[str, Any]:
+    """The layout that all pictures share, with changes."""
+    # An empty template: plotly's own would be stored with every picture, and is larger than most of them.
+    return {
+        "template": {},
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "margin": {"l": 64, "r": 16, "t": 36, "b": 52},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        "hoverlabel": {"align": "left", "bgcolor": "white", "font": {"color": INK}},
+    } | changes
+
+
+def axis(title: str, **changes: Any) -> dict[str, Any]:
+    """An axis with a title, its lines in the shared style."""
+    return {
+        "title": {"text": title, "standoff": 8},
+        "gridcolor": GRID,
+        "zeroline": False,
+        "linecolor": GREY,
+        "showline": True,
+        "ticks": "outside",
+        "tickcolor": GREY,
+        "automargin": True,
+    } | changes
+
+
+def objective_axis(name: str, values: Sequence[float], **changes: Any) -> dict[str, Any]:
+    """The axis of an objective, its unit in the title; logarithmic where the values differ by orders of magnitude."""
+    kind = "log" if is_logarithmic(values) else "linear"
+    # "1,200" rather than plotly's "1.2k" or "1200".
+    return axis(named(name), type=kind, tickformat="," if GOALS[name].digits == 0 and kind == "linear" else "", **changes)
+
+
+def named(name: str) -> str:
+    """An objective as an axis says it: "training time (s)"."""
+    goal = GOALS[name]
+    return f"{goal.label} ({goal.unit})" if goal.unit else goal.label
+
+
+def is_logarithmic(values: Sequence[float]) -> bool:
+    """Whether values are spread so widely that a linear axis would crowd the small ones."""
+    return bool(values) and min(values) > 0 and max(values) / min(values) > _LOG_RATIO
+
+
+def lower_edge(values: Sequence[float]) -> float:
+    """A place just below all values, for what has none."""
+    low, high = min(values), max(values)
+    if is_logarithmic(values):
+        return float(low / (high / low) ** _MARGIN)
+    return low - _MARGIN * ((high - low) or abs(high) or 1.0)
+
+
+def hover(record: TrialRecord) -> str:
+    """What a trial says under the pointer."""
+    lines = [f"<b>trial {record.number}</b>", short_configuration(record.params)]
+    for name, value in record.values.items():
+        source = record.sources.get(name, "measured")
+        lines.append(f"{GOALS[name].label} {with_unit(name, value)}" + ("" if source == "measured" else f" ({source})"))
+    if record.outcome == "out_of_memory":
+        shortfall = record.attributes.get("memory_shortfall_mib")
+        lines.append("out of memory" + (f", short of {shortfall:,.0f} MiB or more" if shortfall is not None else ""))
+    return "<br>".join(lines)
+
+
+def with_unit(name: str, value: float) -> str:
+    """An objective's value as a person reads it: "41.20 s"."""
+    return f"{GOALS[name].show(value)} {GOALS[name].unit}".rstrip()

@@ -1,0 +1,222 @@
+"""The pictures of a study, from its results: for optuna-dashboard, for the report, for anyone who has plotly.
+
+They are figures of plotly without a title; a picture has its title and what it says beside it, so that each place sets them in
+its own type.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from tradeoff.objectives.measurements.goals import GOALS, learned_names, learning_curve
+from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.studies.reporting.heat_maps import heat_map_figure, heat_map_metrics, heat_maps
+from tradeoff.studies.reporting.plot_style import BLUE, axis, layout, named
+from tradeoff.studies.reporting.trade_off_plots import MEMORY, group, memory_budget_mib, pair_figure, space_figure
+from tradeoff.studies.results.criteria import figure as number_of
+from tradeoff.studies.results.hypervolume import hypervolume_over_cost
+from tradeoff.studies.results.results import StudyResults
+from tradeoff.studies.results.tables import short_configuration
+
+# The dark four fifths of Cividis's neighbour Viridis: thin lines in its yellow can't be seen on white.
+_LINE_COLOURS = ((68, 1, 84), (62, 74, 137), (38, 130, 142), (53, 183, 121), (165, 197, 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A figure, and what it is.
+
+    Attributes:
+        name: Letters and hyphens: what a file or an element of a page may be called.
+        title: What it shows.
+        caption: How to read it, in a sentence or two.
+        figure: A `plotly.graph_objects.Figure`.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Any
+
+
+def pictures(results: StudyResults) -> list[Picture]:
+    """Every picture that the study has something to show for, the trade-off first; none while nothing completed."""
+    heat = [
+        Picture(
+            name=f"heat-map-{metric.name.replace('_', '-')}",
+            title=f"{metric.title[0].upper()}{metric.title[1:]} by batch size and accumulation",
+            caption=HEAT_MAP_CAPTION,
+            figure=heat_map_figure(heat_maps(results, metric), metric),
+        )
+        for metric in (heat_map_metrics(results) if _has_completed(results) else ())
+    ]
+    return [*trade_off_pictures(results), *search_pictures(results), *heat]
+
+
+HEAT_MAP_CAPTION = "One map for each precision and checkpointing; bright is better, OOM ran out of memory, empty was not tried."
+
+
+def trade_off_pictures(results: StudyResults) -> list[Picture]:
+    """All objectives at once where there are three or more, then every two of them."""
+    if not _has_completed(results):
+        return []
+    found, groups = [], group(results)
+    if len(results.objectives) >= 3:
+        z, x, y = results.objectives[:3]
+        found.append(
+            Picture(
+                name="trade-off",
+                title=_sentence(f"{_label(z)} against {_label(x)} against {_label(y)}"),
+                caption=f"Turn it with the pointer. {_edge_note(results, 'plane', results.objectives[:3])}".strip(),
+                figure=space_figure(results, groups),
+            )
+        )
+    for y, x in combinations(results.objectives, 2):
+        better = f"Better is {_better(y, 'up', 'down')} and {_better(x, 'right', 'left')}."
+        found.append(
+            Picture(
+                name=f"{y}-over-{x}".replace("_", "-"),
+                title=_sentence(f"{_label(y)} over {_label(x)}"),
+                caption=f"{better} {_edge_note(results, 'line', (x, y))}".strip(),
+                figure=pair_figure(results, groups, y, x),
+            )
+        )
+    return found
+
+
+def search_pictures(results: StudyResults) -> list[Picture]:
+    """How trainings learned, and how the search went."""
+    found = []
+    curves = curve_figure(results.records)
+    if curves is not None:
+        measure = _curve_measure(results.records)
+        found.append(
+            Picture(
+                name="curves",
+                title=_sentence(f"{GOALS[measure].label} over samples, by effective batch size"),
+                caption="One line for each training, evaluated as it went. Darker lines are smaller effective batches.",
+                figure=curves,
+            )
+        )
+    if steps := hypervolume_over_cost(results.records, results.objectives):
+        found.append(
+            Picture(
+                name="hypervolume",
+                title="Hypervolume over the time spent on trials",
+                caption="The share of the box between the best and the worst values seen that the front covers. Where it is"
+                " flat, more trials brought nothing.",
+                figure=hypervolume_figure(steps),
+            )
+        )
+    return found
+
+
+def curve_figure(records: Sequence[TrialRecord]) -> Any:
+    """The evaluations of each training over the samples that it had seen; None if no training has any."""
+    import plotly.graph_objects as go
+
+    measure = _curve_measure(records)
+    trained = [record for record in records if _curve(record, measure)]
+    if not trained:
+        return None
+    sizes = sorted({_effective_batch(record) for record in trained})
+    figure = go.Figure(layout=layout(margin={"l": 64, "r": 8, "t": 16, "b": 52}))
+    for record in sorted(trained, key=_effective_batch):
+        size, points = _effective_batch(record), _curve(record, measure)
+        is_first = not any(trace.legendgroup == str(size) for trace in figure.data)
+        colour = _line_colour(sizes.index(size), len(sizes))
+        figure.add_scatter(
+            x=[samples for samples, _ in points],
+            y=[value for _, value in points],
+            mode="lines+markers",
+            line={"color": colour, "width": 1.5},
+            marker={"size": 5},
+            name=f"{size}",
+            legendgroup=str(size),
+            showlegend=is_first,
+            hovertemplate=f"trial {record.number}: {short_configuration(record.params)}<br>%{{x:,}} samples: %{{y:.4f}}"
+            "<extra></extra>",
+        )
+    figure.update_xaxes(axis("training samples", tickformat=",", rangemode="tozero"))
+    figure.update_yaxes(axis(named(measure)))
+    # Beside the picture: a row above it would not hold as many names on a phone.
+    legend = {"title": {"text": "effective<br>batch"}, "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
+    return figure.update_layout(legend=legend | {"orientation": "v"})
+
+
+def hypervolume_figure(steps: Sequence[tuple[float, float]]) -> Any:
+    """The hypervolume as a staircase over the time that trials took: what `hypervolume_over_cost` returned."""
+    import plotly.graph_objects as go
+
+    unit, seconds = _time_unit(steps[-1][0])
+    figure = go.Figure(layout=layout(showlegend=False))
+    figure.add_scatter(
+        x=[spent_s / seconds for spent_s, _ in steps],
+        y=[share for _, share in steps],
+        mode="lines",
+        line={"shape": "hv", "color": BLUE, "width": 2},
+        fill="tozeroy",
+        fillcolor="rgba(0, 114, 178, 0.08)",
+        hovertemplate=f"%{{x:.1f}} {unit}: %{{y:.1%}}<extra></extra>",
+    )
+    figure.update_xaxes(axis(f"time spent on trials ({unit})", rangemode="tozero"))
+    figure.update_yaxes(axis("hypervolume (share of the box)", range=[0, 1], tickformat=".0%"))
+    return figure
+
+
+def _curve_measure(records: Sequence[TrialRecord]) -> str:
+    """What the curves show: the first objective that is learned, or accuracy, or the evaluation loss where there is neither."""
+    objectives = next((tuple(record.values) for record in records if record.values), ())
+    names = (*learned_names(objectives), "accuracy")
+    return next((name for name in names if any(_curve(record, name) for record in records)), "eval_loss")
+
+
+def _curve(record: TrialRecord, measure: str) -> list[tuple[int, float]]:
+    return learning_curve(record.attributes.get("training") or {}, measure)
+
+
+def _line_colour(position: int, count: int) -> str:
+    """The colour of one of `count` lines, between the nearest two of the scale."""
+    place = position * (len(_LINE_COLOURS) - 1) / max(1, count - 1)
+    below = min(int(place), len(_LINE_COLOURS) - 2)
+    pairs = zip(_LINE_COLOURS[below], _LINE_COLOURS[below + 1], strict=True)
+    return f"rgb({', '.join(str(round(a + (b - a) * (place - below))) for a, b in pairs)})"
+
+
+def _effective_batch(record: TrialRecord) -> int:
+    return int(number_of(record, "effective_batch_size") or 0)
+
+
+def _time_unit(longest_s: float) -> tuple[str, float]:
+    return ("s", 1.0) if longest_s < 180 else ("min", 60.0) if longest_s < 3 * 3600 else ("h", 3600.0)
+
+
+def _has_completed(results: StudyResults) -> bool:
+    return any(record.outcome == "completed" for record in results.records)
+
+
+def _edge_note(results: StudyResults, shape: str, names: Sequence[str]) -> str:
+    """What a picture with memory in it says of the budget and of out-of-memory trials."""
+    num_over = sum(record.outcome == "out_of_memory" for record in results.records)
+    if MEMORY not in names or not num_over:
+        return ""
+    if memory_budget_mib(results) is None:
+        return "Trials that ran out of memory are not drawn: no memory budget is known."
+    return (
+        f"The dashed {shape} is the memory budget; trials that ran out of memory have no other values and stand at the edge."
+        if shape == "line"
+        else "The plane is the memory budget; trials that ran out of memory have no other values and stand at the edges."
+    )
+
+
+def _better(name: str, maximize: str, minimize: str) -> str:
+    return maximize if GOALS[name].direction == "maximize" else minimize
+
+
+def _label(name: str) -> str:
+    return GOALS[name].label
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]

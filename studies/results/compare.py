@@ -1,0 +1,233 @@
+"""Two trials of a study, or two studies, side by side."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.searchspace import TrialParameters
+from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.results.criteria import figure
+from tradeoff.studies.results.front import dominates, extremes, pareto_front
+from tradeoff.studies.results.hypervolume import REFERENCE_MARGIN
+from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
+from tradeoff.studies.results.tables import SHORT_NAMES, short_configuration
+
+# Figures of a trial that are worth comparing besides the study's objectives, with the decimals worth showing.
+_FIGURES = {
+    "samples_per_s": ("samples/s", 2),
+    "eval_loss": ("evaluation loss", 4),
+    "peak_reserved_mib": ("reserved by torch (MiB)", 0),
+    "peak_process_mib": ("held by the process (MiB)", 0),
+    "trial_time_s": ("whole trial (s)", 1),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A line of a comparison.
+
+    Attributes:
+        name: What is compared, under its full name.
+        label: The same for a person.
+        a: On the left.
+        b: On the right.
+        digits: Decimals worth showing, of figures; None of settings.
+        better: Which of the two is better, "a" or "b"; None where neither is or nobody can say.
+    """
+
+    name: str
+    label: str
+    a: Any
+    b: Any
+    digits: int | None = None
+    better: str | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """`b - a` of two figures."""
+        return self.b - self.a if self.digits is not None and is_number(self.a) and is_number(self.b) else None
+
+    @property
+    def ratio(self) -> float | None:
+        """`b / a` of two figures that are above 0."""
+        return self.b / self.a if self.difference is not None and self.a > 0 and self.b > 0 else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What is compared, line by line, and what it comes to.
+
+    Attributes:
+        a: What stands on the left.
+        b: What stands on the right.
+        rows: The lines.
+        notes: Sentences below them.
+    """
+
+    a: str
+    b: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def compare_trials(results: StudyResults, a: int, b: int) -> Comparison:
+    """Two trials of a study: the parameters that differ, and every figure of both.
+
+    Raises:
+        TradeoffError: The study has no such trial.
+    """
+    left, right = _trial(results, a), _trial(results, b)
+    rows = [
+        Row(name=name, label=SHORT_NAMES.get(name, name), a=left.params.get(name), b=right.params.get(name))
+        for name in TrialParameters.names()
+        if left.params.get(name) != right.params.get(name)
+    ]
+    batches = [figure(record, "effective_batch_size") for record in (left, right)]
+    rows += [Row(name="effective_batch_size", label="effective batch", a=batches[0], b=batches[1], digits=0)]
+    for name in results.objectives:
+        goal = GOALS[name]
+        x, y = left.values.get(name), right.values.get(name)
+        label = f"{goal.label} ({goal.unit})" if goal.unit else goal.label
+        rows.append(Row(name=name, label=label, a=x, b=y, digits=goal.digits, better=_better(name, x, y)))
+    for name, (label, digits) in _FIGURES.items():
+        x, y = figure(left, name), figure(right, name)
+        if x is not None or y is not None:
+            rows.append(Row(name=name, label=label, a=x, b=y, digits=digits))
+    return Comparison(a=f"trial {a}", b=f"trial {b}", rows=tuple(rows), notes=tuple(_trial_notes(results, left, right)))
+
+
+def compare_studies(a: StudyResults, b: StudyResults) -> Comparison:
+    """Two studies: settings that differ, trials by outcome, the best of each objective, and their fronts' hypervolumes."""
+    rows = [
+        Row(name=path, label=path, a=ours, b=theirs)
+        for path, ours, theirs in _different(_settings(a), _settings(b))
+    ]  # fmt: skip
+    counts = a.counts(), b.counts()
+    rows += [
+        Row(name=words, label=f"trials {words}", a=counts[0].get(words, 0), b=counts[1].get(words, 0), digits=0)
+        for words in OUTCOME_WORDS.values()
+        if words in counts[0] or words in counts[1]
+    ]
+    spent = [sum(record.attributes.get("trial_time_s") or 0.0 for record in results.records) for results in (a, b)]
+    rows.append(Row(name="spent_s", label="time spent on trials (s)", a=spent[0], b=spent[1], digits=1))
+    shared = tuple(name for name in a.objectives if name in b.objectives)
+    fronts = pareto_front(a.records, shared) if shared else [], pareto_front(b.records, shared) if shared else []
+    rows.append(Row(name="front_size", label="configurations on the front", a=len(fronts[0]), b=len(fronts[1]), digits=0))
+    for name in shared:
+        best = [extremes(front, [name])[name].values[name] if front else None for front in fronts]
+        goal = GOALS[name]
+        label = f"best {goal.label} ({goal.unit})" if goal.unit else f"best {goal.label}"
+        rows.append(
+            Row(name=f"best_{name}", label=label, a=best[0], b=best[1], digits=goal.digits, better=_better(name, *best))
+        )
+    notes = []
+    if len(shared) >= 2 and (fronts[0] or fronts[1]):
+        volumes = hypervolumes(fronts, shared)
+        better = None if volumes[0] == volumes[1] else "a" if volumes[0] > volumes[1] else "b"
+        rows.append(
+            Row(name="hypervolume", label="hypervolume of the front", a=volumes[0], b=volumes[1], digits=3, better=better)
+        )
+        notes.append(
+            f"the hypervolume is over {', '.join(shared)}, each scaled to the range of both fronts, as a share of the box"
+            " that ends a tenth beyond the worst"
+        )
+        notes += [
+            f"{_num_beaten(mine, theirs, shared)} of {len(theirs)} on the front of {other} are beaten by one of {name},"
+            " which is at least as good in everything"
+            for mine, theirs, name, other in (
+                (fronts[0], fronts[1], a.name, b.name),
+                (fronts[1], fronts[0], b.name, a.name),
+            )
+        ]
+    if a.device.get("name") != b.device.get("name"):
+        notes.append("times and memory of different devices can't be compared")
+    return Comparison(a=a.name, b=b.name, rows=tuple(rows), notes=tuple(notes))
+
+
+def hypervolumes(fronts: Sequence[Sequence[TrialRecord]], objectives: Sequence[str]) -> list[float]:
+    """The hypervolume of each front, on one scale: comparable with each other, and with nothing else.
+
+    Each objective is scaled to 0 (the best value of all fronts) and 1 (the worst one); the reference point is 1.1 in each, so
+    that the worst ones count for something, and the result is a share of that box (E. Zitzler and L. Thiele, "Multiobjective
+    Evolutionary Algorithms: A Comparative Case Study and the Strength Pareto Approach", IEEE Transactions on Evolutionary
+    Computation 3(4), 1999). An empty front has 0.
+    """
+    from moocore import hypervolume
+
+    costs = [[[_cost(record, name) for name in objectives] for record in front] for front in fronts]
+    columns = list(zip(*(point for points in costs for point in points), strict=True))
+    low, high = [min(column) for column in columns], [max(column) for column in columns]
+    reference = 1.0 + REFERENCE_MARGIN
+    shares = []
+    for points in costs:
+        # An objective in which all are equal is at its best everywhere.
+        scaled = [[(x - p) / (q - p) if q > p else 0.0 for x, p, q in zip(point, low, high, strict=True)] for point in points]
+        box = reference ** len(objectives)
+        shares.append(float(hypervolume(scaled, ref=[reference] * len(objectives))) / box if scaled else 0.0)
+    return shares
+
+
+def _trial(results: StudyResults, number: int) -> TrialRecord:
+    record = results.record(number)
+    if record is None:
+        raise TradeoffError(f"the study {results.name!r} has no trial {number} ({results.summary()})")
+    return record
+
+
+def _trial_notes(results: StudyResults, a: TrialRecord, b: TrialRecord) -> list[str]:
+    notes = [f"trial {record.number} is {short_configuration(record.params)}" for record in (a, b)]
+    for record in (a, b):
+        if record.outcome != "completed":
+            reason = f": {record.reason}" if record.reason else ""
+            notes.append(f"trial {record.number} is {OUTCOME_WORDS[record.outcome]}{reason}")
+    if all(record.outcome == "completed" for record in (a, b)):
+        for better, worse in ((a, b), (b, a)):
+            if dominates(better, worse, results.objectives):
+                notes.append(f"trial {better.number} is at least as good as trial {worse.number} in every objective")
+        elsewhere = [
+            f"{name} of trial {record.number}: {record.sources[name]}"
+            for record in (a, b)
+            for name in results.objectives
+            if record.sources.get(name, "measured") != "measured"
+        ]
+        notes += [f"not measured by the trial itself: {'; '.join(elsewhere)}"] if elsewhere else []
+    return notes
+
+
+def _settings(results: StudyResults) -> dict[str, Any]:
+    settings = {name: value for name, value in results.config.items() if name != "name"}
+    return {**settings, "device": results.device.get("name"), "tradeoff_version": results.tradeoff_version}
+
+
+def _num_beaten(front: Sequence[TrialRecord], other: Sequence[TrialRecord], objectives: Sequence[str]) -> int:
+    return sum(any(dominates(mine, theirs, objectives) for mine in front) for theirs in other)
+
+
+def _different(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The keys, with their path, under which two settings differ, and both values."""
+    for key in dict.fromkeys([*a, *b]):
+        ours, theirs = a.get(key), b.get(key)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            yield from _different(ours, theirs, f"{path}{key}.")
+        elif ours != theirs:
+            yield f"{path}{key}", ours, theirs
+
+
+def _better(name: str, a: float | None, b: float | None) -> str | None:
+    """Which of two values of an objective is better: "a", "b", or None."""
+    if a is None or b is None or a == b:
+        return None
+    return "a" if GOALS[name].better(a, b) else "b"
+
+
+def _cost(record: TrialRecord, name: str) -> float:
+    """The objective's value with the sign that makes less better."""
+    value = record.values[name]
+    return -value if GOALS[name].direction == "maximize" else value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, which True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,110 @@
+"""A stored study as values: its trials, and what was searched, on which device, with which versions.
+
+Everything that shows, chooses or exports works on a `StudyResults`; nothing but this file reads an Optuna study for them.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from tradeoff.objectives.job.settings import objective_names
+from tradeoff.objectives.measurements.records import OutcomeKind, TrialRecord, read_record
+from tradeoff.objectives.memory_estimator.estimates import MemoryPlan, stored_plan
+from tradeoff.studies.storage.opening import describe
+
+if TYPE_CHECKING:
+    import optuna
+
+# The order in which outcomes are counted, and how each is said.
+OUTCOME_WORDS: dict[OutcomeKind | None, str] = {
+    "completed": "completed",
+    "out_of_memory": "out of memory",
+    "timed_out": "over the time limit",
+    "stopped_early": "stopped early",
+    "diverged": "diverged",
+    "probed": "probed",
+    "failed": "failed",
+    "interrupted": "interrupted",
+    "skipped": "skipped",
+    None: "running or waiting",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResults:
+    """A study, read once.
+
+    Attributes:
+        name: The study's name.
+        objectives: What it optimises, in its own order.
+        records: Its trials by number.
+        config: The study file as plain data.
+        device: What the trials ran on: kind, name, total_memory_mib, ...
+        versions: Library versions by package.
+        tradeoff_version: The version that made the study.
+        storage: Where it is kept, without a password.
+        memory_plan: What was predicted of memory before anything ran; None where there is no plan.
+    """
+
+    name: str
+    objectives: tuple[str, ...]
+    records: tuple[TrialRecord, ...]
+    config: Mapping[str, Any]
+    device: Mapping[str, Any]
+    versions: Mapping[str, str]
+    tradeoff_version: str
+    storage: str
+    memory_plan: MemoryPlan | None = None
+
+    @property
+    def num_devices(self) -> int:
+        """Devices that train a configuration together."""
+        return int(self.config.get("devices_per_trial", 1))
+
+    def counts(self) -> dict[str, int]:
+        """The number of trials by outcome, in words, in a fixed order, without zeros."""
+        counted = Counter(record.outcome for record in self.records)
+        return {words: counted[outcome] for outcome, words in OUTCOME_WORDS.items() if counted[outcome]}
+
+    def summary(self) -> str:
+        """The counts in a sentence's part: "9 trials: 7 completed, 2 out of memory"."""
+        total = len(self.records)
+        if not total:
+            return "no trial yet"
+        parts = ", ".join(f"{count} {words}" for words, count in self.counts().items())
+        return f"{total} {'trial' if total == 1 else 'trials'}: {parts}"
+
+    def record(self, number: int) -> TrialRecord | None:
+        """The trial of that number, or None."""
+        return next((record for record in self.records if record.number == number), None)
+
+
+def read_results(study: "optuna.Study") -> StudyResults:
+    """Reads a study that `tradeoff` made.
+
+    A trial that completed but breaks a constraint has the constraints it breaks, by name, under the attribute `violated`.
+
+    Raises:
+        KeyError: The study was not made by `tradeoff`; `tradeoff.studies.storage.opening.load_study` refuses such a study.
+    """
+    attributes = study.user_attrs
+    objectives = objective_names(attributes)
+    records = []
+    for trial in study.get_trials(deepcopy=False):
+        record = read_record(trial, objectives, num_devices=attributes["config"].get("devices_per_trial", 1))
+        violated = {name: amount for name, amount in trial.constraints.items() if amount > 0}
+        if record.outcome == "completed" and violated:
+            record = replace(record, attributes={**record.attributes, "violated": violated})
+        records.append(record)
+    return StudyResults(
+        name=study.study_name,
+        objectives=objectives,
+        records=tuple(records),
+        config=attributes["config"],
+        device=attributes.get("device", {}),
+        versions=attributes.get("versions", {}),
+        tradeoff_version=attributes.get("tradeoff_version", "unknown"),
+        storage=describe(study._storage),
+        memory_plan=stored_plan(attributes),
+    )

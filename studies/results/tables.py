@@ -1,0 +1,185 @@
+"""The front as a table for a person, as JSON or CSV for a program.
+
+Programs get the stored numbers under their full names; a person gets rounded ones, short names, and a mark on the values that
+another trial or a probe measured.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.measurements.repeats import NUM_SEEDS, spread_name
+from tradeoff.searchspace import TrialParameters
+from tradeoff.studies.results.front import extremes, knee
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# How a parameter is headed in a table, where room is scarce.
+SHORT_NAMES = {
+    "per_device_train_batch_size": "batch",
+    "gradient_accumulation_steps": "accumulation",
+    "gradient_checkpointing": "checkpointing",
+    "learning_rate": "learning rate",
+    "dataloader_num_workers": "workers",
+    "dataloader_pin_memory": "pinned memory",
+    "optim": "optimizer",
+    "train_sampling_strategy": "sampling",
+    "attn_implementation": "attention",
+    "torch_compile": "compiled",
+}
+# Values that say by themselves what they are of.
+_SPEAKING = frozenset({"precision", "optim", "train_sampling_strategy"})
+# Values that a reader takes for granted, and that a configuration in words leaves out.
+_USUAL = {"train_sampling_strategy": "random"}
+ELSEWHERE = "~"
+
+
+def marks(front: Sequence[TrialRecord], objectives: Sequence[str]) -> dict[int, list[str]]:
+    """What is special about trials of a front, by number: "knee", "highest accuracy", "lowest peak memory"."""
+    found: dict[int, list[str]] = {record.number: [] for record in front}
+    if front:
+        found[knee(front, objectives).number].append("knee")
+        for name, record in extremes(front, objectives).items():
+            word = "highest" if GOALS[name].direction == "maximize" else "lowest"
+            found[record.number].append(f"{word} {GOALS[name].label}")
+    return found
+
+
+def front_as_json(front: Sequence[TrialRecord], objectives: Sequence[str], *, only: TrialRecord | None = None) -> str:
+    """A list of objects: `trial`, `params`, each objective under its name, `sources` by objective, `marks`, and
+    for means over seeds `num_seeds` and the standard deviation as `<objective>_std`.
+
+    With `only`, a list of that one trial.
+    """
+    found = marks(front, objectives)
+    rows: list[dict[str, Any]] = [
+        {"trial": record.number, "params": dict(record.params)}
+        | {name: record.values[name] for name in objectives}
+        | {"sources": dict(record.sources), "marks": found.get(record.number, [])}
+        | _over_seeds(record, objectives)
+        for record in _shown(front, only)
+    ]
+    return json.dumps(rows, indent=2)
+
+
+def front_as_csv(front: Sequence[TrialRecord], objectives: Sequence[str], *, only: TrialRecord | None = None) -> str:
+    """A line of names and a line for each trial; where a value comes from follows as `<objective>_source`.
+
+    Where any value is a mean over seeds, `num_seeds` and its standard deviation as `<objective>_std` follow.
+    """
+    shown = _shown(front, only)
+    params = _parameter_names(shown)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    over_seeds = [_over_seeds(record, objectives) for record in shown]
+    seeds = list(dict.fromkeys(name for row in over_seeds for name in row))
+    writer.writerow(["trial", *params, *objectives, *(f"{name}_source" for name in objectives), *seeds])
+    for record, means in zip(shown, over_seeds, strict=True):
+        writer.writerow(
+            [
+                record.number,
+                *(record.params.get(name, "") for name in params),
+                *(record.values[name] for name in objectives),
+                *(record.sources.get(name, "") for name in objectives),
+                *(means.get(name, "") for name in seeds),
+            ]
+        )
+    return text.getvalue()
+
+
+def front_table(
+    front: Sequence[TrialRecord],
+    objectives: Sequence[str],
+    *,
+    only: TrialRecord | None = None,
+    title: str | None = None,
+    caption: str | None = None,
+) -> "Table":
+    """A table of the front, or of the one trial `only`, with a title above and a caption below."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = _shown(front, only)
+    found = marks(front, objectives)
+    notes = [caption] if caption else []
+    if any(is_elsewhere(record, name) for record in shown for name in objectives):
+        notes.append(f"{ELSEWHERE} measured by another trial or a probe; --format json says which")
+    if any(spread_name(name) in record.attributes for record in shown for name in objectives):
+        notes.append("± standard deviation over seeds")
+    table = Table(
+        # Text, since a study's name may hold brackets, which rich takes for markup.
+        title=Text(title) if title else None,
+        caption=Text("\n".join(notes)) if notes else None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    # One column for the whole configuration: a column for each parameter would not fit a terminal.
+    table.add_column("trial", justify="right")
+    table.add_column("batch x accumulation", no_wrap=True)
+    for name in objectives:
+        unit = f" ({GOALS[name].unit})" if GOALS[name].unit else ""
+        table.add_column(f"{GOALS[name].short}{unit}", justify="right", min_width=8)
+    table.add_column("", min_width=12)
+    for record in shown:
+        values = [shown_value(record, name) for name in objectives]
+        cells = [str(record.number), short_configuration(record.params), *values]
+        table.add_row(*(Text(cell) for cell in [*cells, ", ".join(found.get(record.number, []))]))
+    return table
+
+
+def shown_value(record: TrialRecord, objective: str) -> str:
+    """A value as a person reads it, with its spread over seeds if it has one, and the mark of one from elsewhere."""
+    spread = record.attributes.get(spread_name(objective))
+    error = "" if spread is None else f" ± {GOALS[objective].show(spread)}"
+    return GOALS[objective].show(record.values[objective]) + error + ELSEWHERE * is_elsewhere(record, objective)
+
+
+def short_configuration(params: Mapping[str, Any]) -> str:
+    """A configuration in a few words: "32 x 2, checkpointing, bf16" for batch 32 with 2 accumulation steps."""
+    if "per_device_train_batch_size" not in params:
+        return "no configuration yet"  # its worker died before it had chosen one
+    words = [f"{params['per_device_train_batch_size']} x {params.get('gradient_accumulation_steps', 1)}"]
+    for name, value in params.items():
+        if name in ("per_device_train_batch_size", "gradient_accumulation_steps") or value is None or value is False:
+            continue
+        if _USUAL.get(name) == value:
+            continue
+        label = SHORT_NAMES.get(name, name)
+        words.append(label if value is True else str(value) if name in _SPEAKING else f"{label} {show_parameter(value)}")
+    return ", ".join(words)
+
+
+def _over_seeds(record: TrialRecord, objectives: Sequence[str]) -> dict[str, Any]:
+    """How many seeds a record's learned values are the mean of, and their standard deviations; nothing for a single one."""
+    names = [NUM_SEEDS, *(spread_name(name) for name in objectives)]
+    return {name: record.attributes[name] for name in names if name in record.attributes}
+
+
+def _shown(front: Sequence[TrialRecord], only: TrialRecord | None) -> Sequence[TrialRecord]:
+    return front if only is None else [only]
+
+
+def _parameter_names(records: Sequence[TrialRecord]) -> list[str]:
+    """The parameters that any of the records holds, in the order in which they are shown."""
+    held = {name for record in records for name in record.params}
+    return [name for name in TrialParameters.names() if name in held]
+
+
+def is_elsewhere(record: TrialRecord, objective: str) -> bool:
+    """Whether a value was not measured by the trial itself."""
+    return record.sources.get(objective, "measured") != "measured"
+
+
+def show_parameter(value: Any) -> str:
+    """A parameter's value in a cell."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)

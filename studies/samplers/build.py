@@ -1,0 +1,64 @@
+"""Builds the sampler that a study names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+from tradeoff.objectives.objective import Objective
+from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.samplers.constrained_gp import ConstrainedGPSampler
+from tradeoff.studies.samplers.decoupled import DecoupledSampler
+
+# Between the seeds of two workers: more than a study has trials.
+SEED_STRIDE = 1_000_003
+
+
+def build_sampler(
+    config: StudyConfig,
+    objective: Objective,
+    *,
+    budget_mib: float,
+    baselines: Mapping[str, float],
+    num_trials: int,
+    worker: int = 0,
+) -> optuna.samplers.BaseSampler:
+    """The sampler of a study.
+
+    Args:
+        config: Names the sampler.
+        objective: What it samples for, with the space that the device can run.
+        budget_mib: What a configuration may need.
+        baselines: What a constant answer reaches, for the learned objectives of which that is known.
+        num_trials: Trials that the study holds: a seeded sampler goes on from there instead of repeating its first draws.
+        worker: The number of the worker that samples: several must not draw the same.
+    """
+    space = objective.space
+    seed = None if config.sampler_seed is None else (config.sampler_seed + num_trials + worker * SEED_STRIDE) % 2**32
+    if config.sampler == "decoupled":
+        return DecoupledSampler(
+            space=space,
+            objectives=config.objectives,
+            look=objective.look,
+            budget_mib=budget_mib,
+            baselines=baselines,
+            seed=config.sampler_seed,
+            max_seeds=config.seeds_per_class,
+        )
+    if config.sampler == "tpe":
+        return optuna.samplers.TPESampler(
+            seed=seed,
+            multivariate=True,
+            # Workers that run at the same time don't draw next to each other's running trials.
+            constant_liar=True,
+        )
+    if config.sampler == "nsga2":
+        # One generation must end well before the study does.
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, config.trials // 4)))
+    if config.sampler == "gp":
+        return ConstrainedGPSampler(budget_mib=budget_mib, seed=seed)
+    if config.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    values: dict[str, Any] = {name: domain.values() for name, domain in space.domains.items()}
+    # All workers number the grid's points alike.
+    return optuna.samplers.GridSampler(values, seed=config.sampler_seed or 0)

@@ -1,0 +1,125 @@
+"""What the decoupled search may train next: every learning class with its members that fit, and what would be of no use."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from optuna.distributions import FloatDistribution
+
+from tradeoff.objectives.knowledge.knowledge import Cost, Knowledge
+from tradeoff.objectives.measurements.goals import GOALS, Goal, cost_names, learned_names
+from tradeoff.searchspace import LearningClass, SearchSpace, TrialParameters
+from tradeoff.studies.samplers.acquisition import Candidate
+
+# Learning rates drawn for a decision, where the learning rate is searched over a range.
+NUM_LEARNING_RATES = 12
+# How far beyond the worst value the reference lies, as a share of the range, where there is no other measure.
+RANGE_MARGIN = 0.1
+# How many times farther from the best than the median a learned value may be and still count, once so many were reached.
+FENCE = 4.0
+MIN_FOR_FENCE = 5
+
+
+def candidates(
+    knowledge: Knowledge,
+    space: SearchSpace,
+    *,
+    budget_mib: float,
+    costs: Sequence[str] = (),
+    seed: int | None = None,
+    num_trials: int = 0,
+) -> list[Candidate]:
+    """Every learning class with the members that fit.
+
+    Args:
+        knowledge: What is known so far.
+        space: Where configurations come from.
+        budget_mib: What a configuration may need.
+        costs: The objectives that are costs: a configuration of which one is not known can't be placed.
+        seed: Of the learning rates that are drawn.
+        num_trials: Trials that the study holds: others are drawn after each.
+    """
+    groups: dict[LearningClass, list[tuple[TrialParameters, Cost]]] = {}
+    rates = _learning_rates(space, seed, num_trials)
+    for structure in space.structures:
+        cost = knowledge.cost(structure)
+        if cost is None or cost.peak_memory_mib > budget_mib or knowledge.out_of_memory(structure) is not None:
+            continue
+        if not cost.knows(costs):
+            continue
+        for rate in rates:
+            parameters = structure.with_learning_rate(rate)
+            groups.setdefault(knowledge.class_of(parameters), []).append((parameters, cost))
+    return [Candidate(learning_class=key, members=tuple(group)) for key, group in groups.items()]
+
+
+def reference(
+    everything: Sequence[Candidate],
+    learned: Mapping[str, Collection[float]],
+    objectives: Sequence[str],
+    *,
+    budget_mib: float,
+    baselines: Mapping[str, float],
+) -> Mapping[str, float]:
+    """What is of no use in each objective: as slow as the slowest, as large as the budget, as good as a constant answer.
+
+    Args:
+        everything: The classes with the members that fit.
+        learned: The values that trainings have reached, by learned objective.
+        objectives: The study's objectives.
+        budget_mib: What a configuration may need.
+        baselines: What a constant answer reaches, for the learned objectives of which that is known.
+    """
+    found = {
+        name: worst_that_counts(GOALS[name], learned.get(name, ()), baselines.get(name))
+        for name in learned_names(tuple(objectives))
+    }
+    for name in cost_names(tuple(objectives)):
+        if name == "peak_memory_mib":
+            found[name] = budget_mib * 1.01
+            continue
+        known = [cost.value(name) for candidate in everything for _, cost in candidate.members]
+        values = [value for value in known if value is not None]
+        found[name] = min(values) / 1.01 if GOALS[name].direction == "maximize" else max(values) * 1.01
+    return found
+
+
+def worst_that_counts(goal: Goal, values: Collection[float], baseline: float | None) -> float:
+    """The value of a learned objective from which on it is of no use.
+
+    It is what a constant answer reaches; where nothing has beaten that yet, everything counts that beats the worst. Where no
+    such answer is known (a loss has no end, and one training that diverged can be a thousand times worse than the others), it
+    is the worst that was reached, but no farther from the best than `FENCE` times the median is: with the better half of the
+    trainings as the measure, a few that went wrong don't make all others look alike.
+
+    Args:
+        goal: The objective.
+        values: What trainings have reached; one that is not a number does not count.
+        baseline: What a constant answer reaches; None where that is not known.
+    """
+    heights = sorted((goal.sign * value for value in values if math.isfinite(value)), reverse=True)
+    if baseline is not None:
+        # The margin lets the worst itself count for a little.
+        margin = 0.01 if goal.best is not None else RANGE_MARGIN * abs(baseline)
+        return goal.sign * (heights[-1] - margin) if heights and heights[0] <= goal.sign * baseline else baseline
+    if not heights:
+        return -goal.sign
+    best, worst = heights[0], heights[-1]
+    if len(heights) >= MIN_FOR_FENCE:
+        worst = max(worst, best - FENCE * (best - heights[(len(heights) - 1) // 2]))
+    return goal.sign * (worst - RANGE_MARGIN * ((best - worst) or abs(best) or 1.0))
+
+
+def _learning_rates(space: SearchSpace, seed: int | None, num_trials: int) -> list[float | None]:
+    domain = space.domains.get("learning_rate")
+    if domain is None:
+        return [None]
+    if (values := domain.values()) is not None:
+        return list(values)
+    distribution = domain.distribution()
+    assert isinstance(distribution, FloatDistribution)
+    drawn = np.random.default_rng([seed or 0, num_trials]).random(NUM_LEARNING_RATES)
+    low, high = distribution.low, distribution.high
+    if distribution.log:
+        return [float(low * (high / low) ** share) for share in drawn]
+    return [float(low + (high - low) * share) for share in drawn]

@@ -1,0 +1,98 @@
+"""Optuna's Gaussian process sampler over trials that did not fit as well.
+
+`optuna.samplers.GPSampler` models constraints, but reads completed trials alone: a trial that ran out of memory, which ends as
+pruned, teaches it nothing, and it proposes the same corner of the space again and again. Here it is shown such trials as
+completed ones that break a constraint. What they would have reached nobody knows: in each objective they count as the worst
+trial that completed. These values never reach the storage.
+"""
+
+from collections.abc import Container, Mapping, Sequence
+from copy import copy
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from tradeoff.objectives.objective import DASHBOARD_CONSTRAINTS
+
+MEMORY = "memory_shortfall_mib"
+_PREFIX = "constraints:"  # under which `Trial.set_constraint` stores an amount
+
+
+class ConstrainedGPSampler(optuna.samplers.GPSampler):
+    """A `GPSampler` that learns from out-of-memory.
+
+    Args:
+        budget_mib: What a configuration may need: how far a completed trial stayed below it is part of the constraint.
+        seed: Of its draws.
+    """
+
+    def __init__(self, *, budget_mib: float, seed: int | None = None) -> None:
+        super().__init__(seed=seed)
+        self._budget_mib = budget_mib
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The configuration with the largest expected improvement that is likely to fit."""
+        seen: Any = _WithInfeasible(study, self._budget_mib)
+        return super().sample_relative(seen, trial, search_space)
+
+
+class _WithInfeasible:
+    """A study in whose list of trials the infeasible ones have completed."""
+
+    def __init__(self, study: optuna.Study, budget_mib: float) -> None:
+        self._study = study
+        self._budget_mib = budget_mib
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = self._study._get_trials(deepcopy=False, states=None, use_cache=use_cache)
+        completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        infeasible = {t.number: b for t in trials if t.state == TrialState.PRUNED and (b := _broken(t))}
+        names = sorted({name for broken in infeasible.values() for name in broken})
+        if completed and infeasible:
+            worst = _worst(completed, self._study.directions)
+            trials = [self._constrained(trial, worst, names, infeasible) for trial in trials]
+        return [trial for trial in trials if states is None or trial.state in states]
+
+    def _constrained(
+        self, trial: FrozenTrial, worst: Sequence[float], names: Sequence[str], infeasible: Mapping[int, Mapping[str, float]]
+    ) -> FrozenTrial:
+        """The trial with an amount for every constraint that any trial has broken, and a completed state if it broke one."""
+        if trial.number not in infeasible and trial.state != TrialState.COMPLETE:
+            return trial
+        shown = copy(trial)
+        amounts = {f"{_PREFIX}{name}": infeasible.get(trial.number, {}).get(name, self._kept(trial, name)) for name in names}
+        # Without the list that the dashboard reads, which says the same under another name.
+        shown.system_attrs = {key: value for key, value in trial.system_attrs.items() if key != DASHBOARD_CONSTRAINTS} | amounts
+        if trial.number in infeasible:
+            shown.state, shown.values = TrialState.COMPLETE, list(worst)
+        return shown
+
+    def _kept(self, trial: FrozenTrial, name: str) -> float:
+        """By how much a trial kept a limit that it did not break: 0 where that was not measured."""
+        peak_mib = trial.user_attrs.get("peak_memory_mib")
+        return min(0.0, peak_mib - self._budget_mib) if name == MEMORY and peak_mib is not None else 0.0
+
+
+def _broken(trial: FrozenTrial) -> dict[str, float]:
+    """The constraints that a trial breaks, by name."""
+    stored = {key.removeprefix(_PREFIX): amount for key, amount in trial.system_attrs.items() if key.startswith(_PREFIX)}
+    return {name: amount for name, amount in stored.items() if amount > 0}
+
+
+def _worst(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[float]:
+    """The worst value of each objective."""
+    columns = zip(*(trial.values for trial in trials), strict=True)
+    return [
+        min(column) if direction == StudyDirection.MAXIMIZE else max(column)
+        for column, direction in zip(columns, directions, strict=True)
+    ]

@@ -1,0 +1,220 @@
+"""The decoupled search, as an Optuna sampler: survey, decide, train, publish.
+
+Each trial it proposes carries a plan among its system attributes: to probe a configuration, or to train a learning class by its
+fastest member. Everything it knows it reads from the study, so it goes on from a study half done, by itself or by another
+sampler, and several workers share what each of them finds.
+
+Workers that share no lock decide in the order of their trials' numbers, which the storage gives out one by one: a trial is
+planned once all before it are, so it knows what they do, and nobody decides anew on what another has relied on.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from tradeoff.objectives.knowledge.knowledge import Knowledge
+from tradeoff.objectives.knowledge.other_workers import PLAN_ATTRIBUTE
+from tradeoff.objectives.knowledge.snapshot import Moment
+from tradeoff.objectives.measurements.goals import learned_names
+from tradeoff.objectives.measurements.repeats import SEED
+from tradeoff.searchspace import SearchSpace, TrialParameters
+from tradeoff.studies.samplers.publishing import publish, unpublished
+from tradeoff.studies.samplers.survey import Depth, next_probe
+from tradeoff.studies.samplers.trial_planner import Plan, Planner, is_settling
+
+# A class whose worker died before it published is published by another one after this long.
+PUBLISH_GRACE_S = 60.0
+# An earlier trial that has no plan after this long has lost its worker, and is not waited for any more.
+PLAN_LIMIT_S = 30.0
+_LOOK_S = 0.05
+
+
+@dataclass
+class DecoupledSampler(optuna.samplers.BaseSampler):
+    """Chooses what to probe and what to train.
+
+    Attributes:
+        space: The space, without what the device lacks.
+        objectives: The study's objectives.
+        look: Reads the study as it is now.
+        budget_mib: What a configuration may need.
+        baselines: What a constant answer reaches, for the learned objectives of which that is known: a value of no use.
+        seed: Of the learning rates that are drawn.
+        max_seeds: Seeds that a learning class may be trained with.
+        asks_alone: Whether no other worker begins a trial between `plan_stands` and the end of `study.ask`, thanks to a lock.
+    """
+
+    space: SearchSpace
+    objectives: tuple[str, ...]
+    look: Callable[[optuna.Study], Moment]
+    budget_mib: float
+    baselines: Mapping[str, float]
+    seed: int | None = None
+    max_seeds: int = 1
+    asks_alone: bool = False
+    finished_because: str | None = field(default=None, init=False)
+    _plan: Plan | None = field(default=None, init=False)
+    _planned_with: Knowledge | None = field(default=None, init=False, repr=False)
+    _own: set[int] = field(default_factory=set, init=False)
+    _without_plan: set[int] = field(default_factory=set, init=False)
+    _random: optuna.samplers.RandomSampler = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._random = optuna.samplers.RandomSampler(seed=self.seed)
+
+    def finished(self, study: optuna.Study, moment: Moment | None = None) -> str | None:
+        """Why the search has ended, in a sentence; None while there is something worth doing.
+
+        Args:
+            study: The study.
+            moment: The study as it was read just now; None to read it.
+        """
+        self._plan = self._next_plan(moment or self.look(study))
+        return None if self._plan is not None else self.finished_because
+
+    def plan_stands(self, moment: Moment) -> bool:
+        """Whether what `finished` has planned is still to be done at a moment: no other worker has begun or settled it."""
+        return self._plan is not None and self._stands(self._plan, moment)
+
+    def publish(self, study: optuna.Study, *, ended: int | None = None) -> int:
+        """Publishes what trainings have settled, or the survey where it settles all.
+
+        Args:
+            study: The study.
+            ended: The trial that has just ended here. What other workers' trials settle is theirs to publish; only after a
+                grace period is it taken over.
+
+        Returns:
+            The number of trials added.
+        """
+        if ended is not None:
+            self._own.add(ended)
+        moment, count = self.look(study), 0
+        records, knowledge, trials = moment.records, moment.knowledge, moment.trials
+        learns = bool(learned_names(self.objectives))
+        if not learns and next_probe(knowledge, self.space, self.budget_mib, depth=Depth.PROMISING) is not None:
+            return 0  # while the survey goes on, each probe would tell everything anew
+        waiting = unpublished(records, knowledge, self.space, self.objectives, budget_mib=self.budget_mib)
+        for parameters, settling in waiting:
+            completed = trials[settling.record.number].datetime_complete
+            age_s = time.time() - completed.timestamp() if completed is not None else 0.0
+            if not learns or settling.record.number in self._own or age_s >= PUBLISH_GRACE_S:
+                publish(study, parameters, settling, knowledge, self.space, self.objectives)
+                count += 1
+        return count
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Plans the trial; one that the user has enqueued is run in full."""
+        if "fixed_params" in trial.system_attrs:
+            return
+        promised, plan, self._plan = self._plan, self._plan, None
+        if not self.asks_alone:
+            self._wait_for_earlier(study, trial)
+            if plan is not None and not self._stands(plan, self.look(study), trial):
+                plan = None
+        plan = plan or self._next_plan(self.look(study), trial)
+        if plan is None and promised is not None:
+            # There was something to do when the trial was asked for, and others have begun it since.
+            plan = replace(promised, stages=(), why=f"nothing is left to do: {self.finished_because}")
+        if plan is not None:
+            study._storage.set_trial_system_attr(trial._trial_id, PLAN_ATTRIBUTE, plan.as_dict())
+            trial.system_attrs[PLAN_ATTRIBUTE] = plan.as_dict()
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space: parameters are chosen together."""
+        return self.space.distributions()
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The planned configuration."""
+        plan = trial.system_attrs.get(PLAN_ATTRIBUTE)
+        if plan is None:
+            return {}
+        return {name: plan["params"][name] for name in search_space}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """What is not planned (the search has ended, or the user fixed other parameters) is drawn at random."""
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    def _running(self, moment: Moment, own: FrozenTrial | None) -> list[tuple[TrialParameters, tuple[str, ...]]]:
+        """What other trials are doing: configuration and stages. One with no plan is trained in full."""
+        running = []
+        for trial in moment.running:
+            plan = trial.system_attrs.get(PLAN_ATTRIBUTE, {"params": trial.params, "stages": ("probe", "train")})
+            parameters = self.space.read(plan["params"])
+            if parameters is not None and (own is None or trial.number != own.number):
+                running.append((parameters, tuple(plan["stages"])))
+        return running
+
+    def _wait_for_earlier(self, study: optuna.Study, own: FrozenTrial) -> None:
+        """Waits until every earlier trial that runs has its plan; one whose worker died before it had one is passed over."""
+        end_s = time.monotonic() + PLAN_LIMIT_S
+        while True:
+            undecided = {
+                trial.number
+                for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                if trial.number < own.number
+                and not trial.params
+                and not {PLAN_ATTRIBUTE, "fixed_params"} & trial.system_attrs.keys()
+            }
+            if undecided <= self._without_plan:
+                return
+            if time.monotonic() >= end_s:
+                self._without_plan |= undecided
+                return
+            time.sleep(_LOOK_S)
+
+    def _stands(self, plan: Plan, moment: Moment, own: FrozenTrial | None = None) -> bool:
+        knowledge = moment.knowledge
+        if self._is_taken(plan, moment, own):
+            return False
+        if knowledge is self._planned_with:
+            return True
+        if knowledge.out_of_memory(plan.parameters) is not None:
+            return False
+        if plan.seed is not None:
+            seeds = [o.record.attributes.get(SEED, knowledge.job.seed) for o in knowledge.trained(plan.parameters)]
+            return all(seed < plan.seed for seed in seeds)
+        if "train" in plan.stages:
+            learning_class = knowledge.class_of(plan.parameters)
+            return all(knowledge.class_of(o.parameters) != learning_class for o in knowledge.observations if is_settling(o))
+        return not knowledge.is_probed(plan.parameters)
+
+    def _is_taken(self, plan: Plan, moment: Moment, own: FrozenTrial | None) -> bool:
+        """Whether another trial does the same."""
+        class_of = moment.knowledge.class_of
+        learning_class = class_of(plan.parameters)
+        return any(
+            plan.parameters == parameters
+            or ("train" in plan.stages and "train" in stages and class_of(parameters) == learning_class)
+            for parameters, stages in self._running(moment, own)
+        )
+
+    def planner(self, moment: Moment, own: FrozenTrial | None = None) -> Planner:
+        """The planner of a moment, for a trial that may have begun already."""
+        return Planner(
+            space=self.space,
+            objectives=self.objectives,
+            budget_mib=self.budget_mib,
+            baselines=self.baselines,
+            seed=self.seed,
+            max_seeds=self.max_seeds,
+            records=moment.records,
+            knowledge=moment.knowledge,
+            running=self._running(moment, own),
+        )
+
+    def _next_plan(self, moment: Moment, own: FrozenTrial | None = None) -> Plan | None:
+        planner = self.planner(moment, own)
+        self._planned_with = planner.knowledge
+        plan = planner.next_plan()
+        self.finished_because = planner.finished_because
+        return plan

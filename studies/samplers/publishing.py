@@ -1,0 +1,109 @@
+"""Publishes what is settled without a run: every configuration of a trained learning class becomes a trial of the study.
+
+Where a study optimises nothing that is learned, probes settle everything, and every configuration that fits is published.
+
+A derived trial holds the accuracy of the training, its own time and memory, and says where each comes from. It is told again,
+under a new number, when a probe has replaced what a model said, or the mean over several seeds what one seed said. Publishing
+twice what is known already changes nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import optuna
+from optuna.trial import TrialState, create_trial
+
+from tradeoff.objectives.knowledge.derivation import derived_attributes
+from tradeoff.objectives.knowledge.knowledge import Knowledge
+from tradeoff.objectives.knowledge.observations import Observation
+from tradeoff.objectives.measurements.goals import cost_names, learned_names
+from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.measurements.repeats import NUM_SEEDS
+from tradeoff.searchspace import LearningClass, SearchSpace, TrialParameters
+
+
+def unpublished(
+    records: Sequence[TrialRecord],
+    knowledge: Knowledge,
+    space: SearchSpace,
+    objectives: tuple[str, ...],
+    *,
+    budget_mib: float,
+) -> list[tuple[TrialParameters, Observation]]:
+    """Configurations that are settled and that no trial says so of, with the trial that settles them.
+
+    Args:
+        records: The study's trials.
+        knowledge: What they settle.
+        space: Where configurations come from.
+        objectives: The study's objectives. Where none of them is learned, a probe settles a configuration.
+        budget_mib: What a configuration may need.
+    """
+    latest: dict[TrialParameters, TrialRecord] = {}
+    for record in records:
+        parameters = space.read(record.params) if record.outcome == "completed" else None
+        # A training of its own is never replaced.
+        if parameters is not None and (parameters not in latest or latest[parameters].is_derived):
+            latest[parameters] = record
+    found = []
+    costs, learned = cost_names(objectives), learned_names(objectives)
+    for parameters, settling in _settled(knowledge, space) if learned else _probed(knowledge, space):
+        known = latest.get(parameters)
+        if known is not None and not (known.is_derived and _is_better_known(known, settling, knowledge, parameters, costs)):
+            continue
+        cost = knowledge.cost(parameters)
+        if any(settling.record.attributes.get(name) is None for name in learned) or cost is None or not cost.knows(costs):
+            continue
+        if cost.peak_memory_mib <= budget_mib and knowledge.out_of_memory(parameters) is None:
+            found.append((parameters, settling))
+    return found
+
+
+def _settled(knowledge: Knowledge, space: SearchSpace) -> Iterator[tuple[TrialParameters, Observation]]:
+    """Every member of a trained class, with the training."""
+    structures: dict[LearningClass, list[TrialParameters]] = {}
+    for structure in space.structures:
+        structures.setdefault(knowledge.class_of(structure), []).append(structure)
+    for training in knowledge.trainings.values():
+        rate = training.parameters.learning_rate
+        for structure in structures[knowledge.class_of(training.parameters.with_learning_rate(None))]:
+            yield structure.with_learning_rate(rate), training
+
+
+def _probed(knowledge: Knowledge, space: SearchSpace) -> Iterator[tuple[TrialParameters, Observation]]:
+    """Every configuration, with the probe that tells most of it."""
+    for structure in space.structures:
+        if (probe := knowledge.times.nearest_probe(structure)) is not None:
+            yield space.complete(structure), probe
+
+
+def publish(
+    study: optuna.Study,
+    parameters: TrialParameters,
+    settling: Observation,
+    knowledge: Knowledge,
+    space: SearchSpace,
+    objectives: Sequence[str],
+) -> None:
+    """Adds a derived trial to the study."""
+    attributes = derived_attributes(parameters, settling, knowledge, objectives)
+    study.add_trial(
+        create_trial(
+            state=TrialState.COMPLETE,
+            params=space.stored(parameters),
+            distributions=space.distributions(),
+            values=[attributes[name] for name in objectives],
+            user_attrs={name: value for name, value in attributes.items() if value is not None},
+        )
+    )
+
+
+def _is_better_known(
+    record: TrialRecord, settling: Observation, knowledge: Knowledge, parameters: TrialParameters, costs: Sequence[str]
+) -> bool:
+    """Whether a probe has since measured what the record has from a model, or its class was trained with a further seed."""
+    if settling.record.attributes.get(NUM_SEEDS, 1) > record.attributes.get(NUM_SEEDS, 1):
+        return True
+    cost = knowledge.cost(parameters)
+    if cost is None:
+        return False
+    return any(record.sources.get(name) == "model" and cost.source(name) != "model" for name in costs)

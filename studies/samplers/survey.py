@@ -1,0 +1,241 @@
+"""Decides which probe to run next, until memory and time of every configuration are known or can be interpolated.
+
+For each way to compute (checkpointing, precision, optimizer, attention, data loading and so on) a line of micro-batches is
+walked: the smallest, a middle one, and then, where the line through the measured ones meets the budget, the largest that should
+fit. So nearly all probes fit, and the few that do not are those that draw the boundary. Lines with held gradients come first:
+what fits there fits without.
+
+With a memory plan the largest batch comes right after the smallest, since the plan says where the boundary is, and what surely
+does not fit is never asked for.
+
+A way to compute is put off when most of its configurations that are known are beaten, in time and in memory, by others of the
+same effective batch and optimizer: it can only reach the front by learning better. A precision, or another way to carry out the
+same arithmetic, is compared where the other one was measured, so that a single probe tells. The search comes back to what was
+put off when the rest is exhausted.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import fields, replace
+from enum import IntEnum
+from typing import Any
+
+from tradeoff.objectives.knowledge.knowledge import Cost, Knowledge
+from tradeoff.searchspace import MemoryClass, SearchSpace, SpeedClass, TrialParameters
+
+# A prediction this far above the budget may still turn out to fit, and is tried.
+BOUNDARY_MARGIN = 0.05
+
+# Peaks this close are taken for equal.
+MEMORY_TOLERANCE = 0.05
+
+# Probes that a line takes in the mean: what is left of a survey is estimated by it.
+PROBES_A_LINE = 2
+
+# In one of these two ways to compute may differ that are compared at the same batch.
+SIBLING_FIELDS = ("precision", "optim", "attn_implementation", "torch_compile", "padding", "train_sampling_strategy")
+
+Line = dict[int, TrialParameters]
+# Cost by what can replace each other: the effective batch, and what else changes learning in kind.
+Known = dict[tuple[Any, ...], list[tuple[SpeedClass, Cost]]]
+
+
+class Depth(IntEnum):
+    """How much is surveyed: one way to compute, all that are not beaten so far, or everything."""
+
+    FIRST = 0
+    PROMISING = 1
+    EVERYTHING = 2
+
+
+def next_probe(
+    knowledge: Knowledge,
+    space: SearchSpace,
+    budget_mib: float,
+    pending: Collection[TrialParameters] = (),
+    *,
+    depth: Depth = Depth.EVERYTHING,
+) -> TrialParameters | None:
+    """The configuration to probe next, or None when the survey is complete.
+
+    Args:
+        knowledge: What is known so far.
+        space: Where configurations come from.
+        budget_mib: What a configuration may need.
+        pending: Configurations that another worker is running, or was running when it died.
+        depth: How much is surveyed.
+    """
+    busy = {parameters.with_learning_rate(None) for parameters in pending}
+    # A probe that ended without an answer would end so again.
+    hopeless = {
+        observation.parameters.with_learning_rate(None)
+        for observation in knowledge.observations
+        if observation.record.outcome in ("failed", "timed_out") and observation.step_times_s is None
+    }
+    put_off = []
+    families = _families(space)
+    num_of_memory = Counter(_memory_class(lines) for lines in families.values())
+    known = _known_costs(knowledge, space) if depth == Depth.PROMISING else {}
+    for position, (speed_class, lines) in enumerate(families.items()):
+        if depth == Depth.FIRST and position > 0:
+            break
+        if depth == Depth.PROMISING and _looks_beaten(speed_class, known):
+            continue
+        siblings = [other for key, other in families.items() if _are_siblings(speed_class, key)]
+        shares_memory = num_of_memory[_memory_class(lines)] > 1
+        for accumulates in sorted(lines, reverse=True):
+            line = _Line(knowledge, lines, accumulates, budget_mib, hopeless, siblings, shares_memory=shares_memory)
+            if (probe := line.next()) is None:
+                continue
+            if probe not in busy:
+                return probe
+            put_off.append((lines, accumulates, shares_memory))
+    # What such a line needs next depends on its running probe. With nothing else to survey, its neighbours are asked: so a
+    # worker that died takes no line with it.
+    for lines, accumulates, shares_memory in put_off:
+        line = _Line(knowledge, lines, accumulates, budget_mib, hopeless | busy, shares_memory=shares_memory)
+        if (probe := line.next()) is not None:
+            return probe
+    return None
+
+
+def _families(space: SearchSpace) -> dict[SpeedClass, dict[bool, Line]]:
+    """For each speed class, and with and without accumulation: a configuration for each micro-batch, with the fewest steps."""
+    families: dict[SpeedClass, dict[bool, Line]] = {}
+    for parameters in sorted(space.structures, key=_cheapest_first):
+        line = families.setdefault(parameters.speed_class(), {}).setdefault(parameters.gradient_accumulation_steps > 1, {})
+        line.setdefault(parameters.per_device_train_batch_size, parameters)
+    return families
+
+
+def _memory_class(lines: dict[bool, Line]) -> MemoryClass:
+    """What the memory of a way to compute depends on, but for accumulation."""
+    line = next(iter(lines.values()))
+    return replace(next(iter(line.values())).memory_class(), accumulates=False)
+
+
+def _are_siblings(a: SpeedClass, b: SpeedClass) -> bool:
+    different = [field.name for field in fields(a) if getattr(a, field.name) != getattr(b, field.name)]
+    return len(different) == 1 and different[0] in SIBLING_FIELDS
+
+
+def _known_costs(knowledge: Knowledge, space: SearchSpace) -> Known:
+    """What is known of the cost of configurations, by what can replace each other.
+
+    An optimizer that is slower is not beaten by one that learns less: only the same one at the same effective batch counts.
+    """
+    known: Known = defaultdict(list)
+    for parameters in space.structures:
+        if (cost := knowledge.cost(parameters)) is not None:
+            learning = parameters.learning_class(knowledge.num_devices)
+            key = (learning.effective_batch_size, learning.optimizer, learning.train_sampling_strategy)
+            known[key].append((parameters.speed_class(), cost))
+    return known
+
+
+def _looks_beaten(speed_class: SpeedClass, known: Known) -> bool:
+    """Whether most configurations whose cost is known are slower than one of another class that needs no more memory."""
+    verdicts = [
+        any(
+            other != speed_class
+            and theirs.train_time_s < ours.train_time_s
+            and theirs.peak_memory_mib <= ours.peak_memory_mib * (1 + MEMORY_TOLERANCE)
+            for other, theirs in alternatives
+        )
+        for alternatives in known.values()
+        for own, ours in alternatives
+        if own == speed_class
+    ]
+    return sum(verdicts) > len(verdicts) / 2
+
+
+def remaining_s(knowledge: Knowledge, space: SearchSpace) -> float:
+    """About how long the lines that no probe has touched will take to survey; 0 while no probe has been run."""
+    times_s = [
+        float(o.record.attributes["trial_time_s"])
+        for o in knowledge.observations
+        if o.record.outcome == "probed" and "trial_time_s" in o.record.attributes
+    ]
+    if not times_s:
+        return 0.0
+    touched = {(o.parameters.speed_class(), o.parameters.gradient_accumulation_steps > 1) for o in knowledge.observations}
+    lines = {(speed_class, accumulates) for speed_class, both in _families(space).items() for accumulates in both}
+    return len(lines - touched) * PROBES_A_LINE * sum(times_s) / len(times_s)
+
+
+def _cheapest_first(parameters: TrialParameters) -> tuple[int, int]:
+    return parameters.per_device_train_batch_size, parameters.gradient_accumulation_steps
+
+
+class _Line:
+    """The micro-batches of one way to compute, and what is known of them."""
+
+    def __init__(
+        self,
+        knowledge: Knowledge,
+        lines: dict[bool, Line],
+        accumulates: bool,
+        budget_mib: float,
+        left_out: Collection[TrialParameters],
+        siblings: Sequence[dict[bool, Line]] = (),
+        *,
+        shares_memory: bool,
+    ) -> None:
+        self._knowledge = knowledge
+        # Another way to compute, with more loader workers for one, needs the same memory: what is not timed was measured there.
+        self._shares_memory = shares_memory
+        self._line = lines[accumulates]
+        self._budget_mib = budget_mib
+        self._live = [
+            batch
+            for batch, parameters in self._line.items()
+            if knowledge.out_of_memory(parameters) is None
+            and parameters not in left_out
+            and (knowledge.memory.surely_needs_mib(parameters) or 0.0) <= budget_mib
+        ]
+        self._is_planned = all(knowledge.memory.planned_mib(parameters) is not None for parameters in self._line.values())
+        # A miss shows that the plan is off here; from then on the line is walked as without one.
+        self._has_missed = any(knowledge.out_of_memory(parameters) is not None for parameters in self._line.values())
+        self._measured = self._measured_of(self._line)
+        # What was measured with accumulation stands for the same batch without: the difference is the size of the gradients.
+        with_accumulation = [] if accumulates or True not in lines else self._measured_of(lines[True])
+        self._known = sorted({*self._measured, *with_accumulation}) if len(with_accumulation) >= 2 else self._measured
+        self._measured_of_siblings = max(
+            (self._measured_of(sibling[accumulates]) for sibling in siblings if accumulates in sibling), key=len, default=[]
+        )
+
+    def _measured_of(self, line: Line) -> list[int]:
+        memory_class = next(iter(line.values())).memory_class()
+        measured = [batch for batch in self._knowledge.memory.measured_batches(memory_class) if batch in self._line]
+        if not self._shares_memory:
+            return measured
+        return [batch for batch in measured if batch in line and self._knowledge.is_probed(line[batch])]
+
+    def next(self) -> TrialParameters | None:
+        """The smallest batch, then a middle one, then the boundary; a middle one first where a sibling has it."""
+        others = [batch for batch in self._live if batch not in self._measured]
+        if not others:
+            return None
+        if not self._known:
+            compared = [batch for batch in self._measured_of_siblings[1:2] if batch in others]
+            return self._line[(compared or others)[0]]
+        if len(self._known) == 1 and self._is_planned and not self._has_missed and self._known[0] < others[0]:
+            return self._at_the_boundary(others)
+        if len(self._known) == 1:
+            smallest_is_known = self._known[0] < others[0]
+            return self._line[others[len(others) // 2] if smallest_is_known else others[0]]
+        return self._at_the_boundary(others)
+
+    def _at_the_boundary(self, others: list[int]) -> TrialParameters | None:
+        """The largest batch that should fit; once it does, those just above that are predicted to miss by little."""
+        above = [batch for batch in others if batch > self._known[-1]]
+        fitting = [batch for batch in above if self._predicted(batch) <= self._budget_mib]
+        if fitting:
+            return self._line[fitting[-1]]
+        close = [batch for batch in above if self._predicted(batch) <= self._budget_mib * (1 + BOUNDARY_MARGIN)]
+        return self._line[close[(len(close) - 1) // 2]] if close else None
+
+    def _predicted(self, batch: int) -> float:
+        memory = self._knowledge.memory_mib(self._line[batch])
+        assert memory is not None  # two batches are known
+        return memory[0]

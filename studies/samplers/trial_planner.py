@@ -1,0 +1,256 @@
+"""Decides what a trial of the decoupled search does next: a probe of the survey, a training, or a probe that checks the front.
+
+It looks at one moment of a study: the records, what they settle, and what other trials are doing. It asks nothing of Optuna.
+"""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+from tradeoff.objectives.knowledge.early_stopping import expected_final
+from tradeoff.objectives.knowledge.knowledge import Knowledge
+from tradeoff.objectives.knowledge.observations import Observation
+from tradeoff.objectives.measurements.goals import cost_names, learned_names, learning_curve
+from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.measurements.repeats import SEED, last_values
+from tradeoff.searchspace import LearningClass, SearchSpace, TrialParameters
+from tradeoff.studies.results.front import feasible
+from tradeoff.studies.samplers.acquisition import Candidate, Decision, Volume, decide
+from tradeoff.studies.samplers.candidates import candidates, reference
+from tradeoff.studies.samplers.repeats import worth_of_repeats
+from tradeoff.studies.samplers.survey import Depth, next_probe, remaining_s
+from tradeoff.studies.samplers.verification import to_verify
+
+# The search ends when no class is expected to add this share of the hypervolume.
+MIN_RELATIVE_GAIN = 0.002
+# What a class must be expected to add for its training to come before the next step of the survey: the first class as soon as
+# one way to compute is known, further ones before the ways that look beaten.
+MIN_GAINS = {Depth.FIRST: 0.2, Depth.PROMISING: 0.005, Depth.EVERYTHING: MIN_RELATIVE_GAIN}
+
+# What a trial ended as when its class is not worth another attempt.
+_SETTLED = frozenset({"completed", "stopped_early", "diverged", "timed_out", "failed"})
+
+
+def is_settling(observation: Observation) -> bool:
+    """Whether the learning class of an observation needs no training, or is not worth another attempt."""
+    outcome = observation.record.outcome
+    return outcome in {"diverged", "failed", "timed_out"} or (
+        outcome in _SETTLED and "training" in observation.record.attributes
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a trial is to do.
+
+    Attributes:
+        parameters: Its configuration.
+        stages: What its process runs: "probe", "train" or both.
+        why: In a sentence, for a person.
+        seed: Of a class that is trained again; None for the job's own.
+    """
+
+    parameters: TrialParameters
+    stages: tuple[str, ...]
+    why: str
+    seed: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, to store."""
+        plain = {"params": self.parameters.as_dict(), "stages": list(self.stages), "why": self.why}
+        return plain if self.seed is None else plain | {"seed": self.seed}
+
+
+@dataclass(kw_only=True)
+class Planner:
+    """Plans the next trial of one moment.
+
+    Attributes:
+        space: The space, without what the device lacks.
+        objectives: The study's objectives.
+        budget_mib: What a configuration may need.
+        baselines: What a constant answer reaches, for the learned objectives of which that is known: a value of no use.
+        seed: Of the learning rates that are drawn.
+        max_seeds: Seeds that a learning class may be trained with.
+        records: The study's trials.
+        knowledge: What they settle.
+        running: Configurations that other trials are running, with their stages.
+        finished_because: Why there is nothing left to do, in a sentence, once `next_plan` has returned None.
+    """
+
+    space: SearchSpace
+    objectives: tuple[str, ...]
+    budget_mib: float
+    baselines: Mapping[str, float]
+    seed: int | None
+    records: Sequence[TrialRecord]
+    knowledge: Knowledge
+    running: Sequence[tuple[TrialParameters, tuple[str, ...]]]
+    max_seeds: int = 1
+    finished_because: str | None = field(default=None, init=False)
+
+    def next_plan(self) -> Plan | None:
+        """What to do next, or None when nothing is worth doing."""
+        busy = [parameters for parameters, _ in self.running]
+        # First what looks promising is surveyed and trained; the rest is surveyed once that has little more to give.
+        for depth, min_gain in MIN_GAINS.items():
+            probe = next_probe(self.knowledge, self.space, self.budget_mib, busy, depth=depth)
+            if probe is not None:
+                return self._probe(probe, "surveys memory and time")
+            plan = self._train(min_gain)
+            if depth == Depth.FIRST:
+                # Where a training takes longer than the whole survey, it is worth knowing first how it is done fastest.
+                if plan is None or self._train_time_s(plan) > remaining_s(self.knowledge, self.space):
+                    continue
+                return plan
+            plan = plan or self._verify(busy)
+            if plan is not None:
+                return plan
+        return None
+
+    @cached_property
+    def candidates(self) -> list[Candidate]:
+        """Every learning class with the members that fit."""
+        return candidates(
+            self.knowledge,
+            self.space,
+            budget_mib=self.budget_mib,
+            costs=cost_names(self.objectives),
+            seed=self.seed,
+            num_trials=len(self.records),
+        )
+
+    @cached_property
+    def decision(self) -> Decision | str:
+        """The class to train next, or why there is none."""
+        if not self._learned:
+            return "what the study optimises is known from probes"
+        trained = self._trained
+        failed = {
+            self.knowledge.class_of(o.parameters)
+            for o in self.knowledge.observations
+            if o.record.outcome in {"diverged", "failed", "timed_out"}
+        }
+        busy = {self.knowledge.class_of(parameters) for parameters, stages in self.running if "train" in stages}
+        left = [c for c in self.candidates if c.learning_class not in trained.keys() | failed | busy]
+        if not self.candidates or (not left and self.max_seeds == 1):
+            return self._why_no_candidate(busy, failed)
+        known = {key: values for key, trainings in trained.items() if (values := self._values_by_seed(trainings))}
+        decision = decide(
+            left,
+            known,
+            [record.values for record in self.records if record.outcome == "completed"],
+            self.objectives,
+            self._reference([values for by_seed in known.values() for values in by_seed]),
+            [candidate for candidate in self.candidates if candidate.learning_class in busy],
+            partial(
+                worth_of_repeats,
+                [candidate for candidate in self.candidates if candidate.learning_class in known],
+                self._repeatable(known.keys() - failed - busy),
+            ),
+        )
+        return decision or self._why_no_candidate(busy, failed)
+
+    @cached_property
+    def _trained(self) -> dict[LearningClass, list[Observation]]:
+        """Every training by learning class, in their order."""
+        trained: dict[LearningClass, list[Observation]] = {}
+        for observation in self.knowledge.observations:
+            if observation.record.outcome in _SETTLED and "training" in observation.record.attributes:
+                trained.setdefault(self.knowledge.class_of(observation.parameters), []).append(observation)
+        return trained
+
+    def _repeatable(self, classes: AbstractSet[LearningClass]) -> frozenset[LearningClass]:
+        """Those of the classes that may be trained with a further seed: where one did not end well, none is added."""
+        return frozenset(
+            key
+            for key in classes
+            if len(trainings := self._trained[key]) < self.max_seeds
+            and all(observation.record.outcome == "completed" for observation in trainings)
+        )
+
+    @property
+    def _learned(self) -> tuple[str, ...]:
+        return learned_names(self.objectives)
+
+    def _probe(self, parameters: TrialParameters, why: str) -> Plan:
+        # Neither memory nor time depends on the learning rate; Optuna wants a value of its domain.
+        return Plan(parameters=self.space.complete(parameters), stages=("probe",), why=why)
+
+    def _train(self, min_gain: float) -> Plan | None:
+        if isinstance(self.decision, str):
+            self.finished_because = self.decision
+            return None
+        candidate, gain = self.decision.candidate, self.decision.relative_gain
+        if gain < min_gain:
+            self.finished_because = (
+                f"no training left is expected to add {min_gain:.1%} to the hypervolume (the best: {gain:.2%})"
+            )
+            return None
+        if self.decision.is_repeat:
+            return self._repeat(candidate)
+        parameters, cost = candidate.fastest
+        probed = cost.is_measured(cost_names(self.objectives))
+        why = f"trains effective batch {candidate.learning_class.effective_batch_size} by its fastest member"
+        return Plan(parameters=parameters, stages=("train",) if probed else ("probe", "train"), why=why)
+
+    def _repeat(self, candidate: Candidate) -> Plan:
+        """Trains the configuration that was trained before: only its trials can hold the mean of both."""
+        latest = self._trained[candidate.learning_class][-1]
+        seed = latest.record.attributes.get(SEED, self.knowledge.job.seed) + 1
+        why = (
+            f"trains effective batch {candidate.learning_class.effective_batch_size} with another seed:"
+            " what stands on the front depends on it"
+        )
+        return Plan(parameters=latest.parameters, stages=("train",), why=why, seed=seed)
+
+    def _train_time_s(self, plan: Plan) -> float:
+        cost = self.knowledge.cost(plan.parameters)
+        assert cost is not None
+        return cost.train_time_s
+
+    def _why_no_candidate(self, busy: AbstractSet[LearningClass], failed: AbstractSet[LearningClass]) -> str:
+        classes = {candidate.learning_class for candidate in self.candidates}
+        if not classes:
+            return "no configuration of the space is known to fit"
+        if busy & classes:
+            return "what is left to train is being trained by other workers"
+        if failed & classes:
+            return f"every learning class that fits has been trained, except for {len(failed & classes)} that failed"
+        return "every learning class that fits has been trained"
+
+    def _verify(self, busy: Sequence[TrialParameters]) -> Plan | None:
+        """Probes what stands on the front by a model's word, or would stand there if the model were a little off."""
+        if not self.candidates:
+            return None
+        completed = feasible(self.records)
+        volume = Volume(self.objectives, self._reference([record.values for record in completed]))
+        found = to_verify(completed, self.knowledge, self.space, volume, busy, min_gain=MIN_RELATIVE_GAIN)
+        return None if found is None else Plan(parameters=found[0], stages=("probe",), why=found[1])
+
+    def _reference(self, values: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+        return reference(
+            self.candidates,
+            {name: [known[name] for known in values if name in known] for name in self._learned},
+            self.objectives,
+            budget_mib=self.budget_mib,
+            baselines=self.baselines,
+        )
+
+    def _values_by_seed(self, trainings: Sequence[Observation]) -> list[dict[str, float]]:
+        """What each training had learned at its end; one that was stopped, what it would have learned."""
+        return [values for o in trainings if (values := self._final_values(o.record))]
+
+    def _final_values(self, record: TrialRecord) -> dict[str, float]:
+        if record.outcome != "stopped_early":
+            return last_values(record.attributes, self._learned)
+        curves = {name: learning_curve(record.attributes["training"], name) for name in self._learned}
+        return {name: expected_final(curve, self._finished_curves[name]) for name, curve in curves.items() if curve}
+
+    @cached_property
+    def _finished_curves(self) -> dict[str, list[list[tuple[int, float]]]]:
+        """The learning curves of trainings that ran to their end, by learned objective."""
+        finished = [o.record for trainings in self._trained.values() for o in trainings if o.record.outcome == "completed"]
+        return {name: [learning_curve(record.attributes["training"], name) for record in finished] for name in self._learned}

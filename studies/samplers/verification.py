@@ -1,0 +1,98 @@
+"""Finds what a model says about the front that a probe should check.
+
+Two kinds of configuration deserve a probe though their class is trained: one that stands on the front by a model's word, and
+one that would add to the front if the model were wrong by as much as it usually is. Either costs a probe, far less than a
+training.
+"""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tradeoff.objectives.knowledge.knowledge import Knowledge
+from tradeoff.objectives.measurements.goals import GOALS, cost_names
+from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.searchspace import SearchSpace, TrialParameters
+from tradeoff.studies.samplers.acquisition import Volume
+
+# Times between and beyond what was probed are off by about so much (benchmarks/search_cost.py); memory by far less.
+TYPICAL_ERRORS = {"train_time_s": 0.1, "peak_memory_mib": 0.02, "samples_per_s": 0.1, "energy_j": 0.1}
+
+Array = NDArray[np.float64]
+
+
+def to_verify(
+    completed: Sequence[TrialRecord],
+    knowledge: Knowledge,
+    space: SearchSpace,
+    volume: Volume,
+    pending: Collection[TrialParameters],
+    *,
+    min_gain: float,
+) -> tuple[TrialParameters, str] | None:
+    """The configuration to probe, and why, in a sentence; None where nothing needs it.
+
+    Args:
+        completed: The records that speak for the configurations that completed (`tradeoff.studies.results.front.feasible`).
+        knowledge: What the study's trials settle.
+        space: Where configurations come from.
+        volume: Measures hypervolume in the study's objectives.
+        pending: Configurations that are being run.
+        min_gain: The share of the hypervolume that a correction must be able to add.
+    """
+    front = _front(completed, volume)
+    for record in front:
+        parameters = _unmeasured(record, knowledge, space, pending)
+        if parameters is not None:
+            return parameters, f"checks trial {record.number} of the front"
+    found = np.array([volume.scaled(record.values) for record in front]).reshape(-1, len(volume.objectives))
+    now = volume.of(found)
+    best: tuple[float, TrialParameters, int] | None = None
+    for record in completed:
+        optimistic = np.array(volume.scaled(_optimistic(record)))
+        # Cheap first: most trials are far from the front even so.
+        if (found <= optimistic).all(axis=1).any() or (optimistic >= 1).any():
+            continue
+        parameters = _unmeasured(record, knowledge, space, pending)
+        if parameters is None:
+            continue
+        gain = (volume.of(np.vstack([found, optimistic])) - now) / now
+        if gain >= min_gain and (best is None or gain > best[0]):
+            best = gain, parameters, record.number
+    if best is None:
+        return None
+    return best[1], f"trial {best[2]} would add {best[0]:.1%} to the hypervolume if its predicted values are a little too high"
+
+
+def _front(completed: Sequence[TrialRecord], volume: Volume) -> list[TrialRecord]:
+    """The Pareto front, best in the first objective first, by a library: comparing all pairs of 2,000 trials takes seconds."""
+    import moocore
+
+    points = np.array([volume.scaled(record.values) for record in completed]).reshape(-1, len(volume.objectives))
+    if not len(points):
+        return []
+    front = [position for position, keep in enumerate(moocore.is_nondominated(points)) if keep]
+    return [completed[position] for position in sorted(front, key=lambda position: (*points[position], position))]
+
+
+def _unmeasured(
+    record: TrialRecord, knowledge: Knowledge, space: SearchSpace, pending: Collection[TrialParameters]
+) -> TrialParameters | None:
+    """The configuration of a derived trial whose time or memory is still a model's word and that nobody is probing."""
+    if not record.is_derived or "model" not in record.sources.values():
+        return None
+    parameters = space.read(record.params)
+    if parameters is None or parameters in pending:
+        return None
+    cost = knowledge.cost(parameters)
+    objectives = tuple(record.values)
+    return parameters if cost is not None and not cost.is_measured(cost_names(objectives)) else None
+
+
+def _optimistic(record: TrialRecord) -> dict[str, float]:
+    """A trial's values, the modelled ones as good as they may well be."""
+    return {
+        name: value * (1 + GOALS[name].sign * TYPICAL_ERRORS[name]) if record.sources.get(name) == "model" else value
+        for name, value in record.values.items()
+    }

@@ -1,0 +1,1 @@
+"""Many workers of a study, on one machine or on a Ray cluster."""

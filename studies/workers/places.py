@@ -1,0 +1,90 @@
+"""Where the workers of one machine run: a card each, or on a CPU a share of the processors each."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tradeoff.objectives.device.visible_gpus import visible_cards
+from tradeoff.studies.errors import TradeoffError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where one worker runs its trials.
+
+    Attributes:
+        environment: Variables for the worker's process, over this one's.
+        processors: The processors that it may use; empty for all.
+    """
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    processors: tuple[int, ...] = ()
+
+
+def default_num_workers(cards: Sequence[str] | None = None, *, cards_each: int = 1) -> int:
+    """One worker for each card, or for each group of `cards_each`; one on a machine without any."""
+    cards = visible_cards() if cards is None else cards
+    return max(1, len(cards) // cards_each)
+
+
+def places(
+    num_workers: int,
+    *,
+    cards: Sequence[str] | None = None,
+    processors: Sequence[int] | None = None,
+    cards_each: int = 1,
+) -> list[Place]:
+    """A place for each worker.
+
+    On a CPU each worker has processors of its own, the same number as the others, so that what its trials measure can be
+    compared. With more workers than processors they share them.
+
+    Args:
+        num_workers: How many workers there will be.
+        cards: The cards, as `visible_cards` names them; those of this process if None.
+        processors: The processors; those of this process if None.
+        cards_each: The cards that each worker has.
+
+    Raises:
+        TradeoffError: There are not enough cards.
+    """
+    cards = visible_cards() if cards is None else cards
+    processors = sorted(os.sched_getaffinity(0)) if processors is None else processors
+    if cards:
+        if num_workers * cards_each > len(cards):
+            each = "a card" if cards_each == 1 else f"{cards_each} cards"
+            raise TradeoffError(
+                f"--workers must leave {each} for each: {num_workers} workers, and {len(cards)} visible here"
+                f" ({', '.join(cards)}); trials that share a card would measure each other's memory"
+            )
+        share = max(1, len(processors) // num_workers)
+        groups = [cards[start : start + cards_each] for start in range(0, num_workers * cards_each, cards_each)]
+        return [Place(environment={"CUDA_VISIBLE_DEVICES": ",".join(group), **_threads(share)}) for group in groups]
+    share = max(1, len(processors) // num_workers)
+    starts = [index * share % len(processors) for index in range(num_workers)]
+    return [Place(environment=_threads(share), processors=tuple(processors[start : start + share])) for start in starts]
+
+
+def memory_shares(num_processes: int, limit_mib: float | None, memory_mib: float) -> str | None:
+    """What to know where processes may together take more of the machine's memory than it has; None where they may not.
+
+    The budget stays what it is: a study measures against the same one on every machine, however many workers that has.
+
+    Args:
+        num_processes: Processes that train at the same time.
+        limit_mib: What each may take; None for all that the machine has.
+        memory_mib: What the machine has, or what is left of it to a container.
+    """
+    if num_processes * (limit_mib or memory_mib) <= memory_mib:
+        return None
+    may_take = "all of it" if limit_mib is None else f"{limit_mib:,.0f}"
+    return (
+        f"{num_processes} trainings share {memory_mib:,.0f} MiB of memory, and each may take {may_take}: where they run out of"
+        " it together, the kernel may end one; a new study with limits.peak_memory_mib of at most"
+        f" {int(memory_mib / num_processes)} leaves each its share"
+    )
+
+
+def _threads(num: int) -> dict[str, str]:
+    # What the user has set is meant for each worker.
+    return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(num)}

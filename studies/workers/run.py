@@ -1,0 +1,291 @@
+"""Runs a study on this machine, with as many workers as it has cards, and `tradeoff run` and `tradeoff worker` around that."""
+
+import os
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+
+from tradeoff.objectives.device.kernel_kills import KernelKillWatch
+from tradeoff.objectives.isolation.trial_server import TrialServer
+from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.config.study_file import load_config
+from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.execution.display import Display, quiet_display, terminal_display
+from tradeoff.studies.execution.interrupts import EXIT_STATUS, Interrupts
+from tradeoff.studies.execution.loop import StudyFailed, search
+from tradeoff.studies.execution.preparation import OtherDeviceError, prepare
+from tradeoff.studies.reporting.annotate import Annotator, artifact_folder
+from tradeoff.studies.results import savings
+from tradeoff.studies.results.front import pareto_front
+from tradeoff.studies.results.results import read_results
+from tradeoff.studies.results.tables import front_table
+from tradeoff.studies.storage.opening import DEFAULT_STORAGE, load_study, masked, open_storage
+from tradeoff.studies.storage.retry_policy import Patience
+from tradeoff.studies.storage.retrying import be_patient
+from tradeoff.studies.storage.study import check_device, open_study
+from tradeoff.studies.workers.local import Fleet, WorkersDied
+from tradeoff.studies.workers.places import Place, default_num_workers, memory_shares, places
+
+__all__ = ["StudyFailed", "WorkersDied", "join_study", "run_command", "run_study", "show_end", "worker_command"]
+
+
+def run_study(
+    config: StudyConfig,
+    *,
+    storage: str = DEFAULT_STORAGE,
+    workers: int | None = 1,
+    timeout_s: float | None = None,
+    display: Display | None = None,
+    cache: Path | None = None,
+    waits_for_storage: bool = False,
+) -> optuna.Study:
+    """Creates the study of `config`, or goes on with it, and runs it to its number of trials.
+
+    Example:
+        >>> from tradeoff.studies.config.presets import embedded
+        >>> study = run_study(embedded(), storage="sqlite:///tradeoff.db")  # doctest: +SKIP
+
+    Args:
+        config: The study, from a preset, a file (`tradeoff.studies.config.study_file.load_config`), or made in Python.
+        storage: A database URL, or the path of a SQLite file.
+        workers: How many trials run at a time; None for one on each visible card, or each `devices_per_trial` of them. From 2
+            on each worker is a process of its own, with cards or a share of the processors of its own.
+        timeout_s: No trial is started after this many seconds.
+        display: Where progress is shown; nowhere by default.
+        cache: Where prepared data is kept; see `tradeoff.studies.execution.preparation.cache_folder`.
+        waits_for_storage: Whether a single worker waits for a storage that does not answer at its start, because others have it
+            open; by default that is an error at once.
+
+    Returns:
+        The study, an ordinary Optuna study.
+
+    Raises:
+        TradeoffError: The study can't run as it is written.
+        StudyFailed: Five trials in a row failed.
+        tradeoff.studies.workers.local.WorkersDied: Every one of several workers died, again and again.
+        KeyboardInterrupt: The user ended it; what was measured is stored, and the same call goes on.
+    """
+    display = display or quiet_display()
+    say = display.message
+
+    def open_here(opened: BaseStorage, device: Mapping[str, Any]) -> tuple[optuna.Study, Annotator]:
+        study = open_study(config, opened, device)
+        return study, Annotator(study=study, artifacts=artifact_folder(study._storage), say=say)
+
+    return _run(config, open_here, storage, workers, timeout_s, display, cache, waits_for_storage)
+
+
+def join_study(
+    name: str | None,
+    *,
+    storage: str,
+    workers: int | None = 1,
+    timeout_s: float | None = None,
+    display: Display | None = None,
+    cache: Path | None = None,
+    waits_for_storage: bool = False,
+) -> optuna.Study:
+    """Works on a study that exists, beside others on this machine or elsewhere, until it is complete.
+
+    Everything about the study is read from its storage. The notes of the trials that ran here are written; the study's own
+    note and pictures are left to `tradeoff run` and `tradeoff dashboard`, so that many workers do not all draw the same.
+
+    Args:
+        name: The study's name; None for the one created last.
+        storage: A database URL, or the path of a SQLite file.
+        workers, timeout_s, display, cache, waits_for_storage: As for `run_study`.
+
+    Returns:
+        The study.
+
+    Raises:
+        TradeoffError: There is no such study, or this machine has another device.
+        StudyFailed, tradeoff.studies.workers.local.WorkersDied, KeyboardInterrupt: As for `run_study`.
+    """
+    display = display or quiet_display()
+    say = display.message
+    patience = Patience(say=say, stop=lambda: False) if waits_for_storage else None
+    stored = load_study(name, open_storage(storage, create=False, patience=patience))
+    config = StudyConfig.model_validate(stored.user_attrs["config"])
+    measured_on = stored.user_attrs["device"]
+
+    def open_here(opened: BaseStorage, device: Mapping[str, Any]) -> tuple[optuna.Study, Annotator]:
+        try:
+            check_device(config.name, measured_on, device)
+        except TradeoffError as error:
+            raise OtherDeviceError(str(error)) from error
+        study = load_study(config.name, opened)
+        return study, Annotator(study=study, artifacts=artifact_folder(study._storage), say=say, only_trials=True)
+
+    return _run(config, open_here, storage, workers, timeout_s, display, cache, waits_for_storage, measured_on["name"])
+
+
+def _run(
+    config: StudyConfig,
+    open_here: Callable[[BaseStorage, Mapping[str, Any]], tuple[optuna.Study, Annotator]],
+    storage: str,
+    workers: int | None,
+    timeout_s: float | None,
+    display: Display,
+    cache: Path | None,
+    waits_for_storage: bool,
+    measured_on: str | None = None,
+) -> optuna.Study:
+    if workers is None:
+        workers = default_num_workers(cards_each=config.devices_per_trial)
+    if workers < 1:
+        raise TradeoffError(f"workers must be at least 1, got {workers}")
+    interrupts = Interrupts()
+    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def open_patiently(device: Mapping[str, Any]) -> tuple[optuna.Study, Annotator]:
+        patience = Patience(say=display.message, stop=lambda: interrupts.requested)
+        # One that a worker has read its study from is there, or away for a while.
+        waits = waits_for_storage or measured_on is not None
+        opened = open_storage(storage, patience=patience if waits else None)
+        be_patient(opened, say=patience.say, stop=patience.stop)
+        if (lacks := getattr(opened, "lacks", None)) is not None:
+            display.message(lacks)
+        return open_here(opened, device)
+
+    if workers > 1:
+        where = places(workers, cards_each=config.devices_per_trial)
+        if where[0].processors:
+            display.message(_shared_processors(where))
+            num_processes, limit_mib = workers * config.devices_per_trial, config.limits.peak_memory_mib
+            if (line := memory_shares(num_processes, limit_mib, KernelKillWatch().limit_mib())) is not None:
+                display.message(line)
+        fleet = Fleet(
+            config=config,
+            places=where,
+            storage=storage,
+            open_study=open_patiently,
+            display=display,
+            interrupts=interrupts,
+            cache=cache,
+            measured_on=measured_on,
+            deadline_s=deadline_s,
+        )
+        with interrupts.handled():
+            return fleet.run()
+    with interrupts.handled(), TrialServer() as server:
+        ready = prepare(config, server, interrupts, display=display, cache=cache, measured_on=measured_on, plans=True)
+        study, annotator = open_patiently(ready.device)
+        try:
+            with display.running(study.study_name, ready.device, config):
+                search(
+                    study,
+                    ready,
+                    display=display,
+                    interrupts=interrupts,
+                    annotator=annotator,
+                    deadline_s=deadline_s,
+                )
+        finally:
+            annotator.finish()
+    return study
+
+
+def _shared_processors(where: Sequence[Place]) -> str:
+    num = len(where[0].processors)
+    each = "1 processor each" if num == 1 else f"{num} processors each"
+    return (
+        f"{len(where)} workers share this machine's processors, {each}: trials that run at the same time slow each other down,"
+        " so their times are those of a machine this busy"
+    )
+
+
+def run_command(
+    *,
+    study_file: Path | None,
+    preset: str | None,
+    trials: int | None,
+    timeout_s: float | None,
+    name: str | None,
+    storage: str,
+    overrides: Sequence[str],
+    workers: int | None = None,
+    ray: str | None = None,
+    ray_resource: str | None = None,
+) -> int:
+    """What `tradeoff run` does: runs a study with a display, prints its front and what to do next.
+
+    Returns:
+        The exit status: 0, 1 if trial after trial failed, 130 if the user ended it.
+
+    Raises:
+        TradeoffError: The study can't run as it is written.
+    """
+    display = terminal_display()
+    config = load_config(study_file, preset=preset, overrides=overrides, trials=trials, name=name)
+    if ray_resource is not None and ray is None:
+        raise TradeoffError("--ray-resource goes with --ray ADDRESS, and there is none")
+
+    def run() -> optuna.Study:
+        if ray is None:
+            return run_study(config, storage=storage, workers=workers, timeout_s=timeout_s, display=display)
+        from tradeoff.studies.workers.ray_cluster import run_on_ray
+
+        return run_on_ray(
+            config,
+            address=ray,
+            storage=storage,
+            resource=ray_resource,
+            workers=workers,
+            timeout_s=timeout_s,
+            display=display,
+        )
+
+    status = _to_its_end(display, run)
+    show_end(config.name, storage, display)
+    return status
+
+
+def worker_command(name: str | None, *, storage: str, workers: int | None, timeout_s: float | None) -> int:
+    """What `tradeoff worker` does: works on a study that exists; see `run_command`."""
+    display = terminal_display()
+    return _to_its_end(
+        display, lambda: join_study(name, storage=storage, workers=workers, timeout_s=timeout_s, display=display)
+    )
+
+
+def _to_its_end(display: Display, run: Callable[[], object]) -> int:
+    """Runs, and says how it ended; returns the exit status."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        run()
+    except (StudyFailed, WorkersDied) as error:
+        display.message(f"tradeoff: {error}")
+        return 1
+    except KeyboardInterrupt:
+        display.message("ended; the same command goes on")
+        return EXIT_STATUS
+    return 0
+
+
+def show_end(name: str, storage: str, display: Display) -> None:
+    """Prints the front of a study, and the commands that use it."""
+    try:
+        results = read_results(load_study(name, open_storage(storage, create=False)))
+    except TradeoffError:
+        return  # ended before there was a study
+    front = pareto_front(results.records, results.objectives)
+    if front:
+        display.show(front_table(front, results.objectives, title=f"Pareto front of {name}", caption=results.summary()))
+    else:
+        display.message(f"no configuration has completed yet ({results.summary()})")
+        return
+    for line in savings.lines(results):
+        display.message(line)
+    is_named = storage not in (DEFAULT_STORAGE, os.environ.get("TRADEOFF_STORAGE"))
+    option = f" --storage {shlex.quote(masked(storage))}" if is_named else ""
+    display.message(
+        "next:\n"
+        f"  tradeoff export {shlex.quote(name)}{option} --output best   the knee as TrainingArguments\n"
+        f"  tradeoff dashboard{option}   every trial in the browser"
+    )

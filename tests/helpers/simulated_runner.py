@@ -1,0 +1,323 @@
+"""A trial's process replaced by formulas: whole studies in milliseconds, at the `Runner` boundary.
+
+Memory and time have the shape of BERT-base on a card of 7,611 MiB, accuracy that of reviews with five stars, with a noise like
+a change of seed. The noise depends on the seed and the configuration alone, so a study that goes on repeats what it would have
+measured.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+
+from tradeoff.objectives.job.schedule import Schedule
+from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.objectives.measurements.outcome import (
+    Completed,
+    Evaluation,
+    Measurements,
+    Memory,
+    OutOfMemory,
+    ProbeResult,
+    TrainingResult,
+)
+from tradeoff.objectives.objective import Objective, TrialFailed
+from tradeoff.searchspace import Categorical, Precision, Reuse, SearchSpace, TrialParameters
+from tradeoff.studies.samplers.decoupled import DecoupledSampler
+
+OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")
+BUDGET_MIB = 7611.0
+NUM_TRAIN = 1000
+JOB = TextClassificationJob(train_samples=NUM_TRAIN, epochs=3)
+GRADIENTS_MIB = 420.0
+UPDATE_S = 0.04
+PROBE_S = 6.0
+NOISE = 0.008
+BASELINE_LOSS = math.log(5)
+BEST_LEARNING_RATE = 1e-4
+SPACE = SearchSpace(
+    domains={
+        "per_device_train_batch_size": Categorical((1, 2, 4, 8, 16, 32, 64)),
+        "gradient_accumulation_steps": Categorical((1, 2, 4, 8, 16, 32)),
+        "gradient_checkpointing": Categorical((False, True)),
+        "precision": Categorical(("fp32", "fp16")),
+    }
+)
+
+
+def memory_mib(p: TrialParameters) -> float:
+    half = p.precision != Precision.FP32
+    activations = 611 * (0.55 if half else 1) * (0.12 if p.gradient_checkpointing else 1)
+    weights = 417 + 1670 + (210 if half else 0) + (GRADIENTS_MIB if p.gradient_accumulation_steps > 1 else 0)
+    return weights + activations * p.per_device_train_batch_size
+
+
+def micro_step_s(p: TrialParameters) -> float:
+    slower = (1.38 if p.gradient_checkpointing else 1) * (0.45 if p.precision != Precision.FP32 else 1)
+    return (0.05 + 0.12 * p.per_device_train_batch_size) * slower
+
+
+def train_time_s(p: TrialParameters) -> float:
+    return Schedule.of(JOB, p, num_samples=NUM_TRAIN).train_time_s(micro_step_s(p), UPDATE_S)
+
+
+def accuracy(p: TrialParameters) -> float:
+    """What a class reaches in the mean of all seeds: best at a batch of 8, and at a learning rate that grows with the batch."""
+    x = math.log2(p.effective_batch_size())
+    away = 0.0
+    if p.learning_rate is not None:
+        away = math.log(p.learning_rate / (BEST_LEARNING_RATE * 2 ** (x / 2 - 1.5)), 3)
+        # A fitting rate makes up for half of what a large batch loses.
+        x = 3 + (x - 3) / 2
+    lost = (0.012 if x <= 3 else 0.0095) * (x - 3) ** 2 + 0.03 * away**2
+    return max(0.2, 0.63 - lost) - (0.004 if p.precision != Precision.FP32 else 0)
+
+
+def loss_at(accuracy: float) -> float:
+    """An evaluation loss that falls as the accuracy rises, from that of five equally likely answers."""
+    return BASELINE_LOSS - 2 * (accuracy - 0.2)
+
+
+@dataclass
+class SimulatedRunner:
+    """Runs requests by formula, and notes them.
+
+    Attributes:
+        seed: Of the accuracies' noise.
+        noise: Standard deviation of an accuracy.
+        budget_mib: What fits.
+        instead: Answers in the simulation's place where it returns an outcome: for trials that fail.
+        probed, trained, out_of_memory: The configurations, in order.
+        spent_s: Simulated seconds of everything that was run.
+    """
+
+    seed: int = 0
+    noise: float = NOISE
+    budget_mib: float = BUDGET_MIB
+    instead: Callable[[TrialParameters, tuple[str, ...]], Any] | None = None
+    probed: list[TrialParameters] = field(default_factory=list)
+    trained: list[TrialParameters] = field(default_factory=list)
+    out_of_memory: list[TrialParameters] = field(default_factory=list)
+    requests: list[Mapping[str, Any]] = field(default_factory=list)
+    spent_s: float = 0.0
+
+    def run_trial(
+        self, request: Mapping[str, Any], *, time_limit_s: float | None, on_progress: Callable[[Mapping[str, Any]], None] | None
+    ) -> Any:
+        p = TrialParameters(**request["parameters"])
+        stages = tuple(request["stages"])
+        self.requests.append(request)
+        if self.instead is not None and (outcome := self.instead(p, stages)) is not None:
+            return outcome
+        if memory_mib(p) > self.budget_mib:
+            self.spent_s += PROBE_S / 2
+            self.out_of_memory.append(p)
+            shortfall = memory_mib(p) - self.budget_mib
+            return OutOfMemory(stage="probe", reason=f"no room for {shortfall:.0f} MiB", shortfall_mib=shortfall)
+        probe = training = None
+        if "probe" in stages:
+            self.probed.append(p)
+            self.spent_s += PROBE_S
+            probe = simulated_probe(p)
+        if "train" in stages:
+            self.trained.append(p)
+            training = self._train(p, request.get("stop_rule"), request.get("job", {}).get("seed", JOB.seed))
+            self.spent_s += training.train_time_s
+        return Completed(measurements=Measurements(probe=probe, training=training, trial_time_s=1.0))
+
+    def measured_accuracy(self, p: TrialParameters, job_seed: int = JOB.seed) -> float:
+        """What a training of exactly this configuration reaches with this seed."""
+        rate = 0 if p.learning_rate is None else round(p.learning_rate * 1e9)
+        key = [
+            self.seed, p.per_device_train_batch_size, p.gradient_accumulation_steps, list(Precision).index(p.precision), rate,
+        ]  # fmt: skip
+        if job_seed != JOB.seed:
+            key.append(job_seed)
+        return accuracy(p) + self.noise * float(np.random.default_rng(key).normal())
+
+    def _train(self, p: TrialParameters, stop_rule: Mapping[str, Any] | None, job_seed: int) -> TrainingResult:
+        final, curve, stopped = self.measured_accuracy(p, job_seed), [], None
+        thresholds = dict(stop_rule["thresholds"]) if stop_rule is not None else {}
+        for epoch, lacking in ((1, 0.10), (2, 0.03), (3, 0.0)):
+            curve.append(
+                Evaluation(
+                    epoch=epoch,
+                    num_samples=epoch * NUM_TRAIN,
+                    train_time_s=train_time_s(p) * epoch / 3,
+                    accuracy=max(0.0, final - lacking),
+                    eval_loss=loss_at(max(0.0, final - lacking)),
+                )
+            )
+            if epoch < 3 and curve[-1].accuracy < thresholds.get(epoch * NUM_TRAIN, -1.0):
+                stopped = f"stopped after epoch {epoch}"
+                break
+        return TrainingResult(
+            memory=Memory(peak_memory_mib=memory_mib(p)),
+            train_time_s=curve[-1].train_time_s,
+            eval_time_s=0.0,
+            num_steps=1,
+            num_samples=curve[-1].num_samples,
+            samples_per_s=NUM_TRAIN * 3 / train_time_s(p),
+            train_loss=1.0,
+            curve=curve,
+            stopped_early=stopped,
+        )
+
+
+def simulated_probe(p: TrialParameters) -> ProbeResult:
+    return ProbeResult(
+        memory=Memory(peak_memory_mib=memory_mib(p)),
+        micro_step_time_s=micro_step_s(p),
+        optimizer_step_time_s=UPDATE_S,
+        eval_batch_time_s=0.1,
+        estimated_train_time_s=train_time_s(p),
+        probe_time_s=PROBE_S,
+        gradients_mib=GRADIENTS_MIB,
+    )
+
+
+@dataclass
+class SimulatedPlan:
+    """`tradeoff.objectives.isolation.background.BackgroundTask` whose answer is made when it is asked for."""
+
+    request: Mapping[str, Any]
+    make: Callable[[Mapping[str, Any]], dict[str, Any] | None]
+
+    def answer(self, *, timeout_s: float | None = 0.0) -> dict[str, Any] | None:
+        return self.make(self.request)
+
+    def cancel(self) -> None: ...
+
+
+@dataclass
+class SimulatedServer:
+    """`TrialServer` for `run_study`, over a simulated runner."""
+
+    runner: SimulatedRunner
+    plan_answer: Callable[[Mapping[str, Any]], dict[str, Any] | None] = field(default=lambda request: {"error": "simulated"})
+
+    def __enter__(self) -> "SimulatedServer":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def start(self) -> None: ...
+
+    def describe_device(self) -> dict[str, Any]:
+        return DEVICE
+
+    def start_task(self, request: Mapping[str, Any]) -> "SimulatedPlan":
+        return SimulatedPlan(request, self.plan_answer)
+
+    def prepare(self, *_: Any) -> dict[str, Any]:
+        return {"folder": "", "num_train": NUM_TRAIN, "num_eval": 500, "baselines": {"accuracy": 0.2}}
+
+    def run_trial(self, request: Mapping[str, Any], *, log_path: Any = None, **arguments: Any) -> Any:
+        return self.runner.run_trial(request, **arguments)
+
+
+DEVICE = {
+    "kind": "cuda",
+    "name": "Simulated card",
+    "uuid": None,
+    "total_memory_mib": BUDGET_MIB,
+    "num_cpus": 8,
+    "precisions": ["fp32", "fp16", "bf16"],
+}
+
+
+def objective(
+    runner: SimulatedRunner,
+    *,
+    space: SearchSpace = SPACE,
+    objectives: tuple[str, ...] = OBJECTIVES,
+    reuse: Reuse = Reuse.EFFECTIVE_BATCH,
+    early_stopping: bool = False,
+) -> Objective:
+    return Objective(
+        space=space,
+        job=JOB,
+        data_folder="",
+        runner=runner,
+        objectives=objectives,
+        device=DEVICE,
+        num_train=NUM_TRAIN,
+        reuse=reuse,
+        early_stopping=early_stopping,
+    )
+
+
+def decoupled(goal: Objective, *, seed: int = 0, budget_mib: float = BUDGET_MIB) -> DecoupledSampler:
+    return DecoupledSampler(
+        space=goal.space,
+        objectives=goal.objectives,
+        look=goal.look,
+        budget_mib=budget_mib,
+        baselines={"accuracy": 0.2, "eval_loss": BASELINE_LOSS},
+        seed=seed,
+    )
+
+
+def new_study(
+    sampler: optuna.samplers.BaseSampler,
+    *,
+    storage: Any = None,
+    name: str = "simulated",
+    objectives: tuple[str, ...] = OBJECTIVES,
+) -> optuna.Study:
+    """Creates a study, or goes on with it."""
+    return optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=sampler,
+        directions=[GOALS[objective].direction for objective in objectives],
+        load_if_exists=True,
+    )
+
+
+def tell(study: optuna.Study, trial: optuna.Trial, goal: Objective) -> None:
+    """Runs a trial that was asked for, and ends it as `study.optimize` would."""
+    try:
+        study.tell(trial, goal(trial))
+    except optuna.TrialPruned:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    except TrialFailed:
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    if isinstance(study.sampler, DecoupledSampler):
+        study.sampler.publish(study, ended=trial.number)
+
+
+def search(study: optuna.Study, goal: Objective, *, max_trials: int = 150) -> str | None:
+    """Runs a decoupled study until it ends by itself, and says why; None if it was still going on after `max_trials`."""
+    sampler = study.sampler
+    assert isinstance(sampler, DecoupledSampler)
+    for _ in range(max_trials):
+        if (why := sampler.finished(study)) is not None:
+            return why
+        trial = study.ask()
+        with contextlib.suppress(KeyboardInterrupt):
+            tell(study, trial, goal)
+    return None
+
+
+# The worst that still counts, of -accuracy, time and memory.
+_REFERENCE = np.array([-0.15, 1500.0, 7700.0])
+
+
+def hypervolume(configurations: list[TrialParameters]) -> float:
+    """The hypervolume of configurations at their true accuracy."""
+    import moocore
+
+    points = np.array([[-accuracy(p), train_time_s(p), memory_mib(p)] for p in configurations]).reshape(-1, 3)
+    points = points[(points < _REFERENCE).all(axis=1)]
+    return float(moocore.hypervolume(points, ref=_REFERENCE)) if len(points) else 0.0
+
+
+def true_hypervolume(space: SearchSpace = SPACE, *, budget_mib: float = BUDGET_MIB) -> float:
+    """The hypervolume of everything that fits."""
+    return hypervolume([p for p in space.grid() if memory_mib(p) <= budget_mib])

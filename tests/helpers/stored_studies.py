@@ -1,0 +1,100 @@
+"""Studies as `tradeoff run` stores them, built trial by trial with no training."""
+
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.objectives.measurements.records import TrialRecord
+
+OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")
+DISTRIBUTIONS = {
+    "per_device_train_batch_size": CategoricalDistribution((1, 2, 4, 8, 16, 32, 64)),
+    "gradient_accumulation_steps": CategoricalDistribution((1, 2, 4)),
+    "gradient_checkpointing": CategoricalDistribution((False, True)),
+    "precision": CategoricalDistribution(("fp32", "fp16", "bf16")),
+}
+
+
+def params(batch: int, accumulation: int = 1, *, checkpointing: bool = False, precision: str = "fp32") -> dict[str, Any]:
+    return {
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_checkpointing": checkpointing,
+        "precision": precision,
+    }
+
+
+def completed(values: tuple[float, ...], configuration: dict[str, Any], **attributes: Any) -> FrozenTrial:
+    names = OBJECTIVES[: len(values)]
+    stored = {"outcome": "completed", "samples_per_s": 100.0 / values[1]}
+    stored |= {f"{name}_source": "measured" for name in names}
+    return create_trial(
+        values=list(values), params=configuration, distributions=DISTRIBUTIONS, user_attrs=stored | attributes
+    )  # fmt: skip
+
+
+def out_of_memory(configuration: dict[str, Any], shortfall_mib: float = 512.0) -> FrozenTrial:
+    return create_trial(
+        state=TrialState.PRUNED,
+        params=configuration,
+        distributions=DISTRIBUTIONS,
+        user_attrs={
+            "outcome": "out_of_memory",
+            "stage": "probe",
+            "reason": "out of memory in the probe",
+            "memory_shortfall_mib": shortfall_mib,
+        },
+        system_attrs={"constraints": [shortfall_mib]},
+        constraints={"memory_shortfall_mib": shortfall_mib},
+    )
+
+
+# On the front: 0, 1, 2 and 4. Trial 3 is beaten by trial 1 in everything.
+TRIALS = (
+    completed((0.80, 40.0, 900.0), params(8)),
+    completed((0.79, 20.0, 1000.0), params(16)),
+    completed((0.70, 10.0, 2000.0), params(32)),
+    completed((0.78, 21.0, 1100.0), params(16, checkpointing=True)),
+    completed((0.60, 50.0, 500.0), params(4, 2, checkpointing=True)),
+    out_of_memory(params(64)),
+)
+
+
+def make_study(
+    storage: Any, trials: tuple[FrozenTrial, ...] = TRIALS, *, name: str = "stars", objectives: tuple[str, ...] = OBJECTIVES
+) -> optuna.Study:
+    study = optuna.create_study(
+        study_name=name, storage=storage, directions=[GOALS[objective].direction for objective in objectives]
+    )
+    study.set_metric_names(list(objectives))
+    job = TextClassificationJob(epochs=2, learning_rate=3e-4, seed=7)
+    config = {
+        "name": name,
+        "job": job.model_dump(mode="json"),
+        "objectives": list(objectives),
+        "limits": {"peak_memory_mib": 2500},
+    }
+    study.set_user_attr("device", {"kind": "cpu", "name": "Test CPU", "uuid": None, "total_memory_mib": 8192.0})
+    study.set_user_attr("versions", {"torch": "2.13.0", "transformers": "5.23.0"})
+    study.set_user_attr("tradeoff_version", "0.1.0")
+    study.set_user_attr("config", config)
+    for trial in trials:
+        study.add_trial(trial)
+    return study
+
+
+def record(
+    number: int, values: tuple[float, ...], configuration: dict[str, Any] | None = None, **attributes: Any
+) -> TrialRecord:
+    """A completed record; each number is a configuration of its own unless one is given."""
+    return TrialRecord(
+        number=number,
+        outcome="completed",
+        params={"per_device_train_batch_size": number + 1} if configuration is None else configuration,
+        values=dict(zip(OBJECTIVES, values, strict=False)),
+        attributes=attributes,
+    )

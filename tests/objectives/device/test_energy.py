@@ -1,0 +1,55 @@
+"""The energy of a training, told apart from that of its evaluations."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from tradeoff.objectives.trial.training import _Curve
+
+
+class Card:
+    """A clock, and a counter that rises by 100 J a second."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def work(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def clock_s(self) -> float:
+        return self.now_s
+
+    def energy_j(self) -> float:
+        return 100.0 * self.now_s
+
+
+def evaluated_twice(card: Card, curve: _Curve) -> None:
+    """Three seconds of training with two evaluations of half a second between them."""
+
+    def evaluate() -> dict[str, float]:
+        card.work(0.5)
+        return {"eval_loss": 1.0}
+
+    trainer = SimpleNamespace(evaluate=evaluate, state=SimpleNamespace(epoch=1.0), control=SimpleNamespace())
+    curve.attach(trainer)
+    curve.on_train_begin()
+    for _ in range(2):
+        card.work(1.5)
+        trainer.evaluate()
+
+
+def test_what_evaluations_use_is_no_part_of_the_trainings_energy() -> None:
+    card = Card()
+    curve = _Curve(card, None, num_train=8)
+    curve.energy_j = card.energy_j
+    evaluated_twice(card, curve)
+    assert curve.eval_energy_j == pytest.approx(100.0)
+    assert curve.eval_time_s == pytest.approx(1.0)
+    assert [point.train_time_s for point in curve.evaluations] == pytest.approx([1.5, 3.0])
+
+
+def test_without_a_counter_evaluations_have_no_energy() -> None:
+    card = Card()
+    curve = _Curve(card, None, num_train=8)
+    evaluated_twice(card, curve)
+    assert curve.eval_energy_j == 0.0

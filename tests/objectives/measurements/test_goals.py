@@ -1,0 +1,83 @@
+"""What a study can optimise: names, directions, and values where they are stored."""
+
+import math
+
+import pytest
+
+from tradeoff.objectives.measurements.goals import (
+    GOALS,
+    Goals,
+    cost_names,
+    learned_names,
+    learned_value,
+    learning_curve,
+    metric_goal,
+    metric_name,
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("eval_loss", "eval_loss"),
+        ("loss", "eval_loss"),
+        ("perplexity", "eval_perplexity"),
+        ("eval_rmse", "eval_rmse"),
+        ("eval_accuracy", "accuracy"),
+        ("accuracy", "accuracy"),
+    ],
+)
+def test_a_metric_has_one_name_with_and_without_the_trainers_prefix(key, name):
+    assert metric_name(key) == name
+
+
+def test_a_metric_of_the_user_is_learned_and_goes_the_way_that_the_user_says():
+    goal = metric_goal("f1_macro", "maximize")
+    assert (goal.name, goal.label, goal.learned, goal.better(0.6, 0.5)) == ("eval_f1_macro", "f1 macro", True, True)
+    assert metric_goal("rmse", "minimize").better(0.5, 0.6)
+
+
+def test_a_loss_goes_down_unless_the_user_says_otherwise():
+    assert metric_goal("mlm_loss", None).direction == "minimize"
+    with pytest.raises(ValueError, match="direction must say whether to minimize or to maximize the metric eval_rmse"):
+        metric_goal("rmse", None)
+
+
+def test_what_is_known_can_not_be_turned_round():
+    with pytest.raises(ValueError, match="direction must be minimize for the metric eval_loss, got maximize"):
+        metric_goal("eval_loss", "maximize")
+
+
+def test_a_name_means_one_thing_in_a_process():
+    goals = Goals()
+    goals.add(metric_goal("score", "maximize"))
+    goals.add(metric_goal("score", "maximize"))
+    with pytest.raises(ValueError, match="eval_score can't be to minimize: it is to maximize in another study"):
+        goals.add(metric_goal("score", "minimize"))
+
+
+def test_a_value_of_unknown_scale_is_shown_with_four_significant_digits():
+    goal = metric_goal("mse", "minimize")
+    assert [goal.show(value) for value in (1234.56, 0.000123456, 1.5)] == ["1,235", "0.0001235", "1.5"]
+
+
+def test_objectives_are_learned_or_costs():
+    objectives = ("eval_loss", "train_time_s", "accuracy", "samples_per_s", "energy_j", "peak_memory_mib")
+    assert learned_names(objectives) == ("eval_loss", "accuracy")
+    assert cost_names(objectives) == ("train_time_s", "samples_per_s", "energy_j", "peak_memory_mib")
+    assert GOALS["samples_per_s"].better(2, 1)
+    assert GOALS["energy_j"].better(1, 2)
+
+
+def test_a_value_is_found_under_the_keys_of_the_trainer_and_in_what_earlier_versions_stored():
+    assert learned_value({"accuracy": 0.5}, "accuracy") == 0.5
+    assert learned_value({"accuracy": None, "metrics": {"eval_rmse": 0.7}}, "eval_rmse") == 0.7
+    assert learned_value({"metrics": {"perplexity": 12.0}}, "eval_perplexity") == 12.0
+    assert learned_value({"metrics": {"eval_loss": 1.0}}, "eval_rmse") is None
+
+
+def test_a_curve_leaves_out_what_is_not_a_number():
+    training = {
+        "curve": [{"num_samples": 8, "metrics": {"eval_f1": math.nan}}, {"num_samples": 16, "metrics": {"eval_f1": 0.5}}]
+    }
+    assert learning_curve(training, "eval_f1") == [(16, 0.5)]

@@ -1,0 +1,96 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from running import cache_folder, prepared, request, shared_server, tiny_job
+
+from tradeoff.objectives.isolation.trial_server import JobError
+from tradeoff.objectives.knowledge.early_stopping import StopRule
+from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.objectives.measurements.outcome import Completed, Failed
+
+
+def test_the_device_is_described_with_the_precisions_it_has() -> None:
+    device = shared_server().describe_device()
+    assert "fp32" in device["precisions"]
+    assert device["total_memory_mib"] > 0
+    assert device["name"]
+
+
+def test_preparing_answers_with_the_facts_of_the_data() -> None:
+    facts = prepared(tiny_job())
+    assert (facts["num_train"], facts["num_eval"], facts["num_labels"]) == (64, 32, 5)
+    assert sum(facts["label_counts"]) == 64
+    assert Path(facts["folder"]).parent == cache_folder()
+
+
+def test_data_that_was_deleted_is_a_failure_with_its_traceback(tmp_path: Path) -> None:
+    facts = shared_server().prepare(tiny_job(data_seed=7).model_dump(), tmp_path)
+    shutil.rmtree(facts["folder"])
+    outcome = shared_server().run_trial(request() | {"data_folder": facts["folder"]})
+    assert isinstance(outcome, Failed)
+    assert outcome.stage == "data"
+    assert outcome.reason.startswith("FileNotFoundError: ")
+    assert outcome.traceback.startswith("Traceback (most recent call last)")
+    assert outcome.measurements.trial_time_s is None
+
+
+def test_an_error_in_a_stage_names_the_stage_and_keeps_what_was_measured() -> None:
+    outcome = shared_server().run_trial(request(tiny_job(lr_scheduler_type="no-such-schedule")))
+    assert isinstance(outcome, Failed)
+    assert outcome.stage == "probe"
+    assert "no-such-schedule" in outcome.reason
+    assert outcome.measurements.trial_time_s is not None
+    assert "context" in outcome.measurements.memory_by_stage_mib
+
+
+def test_a_request_that_is_no_job_is_a_failure_and_not_a_crash() -> None:
+    outcome = shared_server().run_trial(request() | {"job": {"epochs": -1}})
+    assert isinstance(outcome, Failed)
+    assert "epochs" in outcome.traceback
+
+
+def test_an_error_outside_of_every_stage_leaves_its_traceback() -> None:
+    outcome = shared_server().run_trial(request() | {"task": "prepare"})
+    assert isinstance(outcome, Failed)
+    assert outcome.reason == "the trial's process ended with exit code 1 and no answer, in stage 'data'"
+    assert outcome.traceback.endswith("KeyError: 'cache_folder'")
+
+
+def test_a_column_that_the_data_lacks_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_text("text,stars\nfine,1\n")
+    with pytest.raises(
+        JobError, match=r"label_column must name a column of .*reviews\.csv, got 'label'; there are stars, text"
+    ):
+        shared_server().prepare(tiny_job(dataset=str(tmp_path / "reviews.csv")).model_dump(), tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_a_stop_rule_ends_a_hopeless_training_and_says_why() -> None:
+    rule = StopRule(goal=GOALS["accuracy"], thresholds={64: 1.1}, required=1.2, dominating=(3, 5)).as_dict()
+    outcome = shared_server().run_trial(request(tiny_job(epochs=3)) | {"stop_rule": rule})
+    assert isinstance(outcome, Completed)
+    training = outcome.measurements.training
+    assert training is not None
+    assert (training.num_samples, training.num_steps, len(training.curve)) == (64, 8, 1)
+    assert training.stopped_early is not None
+    assert training.stopped_early.endswith(
+        "after 64 samples can't rise above 1.200, which trial 3 and 5 reached at no higher cost"
+    )
+
+
+def test_a_loss_that_is_too_high_ends_a_training_as_an_accuracy_that_is_too_low_does() -> None:
+    rule = StopRule(goal=GOALS["eval_loss"], thresholds={64: 0.01}, required=0.005, dominating=(3,)).as_dict()
+    training = shared_server().run_trial(request(tiny_job(epochs=3)) | {"stop_rule": rule}).measurements.training
+    assert training.num_samples == 64
+    assert training.stopped_early.startswith("evaluation loss 1.")
+    assert "after 64 samples can't fall below 0.0050, which trial 3 reached" in training.stopped_early
+
+
+def test_a_stop_rule_that_is_met_leaves_the_training_alone() -> None:
+    rule = StopRule(goal=GOALS["accuracy"], thresholds={64: 0.0}, required=0.1, dominating=(3,)).as_dict()
+    outcome = shared_server().run_trial(request(tiny_job(epochs=2)) | {"stop_rule": rule})
+    assert isinstance(outcome, Completed)
+    assert outcome.measurements.training is not None
+    assert outcome.measurements.training.num_samples == 128
+    assert outcome.measurements.training.stopped_early is None

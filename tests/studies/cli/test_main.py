@@ -1,0 +1,212 @@
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stored_studies import completed, make_study, out_of_memory, params
+from typer.testing import CliRunner, Result
+
+from tradeoff.studies.cli import main as cli
+from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.storage.opening import open_storage
+
+COMMANDS = tuple(sorted(info.name or info.callback.__name__ for info in cli.app.registered_commands if info.callback))
+# What takes seconds to import, or is needed by no answer about a stored study.
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "evaluate",
+    "accelerate",
+    "pandas",
+    "plotly",
+    "sklearn",
+    "scipy",
+    "optuna_dashboard",
+)
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.delenv("TRADEOFF_STORAGE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    url = f"sqlite:///{tmp_path}/a.db"
+    make_study(open_storage(url))
+    return url
+
+
+def ask(*arguments: str) -> Result:
+    """What the command answers; an error of the user's is left to be looked at."""
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def process(
+    *arguments: str, code: str = "from tradeoff.studies.cli.main import main; main()"
+) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRADEOFF_STORAGE"}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+
+def test_the_front_as_json_has_parameters_values_and_sources(storage: str) -> None:
+    rows = json.loads(ask("front", "stars", "--storage", storage, "--format", "json").stdout)
+    assert [row["trial"] for row in rows] == [0, 1, 2, 4]
+    assert rows[1] == {
+        "trial": 1,
+        "params": params(16),
+        "accuracy": 0.79,
+        "train_time_s": 20.0,
+        "peak_memory_mib": 1000.0,
+        "sources": {"accuracy": "measured", "train_time_s": "measured", "peak_memory_mib": "measured"},
+        "marks": ["knee"],
+    }
+    assert rows[0]["marks"] == ["highest accuracy"]
+
+
+def test_the_front_as_csv_has_one_line_a_trial_under_full_names(storage: str) -> None:
+    rows = list(csv.DictReader(io.StringIO(ask("front", "--storage", storage, "--format", "csv").stdout)))
+    assert [row["trial"] for row in rows] == ["0", "1", "2", "4"]
+    assert rows[3]["gradient_accumulation_steps"] == "2"
+    assert rows[3]["peak_memory_mib"] == "500.0"
+    assert rows[3]["accuracy_source"] == "measured"
+
+
+def test_the_front_as_a_table_is_complete_in_a_pipe(storage: str) -> None:
+    lines = ask("front", "--storage", storage).stdout.splitlines()
+    assert lines[0].strip() == "Pareto front of stars on Test CPU"
+    row = next(line for line in lines if "knee" in line)
+    assert row.split() == ["1", "16", "x", "1,", "fp32", "0.790", "20.00", "1,000", "knee"]
+    assert "6 trials: 5 completed, 1 out of memory" in lines[-1]
+
+
+def test_values_from_elsewhere_are_marked_in_the_table(tmp_path: Path) -> None:
+    derived = completed((0.8, 4.0, 9.0), params(8), derived_from=3, accuracy_source="trained in trial 3")
+    make_study(open_storage(str(tmp_path / "a.db")), (derived,))
+    text = ask("front", "--storage", str(tmp_path / "a.db")).stdout
+    assert "0.800~" in text
+    assert "4.00~" not in text
+    assert "~ measured by another trial or a probe" in text
+
+
+def test_a_front_with_nothing_finished_says_why_and_is_no_error(tmp_path: Path) -> None:
+    url = str(tmp_path / "a.db")
+    make_study(open_storage(url), (out_of_memory(params(64)), out_of_memory(params(32))))
+    table = ask("front", "--storage", url)
+    assert table.exit_code == 0
+    assert table.stdout == "The front of stars is empty, nothing has completed (2 trials: 2 out of memory).\n"
+    assert json.loads(ask("front", "--storage", url, "--format", "json").stdout) == []
+    assert ask("front", "--storage", url, "--format", "csv").stdout.startswith("trial,")
+
+
+def test_front_and_export_choose_alike(storage: str, tmp_path: Path) -> None:
+    asked = ["--storage", storage, "--limit", "peak_memory_mib<1000", "--minimize", "train_time_s"]
+    assert [row["trial"] for row in json.loads(ask("front", *asked, "--format", "json").stdout)] == [0]
+    exported = ask("export", *asked, "--output", str(tmp_path / "chosen"))
+    assert exported.exit_code == 0
+    assert exported.stdout.splitlines()[0] == "Trial 0 of stars: the smallest train_time_s on the front."
+    assert json.loads((tmp_path / "chosen" / "training_args.json").read_text())["per_device_train_batch_size"] == 8
+
+
+def test_an_export_without_a_choice_is_the_knee(storage: str, tmp_path: Path) -> None:
+    assert ask("export", "--storage", storage, "-o", str(tmp_path / "chosen")).stdout.startswith("Trial 1 of stars: the knee")
+
+
+def test_the_storage_can_come_from_the_environment(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRADEOFF_STORAGE", storage)
+    assert len(json.loads(ask("front", "--format", "json").stdout)) == 4
+
+
+def test_the_storage_is_tradeoff_db_in_the_working_folder_by_default(storage: str) -> None:
+    make_study(open_storage("sqlite:///tradeoff.db"), (), name="here")
+    assert "The front of here is empty" in ask("front").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["front", "moons"], r"there is no study 'moons' in .*; there are stars"),
+        (["front", "--limit", "memory"], "a limit must read like"),
+        (["front", "--limit", "peak_memory_mib<=1"], "no configuration keeps peak_memory_mib<=1; the nearest is trial 4"),
+        (["front", "--knee", "--maximize", "accuracy"], "--knee and --maximize exclude each other"),
+        (["export", "--trial", "5", "--output", "chosen"], "trial 5 did not complete, it is out of memory"),
+        (["export", "--maximize", "speed", "--output", "chosen"], "no trial has a figure speed"),
+        (["export", "--output", "."], "exists and is not empty"),
+        (["dashboard", "--host", "0.0.0.0"], "add --allow-remote"),
+    ],
+)
+def test_a_bad_request_is_one_sentence_and_writes_nothing(storage: str, arguments: list[str], sentence: str) -> None:
+    before = sorted(Path().iterdir())
+    with pytest.raises(TradeoffError, match=sentence) as caught:
+        CliRunner().invoke(cli.app, [*arguments, "--storage", storage], catch_exceptions=False)
+    assert "\n" not in str(caught.value)
+    assert sorted(Path().iterdir()) == before
+
+
+def test_a_users_error_is_printed_without_a_traceback_and_ends_with_2(tmp_path: Path) -> None:
+    ended = process("front", "--storage", str(tmp_path / "a.db"))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        f"tradeoff: there is no storage {tmp_path}/a.db: `tradeoff run` makes one, --storage names another place\n"
+    )
+
+
+def test_a_bug_keeps_its_traceback_and_ends_with_1() -> None:
+    code = (
+        "from tradeoff.studies.cli import main as cli\n@cli.app.command()\ndef broken(): raise ValueError('a bug')\ncli.main()"
+    )
+    ended = process("broken", code=code)
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
+    assert ended.stderr.endswith("ValueError: a bug\n")
+
+
+def test_an_unknown_option_ends_with_2() -> None:
+    assert ask("front", "--bogus").exit_code == 2
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert ask("--version").stdout == "tradeoff 0.1.0\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_each_command_has_an_example(command: str) -> None:
+    text = ask(command, "--help").stdout
+    assert f"  Example:\n    tradeoff {command}" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_an_example_exists(command: str) -> None:
+    text = ask(command, "--help").stdout
+    example = text.split("  Example:\n")[1].split("\n\n")[0]
+    options = set(re.findall(r"(?<![\w-])--[a-z-]+", "\n".join(line.split("#")[0] for line in example.splitlines())))
+    assert options <= set(re.findall(r"--[a-z-]+", text.replace(example, "")))
+
+
+def imported(*arguments: str) -> set[str]:
+    """The top-level modules that the command imports."""
+    code = (
+        "import sys\nfrom tradeoff.studies.cli.main import app\napp(standalone_mode=False)\n"
+        "print('modules', *sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    ended = process(*arguments, code=code)
+    assert ended.returncode == 0, ended.stderr
+    return set(ended.stderr.splitlines()[-1].split()[1:])
+
+
+def test_the_front_imports_nothing_heavy(storage: str) -> None:
+    for output_format in ("table", "json"):
+        assert imported("front", "--storage", storage, "--format", output_format).isdisjoint(HEAVY)
+
+
+def test_an_export_imports_nothing_heavy(storage: str, tmp_path: Path) -> None:
+    assert imported("export", "--storage", storage, "-o", str(tmp_path / "chosen")).isdisjoint(HEAVY)
+
+
+def test_the_help_imports_neither_optuna_nor_a_database() -> None:
+    modules = process("-X", code="import sys, tradeoff.studies.cli.main; print(*sys.modules)").stdout.split()
+    assert {"optuna", "sqlalchemy", "pydantic", "numpy", "torch"}.isdisjoint(modules)

@@ -1,0 +1,135 @@
+"""`tradeoff plan` on a study file with a local configuration: no weights, no network, no GPU."""
+
+import json
+import sys
+
+import pytest
+from transformers import BertConfig, LongformerConfig, ViTConfig
+
+from tradeoff.studies.cli.main import main
+from tradeoff.studies.cli.plan_command import key_of, memory_space, plan_command
+from tradeoff.studies.config.study_file import load_config
+from tradeoff.studies.errors import TradeoffError
+
+STUDY = """
+objectives: [train_time_s, peak_memory_mib]
+job: {{model: {model}, dataset: random-tokens, eval_samples: 0, train_samples: 64, max_length: 16}}
+space:
+  per_device_train_batch_size: [2, 4]
+  gradient_accumulation_steps: [1, 2]
+  gradient_checkpointing: [false]
+  precision: [fp32]
+  learning_rate: [1.0e-5, 1.0e-4]
+"""
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=50)
+    config.save_pretrained(tmp_path / "model")
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.format(model=tmp_path / "model"))
+    return path
+
+
+def printed(capsys, tmp_path, **arguments):
+    plan_command(output_format="json", cache_folder=tmp_path / "traces", **arguments)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_json_holds_a_row_for_each_configuration_that_differs_in_memory(capsys, tmp_path, study_file):
+    rows = printed(capsys, tmp_path, study_file=study_file, device_memory_mib=8000)
+    # Two learning rates need the same memory: 2 batches x 2 accumulations.
+    assert len(rows) == 4
+    assert all(row["fits"] for row in rows)
+    assert {"params", "predicted_peak_memory_mib", "predicted_low_mib", "predicted_high_mib", "fits"} <= set(rows[0])
+
+
+def test_the_limit_of_the_study_is_the_cards_memory_unless_one_is_given(capsys, tmp_path, study_file):
+    rows = printed(capsys, tmp_path, study_file=study_file, overrides=["limits.peak_memory_mib=500"])
+    assert {row["fits"] for row in rows} == {False}
+    assert {row["fits"] for row in printed(capsys, tmp_path, study_file=study_file)} == {None}
+
+
+def test_the_frontier_holds_the_largest_batch_of_each_class(capsys, tmp_path, study_file):
+    rows = printed(capsys, tmp_path, study_file=study_file, device_memory_mib=8000, frontier=True)
+    assert [row["params"]["per_device_train_batch_size"] for row in rows] == [4, 4]
+
+
+def test_a_larger_context_is_added_to_the_prediction(capsys, tmp_path, study_file):
+    small = printed(capsys, tmp_path, study_file=study_file, context_memory_mib=100)
+    large = printed(capsys, tmp_path, study_file=study_file, context_memory_mib=600)
+    assert large[0]["predicted_peak_memory_mib"] - small[0]["predicted_peak_memory_mib"] == 500
+
+
+def test_known_cards_are_listed_with_what_fits_on_them(capsys, tmp_path, study_file):
+    rows = printed(capsys, tmp_path, study_file=study_file, devices=True)
+    assert rows[0] == {"device": "Tesla P4", "memory_mib": 7611, "configurations": 4, "fitting": 4, "largest_batch": 4}
+    assert [row["memory_mib"] for row in rows] == sorted(row["memory_mib"] for row in rows)
+
+
+def test_the_table_shows_every_part_of_the_peak(capsys, tmp_path, study_file):
+    plan_command(study_file=study_file, device_memory_mib=8000, cache_folder=tmp_path / "traces")
+    out = capsys.readouterr().out
+    for word in ("context", "weights", "gradients", "optimizer", "activations", "workspace", "retained", "The largest batch"):
+        assert word in out
+
+
+def test_the_embedded_study_needs_no_file(capsys, tmp_path):
+    rows = printed(
+        capsys, tmp_path, preset="embedded", overrides=["space.precision=fp32", "space.per_device_train_batch_size=8"]
+    )
+    assert {row["params"]["per_device_train_batch_size"] for row in rows} == {8}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "arguments", "message"),
+    [
+        (["job.model=./missing"], {}, "no model configuration at"),
+        (["job.optim=lion_8bit"], {}, "the optimizer must be one of"),
+        ([], {"device_memory_mib": 100}, "must exceed its CUDA context"),
+        ([], {"sequence_length": 4000}, "must not exceed the 512 positions"),
+        ([], {"frontier": True}, "a frontier needs the card's memory"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(tmp_path, study_file, overrides, arguments, message):
+    with pytest.raises(TradeoffError, match=message):
+        plan_command(study_file=study_file, overrides=overrides, cache_folder=tmp_path / "traces", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "no model configuration at"),
+        (
+            LongformerConfig(
+                hidden_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=64,
+                vocab_size=50,
+                attention_window=8,
+            ),
+            "aten._local_scalar_dense.default depends on the data: probes measure it all the same",
+        ),
+        (ViTConfig(), "vit models have no head for sequence-classification: choose another model"),
+    ],
+)
+def test_the_command_ends_with_status_2_and_says_what_still_works(capsys, tmp_path, study_file, monkeypatch, config, message):
+    monkeypatch.setenv("TRADEOFF_CACHE", str(tmp_path / "cache"))
+    model = tmp_path / "other"
+    if config is not None:
+        config.save_pretrained(model)
+    monkeypatch.setattr(sys, "argv", ["tradeoff", "plan", str(study_file), "--set", f"job.model={model}"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert message in " ".join(said.split())
+    assert "Traceback" not in said
+
+
+def test_a_trials_prediction_is_found_by_what_decides_its_memory(study_file):
+    config = load_config(study_file)
+    keys = {key_of(parameters) for parameters in memory_space(config).grid()}
+    assert all(key_of(parameters) in keys for parameters in config.search_space().grid())

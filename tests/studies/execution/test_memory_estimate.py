@@ -1,0 +1,297 @@
+"""What a memory plan does for a search, on a simulated card."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from running import Recorder, SharedTrialServer, cache_folder, tiny_study
+from simulated_runner import (
+    BUDGET_MIB,
+    JOB,
+    NUM_TRAIN,
+    SPACE,
+    SimulatedRunner,
+    SimulatedServer,
+    decoupled,
+    memory_mib,
+    new_study,
+    objective,
+    search,
+    tell,
+)
+from simulated_survey import Survey, largest_that_fits
+from simulated_survey import space as space_of
+
+from tradeoff.objectives.isolation.trial_server import WorkerError
+from tradeoff.objectives.knowledge.knowledge import Knowledge
+from tradeoff.objectives.measurements.records import read_record
+from tradeoff.objectives.memory_estimator.estimates import MemoryPlan, Planned
+from tradeoff.searchspace import Categorical, IntRange, SearchSpace, TrialParameters
+from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.config.study_file import load_config
+from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.execution.interrupts import Interrupts
+from tradeoff.studies.execution.memory_estimate import MAX_BATCHES, planned_configurations, start_planning
+from tradeoff.studies.results.results import read_results
+from tradeoff.studies.results.savings import lines, stored_errors
+from tradeoff.studies.workers import run as study_runner
+from tradeoff.studies.workers.run import run_study
+
+
+def plan(space=SPACE, *, scale=1.0, bound=0.93):
+    """A plan that is off by a factor, with a bound below it."""
+    return MemoryPlan.of(
+        (p, Planned(peak_memory_mib=scale * memory_mib(p), at_least_mib=bound * scale * memory_mib(p)))
+        for p in planned_configurations(space)
+    )
+
+
+# Six configurations, of which 64 x 1 and 64 x 2 do not fit.
+FEW = SearchSpace(
+    domains={
+        "per_device_train_batch_size": Categorical((2, 8, 64)),
+        "gradient_accumulation_steps": Categorical((1, 2)),
+        "gradient_checkpointing": Categorical((False,)),
+        "precision": Categorical(("fp32",)),
+    }
+)
+
+SMALL = space_of(Categorical((1, 2, 4, 8, 16, 32, 64)), (1, 2), ("fp32",))
+
+
+class PlannedSurvey(Survey):
+    def __init__(self, space, memory_plan, **settings):
+        super().__init__(space, **settings)
+        self.plan = memory_plan
+
+    def knowledge(self):
+        return Knowledge.of(self.records, self.space, JOB, num_train=NUM_TRAIN, plan=self.plan)
+
+
+def with_accumulation(found):
+    return {key: batch for key, batch in found.items() if key[2]}
+
+
+@pytest.mark.parametrize("scale", [0.8, 0.95, 1.0, 1.05, 1.2])
+@pytest.mark.parametrize("space", [SPACE, space_of(IntRange(1, 64))], ids=["powers", "range"])
+def test_a_survey_with_a_plan_finds_the_same_boundary_with_fewer_probes(space, scale):
+    without = Survey(space).run()
+    planned = PlannedSurvey(space, plan(space, scale=scale)).run()
+    assert with_accumulation(planned.largest_measured()) == with_accumulation(largest_that_fits(space))
+    assert len(planned.runner.requests) < len(without.runner.requests)
+    assert len(planned.runner.out_of_memory) < len(without.runner.out_of_memory)
+
+
+def test_what_surely_does_not_fit_is_never_probed():
+    memory_plan = plan(bound=0.99)
+    survey = PlannedSurvey(SPACE, memory_plan).run()
+    bounds = [
+        memory_plan.planned(p.memory_class(), p.per_device_train_batch_size).at_least_mib for p in survey.runner.out_of_memory
+    ]
+    assert all(bound <= BUDGET_MIB for bound in bounds)
+
+
+def test_a_decoupled_search_with_a_plan_runs_out_of_memory_less_often_and_finds_as_good_a_front():
+    fronts, misses = [], []
+    for memory_plan in (None, plan(SMALL)):
+        runner = SimulatedRunner()
+        goal = objective(runner, space=SMALL)
+        goal.use_plan(memory_plan)
+        study = new_study(decoupled(goal))
+        search(study, goal)
+        misses.append(len(runner.out_of_memory))
+        fronts.append({round(trial.values[2]) for trial in study.best_trials})
+    assert misses[1] < misses[0]
+    assert min(fronts[1]) == min(fronts[0])
+
+
+def asked(goal, batch, *, enqueue=False):
+    """The record of a trial of this micro-batch, and the trial."""
+    study = new_study(optuna.samplers.RandomSampler(seed=0))
+    params = SPACE.stored(TrialParameters(per_device_train_batch_size=batch))
+    if enqueue:
+        study.enqueue_trial(params)
+    else:
+        study.sampler = optuna.samplers.PartialFixedSampler(params, study.sampler)
+    tell(study, study.ask(), goal)
+    return read_record(study.trials[0], goal.objectives), study.trials[0]
+
+
+def test_under_another_sampler_what_surely_does_not_fit_is_settled_free_of_charge():
+    runner = SimulatedRunner()
+    goal = objective(runner)
+    goal.use_plan(plan())
+    record, trial = asked(goal, 64)
+    assert (record.outcome, record.counts, runner.requests) == ("skipped", False, [])
+    needed = 0.93 * memory_mib(TrialParameters(per_device_train_batch_size=64))
+    assert record.reason == f"needs at least {needed:,.0f} MiB by the memory plan, of {BUDGET_MIB:,.0f} that there are"
+    assert trial.constraints["memory_shortfall_mib"] == pytest.approx(needed - BUDGET_MIB)
+
+
+def test_what_the_user_asks_for_by_name_is_run_all_the_same():
+    runner = SimulatedRunner()
+    goal = objective(runner)
+    goal.use_plan(plan())
+    record, _ = asked(goal, 64, enqueue=True)
+    assert record.outcome == "out_of_memory"
+    assert record.attributes["planned_peak_memory_mib"] == memory_mib(TrialParameters(per_device_train_batch_size=64))
+
+
+def test_every_trial_that_ran_has_a_prediction_and_its_source():
+    goal = objective(SimulatedRunner(), space=SMALL)
+    goal.use_plan(plan(SMALL, scale=1.05))
+    study = new_study(decoupled(goal))
+    search(study, goal)
+    records = [read_record(trial, goal.objectives) for trial in study.trials]
+    ran = [record for record in records if record.outcome in ("probed", "completed") and not record.is_derived]
+    assert all(record.attributes["planned_peak_memory_mib"] > 0 for record in ran)
+    first = ran[0]
+    assert first.attributes["predicted_peak_memory_mib_source"] == "plan"
+    assert first.attributes["predicted_peak_memory_mib"] == pytest.approx(1.05 * first.attributes["peak_memory_mib"])
+    # Off by a twentieth at first, and right once two peaks of a line have told its scale.
+    assert stored_errors(records, "peak_memory_mib", source="plan")[0] == pytest.approx(0.05)
+    later = stored_errors(records, "peak_memory_mib", source="model")
+    assert later
+    assert max(map(abs, later)) < 0.005
+
+
+@dataclass
+class Planning:
+    """A study in this process on a simulated card; its plan is made when it is asked for often enough."""
+
+    after: int = 0
+    error: str | None = None
+    requests: list = field(default_factory=list)
+
+    def run(self, storage, monkeypatch, **settings):
+        runner = SimulatedRunner()
+        server = SimulatedServer(runner, plan_answer=self._answer)
+        monkeypatch.setattr(study_runner, "TrialServer", lambda: server)
+        plain = load_config(None).plain() | {"name": "planned", "job": JOB.model_dump(), "trials": 1, "sampler_seed": 0}
+        plain["space"] = {name: list(domain.values()) for name, domain in FEW.domains.items()}
+        plain["limits"] = {"peak_memory_mib": BUDGET_MIB}
+        config = StudyConfig.model_validate(plain | settings)
+        display = Recorder()
+        return run_study(config, storage=storage, display=display), display, runner
+
+    def _answer(self, request):
+        self.requests.append(request)
+        if len(self.requests) <= self.after:
+            return None
+        return {"answer": plan(FEW).as_dict()} if self.error is None else {"error": self.error}
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return f"sqlite:///{tmp_path}/a.db"
+
+
+def test_a_study_keeps_its_plan_and_says_what_it_settles(storage, monkeypatch):
+    study, display, runner = Planning().run(storage, monkeypatch)
+    assert MemoryPlan.from_dict(study.user_attrs["memory_plan"]).curves.keys() == plan(FEW).curves.keys()
+    assert "memory plan: 2 of 6 configurations surely need more than 7,611 MiB and are never tried" in display.messages
+    assert runner.out_of_memory == []
+    saved, off = lines(read_results(study))
+    assert "0 out of memory, 2 ruled out by the memory plan" in saved
+    assert ", by the memory plan 0.0% off in the median" in off
+
+
+def test_a_study_that_goes_on_takes_the_plan_that_it_has(storage, monkeypatch):
+    Planning().run(storage, monkeypatch)
+    planning = Planning(error="would be asked in vain")
+    study, display, runner = planning.run(storage, monkeypatch, trials=2)
+    assert planning.requests == []
+    assert not [line for line in display.messages if "memory plan" in line]
+    trained = [trial for trial in study.trials if trial.params == SPACE.stored(runner.trained[-1])]
+    assert "planned_peak_memory_mib" in trained[0].user_attrs
+
+
+def test_a_study_on_a_card_does_not_wait_for_its_plan(storage, monkeypatch):
+    study, _, runner = Planning(after=2).run(storage, monkeypatch)
+    assert "memory_plan" in study.user_attrs
+    assert "planned_peak_memory_mib" not in study.trials[0].user_attrs
+    assert "planned_peak_memory_mib" in study.trials[1].user_attrs
+    assert runner.out_of_memory == []
+
+
+def test_without_a_plan_a_study_says_why_in_a_line_and_searches(storage, monkeypatch):
+    study, display, _ = Planning(error="the memory of odd models can't be predicted").run(storage, monkeypatch, trials=2)
+    assert "no memory plan: the memory of odd models can't be predicted" in display.messages
+    assert any(trial.user_attrs["outcome"] == "completed" for trial in study.trials)
+
+
+def test_a_study_that_insists_on_a_plan_ends_with_the_reason(storage, monkeypatch):
+    with pytest.raises(TradeoffError, match="plan: on needs a memory plan, and there is none: odd models"):
+        Planning(error="odd models").run(storage, monkeypatch, plan="on")
+
+
+def test_a_job_of_the_users_own_has_no_plan_and_the_study_says_so_in_a_line():
+    display = Recorder()
+    settings = {"cache": None, "sequence_length": 0, "display": display, "interrupts": Interrupts()}
+    for plan_setting in ("auto", "on"):
+        config = SimpleNamespace(plan=plan_setting, job=object())
+        planning = start_planning(config, None, FEW, {"kind": "cuda"}, **settings)
+        study = new_study(optuna.samplers.RandomSampler())
+        if plan_setting == "on":
+            with pytest.raises(TradeoffError, match="what a job of your own takes is not predicted"):
+                planning.begin(study, objective(SimulatedRunner()))
+        else:
+            planning.begin(study, objective(SimulatedRunner()))
+    assert display.messages == ["no memory plan: what a job of your own takes is not predicted; probes measure it all the same"]
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("the server ended"), WorkerError("the server ended")], ids=type)
+def test_a_plan_that_can_not_be_started_ends_no_study(error):
+    def start_task(request):
+        raise error
+
+    config = load_config(None)
+    planning = start_planning(
+        config,
+        SimpleNamespace(start_task=start_task),
+        FEW,
+        {"kind": "cuda", "total_memory_mib": BUDGET_MIB},
+        cache=Path(),
+        sequence_length=32,
+        display=(display := Recorder()),
+        interrupts=Interrupts(),
+    )
+    planning.begin(new_study(optuna.samplers.RandomSampler()), objective(SimulatedRunner()))
+    assert display.messages == ["no memory plan: the process that was to make it could not be started: the server ended"]
+
+
+def test_a_study_may_do_without(storage, monkeypatch):
+    planning = Planning()
+    study, _, _ = planning.run(storage, monkeypatch, plan="off")
+    assert planning.requests == []
+    assert not any("planned_peak_memory_mib" in trial.user_attrs for trial in study.trials)
+
+
+@pytest.mark.parametrize(("written", "meant"), [("on", "on"), ("off", "off"), ("auto", "auto")])
+def test_plan_is_written_as_words_that_yaml_takes_for_truth_values(written, meant):
+    assert load_config(None, overrides=[f"plan={written}"]).plan == meant
+
+
+def test_many_micro_batches_are_planned_in_even_ratios():
+    space = space_of(IntRange(1, 512))
+    by_class = {}
+    for parameters in planned_configurations(space):
+        by_class.setdefault(parameters.memory_class(), []).append(parameters.per_device_train_batch_size)
+    assert len(by_class) == 8
+    for batches in by_class.values():
+        assert batches == sorted(set(batches))
+        assert (batches[0], batches[-1]) == (1, 512)
+        assert len(batches) <= MAX_BATCHES
+
+
+def test_a_real_study_on_this_cpu_plans_its_memory(storage, monkeypatch):
+    monkeypatch.setattr(study_runner, "TrialServer", SharedTrialServer)
+    config = tiny_study(plan="on", sampler="decoupled", reuse="effective-batch", limits={"peak_memory_mib": 60})
+    study = run_study(config, storage=storage, display=Recorder(), cache=cache_folder())
+    ran = [trial for trial in study.trials if trial.user_attrs["outcome"] == "probed"]
+    assert ran
+    for trial in ran[1:]:
+        predicted, measured = trial.user_attrs["predicted_peak_memory_mib"], trial.user_attrs["peak_memory_mib"]
+        assert predicted == pytest.approx(measured, rel=0.5)

@@ -1,0 +1,276 @@
+"""The files of an export, read by the programs they are for."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from exported_studies import TINY, made_up
+from stored_studies import params, record
+
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from tradeoff.searchspace import TrialParameters
+from tradeoff.studies.config.study import SpaceConfig, StudyConfig
+from tradeoff.studies.export.export import export
+from tradeoff.studies.export.memory_advice import memory_to_leave_free_mib
+from tradeoff.studies.export.model_card import markdown_table
+from tradeoff.studies.export.train_script import embedded_module, train_script
+from tradeoff.studies.results.results import StudyResults, read_results
+from tradeoff.studies.results.selection import Selection, choose
+from tradeoff.studies.workers.run import run_study
+
+MIXED = record(3, (0.7, 10.0, 1000.0), params(4, 8, checkpointing=True, precision="bf16"), context_mib=400.0)
+ANY = TrialParameters(per_device_train_batch_size=4)
+PLAIN = record(5, (0.8, 20.0, 2000.0), params(32))
+
+
+def exported(tmp_path: Path, results: StudyResults, number: int) -> Path:
+    export(results, choose(results, Selection(trial=number)), tmp_path / "chosen")
+    return tmp_path / "chosen"
+
+
+def run_script(script: Path) -> str:
+    """Runs a script as a user would, in another folder, with caches of its own; returns what it printed."""
+    environment = {**os.environ, "HF_HOME": str(script.parent / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=script.parent.parent, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def local_job(folder: Path) -> TextClassificationJob:
+    """A model with weights in a folder, and a CSV file of stars, padded to the longest of each batch."""
+    from transformers import AutoModelForSequenceClassification
+
+    from tradeoff.objectives.data.reviews import generate_reviews
+    from tradeoff.objectives.trainers.embedded import embedded_model_config, embedded_tokenizer
+
+    tokenizer = embedded_tokenizer()
+    config = embedded_model_config(vocab_size=len(tokenizer), max_length=32, num_labels=5)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    rows = [{"review": review.text, "stars": review.stars} for review in generate_reviews(120, seed=1)]
+    datasets.Dataset.from_list(rows).to_csv(str(folder / "reviews.csv"))
+    changes = {
+        "model": str(folder / "model"), "dataset": str(folder / "reviews.csv"), "text_column": "review",
+        "label_column": "stars", "padding": "longest",
+    }  # fmt: skip
+    return TINY.model_copy(update=changes)
+
+
+@pytest.fixture(scope="module", params=["embedded", "local"])
+def real_study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
+    folder = tmp_path_factory.mktemp("study")
+    # The data of the second is padded to the longest of each batch by the job; here the first does so by what is searched.
+    knobs: dict[str, Any] = {}
+    if request.param == "embedded":
+        knobs = {"optim": ["adafactor"], "attn_implementation": ["eager"], "padding": ["longest"]}
+        knobs |= {"train_sampling_strategy": ["group_by_length"]}
+    config = StudyConfig(
+        name="real",
+        job=TINY if request.param == "embedded" else local_job(folder),
+        space=SpaceConfig(
+            per_device_train_batch_size=[4, 8],
+            gradient_accumulation_steps=[2],
+            gradient_checkpointing=[False],
+            precision=["fp32"],
+            **knobs,
+        ),
+        sampler="grid",
+        trials=2,
+    )
+    return read_results(run_study(config, storage=f"sqlite:///{folder}/a.db", cache=folder / "cache"))
+
+
+def test_the_written_script_reaches_the_accuracy_of_the_study(real_study: StudyResults, tmp_path: Path) -> None:
+    choice = choose(real_study, Selection(maximize="accuracy"))
+    export(real_study, choice, tmp_path / "chosen")
+    printed = run_script(tmp_path / "chosen" / "train.py")
+    found = re.search(r"^accuracy (\S+)$", printed, re.MULTILINE)
+    assert found is not None
+    assert float(found[1]) == choice.record.values["accuracy"]
+    # Few samples give few different accuracies; the loss tells whether it is the same training.
+    state = json.loads((tmp_path / "chosen" / "model" / "trainer_state.json").read_text())
+    arguments = json.loads((tmp_path / "chosen" / "training_args.json").read_text())
+    for name in ("optim", "train_sampling_strategy"):
+        assert arguments.get(name) == choice.record.params.get(name, arguments.get(name))
+    losses = [line["eval_loss"] for line in state["log_history"] if "eval_loss" in line]
+    assert losses[-1] == pytest.approx(choice.record.attributes["eval_loss"], rel=1e-6)
+    assert (tmp_path / "chosen" / "model" / "model.safetensors").is_file()
+    assert (tmp_path / "chosen" / "model" / "tokenizer.json").is_file()
+
+
+def test_the_accelerate_configuration_loads_and_has_the_precision(tmp_path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    folder = exported(tmp_path, made_up(MIXED, PLAIN), 3)
+    loaded = load_config_from_file(str(folder / "accelerate_config.yaml"))
+    assert loaded.mixed_precision == "bf16"
+    assert loaded.num_processes == 1
+    assert loaded.use_cpu is True
+    assert loaded.distributed_type == "NO"
+
+
+def test_full_precision_on_a_card_is_no_mixed_precision_and_no_cpu(tmp_path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    folder = exported(tmp_path, made_up(PLAIN, kind="cuda"), 5)
+    loaded = load_config_from_file(str(folder / "accelerate_config.yaml"))
+    assert (loaded.mixed_precision, loaded.use_cpu) == ("no", False)
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")
+def test_the_flags_mean_what_the_json_file_means(tmp_path: Path) -> None:
+    from transformers import HfArgumentParser, TrainingArguments
+
+    folder = exported(tmp_path, made_up(MIXED), 3)
+    parser = HfArgumentParser((TrainingArguments,))
+    by_file = parser.parse_json_file(str(folder / "training_args.json"))[0].to_dict()
+    by_flags = parser.parse_args_into_dataclasses(args=[], args_filename=str(folder / "flags.txt"))[0].to_dict()
+    different = {name for name in by_file if by_file[name] != by_flags[name]}
+    assert different <= {"output_dir", "logging_dir"}
+    assert by_flags["gradient_checkpointing_kwargs"] == {"use_reentrant": False}
+    assert by_flags["output_dir"] == "model"
+
+
+def test_the_readme_shows_the_whole_front_and_marks_the_chosen_one(tmp_path: Path) -> None:
+    text = (exported(tmp_path, made_up(MIXED, PLAIN), 3) / "README.md").read_text()
+    assert "| **3** | **4** | **8** | **on** | **bf16** | **0.700** | **10.00** | **1,000** | **chosen** |" in text
+    assert "| 5 | 32 | 1 | off | fp32 | 0.800 | 20.00 | 2,000 |  |" in text
+    assert text.startswith("---\nlibrary_name: transformers\n")
+
+
+def test_the_readme_says_which_values_the_trial_did_not_measure(tmp_path: Path) -> None:
+    derived = replace(PLAIN, sources={"accuracy": "trained in trial 3", "train_time_s": "probe"})
+    folder = exported(tmp_path, made_up(MIXED, derived), 5)
+    text = (folder / "README.md").read_text()
+    assert "**0.800~** | **20.00~** | **2,000** |" in text
+    assert "The accuracy was not measured by this trial itself: trained in trial 3." in text
+    assert "~ measured by another trial" in text
+    assert "the study has 0.8, trained in trial 3." in (folder / "train.py").read_text()
+
+
+def test_a_readme_of_values_that_were_all_measured_marks_none(tmp_path: Path) -> None:
+    assert "~" not in (exported(tmp_path, made_up(MIXED), 3) / "README.md").read_text()
+
+
+def test_a_chosen_trial_that_is_not_on_the_front_is_shown_with_it(tmp_path: Path) -> None:
+    beaten = record(6, (0.7, 30.0, 3000.0), params(8))
+    text = (exported(tmp_path, made_up(PLAIN, beaten), 6) / "README.md").read_text()
+    assert "| 5 | 32 |" in text
+    assert "| **6** | **8** |" in text
+
+
+def test_the_memory_to_leave_free_counts_libraries_on_a_cpu_and_a_margin_of_a_twentieth(tmp_path: Path) -> None:
+    figures = {"peak_memory_mib": 1000.0, "context_mib": 400.0}
+    assert memory_to_leave_free_mib(figures, kind="cpu") == 1470
+    assert memory_to_leave_free_mib(figures, kind="cuda") == 1050
+    assert memory_to_leave_free_mib({}, kind="cuda") is None
+    assert "Leave 1,470 MiB free." in (exported(tmp_path, made_up(MIXED), 3) / "README.md").read_text()
+
+
+def test_random_tokens_get_no_script_and_the_readme_says_why(tmp_path: Path) -> None:
+    job = TINY.model_copy(update={"dataset": RANDOM_TOKENS, "eval_samples": 0})
+    folder = exported(tmp_path, made_up(MIXED, job=job), 3)
+    assert not (folder / "train.py").exists()
+    assert "there is nothing to train" in (folder / "README.md").read_text()
+    with pytest.raises(ValueError, match="random tokens"):
+        train_script(job, ANY, title="", expected=None)
+
+
+def test_a_hub_job_loads_the_same_splits_columns_and_samples() -> None:
+    job = TextClassificationJob(
+        model="bert-base-uncased", dataset="Yelp/yelp_review_full", train_samples=1000, eval_samples=500, data_seed=7
+    )
+    text = train_script(job, ANY, title="trial 1", expected="0.6, measured")
+    compile(text, "train.py", "exec")
+    assert 'load_dataset("Yelp/yelp_review_full", None, split=split)' in text
+    assert 'parts = [read("train"), read("test")]' in text
+    assert "part.shuffle(seed=7)" in text
+    assert "train = parts[0].select(range(1000))\nevaluation = parts[1].select(range(500))\n" in text
+    assert '"bert-base-uncased", dtype=torch.float32, num_labels=5, pad_token_id=tokenizer.pad_token_id' in text
+
+
+DATASETS = ("reviews.csv", "reviews.jsonl", "reviews.parquet", "someone/reviews")
+CHANGES: tuple[dict[str, object], ...] = ({}, {"eval_samples": 0}, {"train_samples": None})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "changes"),
+    [*((dataset, changes) for dataset in DATASETS for changes in CHANGES), ("reviews.csv", {"eval_dataset": "more.csv"})],
+)
+def test_every_script_is_python(dataset: str, changes: dict[str, object]) -> None:
+    job = TextClassificationJob(**{"dataset": dataset, "padding": "longest", "deterministic": False, **changes})
+    compile(train_script(job, ANY, title='a "quoted" \\ title', expected=None), "train.py", "exec")
+
+
+def test_a_script_reads_local_files_as_the_study_does(tmp_path: Path) -> None:
+    """The scripts are run as far as their data; what they would train on is compared with what a trial trains on."""
+    from tradeoff.objectives.trainers.prepared_data import prepare
+
+    rows = [{"review": f"word{number} None {number}", "stars": number % 5 + 1} for number in range(40)]
+    rows[3]["review"] = "None"
+    table = datasets.Dataset.from_list(rows)
+    chosen = tmp_path / "chosen"
+    chosen.mkdir()
+    (chosen / "embedded_model.py").write_text(embedded_module())
+    jobs, heads = [], []
+    for suffix, write in ((".csv", table.to_csv), (".jsonl", table.to_json), (".parquet", table.to_parquet)):
+        path = tmp_path / f"reviews{suffix}"
+        write(str(path))
+        columns = {"text_column": "review", "label_column": "stars", "train_samples": 24, "eval_samples": 12}
+        jobs.append(TINY.model_copy(update={"dataset": str(path), **columns}))
+        text = train_script(jobs[-1], ANY, title="", expected=None)
+        heads.append(
+            text.split("def compute_metrics")[0] + 'print("samples", json.dumps([train.to_dict(), evaluation.to_dict()]))\n'
+        )
+    # One process for all of them: importing the libraries takes most of the time.
+    (chosen / "train.py").write_text(f"for head in {heads!r}:\n    exec(head, {{'__file__': __file__}})\n")
+    found = [json.loads(line.removeprefix("samples ")) for line in run_script(chosen / "train.py").splitlines()]
+    assert len(found) == 3
+    for job, parts in zip(jobs, found, strict=True):
+        prepared = prepare(job, tmp_path / "cache")
+        for part, expected in zip(parts, (prepared.train, prepared.eval), strict=True):
+            assert part["labels"] == expected["labels"][:]
+            assert part["input_ids"] == expected["input_ids"][:]
+
+
+def test_the_embedded_model_stands_alone_and_its_script_imports_nothing_of_ours(tmp_path: Path) -> None:
+    folder = exported(tmp_path, made_up(MIXED), 3)
+    assert TINY.model == EMBEDDED
+    for name in ("train.py", "embedded_model.py"):
+        text = (folder / name).read_text()
+        assert not re.search(r"^\s*(from|import) (objectives|studies|searchspace)", text, re.MULTILINE)
+
+
+def test_a_line_break_in_a_name_stays_out_of_the_table(tmp_path: Path) -> None:
+    assert markdown_table(["a", "b"], [["1|2", "x\ny"]], num_text_columns=1) == "| a | b |\n| ---: | --- |\n| 1\\|2 | x y |"
+
+
+def test_the_script_does_what_training_arguments_have_no_place_for() -> None:
+    eager = TrialParameters(per_device_train_batch_size=4, attn_implementation="eager", padding="longest")
+    text = train_script(TINY, eager, title="", expected=None)
+    assert 'from_config(config, dtype=torch.float32, attn_implementation="eager")' in text
+    assert "padding=False" in text
+    assert "data_collator=DataCollatorWithPadding(tokenizer)," in text
+    padded = TrialParameters(per_device_train_batch_size=4, padding="max_length")
+    text = train_script(TINY, padded, title="", expected=None)
+    assert 'data_collator=DataCollatorWithPadding(tokenizer, padding="max_length", max_length=32),' in text
+    assert "attn_implementation" not in text
+
+
+def test_the_model_card_says_how_attention_and_padding_are_set(tmp_path: Path) -> None:
+    knobs = {"optim": "adafactor", "attn_implementation": "eager", "padding": "longest"}
+    chosen = record(4, (0.9, 10.0, 100.0), params(8) | knobs)
+    card = (exported(tmp_path, made_up(chosen, PLAIN), 4) / "README.md").read_text()
+    assert "8 x 1, fp32, adafactor, attention eager, padding longest" in card
+    assert "| trial | batch | accumulation | checkpointing | precision | optimizer | padding | attention |" in card
+    assert 'from_pretrained(..., attn_implementation="eager")' in card
+    assert "data_collator = DataCollatorWithPadding(tokenizer)" in card

@@ -1,0 +1,140 @@
+import json
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from stored_studies import TRIALS, completed, make_study, params
+
+from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.reporting.dashboard import _shorten, is_loopback, serve
+from tradeoff.studies.storage.opening import open_storage
+
+COMMAND = [sys.executable, "-m", "tradeoff.studies.cli.main", "dashboard"]
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"sqlite:///{tmp_path_factory.mktemp('dashboard')}/a.db"
+    make_study(open_storage(url))
+    return url
+
+
+@pytest.fixture(scope="module")
+def address(storage: str) -> Iterator[str]:
+    """The address that the running command prints."""
+    command = [*COMMAND, "--storage", storage, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("Dashboard at http://127.0.0.1:"), process.stderr
+        yield line.split()[2]
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        assert (process.returncode, errors) == (0, "")
+
+
+def read(address: str, path: str) -> Any:
+    with urllib.request.urlopen(address.replace("/dashboard", path), timeout=30) as answer:
+        return json.load(answer)
+
+
+def wait_until(look: Callable[[], Any]) -> Any:
+    """What `look` finds once it finds something; nothing if it doesn't within a minute."""
+    end_s = time.monotonic() + 60
+    while not (found := look()) and time.monotonic() < end_s:
+        time.sleep(0.2)
+    return found
+
+
+def test_the_address_printed_is_the_dashboards_page(address: str) -> None:
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        assert "Optuna Dashboard" in answer.read().decode()
+
+
+def test_the_dashboard_shows_the_study_with_its_objectives_named(address: str) -> None:
+    summary = read(address, "/api/studies")["study_summaries"][0]
+    assert summary["study_name"] == "stars"
+    detail = read(address, f"/api/studies/{summary['study_id']}")
+    assert detail["directions"] == ["maximize", "minimize", "minimize"]
+    assert detail["objective_names"] == ["accuracy", "train_time_s", "peak_memory_mib"]
+    assert len(detail["trials"]) == len(TRIALS)
+
+
+def test_a_trial_out_of_memory_is_shown_as_infeasible_and_never_as_best(address: str) -> None:
+    study_id = read(address, "/api/studies")["study_summaries"][0]["study_id"]
+    detail = read(address, f"/api/studies/{study_id}")
+    trial = detail["trials"][5]
+    assert trial["state"] == "Pruned"
+    assert trial["constraints"] == [512.0]
+    assert sorted(best["number"] for best in detail["best_trials"]) == [0, 1, 2, 4]
+
+
+def test_a_trial_that_ends_while_the_dashboard_runs_appears(address: str, storage: str) -> None:
+    study = optuna.load_study(study_name="stars", storage=open_storage(storage))
+    study.add_trial(completed((0.1, 99.0, 9999.0), params(2)))
+    study_id = read(address, "/api/studies")["study_summaries"][0]["study_id"]
+    # The dashboard keeps what it read for a few seconds.
+    new = wait_until(lambda: read(address, f"/api/studies/{study_id}?after=6")["trials"])
+    assert [trial["number"] for trial in new] == [6]
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("Exception: the storage a.db does not answer: gone\n  File ...", "the storage a.db does not answer: gone"),
+        ("Exception: another one\n  File ...", "Exception: another one\n  File ..."),
+    ],
+)
+def test_a_request_that_meets_an_absent_database_is_one_line_without_a_stack(written: str, shown: str) -> None:
+    record = logging.LogRecord("optuna_dashboard._bottle_util", logging.ERROR, "", 0, written, (), None)
+    assert _shorten(record)
+    assert record.getMessage() == shown
+
+
+def test_a_port_in_use_is_one_sentence_and_exit_code_2(storage: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = subprocess.run([*COMMAND, "--storage", storage, "--port", port], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr == f"tradeoff: port {port} on 127.0.0.1 is in use; choose another --port, or 0 for any free one\n"
+    assert ended.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "allow_remote", "sentence"),
+    [
+        (
+            "0.0.0.0",
+            0,
+            False,
+            "--host 0.0.0.0 lets other machines in, and the dashboard has no passwords: .* add --allow-remote",
+        ),
+        ("192.0.2.1", 0, True, "--host 192.0.2.1 is not an address of this machine"),
+        ("127.0.0.1", 70000, False, "--port must be 0 to 65535, got 70000"),
+        ("nowhere.invalid", 0, True, "--host nowhere.invalid is not a known address"),
+    ],
+)
+def test_an_address_that_can_not_be_served_is_refused(host: str, port: int, allow_remote: bool, sentence: str) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    with pytest.raises(TradeoffError, match=sentence):
+        serve(storage, host=host, port=port, allow_remote=allow_remote, announce=print)
+
+
+def test_only_addresses_of_this_machine_are_loopback() -> None:
+    hosts = ("127.0.0.1", "::1", "localhost", "127.8.8.8", "0.0.0.0", "::", "10.0.0.1", "", "example.org")
+    assert [host for host in hosts if is_loopback(host)] == ["127.0.0.1", "::1", "localhost", "127.8.8.8"]
+
+
+def test_a_storage_that_is_not_there_is_said_before_anything_is_served(tmp_path: Path) -> None:
+    ended = subprocess.run([*COMMAND, "--storage", str(tmp_path / "a.db")], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("tradeoff: there is no storage ")

@@ -1,0 +1,175 @@
+import json
+
+import optuna
+import pytest
+from stored_studies import TRIALS, completed, make_study, out_of_memory, params, record
+
+from tradeoff.studies.reporting.heat_maps import Metric, heat_map_metrics, heat_maps
+from tradeoff.studies.reporting.plots import curve_figure, pictures, trade_off_pictures
+from tradeoff.studies.reporting.trade_off_plots import group, pair_figure, space_figure
+from tradeoff.studies.results.hypervolume import hypervolume_over_cost
+from tradeoff.studies.results.results import StudyResults, read_results
+
+PEAK = Metric(name="peak_memory_mib", title="peak memory (MiB)", maximize=False, digits=0)
+
+
+def results_of(*trials: optuna.trial.FrozenTrial, objectives: tuple[str, ...] | None = None) -> StudyResults:
+    storage = optuna.storages.InMemoryStorage()
+    study = make_study(storage, trials, **({} if objectives is None else {"objectives": objectives}))
+    return read_results(study)
+
+
+@pytest.fixture(scope="module")
+def results() -> StudyResults:
+    return results_of(*TRIALS)
+
+
+def trace(figure, name):
+    return next(one for one in figure.data if one.name == name)
+
+
+def curve(*accuracies):
+    return [{"num_samples": 100 * (epoch + 1), "accuracy": value} for epoch, value in enumerate(accuracies)]
+
+
+def test_a_picture_of_two_objectives_tells_the_front_from_what_is_beaten(results):
+    figure = pair_figure(results, group(results), "accuracy", "train_time_s")
+    assert sorted(trace(figure, "Pareto front").x) == [10.0, 20.0, 40.0, 50.0]
+    assert (trace(figure, "beaten").x, trace(figure, "beaten").y) == ((21.0,), (0.78,))
+    assert figure.layout.xaxis.title.text == "training time (s)"
+    assert figure.layout.yaxis.title.text == "accuracy"
+
+
+def test_a_trial_out_of_memory_stands_beyond_the_budget_and_below_every_accuracy(results):
+    figure = pair_figure(results, group(results), "accuracy", "peak_memory_mib")
+    over = trace(figure, "out of memory")
+    assert over.x == (3012.0,)  # the budget of 2,500, and the shortfall of 512
+    assert over.y[0] < 0.6
+    line = figure.layout.shapes[0]
+    assert (line.x0, line.x1) == (2500, 2500)
+
+
+def test_what_needs_far_too_much_memory_is_drawn_a_little_beyond_the_rest():
+    far = results_of(completed((0.8, 40.0, 2400.0), params(8)), out_of_memory(params(64), shortfall_mib=90_000.0))
+    over = trace(pair_figure(far, group(far), "accuracy", "peak_memory_mib"), "out of memory")
+    assert over.x == (3250.0,)  # 1.3 times the budget
+    assert "short of 90,000 MiB or more" in over.hovertext[0]
+
+
+def test_without_memory_among_its_axes_a_picture_draws_no_budget(results):
+    figure = pair_figure(results, group(results), "accuracy", "train_time_s")
+    assert not figure.layout.shapes
+    assert "out of memory" not in {one.name for one in figure.data}
+
+
+def test_the_budget_is_a_plane_in_the_picture_of_three_objectives(results):
+    plane = next(one for one in space_figure(results, group(results)).data if one.type == "mesh3d")
+    assert set(plane.y) == {2500}
+    assert plane.name == "memory budget 2,500 MiB"
+
+
+def test_on_a_card_without_a_limit_the_budget_is_its_memory(results):
+    card = StudyResults(
+        name="a",
+        objectives=results.objectives,
+        records=results.records,
+        config={"limits": {"peak_memory_mib": None}},
+        device={"kind": "cuda", "name": "A card", "total_memory_mib": 7611.0},
+        versions={},
+        tradeoff_version="0.1.0",
+        storage="sqlite:///a.db",
+    )
+    assert pair_figure(card, group(card), "accuracy", "peak_memory_mib").layout.shapes[0].x0 == 7611.0
+
+
+def test_two_objectives_make_one_picture_and_no_three_dimensions():
+    shown = trade_off_pictures(results_of(completed((0.8, 40.0), params(8)), objectives=("accuracy", "train_time_s")))
+    assert [picture.name for picture in shown] == ["accuracy-over-train-time-s"]
+
+
+def test_three_objectives_make_a_picture_of_all_and_one_of_every_two(results):
+    assert [picture.name for picture in trade_off_pictures(results)] == [
+        "trade-off",
+        "accuracy-over-train-time-s",
+        "accuracy-over-peak-memory-mib",
+        "train-time-s-over-peak-memory-mib",
+    ]
+
+
+def test_a_study_in_which_nothing_completed_has_no_pictures():
+    assert pictures(results_of(out_of_memory(params(64)))) == []
+    assert pictures(results_of()) == []
+
+
+def test_every_picture_is_plain_json_that_older_versions_of_plotly_read(results):
+    for picture in pictures(results):
+        text = picture.figure.to_json()
+        assert "bdata" not in text, picture.name  # packed arrays, which plotly.js reads from 2.35 on
+        assert json.loads(text)["data"], picture.name
+
+
+def test_values_that_differ_by_orders_of_magnitude_are_drawn_on_a_logarithmic_axis():
+    wide = results_of(completed((0.5, 1.0, 100.0), params(8)), completed((0.6, 100.0, 200.0), params(16)))
+    figure = pair_figure(wide, group(wide), "train_time_s", "peak_memory_mib")
+    assert (figure.layout.yaxis.type, figure.layout.xaxis.type) == ("log", "linear")
+
+
+def test_heat_maps_have_a_map_for_each_precision_and_checkpointing(results):
+    maps = heat_maps(results, PEAK)
+    assert [one.facet for one in maps] == ["fp32", "fp32, checkpointing"]
+    assert maps[0].batches == (4, 8, 16, 32, 64)
+    assert maps[0].accumulations == (1, 2)
+    assert maps[0].values == ((None, 900.0, 1000.0, 2000.0, None), (None,) * 5)
+    assert maps[0].out_of_memory == {(0, 4)}
+    assert maps[1].values == ((None, None, 1100.0, None, None), (500.0, None, None, None, None))
+
+
+def test_a_cell_that_several_trials_share_shows_the_best_of_them():
+    slow = completed((0.7, 10.0, 300.0), params(8) | {"precision": "bf16"})
+    better = completed((0.9, 10.0, 300.0), params(8) | {"precision": "bf16", "gradient_accumulation_steps": 2})
+    both = results_of(slow, better)
+    accuracy = next(metric for metric in heat_map_metrics(both) if metric.name == "accuracy")
+    assert heat_maps(both, accuracy)[0].values == ((0.7,), (0.9,))
+    records = [record(0, (0.7, 1.0, 1.0), params(8)), record(1, (0.8, 1.0, 1.0), params(8) | {"learning_rate": 1e-3})]
+    shared = StudyResults(**{name: getattr(both, name) for name in both.__dataclass_fields__} | {"records": tuple(records)})
+    one = heat_maps(shared, accuracy)[0]
+    assert (one.values, one.trials) == (((0.8,),), ((1,),))
+
+
+def test_curves_share_a_colour_and_a_name_by_effective_batch():
+    records = [
+        record(0, (0.8, 1.0, 1.0), params(8), training={"curve": curve(0.5, 0.8)}),
+        record(1, (0.8, 1.0, 1.0), params(4, 2), training={"curve": curve(0.4, 0.7)}),
+        record(2, (0.8, 1.0, 1.0), params(16), training={"curve": curve(0.3, 0.6)}),
+        record(3, (0.8, 1.0, 1.0), params(32), derived_from=0),
+    ]
+    figure = curve_figure(records)
+    assert [one.name for one in figure.data] == ["8", "8", "16"]
+    assert figure.data[0].line.color == figure.data[1].line.color != figure.data[2].line.color
+    assert (figure.data[0].x, figure.data[0].y) == ((100, 200), (0.5, 0.8))
+
+
+def test_a_job_without_accuracy_shows_its_evaluation_loss():
+    records = [record(0, (0.8, 1.0, 1.0), params(8), training={"curve": [{"num_samples": 100, "eval_loss": 1.5}]})]
+    assert curve_figure(records).layout.yaxis.title.text == "evaluation loss"
+    assert curve_figure([record(0, (0.8, 1.0, 1.0), params(8))]) is None
+
+
+def test_the_hypervolume_grows_with_each_better_trial_and_counts_what_failures_cost():
+    # Scaled to the best and the worst: (0, 1) and (1, 0), with the reference point at (1.1, 1.1).
+    first = record(0, (0.8, 20.0), params(8), trial_time_s=30.0)
+    second = record(2, (0.6, 10.0), params(16), trial_time_s=5.0)
+    steps = hypervolume_over_cost([first, _failed(1, 10.0), second, _failed(3, 7.0)], ("accuracy", "train_time_s"))
+    assert [cost for cost, _ in steps] == [0.0, 30.0, 45.0, 52.0]
+    # Alone 1.1 x 0.1; both together less what they share, 0.1 x 0.1; of a box of 1.1 x 1.1.
+    assert [share for _, share in steps] == pytest.approx([0.0, 0.11 / 1.21, 0.21 / 1.21, 0.21 / 1.21])
+
+
+def test_there_is_no_hypervolume_before_anything_completed():
+    assert hypervolume_over_cost([_failed(0, 3.0)], ("accuracy", "train_time_s")) == []
+
+
+def _failed(number, trial_time_s):
+    from tradeoff.objectives.measurements.records import TrialRecord
+
+    return TrialRecord(number=number, outcome="failed", params=params(8), attributes={"trial_time_s": trial_time_s})

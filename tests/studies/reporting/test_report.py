@@ -1,0 +1,112 @@
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import optuna
+import pytest
+from stored_studies import completed, make_study, out_of_memory, params
+from typer.testing import CliRunner
+
+from tradeoff.studies.cli.main import app
+from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.reporting.report import html_report, markdown_report, write_report
+from tradeoff.studies.results.results import StudyResults, read_results
+from tradeoff.studies.storage.opening import open_storage
+
+
+@pytest.fixture(scope="module")
+def results() -> StudyResults:
+    return read_results(make_study(optuna.storages.InMemoryStorage()))
+
+
+@pytest.fixture(scope="module")
+def page(results: StudyResults) -> str:
+    return html_report(results)
+
+
+def markup(page: str) -> str:
+    """The page without its scripts, of which plotly's own holds addresses that nothing opens by itself."""
+    return re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+
+
+def figures(page: str) -> dict[str, dict[str, object]]:
+    return json.loads(page.split('id="figures">')[1].split("</script>")[0])
+
+
+def test_the_page_refers_to_nothing_outside_itself(page: str) -> None:
+    assert re.findall(r"""(?:src|href)=["'](?!#|data:)""", markup(page)) == []
+    assert "url(" not in markup(page)
+    assert "@import" not in markup(page)
+    assert page.count("plotly.js v") == 1
+
+
+def test_every_picture_has_its_place_on_the_page(page: str) -> None:
+    places = re.findall(r'class="plot[^"]*" id="([^"]+)"', markup(page))
+    assert sorted(places) == sorted(figures(page))
+    assert {"trade-off", "accuracy-over-peak-memory-mib", "map-accuracy-0", "map-samples-per-s-1"} <= set(places)
+
+
+def test_the_page_leads_with_the_knee_and_the_extremes(page: str) -> None:
+    titles = re.findall(r'<div class="card[^"]*"><h3>([^<]+)</h3><strong>([^<]+)</strong>', page)
+    assert titles == [
+        ("Knee", "16 x 1, fp32"),
+        ("Highest accuracy", "8 x 1, fp32"),
+        ("Lowest training time", "32 x 1, fp32"),
+        ("Lowest peak memory", "4 x 2, checkpointing, fp32"),
+    ]
+
+
+def test_the_page_lists_every_trial_with_its_outcome(page: str) -> None:
+    trials = page.split('id="trials"')[1].split("</table>")[0]
+    assert trials.count("<tr") == 1 + 6
+    assert '<tr class="over"><td>5</td><td>64</td>' in trials
+    assert "<td>out of memory</td>" in trials
+
+
+def test_a_name_can_not_become_part_of_the_page(results: StudyResults) -> None:
+    page = html_report(dataclasses.replace(results, name="</script><script>alert(1)//"))
+    assert "<script>alert" not in page
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)//" in page
+
+
+def test_a_study_in_which_nothing_completed_still_has_a_page(results: StudyResults) -> None:
+    page = html_report(dataclasses.replace(results, records=results.records[5:]))
+    assert "1 trial: 1 out of memory on Test CPU." in page
+    assert figures(page) == {}
+    assert "tradeoff export" not in markup(page)
+
+
+def test_two_objectives_are_enough() -> None:
+    trials = (completed((0.8, 40.0), params(8)), completed((0.7, 20.0), params(16)), out_of_memory(params(64)))
+    study = make_study(optuna.storages.InMemoryStorage(), trials, objectives=("accuracy", "train_time_s"))
+    shown = figures(html_report(read_results(study)))
+    assert "accuracy-over-train-time-s" in shown
+    assert "trade-off" not in shown
+
+
+def test_the_markdown_has_the_front_and_folds_the_rest(results: StudyResults) -> None:
+    text = markdown_report(results)
+    assert text.startswith("## Trade-off of stars\n\n6 trials: 5 completed, 1 out of memory on Test CPU.\n")
+    assert "| 1 | 16 x 1, fp32 | 0.790 | 20.00 | 1,000 | 16 | knee |" in text
+    assert "<summary>All trials (6)</summary>\n\n| trial |" in text
+    assert text.count("<details>") == text.count("</details>") == 3
+
+
+def test_the_command_writes_the_page_and_prints_the_markdown(tmp_path: Path) -> None:
+    storage = str(tmp_path / "a.db")
+    make_study(open_storage(storage))
+    output = tmp_path / "report.html"
+    ended = CliRunner().invoke(app, ["report", "--storage", storage, "--output", str(output)])
+    assert (ended.exit_code, ended.stdout) == (0, f"Report of stars: {output}\n")
+    assert output.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert [path.name for path in tmp_path.glob(".report*")] == []
+    printed = CliRunner().invoke(app, ["report", "stars", "--storage", storage, "--format", "md"])
+    assert printed.stdout.startswith("## Trade-off of stars\n")
+
+
+def test_a_place_that_can_not_be_written_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(TradeoffError, match="is a folder; name a file"):
+        write_report("text", tmp_path)
+    with pytest.raises(TradeoffError, match="there is no folder"):
+        write_report("text", tmp_path / "none" / "report.html")

@@ -1,0 +1,142 @@
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from running import tiny_job, tiny_study
+
+from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.storage.opening import open_storage
+from tradeoff.studies.storage.study import available_space, check_batches, open_study
+
+CPU = {"name": "a processor", "precisions": ["fp32", "bf16"], "total_memory_mib": 8000.0}
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Any:
+    return open_storage(f"sqlite:///{tmp_path}/a.db")
+
+
+def refusal(storage: Any, device: dict[str, Any] = CPU, **settings: Any) -> str:
+    open_study(tiny_study(), storage, CPU)
+    with pytest.raises(TradeoffError) as caught:
+        open_study(tiny_study(**settings), storage, device)
+    return str(caught.value)
+
+
+def test_a_new_study_has_the_directions_names_and_settings_of_its_config(storage: Any) -> None:
+    study = open_study(tiny_study(objectives=("peak_memory_mib", "accuracy")), storage, CPU)
+    assert [direction.name for direction in study.directions] == ["MINIMIZE", "MAXIMIZE"]
+    assert study.metric_names == ["peak_memory_mib", "accuracy"]
+    assert study.user_attrs["device"] == CPU
+    assert study.user_attrs["config"]["job"]["train_samples"] == 64
+    assert "optuna" in study.user_attrs["versions"]
+
+
+def test_a_study_goes_on_with_the_same_config(storage: Any) -> None:
+    open_study(tiny_study(), storage, CPU).add_trial(optuna.trial.create_trial(values=[0.5, 1.0, 2.0]))
+    assert len(open_study(tiny_study(), storage, CPU).trials) == 1
+
+
+def test_the_number_of_trials_the_sampler_and_the_time_limit_may_change(storage: Any) -> None:
+    open_study(tiny_study(), storage, CPU)
+    study = open_study(tiny_study(trials=9, sampler="tpe", limits={"trial_time_s": 5}), storage, CPU)
+    assert study.user_attrs["config"]["trials"] == 9
+
+
+def test_another_job_is_refused_with_every_key_that_differs(storage: Any) -> None:
+    assert refusal(storage, job=tiny_job(epochs=2, seed=7).model_dump()).splitlines() == [
+        "the study 'tiny' exists with other settings; choose another --name, or set these back:",
+        "  job.epochs: 1.0 -> 2.0",
+        "  job.seed: 42 -> 7",
+    ]
+
+
+def test_another_space_is_refused(storage: Any) -> None:
+    space = {"per_device_train_batch_size": [8, 32], "gradient_accumulation_steps": [1, 2], "gradient_checkpointing": False,
+             "precision": "fp32"}  # fmt: skip
+    assert "space.per_device_train_batch_size: [8, 16] -> [8, 32]" in refusal(storage, space=space)
+
+
+def test_other_objectives_are_refused(storage: Any) -> None:
+    text = refusal(storage, objectives=("accuracy", "train_time_s"))
+    assert "objectives: ['accuracy', 'train_time_s', 'peak_memory_mib'] -> ['accuracy', 'train_time_s']" in text
+
+
+def test_another_memory_budget_is_refused(storage: Any) -> None:
+    assert "limits.peak_memory_mib: None -> 100.0" in refusal(storage, limits={"peak_memory_mib": 100})
+
+
+def test_another_range_of_effective_batch_sizes_is_refused(storage: Any) -> None:
+    text = refusal(storage, limits={"effective_batch_size": {"max": 16}})
+    assert "limits.effective_batch_size.max: None -> 16" in text
+
+
+def test_another_device_is_refused_by_name(storage: Any) -> None:
+    text = refusal(storage, CPU | {"name": "a card"})
+    assert text == (
+        "the study 'tiny' was measured on a processor, and times and memory on a card can't be compared with it;"
+        " choose another --name"
+    )
+
+
+def test_a_refused_study_keeps_its_config(storage: Any) -> None:
+    refusal(storage, trials=9, limits={"peak_memory_mib": 100})
+    stored = optuna.load_study(study_name="tiny", storage=storage).user_attrs["config"]
+    assert (stored["trials"], stored["limits"]["peak_memory_mib"]) == (3, None)
+
+
+def test_a_study_that_someone_else_made_is_refused(storage: Any) -> None:
+    study = optuna.create_study(study_name="tiny", storage=storage, directions=["maximize", "minimize", "minimize"])
+    study.add_trial(optuna.trial.create_trial(values=[0.5, 1.0, 2.0]))
+    with pytest.raises(TradeoffError, match="the study 'tiny' was not made by tradeoff; choose another --name"):
+        open_study(tiny_study(), storage, CPU)
+
+
+def test_someone_elses_empty_study_with_other_directions_is_refused(storage: Any) -> None:
+    optuna.create_study(study_name="tiny", storage=storage, directions=["maximize"])
+    with pytest.raises(TradeoffError, match="the study 'tiny' was not made by tradeoff; choose another --name"):
+        open_study(tiny_study(), storage, CPU)
+
+
+def test_a_creation_that_was_cut_short_is_completed(storage: Any) -> None:
+    optuna.create_study(study_name="tiny", storage=storage, directions=["maximize", "minimize", "minimize"])
+    study = open_study(tiny_study(), storage, CPU)
+    assert study.metric_names == ["accuracy", "train_time_s", "peak_memory_mib"]
+    assert study.user_attrs["device"] == CPU
+
+
+def precisions(*names: str) -> Any:
+    return tiny_study(space={"per_device_train_batch_size": [8], "precision": list(names)})
+
+
+def test_what_the_device_lacks_is_taken_out_with_a_line() -> None:
+    space, line = available_space(precisions("fp32", "fp16", "bf16"), CPU)
+    assert space.domains["precision"].values() == ("fp32", "bf16")
+    assert line == "fp16 left out: a processor does not train in it"
+
+
+def test_two_precisions_that_the_device_lacks_are_one_line() -> None:
+    _, line = available_space(precisions("fp32", "fp16", "bf16"), CPU | {"precisions": ["fp32"]})
+    assert line == "fp16 and bf16 left out: a processor does not train in them"
+
+
+def test_a_device_that_has_all_precisions_takes_nothing_out() -> None:
+    config = precisions("fp32", "bf16")
+    assert available_space(config, CPU) == (config.search_space(), None)
+
+
+def test_a_device_with_none_of_the_precisions_ends_the_study() -> None:
+    with pytest.raises(TradeoffError, match=r"space\.precision: the device has none of the precisions .*\(fp16\); add fp32"):
+        available_space(precisions("fp16"), CPU)
+
+
+def test_a_space_without_precision_is_left_alone() -> None:
+    config = tiny_study(space={"per_device_train_batch_size": [8], "precision": None})
+    assert available_space(config, CPU)[1] is None
+
+
+def test_a_batch_above_the_training_samples_is_refused() -> None:
+    check_batches(tiny_study().search_space(), 16)
+    with pytest.raises(TradeoffError, match="a batch must not exceed the 15 training samples, got 16"):
+        check_batches(tiny_study().search_space(), 15)
