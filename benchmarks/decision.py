@@ -62,14 +62,14 @@ def main() -> None:
     study.optimize(goal, n_trials=arguments.trials)
     study.sampler = sampler
     records, knowledge = goal.learn(study)
-    everything = sampler.planner(goal.look(study)).candidates
+    everything = sampler.planner(goal.snapshot(study)).candidates
     print(
         f"{len(records)} trials, {len(knowledge.trainings)} trained; {space.size()} configurations,"
         f" {len(everything)} learning classes that fit",
         flush=True,
     )
     print(f"plan the next trial: {median_s(lambda: sampler.finished(study)):.3f} s", flush=True)
-    print(f"fit and choose alone: {median_s(lambda: sampler.planner(goal.look(study)).decision):.3f} s", flush=True)
+    print(f"fit and choose alone: {median_s(lambda: sampler.planner(goal.snapshot(study)).decision):.3f} s", flush=True)
     print(f"look for what to publish: {median_s(lambda: sampler.publish(study)):.3f} s", flush=True)
 
 

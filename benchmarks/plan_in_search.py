@@ -17,8 +17,8 @@ from typing import Any
 import optuna
 from search_cost import ARMS, Point, Truth, reach, replay_arm
 
-from tradeoff.objectives.memory_estimator.estimates import MemoryPlan
-from tradeoff.objectives.memory_estimator.job import plan_for_search
+from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
+from tradeoff.objectives.memory_estimator.job import estimate_for_search
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.execution.memory_estimate import planned_configurations
 from tradeoff.studies.storage.study import available_space
@@ -26,12 +26,12 @@ from tradeoff.studies.storage.study import available_space
 SAMPLERS = ("tpe", "decoupled")
 
 
-def plan_of(table: dict[str, Any], cache_folder: Path) -> tuple[MemoryPlan, float]:
+def plan_of(table: dict[str, Any], cache_folder: Path) -> tuple[MemoryEstimates, float]:
     """The plan for a table's study, and the processor time that it took in seconds."""
     begin_s = time.process_time()
     config = StudyConfig.model_validate(table["config"])
     space, _ = available_space(config, table["device"])
-    plan = plan_for_search(
+    plan = estimate_for_search(
         config.job,
         planned_configurations(space),
         device=table["device"],

@@ -239,7 +239,7 @@ def work(url: str, worker: int, trials: int, trial_s: float, begin: Any, output:
     study.sampler = build_sampler(CONFIG, goal, budget_mib=BUDGET_MIB, baselines={}, num_trials=0, worker=worker)
     display, share = quiet_display(), Share(runner, trials)
     search = Search(study, CONFIG, goal, runner, display, share, runner)  # type: ignore[arg-type]
-    goal.look(study)
+    goal.snapshot(study)
     joined_s = time.monotonic() - begin_s
     begin.wait(600)
     time.sleep(trial_s * worker / begin.parties)  # not all at the same moment
@@ -284,7 +284,7 @@ def planning_ms(url: str) -> float:
     config = CONFIG.model_copy(update={"sampler": "decoupled"})
     sampler: Any = build_sampler(config, goal, budget_mib=BUDGET_MIB, baselines={"accuracy": 0.2}, num_trials=0)
     sampler.finished(study)  # imports what it needs
-    fill(study, len(goal.look(study).trials) + MEMBERS)
+    fill(study, len(goal.snapshot(study).trials) + MEMBERS)
     begin_s = time.monotonic()
     sampler.finished(study)
     return 1000 * (time.monotonic() - begin_s)

@@ -42,7 +42,7 @@ from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.objectives.job.arguments import job_of_data
 from tradeoff.objectives.measurements.outcome import from_json, to_json
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
-from tradeoff.objectives.memory_estimator.estimates import MemoryPlan
+from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
 from tradeoff.objectives.objective import Objective, TrialFailed
 from tradeoff.searchspace import Reuse, TrialParameters
 from tradeoff.studies.config.presets import embedded
@@ -302,7 +302,7 @@ class Point:
 
 
 def replay_arm(
-    arm: Arm, table: dict[str, Any], truth: Truth, seed: int, *, to_its_end: bool = False, plan: MemoryPlan | None = None
+    arm: Arm, table: dict[str, Any], truth: Truth, seed: int, *, to_its_end: bool = False, plan: MemoryEstimates | None = None
 ) -> tuple[list[Point], list[TrialRecord]]:
     settings = {"sampler": arm.sampler, "sampler_seed": seed, "seeds_per_class": arm.seeds}
     config = StudyConfig.model_validate(table["config"] | settings)

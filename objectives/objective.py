@@ -17,13 +17,13 @@ from tradeoff.objectives.knowledge.derivation import derived_attributes, predict
 from tradeoff.objectives.knowledge.early_stopping import stop_rule
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
-from tradeoff.objectives.knowledge.other_workers import PLAN_ATTRIBUTE, PROBED_ALONE, TRAINS_ATTRIBUTE, settled_soon
-from tradeoff.objectives.knowledge.snapshot import Moment, StudyReader
+from tradeoff.objectives.knowledge.other_workers import PROBED_ALONE, TRAINS_ATTRIBUTE, TRIAL_PLAN, settled_soon
+from tradeoff.objectives.knowledge.snapshot import StudyReader, StudySnapshot
 from tradeoff.objectives.measurements.goals import GOALS, cost_names, learned_names, learning_curve
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Interrupted, Measurements, OutOfMemory, TimedOut
 from tradeoff.objectives.measurements.records import TrialRecord, measurement_attributes, outcome_attributes
 from tradeoff.objectives.measurements.repeats import averaged_attributes
-from tradeoff.objectives.memory_estimator.estimates import MemoryPlan
+from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
 from tradeoff.searchspace import Reuse, SearchSpace, TrialParameters
 
 # The older form of a constraint, which optuna-dashboard still reads: a trial with a positive entry is infeasible there too.
@@ -88,7 +88,7 @@ class Objective:
         num_devices: Devices that share an optimizer step.
         reuse: How far one training's accuracy speaks for other configurations.
         early_stopping: Whether a training ends once its class can't reach the front.
-        plan: What was predicted of memory before anything ran; `use_plan` sets it while a study runs.
+        plan: What was predicted of memory before anything ran; `use_memory_estimates` sets it while a study runs.
         on_start: Called with a trial's number and configuration when something is run for it.
         on_progress: Called with a trial's stages and steps.
         alone: Held while it is decided whether a trial is run, so that of two workers one sees what the other does; None where
@@ -108,7 +108,7 @@ class Objective:
     num_devices: int = 1
     reuse: Reuse = Reuse.EFFECTIVE_BATCH
     early_stopping: bool = False
-    plan: MemoryPlan | None = None
+    plan: MemoryEstimates | None = None
     on_start: Callable[[int, TrialParameters], None] | None = None
     on_progress: Callable[[Mapping[str, Any]], None] | None = None
     alone: Callable[[], AbstractContextManager[None]] | None = None
@@ -144,7 +144,7 @@ class Objective:
         if (violation := self.space.violation(parameters)) is not None:
             self._skip(trial, violation.reason, violation.name, violation.amount)
         begun = trial._cached_frozen_trial
-        plan = begun.system_attrs.get(PLAN_ATTRIBUTE)
+        plan = begun.system_attrs.get(TRIAL_PLAN)
         if plan is not None and not plan["stages"]:
             _store(trial, {"outcome": "skipped", "reason": plan["why"]})
             raise TrialFailed(plan["why"])
@@ -156,12 +156,12 @@ class Objective:
             trial.storage.set_trial_system_attr(trial._trial_id, TRAINS_ATTRIBUTE, True)
             _write_held(trial)
         with self.alone() if self.alone is not None and plan is None else nullcontext():
-            moment = self.look(trial.study)
-            knowledge = moment.knowledge
+            snapshot = self.snapshot(trial.study)
+            knowledge = snapshot.knowledge
             if (settled := knowledge.out_of_memory(parameters)) is not None:
                 reason = f"needs at least the memory of trial {settled.record.number}, which ran out of it"
                 self._skip(trial, reason, "memory_shortfall_mib", settled.record.attributes["memory_shortfall_mib"])
-            needed_mib = knowledge.memory.surely_needs_mib(parameters)
+            needed_mib = knowledge.memory.lower_bound_mib(parameters)
             if plan is None and not is_asked_for and needed_mib is not None and needed_mib > self.budget_mib:
                 reason = f"needs at least {needed_mib:,.0f} MiB by the memory plan, of {self.budget_mib:,.0f} that there are"
                 self._skip(trial, reason, "memory_shortfall_mib", needed_mib - self.budget_mib)
@@ -172,7 +172,7 @@ class Objective:
                 if is_derived:
                     runs = False if self._is_measured(parameters, knowledge) else PROBED_ALONE
                 if runs and not is_asked_for:
-                    self._defer_to_others(trial, parameters, moment, trains=not is_derived)
+                    self._defer_to_others(trial, parameters, snapshot, trains=not is_derived)
                 if runs or claims:
                     trial.storage.set_trial_system_attr(trial._trial_id, TRAINS_ATTRIBUTE, runs)
             _write_held(trial)  # before another worker decides
@@ -199,19 +199,19 @@ class Objective:
         """What a configuration may need."""
         return self.memory_limit_mib or float(self.device["total_memory_mib"])
 
-    def use_plan(self, plan: MemoryPlan) -> None:
+    def use_memory_estimates(self, plan: MemoryEstimates) -> None:
         """Takes a memory plan into account from now on."""
         self.plan = plan
-        self._reader.use_plan(plan)
+        self._reader.use_memory_estimates(plan)
 
-    def look(self, study: optuna.Study) -> Moment:
+    def snapshot(self, study: optuna.Study) -> StudySnapshot:
         """Reads the study as it is now."""
-        return self._reader.look(study)
+        return self._reader.snapshot(study)
 
     def learn(self, study: optuna.Study) -> tuple[Sequence[TrialRecord], Knowledge]:
         """The study's trials in order, and what they settle."""
-        moment = self.look(study)
-        return moment.records, moment.knowledge
+        snapshot = self.snapshot(study)
+        return snapshot.records, snapshot.knowledge
 
     def _request(self, trial: optuna.Trial, parameters: TrialParameters, stages: tuple[str, ...]) -> dict[str, Any]:
         """As `request`, with the seed that the trial's plan names, or the rule that may stop its training."""
@@ -233,15 +233,17 @@ class Objective:
         constrain(trial, constraint, amount)
         raise optuna.TrialPruned(reason)
 
-    def _defer_to_others(self, trial: optuna.Trial, parameters: TrialParameters, moment: Moment, *, trains: bool) -> None:
+    def _defer_to_others(
+        self, trial: optuna.Trial, parameters: TrialParameters, snapshot: StudySnapshot, *, trains: bool
+    ) -> None:
         """Ends a trial that another one is about to settle.
 
         Raises:
             TrialDeferred: There is such a trial.
         """
-        if not (others := [other for other in moment.running if other.number != trial.number]):
+        if not (others := [other for other in snapshot.running if other.number != trial.number]):
             return
-        soon = settled_soon(parameters, others, moment.knowledge, self.space, budget_mib=self.budget_mib, trains=trains)
+        soon = settled_soon(parameters, others, snapshot.knowledge, self.space, budget_mib=self.budget_mib, trains=trains)
         if soon is not None:
             reason = f"put off: trial {soon[0]} {soon[1]}"
             _store(trial, {"outcome": "skipped", "reason": reason})
@@ -348,7 +350,7 @@ class Objective:
             case Interrupted():
                 # First in line when the study goes on: what was asked for is not lost. A sampler that plans asks by itself.
                 stored = trial.storage.get_trial(trial._trial_id)
-                if PLAN_ATTRIBUTE not in stored.system_attrs:
+                if TRIAL_PLAN not in stored.system_attrs:
                     _queue_again(trial, stored)
                 raise TrialInterrupted
             case _:
@@ -384,7 +386,7 @@ def _queue_again(trial: optuna.Trial, stored: FrozenTrial) -> None:
 
 def _seed_of(trial: optuna.Trial) -> int | None:
     """The seed that the trial's plan names: that of a repeat (see `measurements/repeats.py`); None for the job's own."""
-    plan: Mapping[str, Any] = trial._cached_frozen_trial.system_attrs.get(PLAN_ATTRIBUTE, {})
+    plan: Mapping[str, Any] = trial._cached_frozen_trial.system_attrs.get(TRIAL_PLAN, {})
     return plan.get("seed")
 
 

@@ -61,7 +61,7 @@ def predicted_attributes(parameters: TrialParameters, measured: Mapping[str, Any
     if measured["outcome"] == "completed" and "train_time_s" in measured and (time := knowledge.time_s(parameters)) is not None:
         predicted["predicted_train_time_s"] = time[0]
     has_run = measured["outcome"] in ("completed", "stopped_early", "diverged", "probed")
-    planned = knowledge.memory.planned_mib(parameters)
+    planned = knowledge.memory.estimated_mib(parameters)
     is_asked = (has_run and "peak_memory_mib" in measured) or (planned is not None and measured["outcome"] == "out_of_memory")
     if is_asked and (memory := knowledge.memory_mib(parameters)) is not None:
         predicted |= {"predicted_peak_memory_mib": memory[0], "predicted_peak_memory_mib_source": memory[1]}

@@ -19,7 +19,7 @@ from tradeoff.objectives.knowledge.power import PowerModel
 from tradeoff.objectives.knowledge.time_model import TimeModel
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.repeats import NUM_SEEDS, SEED
-from tradeoff.objectives.memory_estimator.estimates import MemoryPlan
+from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
 from tradeoff.searchspace import LearningClass, Reuse, SearchSpace, TrialParameters
 
 
@@ -81,7 +81,7 @@ class Knowledge:
     num_train: int
     num_devices: int = 1
     reuse: Reuse = Reuse.EFFECTIVE_BATCH
-    plan: MemoryPlan | None = None
+    plan: MemoryEstimates | None = None
 
     @classmethod
     def of(
@@ -93,7 +93,7 @@ class Knowledge:
         num_train: int,
         num_devices: int = 1,
         reuse: Reuse = Reuse.EFFECTIVE_BATCH,
-        plan: MemoryPlan | None = None,
+        plan: MemoryEstimates | None = None,
     ) -> "Knowledge":
         """Reads the records of a study that teach something."""
         observations = tuple(o for record in records if (o := observe(record, space)) is not None)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from tradeoff.objectives.knowledge.interpolation import interpolate
 from tradeoff.objectives.knowledge.observations import Observation
-from tradeoff.objectives.memory_estimator.estimates import CorrectedPlan, MemoryPlan
+from tradeoff.objectives.memory_estimator.estimates import CorrectedEstimates, MemoryEstimates
 from tradeoff.searchspace import MemoryClass, TrialParameters
 
 
@@ -23,7 +23,7 @@ class MemoryModel:
     """
 
     observations: Sequence[Observation]
-    plan: MemoryPlan | None
+    plan: MemoryEstimates | None
 
     def peak_memory_mib(self, parameters: TrialParameters) -> tuple[float, str] | None:
         """Peak memory and where it comes from.
@@ -37,7 +37,7 @@ class MemoryModel:
         points = self._points.get(memory_class, {})
         if batch in points:
             return points[batch], "probe"
-        if (planned := self._corrected_plan.peak_memory_mib(memory_class, batch)) is not None:
+        if (planned := self._corrected.peak_memory_mib(memory_class, batch)) is not None:
             return planned
         if len(points) >= 2:
             return interpolate(points, batch), "model"
@@ -53,11 +53,11 @@ class MemoryModel:
         """The peak that was measured at exactly this memory class and micro-batch; None where none was."""
         return self._points.get(parameters.memory_class(), {}).get(float(parameters.per_device_train_batch_size))
 
-    def surely_needs_mib(self, parameters: TrialParameters) -> float | None:
+    def lower_bound_mib(self, parameters: TrialParameters) -> float | None:
         """What a configuration needs at least by the memory plan; None where no plan knows it."""
-        return self._corrected_plan.at_least_mib(parameters.memory_class(), float(parameters.per_device_train_batch_size))
+        return self._corrected.lower_bound_mib(parameters.memory_class(), float(parameters.per_device_train_batch_size))
 
-    def planned_mib(self, parameters: TrialParameters) -> float | None:
+    def estimated_mib(self, parameters: TrialParameters) -> float | None:
         """The peak that was planned before anything was measured; None where no plan knows it."""
         if self.plan is None:
             return None
@@ -89,8 +89,8 @@ class MemoryModel:
         return errors
 
     @cached_property
-    def _corrected_plan(self) -> CorrectedPlan:
-        return CorrectedPlan(plan=self.plan or MemoryPlan(curves={}), points=self._points)
+    def _corrected(self) -> CorrectedEstimates:
+        return CorrectedEstimates(plan=self.plan or MemoryEstimates(curves={}), points=self._points)
 
     @cached_property
     def _with_peak(self) -> list[Observation]:

@@ -8,7 +8,7 @@ from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.searchspace import SearchSpace, TrialParameters
 
 # A sampler that plans says here what a trial is to do: `stages` of "probe" and "train".
-PLAN_ATTRIBUTE = "tradeoff:plan"
+TRIAL_PLAN = "tradeoff:plan"
 # Where no sampler plans, a trial says here that it is being trained; or that it is probed alone, its class being settled.
 TRAINS_ATTRIBUTE = "tradeoff:trains"
 PROBED_ALONE = "probe"
@@ -37,10 +37,10 @@ def settled_soon(
     """
     for other in others:
         runs = other.system_attrs.get(TRAINS_ATTRIBUTE)
-        if not runs and PLAN_ATTRIBUTE not in other.system_attrs:
+        if not runs and TRIAL_PLAN not in other.system_attrs:
             continue
         stages = ("probe",) if runs == PROBED_ALONE else ("probe", "train")
-        plan = other.system_attrs.get(PLAN_ATTRIBUTE, {"params": other.params, "stages": stages})
+        plan = other.system_attrs.get(TRIAL_PLAN, {"params": other.params, "stages": stages})
         if (theirs := space.read(plan["params"])) is None:
             continue
         if trains and "train" in plan["stages"] and knowledge.class_of(theirs) == knowledge.class_of(parameters):

@@ -15,12 +15,12 @@ from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation, observe
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
-from tradeoff.objectives.memory_estimator.estimates import MemoryPlan
+from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
 from tradeoff.searchspace import Reuse, SearchSpace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moment:
+class StudySnapshot:
     """A study as it was read once.
 
     Attributes:
@@ -74,16 +74,16 @@ class StudyReader:
     num_train: int
     num_devices: int
     reuse: Reuse
-    plan: MemoryPlan | None
+    plan: MemoryEstimates | None
     _records: dict[int, TrialRecord] = field(default_factory=dict, repr=False)
     _observations: dict[int, Observation | None] = field(default_factory=dict, repr=False)
     _knowledge: Knowledge | None = field(default=None, repr=False)
 
-    def use_plan(self, plan: MemoryPlan) -> None:
+    def use_memory_estimates(self, plan: MemoryEstimates) -> None:
         """Takes a memory plan into account from now on."""
         self.plan, self._knowledge = plan, None
 
-    def look(self, study: optuna.Study) -> Moment:
+    def snapshot(self, study: optuna.Study) -> StudySnapshot:
         """Reads the study as it is now."""
         trials, records, num_known = study.get_trials(deepcopy=False), [], len(self._records)
         for trial in trials:
@@ -104,4 +104,4 @@ class StudyReader:
                 reuse=self.reuse,
                 plan=self.plan,
             )
-        return Moment(trials=trials, records=records, knowledge=self._knowledge)
+        return StudySnapshot(trials=trials, records=records, knowledge=self._knowledge)

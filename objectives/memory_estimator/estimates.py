@@ -22,13 +22,13 @@ _SLOPES = (0.5, 2.0)
 _MIN_SPAN = 0.2
 
 # The study's user attribute that holds its plan.
-MEMORY_PLAN = "memory_plan"
+MEMORY_ESTIMATES = "memory_estimates"
 
 Points = Mapping[MemoryClass, Mapping[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Planned:
+class MemoryEstimate:
     """What a plan says of a configuration.
 
     Attributes:
@@ -37,28 +37,28 @@ class Planned:
     """
 
     peak_memory_mib: float
-    at_least_mib: float
+    lower_bound_mib: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryPlan:
+class MemoryEstimates:
     """Predicted memory by memory class and micro-batch.
 
     Attributes:
         curves: For each memory class, what is planned for some of its micro-batches, ascending.
     """
 
-    curves: Mapping[MemoryClass, Mapping[int, Planned]]
+    curves: Mapping[MemoryClass, Mapping[int, MemoryEstimate]]
 
     @classmethod
-    def of(cls, planned: Iterable[tuple[TrialParameters, Planned]]) -> "MemoryPlan":
+    def of(cls, planned: Iterable[tuple[TrialParameters, MemoryEstimate]]) -> "MemoryEstimates":
         """The plan that says this of these configurations."""
-        curves: dict[MemoryClass, dict[int, Planned]] = {}
+        curves: dict[MemoryClass, dict[int, MemoryEstimate]] = {}
         for parameters, one in sorted(planned, key=lambda pair: pair[0].per_device_train_batch_size):
             curves.setdefault(parameters.memory_class(), {})[parameters.per_device_train_batch_size] = one
         return cls(curves=curves)
 
-    def planned(self, memory_class: MemoryClass, batch: float) -> Planned | None:
+    def planned(self, memory_class: MemoryClass, batch: float) -> MemoryEstimate | None:
         """What is planned for a micro-batch; between two planned ones the peak is on their line. None beyond them."""
         curve = self.curves.get(memory_class)
         if not curve:
@@ -74,7 +74,7 @@ class MemoryPlan:
         share = (batch - batches[position]) / (batches[position + 1] - batches[position])
         peak_mib = low.peak_memory_mib + share * (high.peak_memory_mib - low.peak_memory_mib)
         # What is surely needed by a smaller batch is by a larger one; a line between the two might claim more.
-        return Planned(peak_memory_mib=peak_mib, at_least_mib=low.at_least_mib)
+        return MemoryEstimate(peak_memory_mib=peak_mib, lower_bound_mib=low.lower_bound_mib)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, to be stored with the study that the plan is for."""
@@ -84,33 +84,33 @@ class MemoryPlan:
                     "class": asdict(memory_class),
                     "batches": list(curve),
                     "peak_memory_mib": [round(one.peak_memory_mib, 2) for one in curve.values()],
-                    "at_least_mib": [round(one.at_least_mib, 2) for one in curve.values()],
+                    "at_least_mib": [round(one.lower_bound_mib, 2) for one in curve.values()],
                 }
                 for memory_class, curve in self.curves.items()
             ]
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "MemoryPlan":
+    def from_dict(cls, values: Mapping[str, Any]) -> "MemoryEstimates":
         """The plan that `as_dict` wrote."""
         curves = {}
         for entry in values["classes"]:
             memory_class = MemoryClass(**entry["class"])
             peaks = zip(entry["batches"], entry["peak_memory_mib"], entry["at_least_mib"], strict=True)
             curves[replace(memory_class, precision=Precision(memory_class.precision))] = {
-                batch: Planned(peak_memory_mib=peak, at_least_mib=at_least) for batch, peak, at_least in peaks
+                batch: MemoryEstimate(peak_memory_mib=peak, lower_bound_mib=at_least) for batch, peak, at_least in peaks
             }
         return cls(curves=curves)
 
 
-def stored_plan(study_attributes: Mapping[str, Any]) -> MemoryPlan | None:
+def stored_memory_estimates(study_attributes: Mapping[str, Any]) -> MemoryEstimates | None:
     """The plan among a study's user attributes, or None."""
-    stored = study_attributes.get(MEMORY_PLAN)
-    return None if stored is None else MemoryPlan.from_dict(stored)
+    stored = study_attributes.get(MEMORY_ESTIMATES)
+    return None if stored is None else MemoryEstimates.from_dict(stored)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorrectedPlan:
+class CorrectedEstimates:
     """A plan, and the peaks that put it right.
 
     Attributes:
@@ -118,7 +118,7 @@ class CorrectedPlan:
         points: Measured peaks by memory class and micro-batch.
     """
 
-    plan: MemoryPlan
+    plan: MemoryEstimates
     points: Points
 
     def peak_memory_mib(self, memory_class: MemoryClass, batch: float) -> tuple[float, str] | None:
@@ -144,10 +144,10 @@ class CorrectedPlan:
         offset = statistics.median(measured - self._slope * x for x, measured in near) if near else 0.0
         return max(0.0, offset + (self._slope if near else 1.0) * at), "plan"
 
-    def at_least_mib(self, memory_class: MemoryClass, batch: float) -> float | None:
+    def lower_bound_mib(self, memory_class: MemoryClass, batch: float) -> float | None:
         """What a configuration surely needs; a bound that measured peaks have shown to be too high is lowered with them."""
         planned = self.plan.planned(memory_class, batch)
-        return None if planned is None else planned.at_least_mib * self._bound_scale
+        return None if planned is None else planned.lower_bound_mib * self._bound_scale
 
     @cached_property
     def _pairs(self) -> dict[MemoryClass, list[tuple[float, float]]]:
@@ -187,10 +187,10 @@ class CorrectedPlan:
     @cached_property
     def _bound_scale(self) -> float:
         ratios = [
-            measured / planned.at_least_mib
+            measured / planned.lower_bound_mib
             for memory_class, by_batch in self.points.items()
             for batch, measured in by_batch.items()
-            if (planned := self.plan.planned(memory_class, batch)) is not None and planned.at_least_mib > 0
+            if (planned := self.plan.planned(memory_class, batch)) is not None and planned.lower_bound_mib > 0
         ]
         return min(1.0, *ratios) if ratios else 1.0
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
-from tradeoff.objectives.memory_estimator.estimates import MemoryPlan, Planned
+from tradeoff.objectives.memory_estimator.estimates import MemoryEstimate, MemoryEstimates
 from tradeoff.objectives.memory_estimator.predict import plan
 from tradeoff.objectives.memory_estimator.prediction import DEFAULT_CONTEXT_MEMORY_MIB
 from tradeoff.objectives.memory_estimator.settings import OPTIMIZERS, TraceSettings
@@ -64,7 +64,7 @@ def model_config(job: TextClassificationJob, settings: TraceSettings) -> Any:
     return embedded_model_config(vocab_size=vocabulary, max_length=settings.sequence_length, num_labels=job.num_labels)
 
 
-def plan_for_search(
+def estimate_for_search(
     job: TextClassificationJob,
     configurations: Iterable[TrialParameters],
     *,
@@ -72,7 +72,7 @@ def plan_for_search(
     budget_mib: float,
     sequence_length: int | None = None,
     cache_folder: Path | None = None,
-) -> MemoryPlan:
+) -> MemoryEstimates:
     """Predicts what the probes of a study will measure.
 
     Args:
@@ -129,9 +129,9 @@ def plan_for_search(
         if on_card:
             # A context that nobody measured is no part of what is surely needed.
             at_least = low if measured_context is not None else low - context
-            one = Planned(peak_memory_mib=prediction.predicted_peak_memory_mib, at_least_mib=at_least)
+            one = MemoryEstimate(peak_memory_mib=prediction.predicted_peak_memory_mib, lower_bound_mib=at_least)
         else:
             # The CPU's allocator rounds and keeps nothing while memory is measured.
-            one = Planned(peak_memory_mib=low, at_least_mib=CPU_BOUND_SHARE * low)
+            one = MemoryEstimate(peak_memory_mib=low, lower_bound_mib=CPU_BOUND_SHARE * low)
         planned.append((prediction.parameters, one))
-    return MemoryPlan.of(planned)
+    return MemoryEstimates.of(planned)

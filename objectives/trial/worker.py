@@ -77,12 +77,12 @@ def _prepare(request: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 def _plan(request: dict[str, Any]) -> dict[str, Any]:
-    from tradeoff.objectives.memory_estimator.job import plan_for_search
+    from tradeoff.objectives.memory_estimator.job import estimate_for_search
 
     if request["device"]["kind"] == "cuda":
         os.nice(_PLANNING_NICENESS)  # trials run meanwhile, and come first
     try:
-        made = plan_for_search(
+        made = estimate_for_search(
             TextClassificationJob(**request["job"]),
             [TrialParameters(**parameters) for parameters in request["configurations"]],
             device=request["device"],

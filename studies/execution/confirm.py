@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tradeoff.objectives.device.devices import processor_name
 from tradeoff.objectives.isolation.trial_server import TrialServer
-from tradeoff.objectives.knowledge.other_workers import PLAN_ATTRIBUTE
+from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.objectives.objective import Objective
@@ -241,5 +241,5 @@ def _template(objective: Objective, claimed: TrialRecord) -> FrozenTrial:
     return create_trial(
         state=TrialState.RUNNING,
         user_attrs={CONFIRMS: claimed.number},
-        system_attrs={"fixed_params": params, PLAN_ATTRIBUTE: plan},
+        system_attrs={"fixed_params": params, TRIAL_PLAN: plan},
     )

@@ -16,13 +16,13 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import TrialState
 
-from tradeoff.objectives.knowledge.snapshot import Moment
+from tradeoff.objectives.knowledge.snapshot import StudySnapshot
 from tradeoff.objectives.measurements.records import DERIVED_FROM, TrialRecord, read_record
 from tradeoff.objectives.objective import QUEUED_AGAIN, Objective, TrialDeferred
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
-from tradeoff.studies.execution.memory_estimate import StudyPlanning
+from tradeoff.studies.execution.memory_estimate import MemoryEstimation
 from tradeoff.studies.execution.preparation import InterruptibleRunner, Preparation
 from tradeoff.studies.execution.recovery import FaultTolerantStudy
 from tradeoff.studies.execution.worker_number import take_worker_number
@@ -80,7 +80,7 @@ def search(
         worker=0 if ready.config.sampler_seed is None else take_worker_number(study),
     )
     # Of several workers on a machine one makes the memory plan; the others take what is stored.
-    planning = ready.planning or StudyPlanning(
+    planning = ready.planning or MemoryEstimation(
         config=ready.config, device=ready.device, display=display, interrupts=interrupts
     )  # fmt: skip
     try:
@@ -112,7 +112,7 @@ class Search:
     display: Display
     interrupts: Interrupts
     annotator: Annotator
-    planning: StudyPlanning | None = None
+    planning: MemoryEstimation | None = None
     free: int = field(default=0, init=False)
     # Configurations that are settled once a trial of another worker has ended: its number, and theirs.
     _deferred: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list, init=False)
@@ -139,65 +139,65 @@ class Search:
             StudyFailed: Five trials in a row failed.
             KeyboardInterrupt: The user ended it.
         """
-        moment = self._now()
-        self._known_before = {trial.number for trial in moment.trials if trial.state.is_finished()}
-        self.display.trials(moment.records)
+        snapshot = self._now()
+        self._known_before = {trial.number for trial in snapshot.trials if trial.state.is_finished()}
+        self.display.trials(snapshot.records)
         # What `study.optimize` does too: samplers that end a study by themselves ask for it.
         self.study._thread_local.in_optimize_loop = True
         try:
-            while moment.num_counted < self.config.trials:
+            while snapshot.num_counted < self.config.trials:
                 if self.interrupts.requested:
                     raise KeyboardInterrupt
-                if (why := self._must_end(moment, deadline_s)) is not None:
+                if (why := self._must_end(snapshot, deadline_s)) is not None:
                     self.display.message(why)
                     return
-                trial, why = self._begin(moment)
+                trial, why = self._begin(snapshot)
                 if trial is not None:
                     self._run(trial)
                 elif why is not None:
                     self.display.message(why)
                     return
-                moment = self._now()
-                self.display.trials(moment.records)
+                snapshot = self._now()
+                self.display.trials(snapshot.records)
         finally:
             self.study._thread_local.in_optimize_loop = False
-            if self._deferred and self._look().num_counted < self.config.trials:
+            if self._deferred and self._snapshot().num_counted < self.config.trials:
                 self._enqueue_deferred()
 
-    def _now(self) -> Moment:
+    def _now(self) -> StudySnapshot:
         """The study as it is now, once what dead workers have left is ended and what was put off is queued."""
         self._fault_tolerant.recover()
         if self.planning is not None:
             self.planning.poll(self.study, self.objective)
-        moment = self._look()
-        return self._look() if self._enqueue_deferred(moment) else moment
+        snapshot = self._snapshot()
+        return self._snapshot() if self._enqueue_deferred(snapshot) else snapshot
 
-    def _must_end(self, moment: Moment, deadline_s: float | None) -> str | None:
+    def _must_end(self, snapshot: StudySnapshot, deadline_s: float | None) -> str | None:
         if deadline_s is not None and time.monotonic() >= deadline_s:
             return "the time is up; the same command goes on"
-        failures = self._failures_in_a_row(moment)
+        failures = self._failures_in_a_row(snapshot)
         if len(failures) >= MAX_FAILURES_IN_A_ROW:
             raise StudyFailed(f"{len(failures)} trials in a row failed; the last one: {failures[-1]}")
         if self.free >= MAX_FREE_IN_A_ROW:
             return f"the sampler proposed {self.free} configurations in a row that need no trial: the space is exhausted"
         return None
 
-    def _begin(self, moment: Moment) -> tuple[optuna.Trial | None, str | None]:
+    def _begin(self, snapshot: StudySnapshot) -> tuple[optuna.Trial | None, str | None]:
         """The next trial, or why there will be none, in a sentence; neither where what is left depends on other workers."""
-        why = self._finished(moment)
-        if why is not None and not moment.is_any_waiting:
-            if not moment.running and not self._deferred:
+        why = self._finished(snapshot)
+        if why is not None and not snapshot.is_any_waiting:
+            if not snapshot.running and not self._deferred:
                 return None, why
-            self._wait_for_others(moment)
+            self._wait_for_others(snapshot)
             return None, None
         if self._deferred_in_a_row >= MAX_DEFERRED_IN_A_ROW:
-            self._wait_for_others(moment)
+            self._wait_for_others(snapshot)
             self._deferred_in_a_row = 0
             return None, None
         with self._alone():
-            moment = self._look()
-            is_room = len(moment.running) + moment.num_counted < self.config.trials
-            if is_room and (why is not None or self._still_stands(moment)):
+            snapshot = self._snapshot()
+            is_room = len(snapshot.running) + snapshot.num_counted < self.config.trials
+            if is_room and (why is not None or self._still_stands(snapshot)):
                 trial = self.study.ask()
                 # Without a lock another worker may have begun one at the same moment.
                 if self._is_locked or not self._is_too_many(trial):
@@ -207,7 +207,7 @@ class Search:
                 # Another worker was quicker: once it has begun, there is something else to do. Not all look at the same moment.
                 time.sleep(random.uniform(0.5, 1.5) * FIRST_LOOK_S)
         else:
-            self._wait_for_others(moment)
+            self._wait_for_others(snapshot)
         return None, None
 
     def _run(self, trial: optuna.Trial) -> None:
@@ -237,16 +237,16 @@ class Search:
             self.study.sampler.publish(self.study, ended=trial.number)
         self.annotator.trial_ended(record, log=self.runner.log)
 
-    def _finished(self, moment: Moment) -> str | None:
+    def _finished(self, snapshot: StudySnapshot) -> str | None:
         """Why the sampler has nothing left to propose, in a sentence, or None."""
         sampler = self.study.sampler
         if isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(self.study):
             return "every configuration of the grid has been tried"
-        return sampler.finished(self.study, moment) if isinstance(sampler, DecoupledSampler) else None
+        return sampler.finished(self.study, snapshot) if isinstance(sampler, DecoupledSampler) else None
 
-    def _still_stands(self, moment: Moment) -> bool:
+    def _still_stands(self, snapshot: StudySnapshot) -> bool:
         sampler = self.study.sampler
-        return not isinstance(sampler, DecoupledSampler) or sampler.plan_stands(moment)
+        return not isinstance(sampler, DecoupledSampler) or sampler.plan_stands(snapshot)
 
     def _is_too_many(self, own: optuna.Trial) -> bool:
         """Ends a trial for which there is no room, where others began theirs at the same moment; the later ones go.
@@ -254,13 +254,13 @@ class Search:
         Of one that was queued the number does not say when it began: it goes if it sees any other, and is queued again.
         """
         params = own._cached_frozen_trial.system_attrs.get("fixed_params")
-        moment = self._look()
+        snapshot = self._snapshot()
         others = [
             other
-            for other in moment.running
+            for other in snapshot.running
             if other.number != own.number and (params is not None or other.number < own.number or _was_queued(other))
         ]
-        if len(others) + moment.num_counted < self.config.trials:
+        if len(others) + snapshot.num_counted < self.config.trials:
             return False
         queued_with = own.user_attrs
         own.set_user_attr("outcome", "skipped")
@@ -270,34 +270,34 @@ class Search:
         self.study.tell(own, state=TrialState.FAIL)
         return True
 
-    def _wait_for_others(self, moment: Moment) -> None:
+    def _wait_for_others(self, snapshot: StudySnapshot) -> None:
         """Waits until a trial of another worker has ended since a moment, or there is none any more."""
         pause_s = FIRST_LOOK_S
         # One round of looks only: whatever ends a study is checked between two.
         while pause_s <= LONGEST_LOOK_S:
             with self.interrupts.waiting():
                 time.sleep(random.uniform(0.75, 1.25) * pause_s)
-            now = self._look()
-            if now.num_ended != moment.num_ended or not now.running:
+            now = self._snapshot()
+            if now.num_ended != snapshot.num_ended or not now.running:
                 return
             pause_s *= 2
 
-    def _enqueue_deferred(self, moment: Moment | None = None) -> bool:
+    def _enqueue_deferred(self, snapshot: StudySnapshot | None = None) -> bool:
         """Queues what was put off for a trial that has ended at a moment; without one all, for those who go on.
 
         Returns:
             Whether anything was queued.
         """
-        running = set() if moment is None else {trial.number for trial in moment.running}
+        running = set() if snapshot is None else {trial.number for trial in snapshot.running}
         settled = [(until, params) for until, params in self._deferred if until not in running]
         for until, params in settled:
             self.study.enqueue_trial(dict(params), user_attrs={"deferred_until": until})
         self._deferred = [(until, params) for until, params in self._deferred if until in running]
         return bool(settled)
 
-    def _failures_in_a_row(self, moment: Moment) -> list[str]:
+    def _failures_in_a_row(self, snapshot: StudySnapshot) -> list[str]:
         """The errors of the trials that failed one after the other, on whichever worker, since this one began."""
-        ended = [t for t in moment.trials if t.state.is_finished() and t.number not in self._known_before]
+        ended = [t for t in snapshot.trials if t.state.is_finished() and t.number not in self._known_before]
         failures: list[str] = []
         for trial in sorted(ended, key=lambda trial: (trial.datetime_complete, trial.number), reverse=True):
             outcome = trial.user_attrs.get("outcome")
@@ -307,8 +307,8 @@ class Search:
                 break  # what was not run, or not to its end, says nothing of the job
         return failures
 
-    def _look(self) -> Moment:
-        return self.objective.look(self.study)
+    def _snapshot(self) -> StudySnapshot:
+        return self.objective.snapshot(self.study)
 
 
 def _was_queued(trial: optuna.trial.FrozenTrial) -> bool:

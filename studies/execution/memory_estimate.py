@@ -16,7 +16,7 @@ import optuna
 from tradeoff.objectives.isolation.background import BackgroundTask
 from tradeoff.objectives.isolation.trial_server import TrialServer, WorkerError
 from tradeoff.objectives.job.settings import TextClassificationJob
-from tradeoff.objectives.memory_estimator.estimates import MEMORY_PLAN, MemoryPlan, stored_plan
+from tradeoff.objectives.memory_estimator.estimates import MEMORY_ESTIMATES, MemoryEstimates, stored_memory_estimates
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import MemoryClass, SearchSpace, TrialParameters
 from tradeoff.studies.config.study import StudyConfig
@@ -33,7 +33,7 @@ MAX_BATCHES = 48
 
 
 @dataclass(kw_only=True)
-class StudyPlanning:
+class MemoryEstimation:
     """A memory plan in the making.
 
     Attributes:
@@ -61,9 +61,9 @@ class StudyPlanning:
         """
         if self.config.plan == "off":
             return
-        if (stored := stored_plan(study.user_attrs)) is not None:
+        if (stored := stored_memory_estimates(study.user_attrs)) is not None:
             self.cancel()
-            objective.use_plan(stored)
+            objective.use_memory_estimates(stored)
             return
         if self.task is None:
             if self.failure is not None:
@@ -80,8 +80,12 @@ class StudyPlanning:
     def poll(self, study: optuna.Study, objective: Objective, *, timeout_s: float | None = 0.0) -> None:
         """Takes the plan if it is there, stores it with the study, and says in a line what it settles."""
         if self.task is None:
-            if self.config.plan != "off" and objective.plan is None and (stored := stored_plan(study.user_attrs)) is not None:
-                objective.use_plan(stored)
+            if (
+                self.config.plan != "off"
+                and objective.plan is None
+                and (stored := stored_memory_estimates(study.user_attrs)) is not None
+            ):
+                objective.use_memory_estimates(stored)
             return
         if (message := self.task.answer(timeout_s=timeout_s)) is None:
             return
@@ -89,11 +93,11 @@ class StudyPlanning:
         if "answer" not in message:
             self._do_without(message.get("error", "the process that was to make it has ended"))
             return
-        study.set_user_attr(MEMORY_PLAN, message["answer"])
-        plan = MemoryPlan.from_dict(message["answer"])
-        objective.use_plan(plan)
-        knowledge = objective.look(study).knowledge
-        needs = [knowledge.memory.surely_needs_mib(structure) or 0.0 for structure in objective.space.structures]
+        study.set_user_attr(MEMORY_ESTIMATES, message["answer"])
+        plan = MemoryEstimates.from_dict(message["answer"])
+        objective.use_memory_estimates(plan)
+        knowledge = objective.snapshot(study).knowledge
+        needs = [knowledge.memory.lower_bound_mib(structure) or 0.0 for structure in objective.space.structures]
         if num_never := sum(needed > objective.budget_mib for needed in needs):
             self.display.message(
                 f"memory plan: {num_never} of {len(needs)} configurations surely need more than"
@@ -112,7 +116,7 @@ class StudyPlanning:
             self.task = None
 
 
-def start_planning(
+def start_memory_estimation(
     config: StudyConfig,
     server: TrialServer,
     space: SearchSpace,
@@ -122,7 +126,7 @@ def start_planning(
     sequence_length: int,
     display: Display,
     interrupts: Interrupts,
-) -> StudyPlanning:
+) -> MemoryEstimation:
     """Starts the process that makes a study's plan, unless the study wants none or has a job whose memory can't be told.
 
     Args:
@@ -135,7 +139,7 @@ def start_planning(
         display: Where lines are shown.
         interrupts: What the user has asked for.
     """
-    planning = StudyPlanning(config=config, device=device, display=display, interrupts=interrupts)
+    planning = MemoryEstimation(config=config, device=device, display=display, interrupts=interrupts)
     if config.plan == "off":
         return planning
     if not isinstance(config.job, TextClassificationJob):

@@ -21,7 +21,7 @@ from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
-from tradeoff.studies.execution.memory_estimate import StudyPlanning, start_planning
+from tradeoff.studies.execution.memory_estimate import MemoryEstimation, start_memory_estimation
 from tradeoff.studies.samplers.acquisition import import_ahead
 from tradeoff.studies.storage.study import available_space, check_attention, check_batches, check_devices
 
@@ -94,7 +94,7 @@ class Preparation:
     space: SearchSpace
     data: Mapping[str, Any]
     runner: InterruptibleRunner
-    planning: StudyPlanning | None = None
+    planning: MemoryEstimation | None = None
 
     @property
     def budget_mib(self) -> float:
@@ -175,8 +175,8 @@ def prepare(
                 display.message(what)
         folder = cache or cache_folder()
 
-        def planning(longest: int) -> StudyPlanning:
-            return start_planning(
+        def planning(longest: int) -> MemoryEstimation:
+            return start_memory_estimation(
                 config,
                 server,
                 space,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tradeoff.objectives.knowledge.other_workers import PLAN_ATTRIBUTE
+from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
 from tradeoff.objectives.measurements.outcome import Interrupted
 from tradeoff.objectives.objective import QUEUED_AGAIN, RETRY_OF, Objective, TrialInterrupted, retry_attributes, successor
 from tradeoff.studies.execution.trial import LOST_WORKER, TrialGivenUp, run_trial
@@ -170,7 +170,7 @@ class FaultTolerantStudy:
         else:
             attributes |= {"outcome": "interrupted", "reason": f"its worker, {worker}, died or was not heard of any more"}
             # Its worker may have queued it, and died before it could end the trial.
-            if params and PLAN_ATTRIBUTE not in trial.system_attrs and _in_its_place(trials, trial.number) is None:
+            if params and TRIAL_PLAN not in trial.system_attrs and _in_its_place(trials, trial.number) is None:
                 again = successor(params, retry_attributes(trial))
         if storage.give_up(trial._trial_id, attributes, again):
             so = ": it is tried again" if not before and params else ""
@@ -180,7 +180,7 @@ class FaultTolerantStudy:
         """The configuration of a trial, as far as it was chosen; empty where its worker died while it was drawn."""
         if self.objective.space.read(trial.params) is not None:
             return dict(trial.params)
-        plan = trial.system_attrs.get(PLAN_ATTRIBUTE)
+        plan = trial.system_attrs.get(TRIAL_PLAN)
         chosen = trial.system_attrs.get("fixed_params") if plan is None else plan["params"]
         return dict(chosen or {})
 
@@ -193,5 +193,5 @@ def _in_its_place(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial | N
 
 
 def _plan_of(trial: FrozenTrial) -> dict[str, Any]:
-    plan = trial.system_attrs.get(PLAN_ATTRIBUTE)
-    return {} if plan is None else {PLAN_ATTRIBUTE: plan}
+    plan = trial.system_attrs.get(TRIAL_PLAN)
+    return {} if plan is None else {TRIAL_PLAN: plan}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tradeoff.objectives.job.settings import objective_names
 from tradeoff.objectives.measurements.records import OutcomeKind, TrialRecord, read_record
-from tradeoff.objectives.memory_estimator.estimates import MemoryPlan, stored_plan
+from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates, stored_memory_estimates
 from tradeoff.studies.storage.opening import describe
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class StudyResults:
     versions: Mapping[str, str]
     tradeoff_version: str
     storage: str
-    memory_plan: MemoryPlan | None = None
+    memory_estimates: MemoryEstimates | None = None
 
     @property
     def num_devices(self) -> int:
@@ -106,5 +106,5 @@ def read_results(study: "optuna.Study") -> StudyResults:
         versions=attributes.get("versions", {}),
         tradeoff_version=attributes.get("tradeoff_version", "unknown"),
         storage=describe(study._storage),
-        memory_plan=stored_plan(attributes),
+        memory_estimates=stored_memory_estimates(attributes),
     )

@@ -80,7 +80,7 @@ def savings(records: Sequence[TrialRecord], knowledge: Knowledge, space: SearchS
     trained = {p for record, p in read if record.outcome in ended and not record.is_derived}
     derived = {p for record, p in read if record.outcome == "completed" and record.is_derived} - trained
     out_of_memory = {p for p in grid if p not in trained and knowledge.out_of_memory(p) is not None}
-    ruled_out = {p for p in grid if (knowledge.memory.surely_needs_mib(p) or 0.0) > budget_mib} - out_of_memory - trained
+    ruled_out = {p for p in grid if (knowledge.memory.lower_bound_mib(p) or 0.0) > budget_mib} - out_of_memory - trained
     costs = [_cost_s(p, records, knowledge, budget_mib) for p in grid]
     known = [cost for cost in costs if cost is not None]
     return Savings(
@@ -143,7 +143,7 @@ def lines(results: StudyResults) -> list[str]:
         num_train=num_train,
         num_devices=config.devices_per_trial,
         reuse=config.effective_reuse(),
-        plan=results.memory_plan,
+        plan=results.memory_estimates,
     )
     budget_mib = config.limits.peak_memory_mib or results.device["total_memory_mib"]
     return [

@@ -80,7 +80,7 @@ def import_ahead() -> None:
     import sklearn.gaussian_process  # noqa: F401
 
 
-def decide(
+def select_next(
     candidates: Sequence[Candidate],
     trained: Mapping[LearningClass, Sequence[Mapping[str, float]]],
     points: Sequence[Mapping[str, float]],
@@ -108,7 +108,7 @@ def decide(
     if candidates and not trained and not pending and learned:
         return Decision(candidate=_first_guess(candidates), relative_gain=math.inf)
     volume = Volume(objectives, reference)
-    processes = [LearningProcess(_values_of(name, trained), GOALS[name], reference[name]) for name in learned]
+    processes = [MetricGP(_values_of(name, trained), GOALS[name], reference[name]) for name in learned]
     found = np.array([volume.scaled(point) for point in points]).reshape(-1, len(objectives))
     for candidate in pending:
         expected = [process.predict([candidate.learning_class])[0][0] for process in processes]
@@ -160,7 +160,7 @@ def _values_of(name: str, trained: Mapping[LearningClass, Sequence[Mapping[str, 
     return [(key, values[name]) for key, trainings in trained.items() for values in trainings if name in values]
 
 
-class LearningProcess:
+class MetricGP:
     """What a class learns, of one metric, from the classes that were trained, with its uncertainty.
 
     Args:

@@ -39,7 +39,7 @@ def build_sampler(
         return DecoupledSampler(
             space=space,
             objectives=config.objectives,
-            look=objective.look,
+            snapshot=objective.snapshot,
             budget_mib=budget_mib,
             baselines=baselines,
             seed=config.sampler_seed,

@@ -18,14 +18,14 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from tradeoff.objectives.knowledge.knowledge import Knowledge
-from tradeoff.objectives.knowledge.other_workers import PLAN_ATTRIBUTE
-from tradeoff.objectives.knowledge.snapshot import Moment
+from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
+from tradeoff.objectives.knowledge.snapshot import StudySnapshot
 from tradeoff.objectives.measurements.goals import learned_names
 from tradeoff.objectives.measurements.repeats import SEED
 from tradeoff.searchspace import SearchSpace, TrialParameters
 from tradeoff.studies.samplers.publishing import publish, unpublished
 from tradeoff.studies.samplers.survey import Depth, next_probe
-from tradeoff.studies.samplers.trial_planner import Plan, Planner, is_settling
+from tradeoff.studies.samplers.trial_planner import TrialPlan, TrialPlanner, is_settling
 
 # A class whose worker died before it published is published by another one after this long.
 PUBLISH_GRACE_S = 60.0
@@ -51,14 +51,14 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
 
     space: SearchSpace
     objectives: tuple[str, ...]
-    look: Callable[[optuna.Study], Moment]
+    snapshot: Callable[[optuna.Study], StudySnapshot]
     budget_mib: float
     baselines: Mapping[str, float]
     seed: int | None = None
     max_seeds: int = 1
     asks_alone: bool = False
     finished_because: str | None = field(default=None, init=False)
-    _plan: Plan | None = field(default=None, init=False)
+    _plan: TrialPlan | None = field(default=None, init=False)
     _planned_with: Knowledge | None = field(default=None, init=False, repr=False)
     _own: set[int] = field(default_factory=set, init=False)
     _without_plan: set[int] = field(default_factory=set, init=False)
@@ -67,19 +67,19 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     def __post_init__(self) -> None:
         self._random = optuna.samplers.RandomSampler(seed=self.seed)
 
-    def finished(self, study: optuna.Study, moment: Moment | None = None) -> str | None:
+    def finished(self, study: optuna.Study, snapshot: StudySnapshot | None = None) -> str | None:
         """Why the search has ended, in a sentence; None while there is something worth doing.
 
         Args:
             study: The study.
             moment: The study as it was read just now; None to read it.
         """
-        self._plan = self._next_plan(moment or self.look(study))
+        self._plan = self._next_plan(snapshot or self.snapshot(study))
         return None if self._plan is not None else self.finished_because
 
-    def plan_stands(self, moment: Moment) -> bool:
+    def plan_stands(self, snapshot: StudySnapshot) -> bool:
         """Whether what `finished` has planned is still to be done at a moment: no other worker has begun or settled it."""
-        return self._plan is not None and self._stands(self._plan, moment)
+        return self._plan is not None and self._stands(self._plan, snapshot)
 
     def publish(self, study: optuna.Study, *, ended: int | None = None) -> int:
         """Publishes what trainings have settled, or the survey where it settles all.
@@ -94,8 +94,8 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         """
         if ended is not None:
             self._own.add(ended)
-        moment, count = self.look(study), 0
-        records, knowledge, trials = moment.records, moment.knowledge, moment.trials
+        snapshot, count = self.snapshot(study), 0
+        records, knowledge, trials = snapshot.records, snapshot.knowledge, snapshot.trials
         learns = bool(learned_names(self.objectives))
         if not learns and next_probe(knowledge, self.space, self.budget_mib, depth=Depth.PROMISING) is not None:
             return 0  # while the survey goes on, each probe would tell everything anew
@@ -115,15 +115,15 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         promised, plan, self._plan = self._plan, self._plan, None
         if not self.asks_alone:
             self._wait_for_earlier(study, trial)
-            if plan is not None and not self._stands(plan, self.look(study), trial):
+            if plan is not None and not self._stands(plan, self.snapshot(study), trial):
                 plan = None
-        plan = plan or self._next_plan(self.look(study), trial)
+        plan = plan or self._next_plan(self.snapshot(study), trial)
         if plan is None and promised is not None:
             # There was something to do when the trial was asked for, and others have begun it since.
             plan = replace(promised, stages=(), why=f"nothing is left to do: {self.finished_because}")
         if plan is not None:
-            study._storage.set_trial_system_attr(trial._trial_id, PLAN_ATTRIBUTE, plan.as_dict())
-            trial.system_attrs[PLAN_ATTRIBUTE] = plan.as_dict()
+            study._storage.set_trial_system_attr(trial._trial_id, TRIAL_PLAN, plan.as_dict())
+            trial.system_attrs[TRIAL_PLAN] = plan.as_dict()
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space: parameters are chosen together."""
@@ -133,7 +133,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The planned configuration."""
-        plan = trial.system_attrs.get(PLAN_ATTRIBUTE)
+        plan = trial.system_attrs.get(TRIAL_PLAN)
         if plan is None:
             return {}
         return {name: plan["params"][name] for name in search_space}
@@ -144,11 +144,11 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         """What is not planned (the search has ended, or the user fixed other parameters) is drawn at random."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
-    def _running(self, moment: Moment, own: FrozenTrial | None) -> list[tuple[TrialParameters, tuple[str, ...]]]:
+    def _running(self, snapshot: StudySnapshot, own: FrozenTrial | None) -> list[tuple[TrialParameters, tuple[str, ...]]]:
         """What other trials are doing: configuration and stages. One with no plan is trained in full."""
         running = []
-        for trial in moment.running:
-            plan = trial.system_attrs.get(PLAN_ATTRIBUTE, {"params": trial.params, "stages": ("probe", "train")})
+        for trial in snapshot.running:
+            plan = trial.system_attrs.get(TRIAL_PLAN, {"params": trial.params, "stages": ("probe", "train")})
             parameters = self.space.read(plan["params"])
             if parameters is not None and (own is None or trial.number != own.number):
                 running.append((parameters, tuple(plan["stages"])))
@@ -163,7 +163,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
                 for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
                 if trial.number < own.number
                 and not trial.params
-                and not {PLAN_ATTRIBUTE, "fixed_params"} & trial.system_attrs.keys()
+                and not {TRIAL_PLAN, "fixed_params"} & trial.system_attrs.keys()
             }
             if undecided <= self._without_plan:
                 return
@@ -172,9 +172,9 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
                 return
             time.sleep(_LOOK_S)
 
-    def _stands(self, plan: Plan, moment: Moment, own: FrozenTrial | None = None) -> bool:
-        knowledge = moment.knowledge
-        if self._is_taken(plan, moment, own):
+    def _stands(self, plan: TrialPlan, snapshot: StudySnapshot, own: FrozenTrial | None = None) -> bool:
+        knowledge = snapshot.knowledge
+        if self._is_taken(plan, snapshot, own):
             return False
         if knowledge is self._planned_with:
             return True
@@ -188,32 +188,32 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             return all(knowledge.class_of(o.parameters) != learning_class for o in knowledge.observations if is_settling(o))
         return not knowledge.is_probed(plan.parameters)
 
-    def _is_taken(self, plan: Plan, moment: Moment, own: FrozenTrial | None) -> bool:
+    def _is_taken(self, plan: TrialPlan, snapshot: StudySnapshot, own: FrozenTrial | None) -> bool:
         """Whether another trial does the same."""
-        class_of = moment.knowledge.class_of
+        class_of = snapshot.knowledge.class_of
         learning_class = class_of(plan.parameters)
         return any(
             plan.parameters == parameters
             or ("train" in plan.stages and "train" in stages and class_of(parameters) == learning_class)
-            for parameters, stages in self._running(moment, own)
+            for parameters, stages in self._running(snapshot, own)
         )
 
-    def planner(self, moment: Moment, own: FrozenTrial | None = None) -> Planner:
+    def planner(self, snapshot: StudySnapshot, own: FrozenTrial | None = None) -> TrialPlanner:
         """The planner of a moment, for a trial that may have begun already."""
-        return Planner(
+        return TrialPlanner(
             space=self.space,
             objectives=self.objectives,
             budget_mib=self.budget_mib,
             baselines=self.baselines,
             seed=self.seed,
             max_seeds=self.max_seeds,
-            records=moment.records,
-            knowledge=moment.knowledge,
-            running=self._running(moment, own),
+            records=snapshot.records,
+            knowledge=snapshot.knowledge,
+            running=self._running(snapshot, own),
         )
 
-    def _next_plan(self, moment: Moment, own: FrozenTrial | None = None) -> Plan | None:
-        planner = self.planner(moment, own)
+    def _next_plan(self, snapshot: StudySnapshot, own: FrozenTrial | None = None) -> TrialPlan | None:
+        planner = self.planner(snapshot, own)
         self._planned_with = planner.knowledge
         plan = planner.next_plan()
         self.finished_because = planner.finished_because

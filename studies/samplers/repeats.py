@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 
 from tradeoff.searchspace import LearningClass
-from tradeoff.studies.samplers.acquisition import Array, Candidate, LearningProcess, Volume
+from tradeoff.studies.samplers.acquisition import Array, Candidate, MetricGP, Volume
 
 # Classes that must have been trained before the noise of a training is told from the difference of two classes.
 MIN_CLASSES = 4
@@ -21,7 +21,7 @@ MIN_CLASSES = 4
 def worth_of_repeats(
     trained: Sequence[Candidate],
     repeatable: Collection[LearningClass],
-    processes: Sequence[LearningProcess],
+    processes: Sequence[MetricGP],
     learned: Sequence[str],
     volume: Volume,
     quantiles: Sequence[Sequence[float]],

@@ -191,9 +191,9 @@ class _Line:
             for batch, parameters in self._line.items()
             if knowledge.out_of_memory(parameters) is None
             and parameters not in left_out
-            and (knowledge.memory.surely_needs_mib(parameters) or 0.0) <= budget_mib
+            and (knowledge.memory.lower_bound_mib(parameters) or 0.0) <= budget_mib
         ]
-        self._is_planned = all(knowledge.memory.planned_mib(parameters) is not None for parameters in self._line.values())
+        self._is_planned = all(knowledge.memory.estimated_mib(parameters) is not None for parameters in self._line.values())
         # A miss shows that the plan is off here; from then on the line is walked as without one.
         self._has_missed = any(knowledge.out_of_memory(parameters) is not None for parameters in self._line.values())
         self._measured = self._measured_of(self._line)

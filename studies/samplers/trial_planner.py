@@ -17,7 +17,7 @@ from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.repeats import SEED, last_values
 from tradeoff.searchspace import LearningClass, SearchSpace, TrialParameters
 from tradeoff.studies.results.front import feasible
-from tradeoff.studies.samplers.acquisition import Candidate, Decision, Volume, decide
+from tradeoff.studies.samplers.acquisition import Candidate, Decision, Volume, select_next
 from tradeoff.studies.samplers.candidates import candidates, reference
 from tradeoff.studies.samplers.repeats import worth_of_repeats
 from tradeoff.studies.samplers.survey import Depth, next_probe, remaining_s
@@ -42,7 +42,7 @@ def is_settling(observation: Observation) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrialPlan:
     """What a trial is to do.
 
     Attributes:
@@ -64,7 +64,7 @@ class Plan:
 
 
 @dataclass(kw_only=True)
-class Planner:
+class TrialPlanner:
     """Plans the next trial of one moment.
 
     Attributes:
@@ -91,7 +91,7 @@ class Planner:
     max_seeds: int = 1
     finished_because: str | None = field(default=None, init=False)
 
-    def next_plan(self) -> Plan | None:
+    def next_plan(self) -> TrialPlan | None:
         """What to do next, or None when nothing is worth doing."""
         busy = [parameters for parameters, _ in self.running]
         # First what looks promising is surveyed and trained; the rest is surveyed once that has little more to give.
@@ -138,7 +138,7 @@ class Planner:
         if not self.candidates or (not left and self.max_seeds == 1):
             return self._why_no_candidate(busy, failed)
         known = {key: values for key, trainings in trained.items() if (values := self._values_by_seed(trainings))}
-        decision = decide(
+        decision = select_next(
             left,
             known,
             [record.values for record in self.records if record.outcome == "completed"],
@@ -175,11 +175,11 @@ class Planner:
     def _learned(self) -> tuple[str, ...]:
         return learned_names(self.objectives)
 
-    def _probe(self, parameters: TrialParameters, why: str) -> Plan:
+    def _probe(self, parameters: TrialParameters, why: str) -> TrialPlan:
         # Neither memory nor time depends on the learning rate; Optuna wants a value of its domain.
-        return Plan(parameters=self.space.complete(parameters), stages=("probe",), why=why)
+        return TrialPlan(parameters=self.space.complete(parameters), stages=("probe",), why=why)
 
-    def _train(self, min_gain: float) -> Plan | None:
+    def _train(self, min_gain: float) -> TrialPlan | None:
         if isinstance(self.decision, str):
             self.finished_because = self.decision
             return None
@@ -194,9 +194,9 @@ class Planner:
         parameters, cost = candidate.fastest
         probed = cost.is_measured(cost_names(self.objectives))
         why = f"trains effective batch {candidate.learning_class.effective_batch_size} by its fastest member"
-        return Plan(parameters=parameters, stages=("train",) if probed else ("probe", "train"), why=why)
+        return TrialPlan(parameters=parameters, stages=("train",) if probed else ("probe", "train"), why=why)
 
-    def _repeat(self, candidate: Candidate) -> Plan:
+    def _repeat(self, candidate: Candidate) -> TrialPlan:
         """Trains the configuration that was trained before: only its trials can hold the mean of both."""
         latest = self._trained[candidate.learning_class][-1]
         seed = latest.record.attributes.get(SEED, self.knowledge.job.seed) + 1
@@ -204,9 +204,9 @@ class Planner:
             f"trains effective batch {candidate.learning_class.effective_batch_size} with another seed:"
             " what stands on the front depends on it"
         )
-        return Plan(parameters=latest.parameters, stages=("train",), why=why, seed=seed)
+        return TrialPlan(parameters=latest.parameters, stages=("train",), why=why, seed=seed)
 
-    def _train_time_s(self, plan: Plan) -> float:
+    def _train_time_s(self, plan: TrialPlan) -> float:
         cost = self.knowledge.cost(plan.parameters)
         assert cost is not None
         return cost.train_time_s
@@ -221,14 +221,14 @@ class Planner:
             return f"every learning class that fits has been trained, except for {len(failed & classes)} that failed"
         return "every learning class that fits has been trained"
 
-    def _verify(self, busy: Sequence[TrialParameters]) -> Plan | None:
+    def _verify(self, busy: Sequence[TrialParameters]) -> TrialPlan | None:
         """Probes what stands on the front by a model's word, or would stand there if the model were a little off."""
         if not self.candidates:
             return None
         completed = feasible(self.records)
         volume = Volume(self.objectives, self._reference([record.values for record in completed]))
         found = to_verify(completed, self.knowledge, self.space, volume, busy, min_gain=MIN_RELATIVE_GAIN)
-        return None if found is None else Plan(parameters=found[0], stages=("probe",), why=found[1])
+        return None if found is None else TrialPlan(parameters=found[0], stages=("probe",), why=found[1])
 
     def _reference(self, values: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
         return reference(

@@ -256,7 +256,7 @@ def decoupled(goal: Objective, *, seed: int = 0, budget_mib: float = BUDGET_MIB)
     return DecoupledSampler(
         space=goal.space,
         objectives=goal.objectives,
-        look=goal.look,
+        snapshot=goal.snapshot,
         budget_mib=budget_mib,
         baselines={"accuracy": 0.2, "eval_loss": BASELINE_LOSS},
         seed=seed,

@@ -8,7 +8,7 @@ from running import is_alive, poll, request, run, shared_server, tiny_job
 from transformers import LongformerConfig
 
 from tradeoff.objectives.measurements.outcome import Completed
-from tradeoff.objectives.memory_estimator.estimates import MemoryPlan
+from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
 from tradeoff.searchspace import TrialParameters
 
 DEVICE = {"kind": "cpu", "precisions": ["fp32", "bf16"], "total_memory_mib": 4000.0}
@@ -33,14 +33,14 @@ def test_a_plan_is_made_while_a_trial_runs_and_is_near_what_the_trial_measures(t
     outcome = run(stages=("probe",), per_device_train_batch_size=64)
     assert isinstance(outcome, Completed)
     message = task.answer(timeout_s=None)
-    plan = MemoryPlan.from_dict(message["answer"])
+    plan = MemoryEstimates.from_dict(message["answer"])
     planned = [plan.planned(TrialParameters(per_device_train_batch_size=1).memory_class(), batch) for batch in BATCHES]
     peaks = [one.peak_memory_mib for one in planned]
     assert peaks == sorted(peaks)
-    assert all(one.at_least_mib < one.peak_memory_mib for one in planned)
+    assert all(one.lower_bound_mib < one.peak_memory_mib for one in planned)
     measured = outcome.measurements.probe.memory.peak_memory_mib
     # A process of a few MiB: what the libraries take for themselves is as much again.
-    assert planned[-1].at_least_mib < measured < planned[-1].peak_memory_mib + 20
+    assert planned[-1].lower_bound_mib < measured < planned[-1].peak_memory_mib + 20
     assert task.answer() == message
     assert [path.suffixes[-2:] for path in tmp_path.iterdir()] == [[".json", ".gz"]] * 3
 

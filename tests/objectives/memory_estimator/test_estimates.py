@@ -9,7 +9,7 @@ from tradeoff.objectives.knowledge.derivation import derived_attributes, predict
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.objectives.memory_estimator.estimates import CorrectedPlan, MemoryPlan, Planned
+from tradeoff.objectives.memory_estimator.estimates import CorrectedEstimates, MemoryEstimate, MemoryEstimates
 from tradeoff.searchspace import TrialParameters
 
 
@@ -19,8 +19,8 @@ def configuration(batch, accumulation=1, *, precision="fp32"):
 
 def plan(peaks, *, bound=0.9):
     """A plan of these peaks by configuration, each with a bound that is a share of it."""
-    return MemoryPlan.of(
-        (parameters, Planned(peak_memory_mib=peak, at_least_mib=bound * peak)) for parameters, peak in peaks.items()
+    return MemoryEstimates.of(
+        (parameters, MemoryEstimate(peak_memory_mib=peak, lower_bound_mib=bound * peak)) for parameters, peak in peaks.items()
     )
 
 
@@ -34,7 +34,7 @@ def corrected(measured):
     points = {}
     for parameters, peak in measured.items():
         points.setdefault(parameters.memory_class(), {})[float(parameters.per_device_train_batch_size)] = peak
-    return CorrectedPlan(plan=PLAN, points=points)
+    return CorrectedEstimates(plan=PLAN, points=points)
 
 
 def peak_of(one, parameters):
@@ -73,7 +73,7 @@ def test_what_another_precision_lacks_is_taken_until_its_own_is_known():
 def test_two_peaks_that_lie_close_together_do_not_lead_astray():
     near = plan({configuration(2): 100.0, configuration(4): 101.0, configuration(8): 400.0})
     points = {configuration(2).memory_class(): {2.0: 110.0, 4.0: 116.0}}
-    one = CorrectedPlan(plan=near, points=points)
+    one = CorrectedEstimates(plan=near, points=points)
     # Six measured MiB for each planned one would make 1,910.
     assert peak_of(one, configuration(8)) == (pytest.approx(116 + 299), "model")
 
@@ -82,14 +82,14 @@ def test_the_scale_of_other_lines_counts_where_memory_grows_faster_than_planned_
     for grown, expected in ((240.0, 1.1), (220.0, 1.0)):
         one = corrected({configuration(2): 130.0, configuration(4): grown, configuration(8, precision="fp16"): 260.0})
         wide = plan({configuration(8, precision="fp16"): 250.0, configuration(16, precision="fp16"): 450.0})
-        both = MemoryPlan(curves={**PLAN.curves, **wide.curves})
-        one = CorrectedPlan(plan=both, points=one.points)
+        both = MemoryEstimates(curves={**PLAN.curves, **wide.curves})
+        one = CorrectedEstimates(plan=both, points=one.points)
         assert peak_of(one, configuration(16, precision="fp16")) == (pytest.approx(260 + expected * 200), "plan")
 
 
 def test_between_planned_batches_the_peak_is_on_their_line_and_the_bound_is_the_smaller_ones():
     planned = PLAN.planned(configuration(6).memory_class(), 6)
-    assert planned == Planned(peak_memory_mib=300.0, at_least_mib=180.0)
+    assert planned == MemoryEstimate(peak_memory_mib=300.0, lower_bound_mib=180.0)
 
 
 @pytest.mark.parametrize("parameters", [configuration(1), configuration(16), configuration(4, precision="bf16")])
@@ -99,14 +99,14 @@ def test_what_was_not_planned_is_not_known(parameters):
 
 def test_a_bound_that_a_peak_has_shown_to_be_too_high_is_lowered():
     memory_class = configuration(8).memory_class()
-    assert corrected({}).at_least_mib(memory_class, 8) == 360.0
+    assert corrected({}).lower_bound_mib(memory_class, 8) == 360.0
     # A bound of 90, and 81 measured: every bound is a tenth too high.
-    assert corrected({configuration(2): 81.0}).at_least_mib(memory_class, 8) == pytest.approx(324.0)
-    assert corrected({configuration(2): 130.0}).at_least_mib(memory_class, 8) == 360.0
+    assert corrected({configuration(2): 81.0}).lower_bound_mib(memory_class, 8) == pytest.approx(324.0)
+    assert corrected({configuration(2): 130.0}).lower_bound_mib(memory_class, 8) == 360.0
 
 
 def test_a_plan_survives_being_stored_as_json():
-    assert MemoryPlan.from_dict(json.loads(json.dumps(PLAN.as_dict()))) == PLAN
+    assert MemoryEstimates.from_dict(json.loads(json.dumps(PLAN.as_dict()))) == PLAN
 
 
 def known(*measured, with_plan=PLAN):

@@ -14,14 +14,14 @@ from tradeoff.objectives.device.extras import available_extras
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.objectives.memory_estimator.job import plan_for_search
+from tradeoff.objectives.memory_estimator.job import estimate_for_search
 from tradeoff.searchspace import OPTIMIZERS, Categorical, LearningClass, Precision, SearchSpace, TrialParameters
 from tradeoff.studies.cli.plan_command import study_plan
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import validated
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.tables import short_configuration
-from tradeoff.studies.samplers.acquisition import LearningProcess, _features
+from tradeoff.studies.samplers.acquisition import MetricGP, _features
 from tradeoff.studies.samplers.survey import Depth, next_probe
 from tradeoff.studies.storage.study import available_space, check_attention
 
@@ -143,7 +143,7 @@ def test_what_one_optimizer_learns_says_little_of_another() -> None:
         (learning_class(64, optimizer="adamw_torch"), 0.58),
         (learning_class(8, optimizer="sgd"), 0.20),
     ]
-    means, deviations = LearningProcess(trained).predict(
+    means, deviations = MetricGP(trained).predict(
         [learning_class(16, optimizer=name) for name in ("adamw_torch", "sgd", "adafactor")]
     )
     assert means[1] < 0.4 < means[0]
@@ -231,7 +231,7 @@ def test_a_search_plans_each_optimizer_apart_and_leaves_out_what_can_not_be_trac
         {"torch_compile": True},
     )
     configurations = [TrialParameters(per_device_train_batch_size=8, **way) for way in ways]
-    plan = plan_for_search(tiny_job(), configurations, device=CPU, budget_mib=1000.0, cache_folder=tmp_path)
+    plan = estimate_for_search(tiny_job(), configurations, device=CPU, budget_mib=1000.0, cache_folder=tmp_path)
     sgd, adam, *others = (plan.planned(parameters.memory_class(), 8) for parameters in configurations)
     assert sgd is not None
     assert adam is not None
@@ -239,7 +239,7 @@ def test_a_search_plans_each_optimizer_apart_and_leaves_out_what_can_not_be_trac
     assert adam.peak_memory_mib > sgd.peak_memory_mib
     assert others == [None, None]
     with pytest.raises(ValueError, match="memory is predicted for adamw_torch"):
-        plan_for_search(tiny_job(), configurations[2:], device=CPU, budget_mib=1000.0, cache_folder=tmp_path)
+        estimate_for_search(tiny_job(), configurations[2:], device=CPU, budget_mib=1000.0, cache_folder=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,13 @@ from simulated_survey import space as space_of
 from tradeoff.objectives.isolation.trial_server import WorkerError
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import read_record
-from tradeoff.objectives.memory_estimator.estimates import MemoryPlan, Planned
+from tradeoff.objectives.memory_estimator.estimates import MemoryEstimate, MemoryEstimates
 from tradeoff.searchspace import Categorical, IntRange, SearchSpace, TrialParameters
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.interrupts import Interrupts
-from tradeoff.studies.execution.memory_estimate import MAX_BATCHES, planned_configurations, start_planning
+from tradeoff.studies.execution.memory_estimate import MAX_BATCHES, planned_configurations, start_memory_estimation
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.results.savings import lines, stored_errors
 from tradeoff.studies.workers import run as study_runner
@@ -42,8 +42,8 @@ from tradeoff.studies.workers.run import run_study
 
 def plan(space=SPACE, *, scale=1.0, bound=0.93):
     """A plan that is off by a factor, with a bound below it."""
-    return MemoryPlan.of(
-        (p, Planned(peak_memory_mib=scale * memory_mib(p), at_least_mib=bound * scale * memory_mib(p)))
+    return MemoryEstimates.of(
+        (p, MemoryEstimate(peak_memory_mib=scale * memory_mib(p), lower_bound_mib=bound * scale * memory_mib(p)))
         for p in planned_configurations(space)
     )
 
@@ -62,9 +62,9 @@ SMALL = space_of(Categorical((1, 2, 4, 8, 16, 32, 64)), (1, 2), ("fp32",))
 
 
 class PlannedSurvey(Survey):
-    def __init__(self, space, memory_plan, **settings):
+    def __init__(self, space, memory_estimates, **settings):
         super().__init__(space, **settings)
-        self.plan = memory_plan
+        self.plan = memory_estimates
 
     def knowledge(self):
         return Knowledge.of(self.records, self.space, JOB, num_train=NUM_TRAIN, plan=self.plan)
@@ -85,20 +85,21 @@ def test_a_survey_with_a_plan_finds_the_same_boundary_with_fewer_probes(space, s
 
 
 def test_what_surely_does_not_fit_is_never_probed():
-    memory_plan = plan(bound=0.99)
-    survey = PlannedSurvey(SPACE, memory_plan).run()
+    memory_estimates = plan(bound=0.99)
+    survey = PlannedSurvey(SPACE, memory_estimates).run()
     bounds = [
-        memory_plan.planned(p.memory_class(), p.per_device_train_batch_size).at_least_mib for p in survey.runner.out_of_memory
+        memory_estimates.planned(p.memory_class(), p.per_device_train_batch_size).lower_bound_mib
+        for p in survey.runner.out_of_memory
     ]
     assert all(bound <= BUDGET_MIB for bound in bounds)
 
 
 def test_a_decoupled_search_with_a_plan_runs_out_of_memory_less_often_and_finds_as_good_a_front():
     fronts, misses = [], []
-    for memory_plan in (None, plan(SMALL)):
+    for memory_estimates in (None, plan(SMALL)):
         runner = SimulatedRunner()
         goal = objective(runner, space=SMALL)
-        goal.use_plan(memory_plan)
+        goal.use_memory_estimates(memory_estimates)
         study = new_study(decoupled(goal))
         search(study, goal)
         misses.append(len(runner.out_of_memory))
@@ -122,7 +123,7 @@ def asked(goal, batch, *, enqueue=False):
 def test_under_another_sampler_what_surely_does_not_fit_is_settled_free_of_charge():
     runner = SimulatedRunner()
     goal = objective(runner)
-    goal.use_plan(plan())
+    goal.use_memory_estimates(plan())
     record, trial = asked(goal, 64)
     assert (record.outcome, record.counts, runner.requests) == ("skipped", False, [])
     needed = 0.93 * memory_mib(TrialParameters(per_device_train_batch_size=64))
@@ -133,7 +134,7 @@ def test_under_another_sampler_what_surely_does_not_fit_is_settled_free_of_charg
 def test_what_the_user_asks_for_by_name_is_run_all_the_same():
     runner = SimulatedRunner()
     goal = objective(runner)
-    goal.use_plan(plan())
+    goal.use_memory_estimates(plan())
     record, _ = asked(goal, 64, enqueue=True)
     assert record.outcome == "out_of_memory"
     assert record.attributes["planned_peak_memory_mib"] == memory_mib(TrialParameters(per_device_train_batch_size=64))
@@ -141,7 +142,7 @@ def test_what_the_user_asks_for_by_name_is_run_all_the_same():
 
 def test_every_trial_that_ran_has_a_prediction_and_its_source():
     goal = objective(SimulatedRunner(), space=SMALL)
-    goal.use_plan(plan(SMALL, scale=1.05))
+    goal.use_memory_estimates(plan(SMALL, scale=1.05))
     study = new_study(decoupled(goal))
     search(study, goal)
     records = [read_record(trial, goal.objectives) for trial in study.trials]
@@ -190,7 +191,7 @@ def storage(tmp_path):
 
 def test_a_study_keeps_its_plan_and_says_what_it_settles(storage, monkeypatch):
     study, display, runner = Planning().run(storage, monkeypatch)
-    assert MemoryPlan.from_dict(study.user_attrs["memory_plan"]).curves.keys() == plan(FEW).curves.keys()
+    assert MemoryEstimates.from_dict(study.user_attrs["memory_estimates"]).curves.keys() == plan(FEW).curves.keys()
     assert "memory plan: 2 of 6 configurations surely need more than 7,611 MiB and are never tried" in display.messages
     assert runner.out_of_memory == []
     saved, off = lines(read_results(study))
@@ -210,7 +211,7 @@ def test_a_study_that_goes_on_takes_the_plan_that_it_has(storage, monkeypatch):
 
 def test_a_study_on_a_card_does_not_wait_for_its_plan(storage, monkeypatch):
     study, _, runner = Planning(after=2).run(storage, monkeypatch)
-    assert "memory_plan" in study.user_attrs
+    assert "memory_estimates" in study.user_attrs
     assert "planned_peak_memory_mib" not in study.trials[0].user_attrs
     assert "planned_peak_memory_mib" in study.trials[1].user_attrs
     assert runner.out_of_memory == []
@@ -232,7 +233,7 @@ def test_a_job_of_the_users_own_has_no_plan_and_the_study_says_so_in_a_line():
     settings = {"cache": None, "sequence_length": 0, "display": display, "interrupts": Interrupts()}
     for plan_setting in ("auto", "on"):
         config = SimpleNamespace(plan=plan_setting, job=object())
-        planning = start_planning(config, None, FEW, {"kind": "cuda"}, **settings)
+        planning = start_memory_estimation(config, None, FEW, {"kind": "cuda"}, **settings)
         study = new_study(optuna.samplers.RandomSampler())
         if plan_setting == "on":
             with pytest.raises(TradeoffError, match="what a job of your own takes is not predicted"):
@@ -248,7 +249,7 @@ def test_a_plan_that_can_not_be_started_ends_no_study(error):
         raise error
 
     config = load_config(None)
-    planning = start_planning(
+    planning = start_memory_estimation(
         config,
         SimpleNamespace(start_task=start_task),
         FEW,

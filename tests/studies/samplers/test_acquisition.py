@@ -8,7 +8,7 @@ import pytest
 from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.searchspace import LearningClass, Precision, TrialParameters
-from tradeoff.studies.samplers.acquisition import Candidate, LearningProcess, Volume, decide
+from tradeoff.studies.samplers.acquisition import Candidate, MetricGP, Volume, select_next
 
 OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")
 REFERENCE = {"accuracy": 0.2, "train_time_s": 100.0, "peak_memory_mib": 1000.0}
@@ -40,13 +40,13 @@ POINTS = [point(0.6, 50, 500)]
 
 
 def test_with_no_candidate_there_is_no_decision():
-    assert decide([], TRAINED, POINTS, OBJECTIVES, REFERENCE) is None
+    assert select_next([], TRAINED, POINTS, OBJECTIVES, REFERENCE) is None
 
 
 def test_the_first_training_is_an_effective_batch_of_32_at_its_fastest():
     slow = candidate(32, (40, 500))
     fast = candidate(32, (20, 500), precision=Precision.FP16)
-    decision = decide([candidate(8, (10, 100)), slow, fast], {}, [], OBJECTIVES, REFERENCE)
+    decision = select_next([candidate(8, (10, 100)), slow, fast], {}, [], OBJECTIVES, REFERENCE)
     assert decision.candidate is fast
     assert decision.relative_gain == math.inf
 
@@ -54,12 +54,12 @@ def test_the_first_training_is_an_effective_batch_of_32_at_its_fastest():
 def test_the_class_that_adds_more_is_chosen_at_the_same_cost():
     # Both train for 50 s; only one has a member that needs less memory than what is there.
     smaller, larger = candidate(16, (50, 200)), candidate(16, (50, 900), precision=Precision.FP16)
-    assert decide([larger, smaller], TRAINED, POINTS, OBJECTIVES, REFERENCE).candidate is smaller
+    assert select_next([larger, smaller], TRAINED, POINTS, OBJECTIVES, REFERENCE).candidate is smaller
 
 
 def test_a_second_member_counts_too():
     one, two = candidate(16, (50, 400)), candidate(16, (50, 400), (90, 100), precision=Precision.BF16)
-    assert decide([one, two], TRAINED, POINTS, OBJECTIVES, REFERENCE).candidate is two
+    assert select_next([one, two], TRAINED, POINTS, OBJECTIVES, REFERENCE).candidate is two
 
 
 def test_the_cheaper_of_two_equal_gains_is_chosen():
@@ -68,42 +68,42 @@ def test_the_cheaper_of_two_equal_gains_is_chosen():
     reference = {name: REFERENCE[name] for name in objectives}
     slow, fast = candidate(16, (80, 300)), candidate(16, (20, 300))
     points = [{"accuracy": 0.6, "peak_memory_mib": 500.0}]
-    assert decide([slow, fast], TRAINED, points, objectives, reference).candidate is fast
+    assert select_next([slow, fast], TRAINED, points, objectives, reference).candidate is fast
 
 
 def test_the_gain_of_a_class_of_known_accuracy_is_its_share_of_the_volume():
     # Without accuracy nothing is uncertain. Done: (1 - 0.5) x (1 - 0.5) = 0.25; the new corner adds 0.5 x 0.2.
     objectives = ("train_time_s", "peak_memory_mib")
     points = [{"train_time_s": 50.0, "peak_memory_mib": 500.0}]
-    decision = decide([candidate(16, (50, 300))], {}, points, objectives, REFERENCE)
+    decision = select_next([candidate(16, (50, 300))], {}, points, objectives, REFERENCE)
     assert decision.relative_gain == pytest.approx(0.5 * 0.2 / 0.25)
 
 
 def test_what_is_beaten_in_everything_that_counts_adds_nothing():
     objectives = ("train_time_s", "peak_memory_mib")
     points = [{"train_time_s": 50.0, "peak_memory_mib": 500.0}]
-    assert decide([candidate(16, (60, 600))], {}, points, objectives, REFERENCE).relative_gain == 0
+    assert select_next([candidate(16, (60, 600))], {}, points, objectives, REFERENCE).relative_gain == 0
 
 
 def test_what_another_worker_trains_counts_as_done():
     objectives = ("train_time_s", "peak_memory_mib")
     points = [{"train_time_s": 50.0, "peak_memory_mib": 500.0}]
     twin = candidate(16, (50, 300), precision=Precision.FP16)
-    alone = decide([candidate(16, (50, 300))], {}, points, objectives, REFERENCE)
-    beside = decide([candidate(16, (50, 300))], {}, points, objectives, REFERENCE, pending=[twin])
+    alone = select_next([candidate(16, (50, 300))], {}, points, objectives, REFERENCE)
+    beside = select_next([candidate(16, (50, 300))], {}, points, objectives, REFERENCE, pending=[twin])
     assert alone.relative_gain > 0
     assert beside.relative_gain == 0
 
 
 def test_a_second_worker_decides_before_anything_is_trained():
-    decision = decide(
+    decision = select_next(
         [candidate(8, (50, 300)), candidate(128, (20, 900))], {}, [], OBJECTIVES, REFERENCE, [candidate(32, (30, 500))]
     )
     assert decision.candidate.learning_class.effective_batch_size in (8, 128)
 
 
 def test_accuracy_is_expected_to_be_like_that_of_the_nearest_batch():
-    process = LearningProcess([(learning_class(4), 0.60), (learning_class(8), 0.61), (learning_class(256), 0.40)])
+    process = MetricGP([(learning_class(4), 0.60), (learning_class(8), 0.61), (learning_class(256), 0.40)])
     means, deviations = process.predict([learning_class(6), learning_class(200), learning_class(40)])
     assert means[0] == pytest.approx(0.605, abs=0.02)
     assert means[1] == pytest.approx(0.42, abs=0.05)
@@ -111,7 +111,7 @@ def test_accuracy_is_expected_to_be_like_that_of_the_nearest_batch():
 
 
 def test_after_a_single_training_nearby_classes_are_alike_and_far_ones_uncertain_and_expected_to_be_worse():
-    means, deviations = LearningProcess([(learning_class(32), 0.6)], worst=0.2).predict(
+    means, deviations = MetricGP([(learning_class(32), 0.6)], worst=0.2).predict(
         [learning_class(32), learning_class(16), learning_class(1)]
     )
     assert means[0] == pytest.approx(0.6, abs=0.01)
@@ -123,21 +123,19 @@ def test_the_best_learning_rate_of_a_batch_tells_that_of_a_larger_one_to_grow_wi
     # Tried at a batch of 16, three rates; four times the batch wants twice the rate.
     trained = [(learning_class(16, rate=rate), accuracy) for rate, accuracy in ((1e-4, 0.5), (1e-3, 0.7), (1e-2, 0.3))]
     rates = (2e-4, 2e-3, 2e-2)
-    means, _ = LearningProcess(trained, worst=0.2).predict([learning_class(64, rate=rate) for rate in rates])
+    means, _ = MetricGP(trained, worst=0.2).predict([learning_class(64, rate=rate) for rate in rates])
     assert means.argmax() == 1
 
 
 def test_the_first_training_takes_the_learning_rate_in_the_middle():
     rates = (1e-5, 1e-4, 1e-3)
     classes = [candidate(32, (20 - i, 500), rate=rate) for i, rate in enumerate(rates)]
-    assert decide(classes, {}, [], OBJECTIVES, REFERENCE).candidate.learning_class.learning_rate == 1e-4
+    assert select_next(classes, {}, [], OBJECTIVES, REFERENCE).candidate.learning_class.learning_rate == 1e-4
 
 
 def test_learning_rates_far_apart_tell_little_of_each_other():
     trained = {learning_class(8, rate=1e-5): 0.3, learning_class(8, rate=1e-4): 0.6, learning_class(8, rate=1.1e-4): 0.6}
-    means, deviations = LearningProcess(list(trained.items())).predict(
-        [learning_class(8, rate=1.05e-4), learning_class(8, rate=1e-2)]
-    )
+    means, deviations = MetricGP(list(trained.items())).predict([learning_class(8, rate=1.05e-4), learning_class(8, rate=1e-2)])
     assert means[0] == pytest.approx(0.6, abs=0.03)
     assert deviations[1] > deviations[0]
 
@@ -145,7 +143,7 @@ def test_learning_rates_far_apart_tell_little_of_each_other():
 def test_more_classes_than_the_lengths_are_learnt_from_are_all_used():
     rng = np.random.default_rng(0)
     trained = {learning_class(8 * n): 0.3 + 0.1 * (n > 100) + rng.normal(0, 1e-3) for n in range(1, 160)}
-    means, _ = LearningProcess(list(trained.items())).predict([learning_class(8 * 40), learning_class(8 * 150)])
+    means, _ = MetricGP(list(trained.items())).predict([learning_class(8 * 40), learning_class(8 * 150)])
     assert means == pytest.approx([0.3, 0.4], abs=0.03)
 
 
@@ -156,14 +154,14 @@ LOSS_REFERENCE = {"eval_loss": 2.0, "train_time_s": 100.0, "peak_memory_mib": 10
 def test_a_loss_and_an_accuracy_that_mirror_each_other_lead_to_the_same_choice_and_gain():
     classes = [candidate(16, (50, 200)), candidate(64, (30, 600)), candidate(256, (10, 900))]
     accuracies = {8: 0.6, 32: 0.55, 128: 0.4}
-    by_accuracy = decide(
+    by_accuracy = select_next(
         classes,
         {learning_class(batch): [{"accuracy": accuracy}] for batch, accuracy in accuracies.items()},
         [point(accuracy, 800 / batch, 500) for batch, accuracy in accuracies.items()],
         OBJECTIVES,
         REFERENCE,
     )
-    by_loss = decide(
+    by_loss = select_next(
         classes,
         {learning_class(batch): [{"eval_loss": 2.2 - accuracy}] for batch, accuracy in accuracies.items()},
         [
@@ -196,19 +194,17 @@ def test_two_metrics_that_are_learned_count_apart():
     points = [{"accuracy": 0.6, "eval_loss": 1.3, "train_time_s": 50.0}]
     reference = {"accuracy": 0.2, "eval_loss": 2.0, "train_time_s": 100.0}
     low, high = candidate(6, (50, 1)), candidate(700, (50, 1))
-    assert decide([high, low], trained, points, objectives, reference).candidate is low
+    assert select_next([high, low], trained, points, objectives, reference).candidate is low
 
 
 def test_a_training_that_diverged_says_that_its_neighbours_are_of_no_use_and_nothing_of_the_others():
     trained = {learning_class(8): 1.2, learning_class(16): 1.3, learning_class(32): 1.25, learning_class(4096): math.nan}
-    means, _ = LearningProcess(list(trained.items()), GOALS["eval_loss"], 2.0).predict(
-        [learning_class(12), learning_class(3000)]
-    )
+    means, _ = MetricGP(list(trained.items()), GOALS["eval_loss"], 2.0).predict([learning_class(12), learning_class(3000)])
     assert means[0] == pytest.approx(1.25, abs=0.1)
     assert means[1] == pytest.approx(2.0, abs=0.2)
 
 
 def test_a_loss_of_thousands_makes_no_other_loss_look_alike():
     trained = {learning_class(8): 1.2, learning_class(64): 1.6, learning_class(4096): 9000.0}
-    means, _ = LearningProcess(list(trained.items()), GOALS["eval_loss"], 2.0).predict([learning_class(8), learning_class(64)])
+    means, _ = MetricGP(list(trained.items()), GOALS["eval_loss"], 2.0).predict([learning_class(8), learning_class(64)])
     assert means == pytest.approx([1.2, 1.6], abs=0.1)

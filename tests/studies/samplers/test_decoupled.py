@@ -8,7 +8,7 @@ import pytest
 import simulated_runner as simulated
 from optuna.trial import TrialState
 
-from tradeoff.objectives.knowledge.other_workers import PLAN_ATTRIBUTE
+from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
 from tradeoff.objectives.measurements.outcome import Failed, Interrupted
 from tradeoff.searchspace import Categorical, EffectiveBatchSizeRange, FloatRange, Reuse, SearchSpace
 from tradeoff.studies.results.front import pareto_front
@@ -241,7 +241,7 @@ def test_a_class_whose_training_fails_is_left_and_the_rest_goes_on():
 
 
 def plan(trial):
-    return trial.storage.get_trial_system_attrs(trial._trial_id)[PLAN_ATTRIBUTE]
+    return trial.storage.get_trial_system_attrs(trial._trial_id)[TRIAL_PLAN]
 
 
 def workers(storage, runner, *, count=2, **settings):
@@ -323,10 +323,10 @@ def test_the_first_class_is_trained_before_a_survey_that_takes_longer():
 
 def test_what_would_stand_on_the_front_if_the_model_were_a_little_off_is_probed():
     searched = Searched(space=simulated.SPACE).run()
-    checked = [t for t in searched.study.trials if "would add" in t.system_attrs.get(PLAN_ATTRIBUTE, {}).get("why", "")]
-    checked += [t for t in searched.study.trials if "checks trial" in t.system_attrs.get(PLAN_ATTRIBUTE, {}).get("why", "")]
+    checked = [t for t in searched.study.trials if "would add" in t.system_attrs.get(TRIAL_PLAN, {}).get("why", "")]
+    checked += [t for t in searched.study.trials if "checks trial" in t.system_attrs.get(TRIAL_PLAN, {}).get("why", "")]
     assert checked
-    assert all(trial.system_attrs[PLAN_ATTRIBUTE]["stages"] == ["probe"] for trial in checked)
+    assert all(trial.system_attrs[TRIAL_PLAN]["stages"] == ["probe"] for trial in checked)
 
 
 def test_a_study_without_memory_ends_with_a_front_of_accuracy_and_time():

@@ -15,9 +15,9 @@ from tradeoff.objectives.measurements.repeats import averaged_attributes
 from tradeoff.searchspace import Categorical, LearningClass, Precision, SearchSpace, TrialParameters
 from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.tables import front_as_csv, front_as_json, shown_value
-from tradeoff.studies.samplers.acquisition import Candidate, LearningProcess, Volume
+from tradeoff.studies.samplers.acquisition import Candidate, MetricGP, Volume
 from tradeoff.studies.samplers.repeats import worth_of_repeats
-from tradeoff.studies.samplers.trial_planner import Planner
+from tradeoff.studies.samplers.trial_planner import TrialPlanner
 
 OBJECTIVES = ("accuracy", "train_time_s")
 VOLUME = Volume(OBJECTIVES, {"accuracy": 0.2, "train_time_s": 100.0})
@@ -43,7 +43,7 @@ def candidate(effective_batch, time_s):
 
 def worth(accuracies, times_s, repeatable=None):
     """What a repeat of each class is worth, by effective batch: each class was trained with these accuracies."""
-    process = LearningProcess([(learning_class(batch), value) for batch, values in accuracies.items() for value in values])
+    process = MetricGP([(learning_class(batch), value) for batch, values in accuracies.items() for value in values])
     trained = [candidate(batch, times_s[batch]) for batch in accuracies]
     allowed = {learning_class(batch) for batch in (repeatable or accuracies)}
     found = worth_of_repeats(trained, allowed, [process], ("accuracy",), VOLUME, QUANTILES)
@@ -167,7 +167,7 @@ def test_with_a_single_seed_allowed_nothing_is_repeated():
 def test_a_class_whose_repeat_failed_is_not_repeated_again(searched):
     study, _, goal = searched
     records, knowledge = goal.learn(study)
-    planner = Planner(
+    planner = TrialPlanner(
         space=goal.space,
         objectives=goal.objectives,
         budget_mib=simulated.BUDGET_MIB,

@@ -156,4 +156,4 @@ def test_a_trial_costs_few_statements_however_much_it_measured(storage: PatientS
     # Parameters; what was measured, values and state. On SQLite the state is locked by a statement that writes.
     assert counted.counts["writes"] <= 7
     assert counted.counts["statements"] <= 22
-    assert goal.look(study).records[1].outcome in ("probed", "completed")
+    assert goal.snapshot(study).records[1].outcome in ("probed", "completed")
