@@ -19,9 +19,9 @@ from search_cost import ARMS, Point, Truth, reach, replay_arm
 
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
 from tradeoff.objectives.memory_estimator.job import estimate_for_search
+from tradeoff.studies.config.availability import available_space
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.execution.memory_estimate import planned_configurations
-from tradeoff.studies.storage.study import available_space
 
 SAMPLERS = ("tpe", "decoupled")
 

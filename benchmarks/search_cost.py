@@ -45,6 +45,7 @@ from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
 from tradeoff.objectives.objective import Objective, TrialFailed
 from tradeoff.searchspace import Reuse, TrialParameters
+from tradeoff.studies.config.availability import available_space
 from tradeoff.studies.config.presets import embedded
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.execution.preparation import cache_folder
@@ -52,7 +53,7 @@ from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.tables import short_configuration
 from tradeoff.studies.samplers.build import build_sampler
 from tradeoff.studies.samplers.decoupled import DecoupledSampler
-from tradeoff.studies.storage.study import available_space, open_study
+from tradeoff.studies.storage.study import open_study
 from tradeoff.studies.workers.run import run_study
 
 SHARES = (0.90, 0.95, 0.99)

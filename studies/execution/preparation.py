@@ -17,13 +17,13 @@ from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.measurements.outcome import Interrupted
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import SearchSpace
+from tradeoff.studies.config.availability import available_space, check_attention, check_batches, check_devices
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.execution.memory_estimate import MemoryEstimation, start_memory_estimation
 from tradeoff.studies.samplers.acquisition import import_ahead
-from tradeoff.studies.storage.study import available_space, check_attention, check_batches, check_devices
 
 
 class OtherDeviceError(TradeoffError):

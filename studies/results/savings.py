@@ -12,9 +12,9 @@ from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import SearchSpace, TrialParameters
+from tradeoff.studies.config.availability import available_space
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.results.results import StudyResults
-from tradeoff.studies.storage.study import available_space
 
 # Below this the search has saved nothing worth saying.
 MIN_RATIO = 1.05

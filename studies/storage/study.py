@@ -1,14 +1,12 @@
 """Creates a study or goes on with one, and refuses to mix measurements that can't be compared."""
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
 
-from tradeoff.objectives.device.extras import KNOBS_WITH_NEEDS, missing
 from tradeoff.objectives.measurements.goals import GOALS
-from tradeoff.searchspace import Precision, SearchSpace
 from tradeoff.studies.config.study import StudyConfig, differences
 from tradeoff.studies.environment import library_versions, tradeoff_version
 from tradeoff.studies.errors import TradeoffError
@@ -84,99 +82,3 @@ def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
     # A folder that has moved holds the same module.
     job = {key: value for key, value in config["job"].items() if key != "python_path"}
     return {key: config[key] for key in FIXED_KEYS} | {"job": job}
-
-
-def available_space(config: StudyConfig, device: Mapping[str, Any]) -> tuple[SearchSpace, str | None]:
-    """The space without what the device or this installation lacks, and lines that say what was taken out, or None.
-
-    Raises:
-        TradeoffError: Nothing is left of a parameter, or what the job itself names is not there.
-    """
-    space, lines = config.search_space(), []
-    extras = frozenset(device.get("extras", ()))
-    if "optim" not in space.domains and (why := missing("optim", config.job.optim, extras)) is not None:
-        raise TradeoffError(f"job.optim: {config.job.optim} needs {why}; install it, or choose another optimizer")
-    for name in ("precision", *KNOBS_WITH_NEEDS):
-        if name not in space.domains:
-            continue
-        reasons = {value: _lacks(name, value, device) for value in space.domains[name].values() or ()}
-        taken = {value: reason for value, reason in reasons.items() if reason is not None}
-        try:
-            space = (
-                space.without_precisions(frozenset(map(Precision, taken)))
-                if name == "precision"
-                else space.without(name, taken)
-            )
-        except ValueError as error:
-            raise TradeoffError(f"space.{name}: {error}") from None
-        for reason in dict.fromkeys(taken.values()):
-            values = [value if isinstance(value, str) else name for value, other in taken.items() if other == reason]
-            lines.append(f"{' and '.join(values)} left out: {reason.format(them='it' if len(values) == 1 else 'them')}")
-    return space, "\n".join(lines) or None
-
-
-def _lacks(name: str, value: Any, device: Mapping[str, Any]) -> str | None:
-    """Why a value can't be tried here, or None."""
-    if name == "precision":
-        return None if value in device["precisions"] else f"{device['name']} does not train in {{them}}"
-    why = missing(name, value, frozenset(device.get("extras", ())))
-    return None if why is None else f"needs {why}"
-
-
-def check_batches(space: SearchSpace, num_train: int, num_devices: int = 1) -> None:
-    """Refuses a micro-batch that the data can't fill.
-
-    Raises:
-        TradeoffError: A batch on each device is more than all training samples.
-    """
-    each = f" on each of {num_devices} devices" if num_devices > 1 else ""
-    for value in space.domains["per_device_train_batch_size"].values() or ():
-        if value * num_devices > num_train:
-            raise TradeoffError(
-                f"space.per_device_train_batch_size: a batch{each} must not exceed the {num_train} training samples,"
-                f" got {value}"
-            )
-
-
-def check_devices(devices_per_trial: int, device: Mapping[str, Any]) -> str | None:
-    """Refuses more devices than there are.
-
-    Args:
-        devices_per_trial: Devices that train a configuration together.
-        device: What trials run on, as `TrialServer.describe_device` gives it.
-
-    Returns:
-        A line to show, or None: processors stand in for cards to try something out, and their times say nothing.
-
-    Raises:
-        TradeoffError: There are fewer cards.
-    """
-    if devices_per_trial == 1:
-        return None
-    if device["kind"] == "cpu":
-        return f"{devices_per_trial} ranks share this machine's processors: good for trying out, not for its times"
-    if devices_per_trial > (num_cards := device.get("num_cards") or 1):
-        raise TradeoffError(
-            f"devices_per_trial must not exceed the cards that are visible here, {num_cards}, got {devices_per_trial}"
-        )
-    return None
-
-
-def check_attention(space: SearchSpace, model: str, supported: Collection[str] | None) -> None:
-    """Refuses an implementation of attention that the model's class does not have.
-
-    Args:
-        space: The study's space.
-        model: The model's name.
-        supported: What its class has; None where that is not known.
-
-    Raises:
-        TradeoffError: One that is searched is not among them.
-    """
-    if "attn_implementation" not in space.domains or supported is None:
-        return
-    for value in space.domains["attn_implementation"].values() or ():
-        if value not in supported:
-            raise TradeoffError(
-                f"space.attn_implementation: the model {model!r} does not have {value}; it has {', '.join(supported)}"
-            )

@@ -17,13 +17,13 @@ from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.memory_estimator.job import estimate_for_search
 from tradeoff.searchspace import OPTIMIZERS, Categorical, LearningClass, Precision, SearchSpace, TrialParameters
 from tradeoff.studies.cli.plan_command import study_plan
+from tradeoff.studies.config.availability import available_space, check_attention
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import validated
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.tables import short_configuration
 from tradeoff.studies.samplers.acquisition import MetricGP, _features
 from tradeoff.studies.samplers.survey import Depth, next_probe
-from tradeoff.studies.storage.study import available_space, check_attention
 
 CPU = {"kind": "cpu", "name": "a processor", "precisions": ["fp32", "bf16"], "extras": ["torch_compile"]}
 JOB = TextClassificationJob(train_samples=1000, epochs=1)

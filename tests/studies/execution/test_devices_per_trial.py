@@ -16,6 +16,7 @@ from running import Recorder, SharedTrialServer, cache_folder, tiny_study
 from stored_studies import params, record
 
 from tradeoff.searchspace import TrialParameters
+from tradeoff.studies.config.availability import check_batches, check_devices
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.fit import fit_study
@@ -29,7 +30,7 @@ from tradeoff.studies.results.criteria import figure
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.savings import lines
 from tradeoff.studies.results.selection import Selection, choose
-from tradeoff.studies.storage.study import check_batches, check_devices, open_study
+from tradeoff.studies.storage.study import open_study
 from tradeoff.studies.workers import run as runner
 from tradeoff.studies.workers.run import run_study
 
@@ -90,7 +91,7 @@ def test_the_estimated_time_of_a_training_on_two_devices_is_near_its_measured_on
 
 def test_on_processors_a_line_says_what_it_is_good_for(searched: tuple[StudyResults, Recorder]) -> None:
     _, display = searched
-    assert "2 ranks share this machine's processors: good for trying out, not for its times" in display.messages
+    assert "2 ranks share this machine's processors: timings are not meaningful" in display.messages
     assert any(line.startswith("device: 2 x ") for line in display.messages)
 
 
@@ -127,7 +128,7 @@ def test_a_number_of_devices_that_makes_no_sense_is_refused_by_its_name(devices:
 def test_more_devices_than_there_are_is_one_sentence() -> None:
     card = {"kind": "cuda", "num_cards": 2}
     assert check_devices(2, card) is None
-    with pytest.raises(TradeoffError, match="devices_per_trial must not exceed the cards that are visible here, 2, got 3"):
+    with pytest.raises(TradeoffError, match="devices_per_trial must not exceed the number of visible GPUs, 2, got 3"):
         check_devices(3, card)
 
 
