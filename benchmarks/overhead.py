@@ -84,7 +84,7 @@ def study_overhead(trials: int, folder: Path) -> None:
     trial_s = sum(times_s)
     print(f"{f'a study of {trials} trials, {len(times_s)} processes: sum of their times':58} {trial_s:8.3f} s")
     print(f"{'  from the first trial to the end of the last':58} {search_s:8.3f} s   {search_s / trial_s - 1:+.1%}")
-    print(f"{'  whole call: imports, data and pictures too':58} {wall_s:8.3f} s   {wall_s / trial_s - 1:+.1%}", flush=True)
+    print(f"{'  whole call: imports, data and plots too':58} {wall_s:8.3f} s   {wall_s / trial_s - 1:+.1%}", flush=True)
     commands(folder)
 
 

@@ -490,7 +490,7 @@ def main() -> None:
     parser.add_argument("--job", choices=("embedded", "rate"), default="embedded", help="what to measure")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--max-seconds", type=float, default=600.0, help="of one arm of `real`")
-    parser.add_argument("--curves", type=Path, help="write every arm's curve as JSON, for the picture")
+    parser.add_argument("--curves", type=Path, help="write every arm's curve as JSON, for the plot")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if options.what == "measure":

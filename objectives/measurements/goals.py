@@ -74,7 +74,7 @@ class Goals(Mapping[str, Goal]):
         """Adds a user's metric; one that is there already changes nothing.
 
         Raises:
-            ValueError: The name is that of another goal: fronts and pictures would compare what can't be compared.
+            ValueError: The name is that of another goal: fronts and plots would compare what can't be compared.
         """
         if self._by_name.setdefault(goal.name, goal) != goal:
             raise ValueError(

@@ -260,7 +260,7 @@ def dashboard(
         bool, typer.Option("--allow-remote", help="Let other machines in: it has no passwords, they can change and delete.")
     ] = False,
 ) -> None:
-    """Serve optuna-dashboard on the storage's studies, with their notes, pictures and files, until Ctrl-C.
+    """Serve optuna-dashboard on the storage's studies, with their notes, plots and files, until Ctrl-C.
 
     \b
     Example:
@@ -292,7 +292,7 @@ def report(
     ] = None,
     output_format: Annotated[ReportFormat, typer.Option("--format", help="A page, or Markdown.")] = ReportFormat.HTML,
 ) -> None:
-    """Write the study's pictures and tables as one HTML file that needs no network, or its tables as Markdown.
+    """Write the study's plots and tables as one HTML file that needs no network, or its tables as Markdown.
 
     \b
     Example:

@@ -13,7 +13,7 @@ from tradeoff.studies.config.published_tables import TABLES, Published, Publishe
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config, validated
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.results.criteria import figure
+from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.results import StudyResults
 
 # The columns of the published tables, in their order.
@@ -121,7 +121,7 @@ def _outcome(record: TrialRecord | None) -> str | None:
 def _figures(record: TrialRecord, budget_mib: float | None) -> dict[str, float]:
     if record.outcome != "completed":
         return {}
-    found = {name: figure(record, name) for name in (*FIGURES, *record.values)}
+    found = {name: numeric_value(record, name) for name in (*FIGURES, *record.values)}
     found["train_loss"] = record.attributes.get("training", {}).get("train_loss")
     memory_mib = found["peak_memory_mib"]
     if memory_mib is not None and budget_mib:

@@ -1,11 +1,11 @@
-"""Writes a study's notes, pictures and files into its storage, where optuna-dashboard shows them.
+"""Writes a study's notes, plots and files into its storage, where optuna-dashboard shows them.
 
 The formats are optuna-dashboard's own (`optuna_dashboard._note`, `._custom_plot_data`, `.artifact._backend`), written here
 directly: importing it takes seconds, and it cuts a text into dozens of pieces, a transaction for each. One piece is one write,
-so a reader never sees half a picture while another process writes the same.
+so a reader never sees half a plot while another process writes the same.
 
 A search writes nothing while its trial runs, so no measurement is disturbed. A trial's note takes a few writes once it has
-ended; the study's note and pictures are refreshed between trials, as seldom as keeps them below a hundredth of the time, and at
+ended; the study's note and plots are refreshed between trials, as seldom as keeps them below a hundredth of the time, and at
 the end. `tradeoff dashboard` refreshes them when it starts and while it serves.
 """
 
@@ -37,7 +37,7 @@ MIN_INTERVAL_S = 10.0
 MAX_SHARE_OF_TIME = 0.01
 
 _NOTE = "dashboard:{}note_"
-_PICTURE = "dashboard:plot_data:{}:"
+_PLOT = "dashboard:plot_data:{}:"
 _ARTIFACT = "dashboard:artifacts:{}:"
 
 
@@ -57,7 +57,7 @@ def annotate_trial(
 
 
 def annotate_study(study: "optuna.Study", *, artifacts: Path | None = None) -> None:
-    """Writes the note and the pictures of a study, and what its trials lack."""
+    """Writes the note and the plots of a study, and what its trials lack."""
     results = read_results(study)
     attributes = study._storage.get_study_system_attrs(study._study_id)
     for record in results.records:
@@ -65,7 +65,7 @@ def annotate_study(study: "optuna.Study", *, artifacts: Path | None = None) -> N
             _annotate_trial(study, record, attributes, artifacts=artifacts)
     _save_note(study, attributes, "", study_note(results))
     for name, figure in _figures(results).items():
-        _save_text(study, attributes, _PICTURE.format(name), figure)
+        _save_text(study, attributes, _PLOT.format(name), figure)
 
 
 def artifact_folder(storage: "BaseStorage") -> Path:
@@ -83,13 +83,13 @@ def artifact_folder(storage: "BaseStorage") -> Path:
 
 @dataclass(kw_only=True)
 class Annotator:
-    """Keeps a running study's notes and pictures up to date, between its trials.
+    """Keeps a running study's notes and plots up to date, between its trials.
 
     Attributes:
         study: The study.
         artifacts: Where the trials' files go; None for nowhere.
         say: Shows a line to the user.
-        only_trials: Whether the study's own note and pictures are left to another process.
+        only_trials: Whether the study's own note and plots are left to another process.
         clock: Seconds that only grow.
     """
 
@@ -104,7 +104,7 @@ class Annotator:
         self._due_s = self.clock() + MIN_INTERVAL_S
 
     def trial_ended(self, record: TrialRecord, *, log: str | None = None) -> None:
-        """Writes the trial's note and files, and if it is time the study's note and pictures."""
+        """Writes the trial's note and files, and if it is time the study's note and plots."""
         self._with_files(lambda artifacts: annotate_trial(self.study, record, artifacts=artifacts, log=log))
         if self.clock() >= self._due_s:
             self.finish()
@@ -216,17 +216,17 @@ def _store_file(folder: Path, identifier: str, text: str) -> None:
 
 
 def _figures(results: StudyResults) -> dict[str, str]:
-    """The pictures as JSON by name, each with its title, which the dashboard does not show otherwise."""
-    from tradeoff.studies.reporting.plots import pictures
+    """The plots as JSON by name, each with its title, which the dashboard does not show otherwise."""
+    from tradeoff.studies.reporting.plots import study_plots
 
     found = {}
-    for picture in pictures(results):
-        margin = picture.figure.layout.margin.t
-        picture.figure.update_layout(
-            title={"text": picture.title, "x": 0.01, "y": 0.985, "yanchor": "top", "font": {"size": 15}},
+    for plot in study_plots(results):
+        margin = plot.figure.layout.margin.t
+        plot.figure.update_layout(
+            title={"text": plot.title, "x": 0.01, "y": 0.985, "yanchor": "top", "font": {"size": 15}},
             margin={"t": margin + 28},
         )
-        found[picture.name] = picture.figure.to_json()
+        found[plot.name] = plot.figure.to_json()
     return found
 
 

@@ -3,7 +3,7 @@
 It has no accounts: whoever reaches the port can read, rename and delete studies. So it listens on this machine alone unless the
 user says otherwise in so many words.
 
-While it serves, a thread keeps the studies' notes and pictures up to date: what a search has measured since is shown, and the
+While it serves, a thread keeps the studies' notes and plots up to date: what a search has measured since is shown, and the
 search itself does nothing for it.
 """
 
@@ -40,7 +40,7 @@ def _shorten(record: logging.LogRecord) -> bool:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A request a thread: a browser holds several open, and one slow picture must not block the rest."""
+    """A request a thread: a browser holds several open, and one slow plot must not block the rest."""
 
     daemon_threads = True
 
@@ -107,7 +107,7 @@ def serve(
 
 @contextmanager
 def _annotated(storage: "BaseStorage", artifacts: Path, warn: Callable[[str], None]) -> Iterator[None]:
-    """Held while the studies' notes and pictures are kept up to date."""
+    """Held while the studies' notes and plots are kept up to date."""
     stop = threading.Event()
 
     def keep() -> None:
@@ -119,7 +119,7 @@ def _annotated(storage: "BaseStorage", artifacts: Path, warn: Callable[[str], No
                     return None
             except (StorageInternalError, StorageError, OSError) as error:
                 # A storage that can only be read is shown all the same.
-                return warn(f"notes and pictures are not kept up to date, they can't be written: {error}")
+                return warn(f"notes and plots are not kept up to date, they can't be written: {error}")
 
     thread = threading.Thread(target=keep, name="annotate", daemon=True)
     thread.start()

@@ -11,7 +11,7 @@ from typing import Any
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.plot_style import SEQUENTIAL, VERMILLION, axis, layout, named
-from tradeoff.studies.results.criteria import figure as number_of
+from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.front import feasible
 from tradeoff.studies.results.results import StudyResults
 
@@ -57,7 +57,7 @@ def heat_map_metrics(results: StudyResults) -> list[Metric]:
         Metric(name=name, title=named(name), maximize=GOALS[name].direction == "maximize", digits=GOALS[name].digits)
         for name in results.objectives
     ]
-    speeds = [speed for record in results.records if (speed := number_of(record, "samples_per_s")) is not None]
+    speeds = [speed for record in results.records if (speed := numeric_value(record, "samples_per_s")) is not None]
     if speeds and "samples_per_s" not in results.objectives:
         digits = 1 if max(speeds) < 100 else 0
         metrics.append(Metric(name="samples_per_s", title="speed (samples/s)", maximize=True, digits=digits))
@@ -84,8 +84,8 @@ def heat_maps(results: StudyResults, metric: Metric) -> list[HeatMap]:
             cell = (accumulations.index(_accumulation(record.params)), batches.index(record.params[BATCH]))
             if record.outcome == "out_of_memory":
                 exhausted.add(cell)
-            elif (value := number_of(record, metric.name)) is not None:
-                current = number_of(best[cell], metric.name) if cell in best else None
+            elif (value := numeric_value(record, metric.name)) is not None:
+                current = numeric_value(best[cell], metric.name) if cell in best else None
                 if current is None or (value > current if metric.maximize else value < current):
                     best[cell] = record
         cells = [[best.get((row, column)) for column in range(len(batches))] for row in range(len(accumulations))]
@@ -94,7 +94,7 @@ def heat_maps(results: StudyResults, metric: Metric) -> list[HeatMap]:
                 facet=facet[2],
                 batches=batches,
                 accumulations=accumulations,
-                values=tuple(tuple(None if one is None else number_of(one, metric.name) for one in row) for row in cells),
+                values=tuple(tuple(None if one is None else numeric_value(one, metric.name) for one in row) for row in cells),
                 trials=tuple(tuple(None if one is None else one.number for one in row) for row in cells),
                 out_of_memory=frozenset(exhausted - best.keys()),
             )

@@ -12,9 +12,9 @@ from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.markdown import code, code_block, markdown_table, plain
 from tradeoff.studies.reporting.plot_style import named, with_unit
-from tradeoff.studies.reporting.text_tables import front_rows, has_values_from_elsewhere
+from tradeoff.studies.reporting.text_tables import front_text_table, has_values_from_elsewhere
 from tradeoff.studies.reporting.trade_off_plots import memory_budget_mib
-from tradeoff.studies.results.criteria import figure
+from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.front import extremes, is_derived, knee, pareto_front
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
 from tradeoff.studies.results.tables import ELSEWHERE, SHORT_NAMES, short_configuration
@@ -144,7 +144,7 @@ def how_to_read(results: StudyResults) -> str:
             f"- Objectives. {units[0].upper()}{units[1:]}.",
             "- A configuration is `batch x accumulation`, then what else is on. Its effective batch is their product"
             + (f", times the {results.num_devices} devices that train it together." if results.num_devices > 1 else "."),
-            "- On the Pareto front no configuration beats another in everything; which one is right is a choice, not a result.",
+            "- On the Pareto front no configuration dominates another; which one is right is a choice, not a result.",
             "- Trials that ran out of memory are pruned and infeasible: they say where the limit is, and are never best.",
             "- A value from elsewhere says so: trainings with the same effective batch share accuracy, a probe gives time and"
             " memory.",
@@ -165,7 +165,7 @@ def next_commands(results: StudyResults) -> list[str]:
 
 def front_markdown(front: Sequence[TrialRecord], objectives: Sequence[str]) -> str:
     """The front as a table, with the marks of knee and extremes."""
-    header, rows = front_rows(front, objectives)
+    header, rows = front_text_table(front, objectives)
     table = markdown_table(header, rows, num_left=2)
     return f"{table}\n\n{ELSEWHERE} from another trial or a probe" if has_values_from_elsewhere(front) else table
 
@@ -194,7 +194,7 @@ def _values_table(record: TrialRecord) -> str:
         # A probe measures what is no value of its trial; of a peak after memory ran out only a part is known.
         value = record.values.get(name)
         if value is None and record.outcome != "out_of_memory":
-            value = figure(record, name)
+            value = numeric_value(record, name)
         row = [GOALS[name].label, "" if value is None else with_unit(name, value), record.sources.get(name, "")]
         if predicted:
             by_plan = record.attributes.get(f"predicted_{name}_source") == "plan"
@@ -222,9 +222,9 @@ def _memory_table(record: TrialRecord) -> str:
     rows = [
         [words, f"{value:,.0f} MiB"]
         for name, words in MEMORY_FIGURES.items()
-        if (value := figure(record, name)) is not None
+        if (value := numeric_value(record, name)) is not None
     ]  # fmt: skip
-    if (context := figure(record, "context_mib")) is not None:
+    if (context := numeric_value(record, "context_mib")) is not None:
         rows.append(["of it before the model was built", f"{context:,.0f} MiB"])
     return markdown_table(["instrument", "peak"], rows) if rows else ""
 
@@ -232,11 +232,11 @@ def _memory_table(record: TrialRecord) -> str:
 def _times(record: TrialRecord) -> str:
     """What the trial itself took, in a sentence."""
     parts = []
-    if (taken := figure(record, "trial_time_s")) is not None:
+    if (taken := numeric_value(record, "trial_time_s")) is not None:
         parts.append(f"the trial took {taken:,.1f} s")
-    if (first := figure(record, "first_step_time_s")) is not None:
+    if (first := numeric_value(record, "first_step_time_s")) is not None:
         parts.append(f"its first step ended after {first:,.1f} s")
-    if (speed := figure(record, "samples_per_s")) is not None:
+    if (speed := numeric_value(record, "samples_per_s")) is not None:
         parts.append(f"it trained {speed:,.1f} samples/s")
     text = ", ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""

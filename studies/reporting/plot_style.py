@@ -1,7 +1,7 @@
-"""How pictures look: one palette, one layout, axes with units.
+"""How plots look: one palette, one layout, axes with units.
 
 The colours are those of M. Okabe and K. Ito, "Color Universal Design" (https://jfly.uni-koeln.de/color/), which people with any
-kind of colour vision tell apart; shapes differ too, so that a picture printed in grey still reads.
+kind of colour vision tell apart; shapes differ too, so that a plot printed in grey still reads.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ _MARGIN = 0.06
 
 
 def layout(**changes: Any) -> dict[str, Any]:
-    """The layout that all pictures share, with changes."""
-    # An empty template: plotly's own would be stored with every picture, and is larger than most of them.
+    """The layout that all plots share, with changes."""
+    # An empty template: plotly's own would be stored with every plot, and is larger than most of them.
     return {
         "template": {},
         "font": {"family": FONT, "size": 13, "color": INK},

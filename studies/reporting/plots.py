@@ -1,6 +1,6 @@
-"""The pictures of a study, from its results: for optuna-dashboard, for the report, for anyone who has plotly.
+"""The plots of a study, from its results: for optuna-dashboard, for the report, for anyone who has plotly.
 
-They are figures of plotly without a title; a picture has its title and what it says beside it, so that each place sets them in
+They are figures of plotly without a title; a plot has its title and what it says beside it, so that each place sets them in
 its own type.
 """
 
@@ -14,7 +14,7 @@ from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.heat_maps import heat_map_figure, heat_map_metrics, heat_maps
 from tradeoff.studies.reporting.plot_style import BLUE, axis, layout, named
 from tradeoff.studies.reporting.trade_off_plots import MEMORY, group, memory_budget_mib, pair_figure, space_figure
-from tradeoff.studies.results.criteria import figure as number_of
+from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.hypervolume import hypervolume_over_cost
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.tables import short_configuration
@@ -24,7 +24,7 @@ _LINE_COLOURS = ((68, 1, 84), (62, 74, 137), (38, 130, 142), (53, 183, 121), (16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class Plot:
     """A figure, and what it is.
 
     Attributes:
@@ -40,10 +40,10 @@ class Picture:
     figure: Any
 
 
-def pictures(results: StudyResults) -> list[Picture]:
-    """Every picture that the study has something to show for, the trade-off first; none while nothing completed."""
+def study_plots(results: StudyResults) -> list[Plot]:
+    """Every plot that the study has something to show for, the trade-off first; none while nothing completed."""
     heat = [
-        Picture(
+        Plot(
             name=f"heat-map-{metric.name.replace('_', '-')}",
             title=f"{metric.title[0].upper()}{metric.title[1:]} by batch size and accumulation",
             caption=HEAT_MAP_CAPTION,
@@ -51,13 +51,13 @@ def pictures(results: StudyResults) -> list[Picture]:
         )
         for metric in (heat_map_metrics(results) if _has_completed(results) else ())
     ]
-    return [*trade_off_pictures(results), *search_pictures(results), *heat]
+    return [*trade_off_plots(results), *search_plots(results), *heat]
 
 
 HEAT_MAP_CAPTION = "One map for each precision and checkpointing; bright is better, OOM ran out of memory, empty was not tried."
 
 
-def trade_off_pictures(results: StudyResults) -> list[Picture]:
+def trade_off_plots(results: StudyResults) -> list[Plot]:
     """All objectives at once where there are three or more, then every two of them."""
     if not _has_completed(results):
         return []
@@ -65,7 +65,7 @@ def trade_off_pictures(results: StudyResults) -> list[Picture]:
     if len(results.objectives) >= 3:
         z, x, y = results.objectives[:3]
         found.append(
-            Picture(
+            Plot(
                 name="trade-off",
                 title=_sentence(f"{_label(z)} against {_label(x)} against {_label(y)}"),
                 caption=f"Turn it with the pointer. {_edge_note(results, 'plane', results.objectives[:3])}".strip(),
@@ -75,7 +75,7 @@ def trade_off_pictures(results: StudyResults) -> list[Picture]:
     for y, x in combinations(results.objectives, 2):
         better = f"Better is {_better(y, 'up', 'down')} and {_better(x, 'right', 'left')}."
         found.append(
-            Picture(
+            Plot(
                 name=f"{y}-over-{x}".replace("_", "-"),
                 title=_sentence(f"{_label(y)} over {_label(x)}"),
                 caption=f"{better} {_edge_note(results, 'line', (x, y))}".strip(),
@@ -85,14 +85,14 @@ def trade_off_pictures(results: StudyResults) -> list[Picture]:
     return found
 
 
-def search_pictures(results: StudyResults) -> list[Picture]:
+def search_plots(results: StudyResults) -> list[Plot]:
     """How trainings learned, and how the search went."""
     found = []
     curves = curve_figure(results.records)
     if curves is not None:
         measure = _curve_measure(results.records)
         found.append(
-            Picture(
+            Plot(
                 name="curves",
                 title=_sentence(f"{GOALS[measure].label} over samples, by effective batch size"),
                 caption="One line for each training, evaluated as it went. Darker lines are smaller effective batches.",
@@ -101,7 +101,7 @@ def search_pictures(results: StudyResults) -> list[Picture]:
         )
     if steps := hypervolume_over_cost(results.records, results.objectives):
         found.append(
-            Picture(
+            Plot(
                 name="hypervolume",
                 title="Hypervolume over the time spent on trials",
                 caption="The share of the box between the best and the worst values seen that the front covers. Where it is"
@@ -140,7 +140,7 @@ def curve_figure(records: Sequence[TrialRecord]) -> Any:
         )
     figure.update_xaxes(axis("training samples", tickformat=",", rangemode="tozero"))
     figure.update_yaxes(axis(named(measure)))
-    # Beside the picture: a row above it would not hold as many names on a phone.
+    # Beside the plot: a row above it would not hold as many names on a phone.
     legend = {"title": {"text": "effective<br>batch"}, "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
     return figure.update_layout(legend=legend | {"orientation": "v"})
 
@@ -185,7 +185,7 @@ def _line_colour(position: int, count: int) -> str:
 
 
 def _effective_batch(record: TrialRecord) -> int:
-    return int(number_of(record, "effective_batch_size") or 0)
+    return int(numeric_value(record, "effective_batch_size") or 0)
 
 
 def _time_unit(longest_s: float) -> tuple[str, float]:
@@ -197,7 +197,7 @@ def _has_completed(results: StudyResults) -> bool:
 
 
 def _edge_note(results: StudyResults, shape: str, names: Sequence[str]) -> str:
-    """What a picture with memory in it says of the budget and of out-of-memory trials."""
+    """What a plot with memory in it says of the budget and of out-of-memory trials."""
     num_over = sum(record.outcome == "out_of_memory" for record in results.records)
     if MEMORY not in names or not num_over:
         return ""

@@ -25,9 +25,9 @@ from tradeoff.studies.reporting.notes import (
     study_facts,
 )
 from tradeoff.studies.reporting.plot_style import SEQUENTIAL_CSS, with_unit
-from tradeoff.studies.reporting.plots import HEAT_MAP_CAPTION, Picture, search_pictures, trade_off_pictures
-from tradeoff.studies.reporting.report_page import legend, page, plot, table
-from tradeoff.studies.reporting.text_tables import front_rows, has_values_from_elsewhere, trial_rows
+from tradeoff.studies.reporting.plots import HEAT_MAP_CAPTION, Plot, search_plots, trade_off_plots
+from tradeoff.studies.reporting.report_page import legend, page, plot_html, table
+from tradeoff.studies.reporting.text_tables import front_text_table, has_values_from_elsewhere, trials_text_table
 from tradeoff.studies.results.front import extremes, knee, pareto_front
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.tables import ELSEWHERE, marks, short_configuration
@@ -45,8 +45,8 @@ def html_report(results: StudyResults) -> str:
     if front:
         parts += [_cards(front, results.objectives), _trade_off(results, figures), _front(front, results.objectives)]
         parts.append(_heat_maps(results, figures))
-    if found := search_pictures(results):
-        parts += ['<h2 id="search">How the search went</h2>', _pictures(found, figures)]
+    if found := search_plots(results):
+        parts += ['<h2 id="search">How the search went</h2>', _plots(found, figures)]
     parts += [_trials(results), _about(results, has_front=bool(front))]
     return page(title=f"{results.name}: trade-off report", body="\n".join(parts), figures=figures)
 
@@ -57,7 +57,7 @@ def markdown_report(results: StudyResults) -> str:
     parts = [f"## Trade-off of {plain(results.name)}", f"{_subtitle(results)}"]
     if front:
         parts += [choices(results, front), "### Pareto front", front_markdown(front, results.objectives)]
-    header, rows = trial_rows(results.records, results.objectives)
+    header, rows = trials_text_table(results.records, results.objectives)
     if rows:
         parts.append(_folded(f"All trials ({len(rows)})", markdown_table(header, rows, num_left=0)))
     parts += [_folded("What was searched", searched(results)), _folded("How to read it", how_to_read(results))]
@@ -139,39 +139,39 @@ def _cards(front: Sequence[TrialRecord], objectives: Sequence[str]) -> str:
 
 
 def _trade_off(results: StudyResults, figures: dict[str, Any]) -> str:
-    found = trade_off_pictures(results)
-    flat = [picture for picture in found if picture.name != "trade-off"]
-    space = [picture for picture in found if picture.name == "trade-off"]
-    for picture in flat:
-        picture.figure.update_layout(showlegend=False, margin={"t": 10})
+    found = trade_off_plots(results)
+    flat = [plot for plot in found if plot.name != "trade-off"]
+    space = [plot for plot in found if plot.name == "trade-off"]
+    for plot in flat:
+        plot.figure.update_layout(showlegend=False, margin={"t": 10})
     has_over = any(record.outcome == "out_of_memory" for record in results.records)
-    text = f'<h2 id="trade-off">The trade-off</h2>{legend(has_out_of_memory=has_over)}{_pictures(flat, figures)}'
-    for picture in space:
-        picture.figure.update_layout(showlegend=False, margin={"t": 0})
-        figures[picture.name] = picture.figure
-        text += '<div class="pictures">' + plot(
-            picture.name, title=picture.title, caption=picture.caption, classes="screen", tall=True
+    text = f'<h2 id="trade-off">The trade-off</h2>{legend(has_out_of_memory=has_over)}{_plots(flat, figures)}'
+    for plot in space:
+        plot.figure.update_layout(showlegend=False, margin={"t": 0})
+        figures[plot.name] = plot.figure
+        text += '<div class="plots">' + plot_html(
+            plot.name, title=plot.title, caption=plot.caption, classes="screen", tall=True
         )  # fmt: skip
         text += "</div>"
     return text
 
 
-def _pictures(found: Sequence[Picture], figures: dict[str, Any]) -> str:
-    """Pictures side by side where there is room; the odd one out gets the whole width."""
+def _plots(found: Sequence[Plot], figures: dict[str, Any]) -> str:
+    """Plots side by side where there is room; the odd one out gets the whole width."""
     text = []
-    for position, picture in enumerate(found):
-        figures[picture.name] = picture.figure
+    for position, plot in enumerate(found):
+        figures[plot.name] = plot.figure
         is_odd = len(found) % 2 == 1 and position == 0
-        text.append(plot(picture.name, title=picture.title, caption=picture.caption, classes="wide" if is_odd else ""))
-    return f'<div class="pictures pairs">{"".join(text)}</div>'
+        text.append(plot_html(plot.name, title=plot.title, caption=plot.caption, classes="wide" if is_odd else ""))
+    return f'<div class="plots pairs">{"".join(text)}</div>'
 
 
 def _front(front: Sequence[TrialRecord], objectives: Sequence[str]) -> str:
-    header, rows = front_rows(front, objectives)
+    header, rows = front_text_table(front, objectives)
     found = marks(front, objectives)
     note = f"<p class=soft>{ELSEWHERE} measured by another trial or a probe.</p>" if has_values_from_elsewhere(front) else ""
     body = table(header, rows, has_names=True, classes=["marked" if found[record.number] else "" for record in front])
-    intro = "<p>No configuration beats another of these in everything; the marked ones are a good start.</p>"
+    intro = "<p>None of these configurations dominates another; the marked ones are a good start.</p>"
     return f'<h2 id="front">The Pareto front</h2>{intro}{body}{note}'
 
 
@@ -187,19 +187,19 @@ def _heat_maps(results: StudyResults, figures: dict[str, Any]) -> str:
             identifier = f"map-{metric.name}-{position}".replace("_", "-")
             figure = single_heat_map_figure(one, metric, maps)
             figures[identifier] = figure
-            shown.append(plot(identifier, title=one.facet, height_px=int(figure.layout.height)))
+            shown.append(plot_html(identifier, title=one.facet, height_px=int(figure.layout.height)))
         low, high = (f"{value:,.{metric.digits}f}" for value in (min(known), max(known)))
         gradient = SEQUENTIAL_CSS if metric.maximize else SEQUENTIAL_CSS.replace("to right", "to left")
         parts.append(
             f'<h3 class="group">{html.escape(metric.title[0].upper() + metric.title[1:])}</h3>'
             f'<p class="scale">{low}<i style="background: {gradient}"></i>{high}</p>'
-            f'<div class="pictures maps {"by-three" if len(maps) % 3 == 0 else "by-two"}">{"".join(shown)}</div>'
+            f'<div class="plots maps {"by-three" if len(maps) % 3 == 0 else "by-two"}">{"".join(shown)}</div>'
         )
     return "\n".join(parts)
 
 
 def _trials(results: StudyResults) -> str:
-    header, rows = trial_rows(results.records, results.objectives)
+    header, rows = trials_text_table(results.records, results.objectives)
     if not rows:
         return ""
     classes = ["over" if record.outcome == "out_of_memory" else "" for record in results.records]

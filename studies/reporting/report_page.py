@@ -40,7 +40,7 @@ figcaption p {{ margin: 2px 0 0; font-size: .875rem; }}
 .card .trial {{ margin: 8px 0 0; font-size: .8125rem; color: var(--soft); }}
 .facts dt {{ color: var(--soft); }}
 .facts dd {{ margin: 0; overflow-wrap: anywhere; }}
-.pictures {{ display: grid; grid-template-columns: minmax(0, 1fr); gap: 32px 24px; margin-top: 20px; }}
+.plots {{ display: grid; grid-template-columns: minmax(0, 1fr); gap: 32px 24px; margin-top: 20px; }}
 .maps {{ gap: 16px 24px; margin-top: 12px; }}
 .maps h3 {{ font-size: .875rem; color: var(--soft); }}
 .group {{ margin-top: 28px; }}
@@ -151,7 +151,7 @@ def page(*, title: str, body: str, figures: dict[str, Any]) -> str:
             "</head>",
             "<body>",
             body,
-            "<noscript><p>The pictures need JavaScript; the tables hold the same figures.</p></noscript>",
+            "<noscript><p>The plots need JavaScript; the tables hold the same figures.</p></noscript>",
             f'<script type="application/json" id="figures">{data}</script>',
             f"<script>{get_plotlyjs()}</script>",
             f"<script>{_SCRIPT}</script>",
@@ -162,7 +162,7 @@ def page(*, title: str, body: str, figures: dict[str, Any]) -> str:
     )
 
 
-def plot(
+def plot_html(
     identifier: str, *, title: str, caption: str = "", height_px: int | None = None, classes: str = "", tall: bool = False
 ) -> str:
     """A figure's place in the page, with what it says; `page` fills it."""
@@ -196,14 +196,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, has_names: bo
 
 
 def legend(*, has_out_of_memory: bool) -> str:
-    """What the marks of the trade-off's pictures mean: once for all of them, since a phone has no room for it in each."""
+    """What the marks of the trade-off's plots mean: once for all of them, since a phone has no room for it in each."""
     marks = [
         (f'<circle cx="8" cy="8" r="5.5" fill="{BLUE}"/>', "Pareto front"),
         (
             f'<path d="M8 1l2 4.6 5 .4-3.8 3.3 1.2 4.9L8 11.5l-4.4 2.7 1.2-4.9L1 6l5-.4z" fill="{ORANGE}" stroke="{INK}"/>',
             "knee",
         ),
-        (f'<circle cx="8" cy="8" r="4" fill="none" stroke="{GREY}"/>', "beaten"),
+        (f'<circle cx="8" cy="8" r="4" fill="none" stroke="{GREY}"/>', "dominated"),
     ]
     if has_out_of_memory:
         marks.append((f'<path d="M4 4l8 8M12 4l-8 8" stroke="{VERMILLION}" stroke-width="2"/>', "out of memory"))

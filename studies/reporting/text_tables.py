@@ -6,15 +6,15 @@ from typing import Any
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.reporting.plot_style import named
-from tradeoff.studies.results.criteria import figure
+from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.results import OUTCOME_WORDS
 from tradeoff.studies.results.tables import SHORT_NAMES, is_elsewhere, marks, short_configuration, shown_value
 
-Rows = tuple[list[str], list[list[str]]]
+TextTable = tuple[list[str], list[list[str]]]
 PREDICTED_MEMORY = "predicted_peak_memory_mib"
 
 
-def front_rows(front: Sequence[TrialRecord], objectives: Sequence[str]) -> Rows:
+def front_text_table(front: Sequence[TrialRecord], objectives: Sequence[str]) -> TextTable:
     """A header and a row for each configuration of a front; what is special about it comes last.
 
     The whole configuration is one column: with a column for each parameter the values would be off a phone's screen.
@@ -34,7 +34,7 @@ def front_rows(front: Sequence[TrialRecord], objectives: Sequence[str]) -> Rows:
     return header, rows
 
 
-def trial_rows(records: Sequence[TrialRecord], objectives: Sequence[str]) -> Rows:
+def trials_text_table(records: Sequence[TrialRecord], objectives: Sequence[str]) -> TextTable:
     """A header and a row for each trial: its parameters, its values if it has any, what was predicted, and how it ended."""
     names = _parameter_names(records)
     is_predicted = any(PREDICTED_MEMORY in record.attributes for record in records)
@@ -57,7 +57,7 @@ def trial_rows(records: Sequence[TrialRecord], objectives: Sequence[str]) -> Row
 
 
 def _predicted_memory(record: TrialRecord) -> str:
-    value = figure(record, PREDICTED_MEMORY)
+    value = numeric_value(record, PREDICTED_MEMORY)
     return "" if value is None else f"{value:,.0f}"
 
 
@@ -72,7 +72,7 @@ def _parameter_names(records: Sequence[TrialRecord]) -> list[str]:
 
 
 def _effective_batch(record: TrialRecord) -> str:
-    value = figure(record, "effective_batch_size")
+    value = numeric_value(record, "effective_batch_size")
     return "" if value is None else f"{value:g}"
 
 

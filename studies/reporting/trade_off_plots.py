@@ -1,4 +1,4 @@
-"""The front as pictures: every two objectives against each other, and three at once.
+"""The front as plots: every two objectives against each other, and three at once.
 
 A trial that ran out of memory has no accuracy and no time. It is drawn at the edge, at the memory that it needed at least, so
 that a person sees where the budget cuts.
@@ -32,16 +32,16 @@ _FARTHEST = 1.3
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """A study's trials as the pictures tell them apart."""
+    """A study's trials as the plots tell them apart."""
 
-    beaten: list[TrialRecord]
+    dominated: list[TrialRecord]
     front: list[TrialRecord]
     knee: list[TrialRecord]
     out_of_memory: list[TrialRecord]
 
     def completed(self) -> list[TrialRecord]:
         """What has values, on the front or not."""
-        return [*self.beaten, *self.front]
+        return [*self.dominated, *self.front]
 
 
 def memory_budget_mib(results: StudyResults) -> float | None:
@@ -53,7 +53,7 @@ def memory_budget_mib(results: StudyResults) -> float | None:
 
 
 def pair_figure(results: StudyResults, groups: Groups, y: str, x: str) -> Any:
-    """One objective over another: the front, its knee, what is beaten, and the memory budget with what exceeded it."""
+    """One objective over another: the front, its knee, what is dominated, and the memory budget with what exceeded it."""
     import plotly.graph_objects as go
 
     budget = memory_budget_mib(results)
@@ -154,11 +154,11 @@ def space_figure(results: StudyResults, groups: Groups) -> Any:
 
 
 def group(results: StudyResults) -> Groups:
-    """Tells the trials apart: once for all pictures, since a front of a thousand trials takes a while to find."""
+    """Tells the trials apart: once for all plots, since a front of a thousand trials takes a while to find."""
     front = pareto_front(results.records, results.objectives)
     numbers = {record.number for record in front}
     return Groups(
-        beaten=[record for record in feasible(results.records) if record.number not in numbers],
+        dominated=[record for record in feasible(results.records) if record.number not in numbers],
         front=front,
         knee=[knee(front, results.objectives)] if front else [],
         out_of_memory=[record for record in results.records if record.outcome == "out_of_memory"],
@@ -168,7 +168,7 @@ def group(results: StudyResults) -> Groups:
 def _series(groups: Groups) -> list[tuple[str, list[TrialRecord], dict[str, Any]]]:
     """What completed, in the order in which it is drawn: each with its name and its marker."""
     return [
-        ("beaten", groups.beaten, {"color": GREY, "size": 7, "opacity": 0.7, "symbol": "circle-open"}),
+        ("dominated", groups.dominated, {"color": GREY, "size": 7, "opacity": 0.7, "symbol": "circle-open"}),
         ("Pareto front", groups.front, {"color": BLUE, "size": 10, "symbol": "circle", "line": {"width": 1, "color": "white"}}),
         ("knee", groups.knee, {"color": ORANGE, "size": 15, "symbol": "star", "line": {"width": 1, "color": INK}}),
     ]

@@ -8,7 +8,7 @@ from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.results.criteria import figure
+from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.front import dominates, extremes, pareto_front
 from tradeoff.studies.results.hypervolume import REFERENCE_MARGIN
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
@@ -84,7 +84,7 @@ def compare_trials(results: StudyResults, a: int, b: int) -> Comparison:
         for name in TrialParameters.names()
         if left.params.get(name) != right.params.get(name)
     ]
-    batches = [figure(record, "effective_batch_size") for record in (left, right)]
+    batches = [numeric_value(record, "effective_batch_size") for record in (left, right)]
     rows += [Row(name="effective_batch_size", label="effective batch", a=batches[0], b=batches[1], digits=0)]
     for name in results.objectives:
         goal = GOALS[name]
@@ -92,7 +92,7 @@ def compare_trials(results: StudyResults, a: int, b: int) -> Comparison:
         label = f"{goal.label} ({goal.unit})" if goal.unit else goal.label
         rows.append(Row(name=name, label=label, a=x, b=y, digits=goal.digits, better=_better(name, x, y)))
     for name, (label, digits) in _FIGURES.items():
-        x, y = figure(left, name), figure(right, name)
+        x, y = numeric_value(left, name), numeric_value(right, name)
         if x is not None or y is not None:
             rows.append(Row(name=name, label=label, a=x, b=y, digits=digits))
     return Comparison(a=f"trial {a}", b=f"trial {b}", rows=tuple(rows), notes=tuple(_trial_notes(results, left, right)))
@@ -134,7 +134,7 @@ def compare_studies(a: StudyResults, b: StudyResults) -> Comparison:
             " that ends a tenth beyond the worst"
         )
         notes += [
-            f"{_num_beaten(mine, theirs, shared)} of {len(theirs)} on the front of {other} are beaten by one of {name},"
+            f"{_num_dominated(mine, theirs, shared)} of {len(theirs)} on the front of {other} are dominated by one of {name},"
             " which is at least as good in everything"
             for mine, theirs, name, other in (
                 (fronts[0], fronts[1], a.name, b.name),
@@ -201,7 +201,7 @@ def _settings(results: StudyResults) -> dict[str, Any]:
     return {**settings, "device": results.device.get("name"), "tradeoff_version": results.tradeoff_version}
 
 
-def _num_beaten(front: Sequence[TrialRecord], other: Sequence[TrialRecord], objectives: Sequence[str]) -> int:
+def _num_dominated(front: Sequence[TrialRecord], other: Sequence[TrialRecord], objectives: Sequence[str]) -> int:
     return sum(any(dominates(mine, theirs, objectives) for mine in front) for theirs in other)
 
 

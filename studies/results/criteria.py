@@ -48,12 +48,12 @@ class Limit:
 
     def keeps(self, record: TrialRecord) -> bool:
         """Whether the record has the figure and the figure keeps the bound."""
-        value = figure(record, self.name)
+        value = numeric_value(record, self.name)
         return value is not None and bool(_COMPARISONS[self.comparison](value, self.bound))
 
     def excess(self, record: TrialRecord) -> float:
         """By how much the bound is broken, as a share of the bound (of 1 where the bound is 0); infinite with no figure."""
-        value = figure(record, self.name)
+        value = numeric_value(record, self.name)
         if value is None:
             return float("inf")
         return 0.0 if self.keeps(record) else abs(value - self.bound) / (abs(self.bound) or 1.0)
@@ -110,7 +110,7 @@ def parse_weights(texts: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def figure(record: TrialRecord, name: str) -> float | None:
+def numeric_value(record: TrialRecord, name: str) -> float | None:
     """The number that a record holds under a name, or None."""
     if name == "effective_batch_size" and "per_device_train_batch_size" in record.params:
         batch, accumulation = record.params["per_device_train_batch_size"], record.params.get("gradient_accumulation_steps", 1)

@@ -11,7 +11,7 @@ from tradeoff.objectives.measurements.records import TrialRecord
 
 
 def pareto_front(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
-    """The feasible configurations that no other one beats in every objective.
+    """The feasible configurations that no other one dominates.
 
     Args:
         records: Trials of one study.

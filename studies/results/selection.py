@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.results.criteria import Limit, Within, figure
+from tradeoff.studies.results.criteria import Limit, Within, numeric_value
 from tradeoff.studies.results.front import dominates, extremes, feasible, knee, pareto_front
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
 
@@ -112,7 +112,7 @@ def choose(results: StudyResults, selection: Selection) -> Choice:
     objectives = results.objectives
     if name := selection.maximize or selection.minimize:
         sign = -1.0 if selection.maximize else 1.0
-        known = [(sign * value, record) for record in front if (value := figure(record, name)) is not None]
+        known = [(sign * value, record) for record in front if (value := numeric_value(record, name)) is not None]
         if not known:
             raise TradeoffError(f"no configuration of the front has a figure {name}")
         word = "largest" if selection.maximize else "smallest"
@@ -154,9 +154,9 @@ def _check_names(results: StudyResults, selection: Selection, candidates: Sequen
             )
     asked = [limit.name for limit in selection.limits] + [name for name in (selection.maximize, selection.minimize) if name]
     for name in asked if candidates else ():
-        if all(figure(record, name) is None for record in candidates):
+        if all(numeric_value(record, name) is None for record in candidates):
             names = {key for record in candidates for key in (*record.values, *record.attributes, *record.params)}
-            known = sorted(key for key in names if any(figure(record, key) is not None for record in candidates))
+            known = sorted(key for key in names if any(numeric_value(record, key) is not None for record in candidates))
             others = [key for key in (*known, "effective_batch_size") if key not in results.objectives]
             raise TradeoffError(f"no trial has a figure {name}; there are {', '.join((*results.objectives, *others))}")
 
@@ -176,7 +176,7 @@ def _nothing_qualifies(candidates: Sequence[TrialRecord], limits: Sequence[Limit
 
 
 def _has(record: TrialRecord, limit: Limit) -> str:
-    value = figure(record, limit.name)
+    value = numeric_value(record, limit.name)
     if value is None:
         return f"{limit.name} is unknown"
     return f"{limit.name} is {value:.6g}"

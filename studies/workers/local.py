@@ -1,7 +1,7 @@
 """Several workers of a study on one machine, each a process of its own, and the one that starts and watches them.
 
 The parent runs no trials. It has the first worker prepare the data, opens the study, shows what all of them do, and writes
-the notes and pictures. A worker that dies is started again, a few times. Ctrl-C reaches the parent alone, which passes it on.
+the notes and plots. A worker that dies is started again, a few times. Ctrl-C reaches the parent alone, which passes it on.
 """
 
 import contextlib

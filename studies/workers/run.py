@@ -93,7 +93,7 @@ def join_study(
     """Works on a study that exists, beside others on this machine or elsewhere, until it is complete.
 
     Everything about the study is read from its storage. The notes of the trials that ran here are written; the study's own
-    note and pictures are left to `tradeoff run` and `tradeoff dashboard`, so that many workers do not all draw the same.
+    note and plots are left to `tradeoff run` and `tradeoff dashboard`, so that many workers do not all draw the same.
 
     Args:
         name: The study's name; None for the one created last.

@@ -53,7 +53,7 @@ def out_of_memory(configuration: dict[str, Any], shortfall_mib: float = 512.0) -
     )
 
 
-# On the front: 0, 1, 2 and 4. Trial 3 is beaten by trial 1 in everything.
+# On the front: 0, 1, 2 and 4. Trial 3 is dominated by trial 1 in everything.
 TRIALS = (
     completed((0.80, 40.0, 900.0), params(8)),
     completed((0.79, 20.0, 1000.0), params(16)),

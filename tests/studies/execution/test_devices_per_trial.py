@@ -25,8 +25,8 @@ from tradeoff.studies.execution.preparation import Preparation, prepare
 from tradeoff.studies.export.export import export, export_files
 from tradeoff.studies.export.train import train_export
 from tradeoff.studies.reporting.notes import how_to_read
-from tradeoff.studies.reporting.text_tables import front_rows
-from tradeoff.studies.results.criteria import figure
+from tradeoff.studies.reporting.text_tables import front_text_table
+from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.savings import lines
 from tradeoff.studies.results.selection import Selection, choose
@@ -70,8 +70,11 @@ def test_the_limits_count_the_devices() -> None:
 def test_a_search_trains_each_effective_batch_of_two_devices_once(searched: tuple[StudyResults, Recorder]) -> None:
     results, _ = searched
     trained = [one for one in results.records if one.outcome == "completed" and not one.is_derived]
-    assert sorted(figure(one, "effective_batch_size") or 0 for one in trained) == [16, 32]
-    assert sorted({figure(one, "effective_batch_size") for one in results.records if one.outcome == "completed"}) == [16, 32]
+    assert sorted(numeric_value(one, "effective_batch_size") or 0 for one in trained) == [16, 32]
+    assert sorted({numeric_value(one, "effective_batch_size") for one in results.records if one.outcome == "completed"}) == [
+        16,
+        32,
+    ]
     # 64 samples in steps of 16 and of 32.
     assert sorted(one.attributes["training"]["num_steps"] for one in trained) == [2, 4]
 
@@ -159,7 +162,7 @@ def test_a_study_from_before_there_were_several_devices_goes_on() -> None:
 
 def test_tables_and_notes_count_the_devices() -> None:
     results = two_devices(made_up(record(3, (0.7, 10.0, 1000.0), params(4, 8))))
-    header, rows = front_rows(results.records, results.objectives)
+    header, rows = front_text_table(results.records, results.objectives)
     assert rows[0][header.index("effective batch")] == "64"
     assert "their product, times the 2 devices that train it together" in how_to_read(results)
 
@@ -187,7 +190,7 @@ def script(searched: tuple[StudyResults, Recorder], tmp_path: Path) -> tuple[Pat
     """The exported script of the training of effective batch 32, and the loss that the study measured."""
     results, _ = searched
     own = [one for one in results.records if one.outcome == "completed" and not one.is_derived]
-    (trained,) = (one for one in own if figure(one, "effective_batch_size") == 32)
+    (trained,) = (one for one in own if numeric_value(one, "effective_batch_size") == 32)
     export(results, choose(results, Selection(trial=trained.number)), tmp_path / "chosen")
     return tmp_path / "chosen" / "train.py", trained.attributes["eval_loss"]
 

@@ -162,8 +162,8 @@ def test_a_readme_of_values_that_were_all_measured_marks_none(tmp_path: Path) ->
 
 
 def test_a_chosen_trial_that_is_not_on_the_front_is_shown_with_it(tmp_path: Path) -> None:
-    beaten = record(6, (0.7, 30.0, 3000.0), params(8))
-    text = (exported(tmp_path, made_up(PLAIN, beaten), 6) / "README.md").read_text()
+    dominated = record(6, (0.7, 30.0, 3000.0), params(8))
+    text = (exported(tmp_path, made_up(PLAIN, dominated), 6) / "README.md").read_text()
     assert "| 5 | 32 |" in text
     assert "| **6** | **8** |" in text
 

@@ -50,13 +50,13 @@ def last_record(study: optuna.Study):
     return read_record(study.get_trials()[-1], ("accuracy", "train_time_s", "peak_memory_mib"))
 
 
-def test_the_dashboard_reads_the_notes_and_the_pictures(study: optuna.Study) -> None:
+def test_the_dashboard_reads_the_notes_and_the_plots(study: optuna.Study) -> None:
     annotate_study(study)
     assert optuna_dashboard.get_note(study).startswith("## stars\n")
     assert note_of(study, 1).startswith("### 64 x 1, fp32\n\n**Out of memory**: `out of memory in the probe`\n")
-    pictures = get_plotly_graph_objects(attributes(study))
-    assert {"trade-off", "curves", "heat-map-accuracy"} <= pictures.keys()
-    shown = json.loads(pictures["accuracy-over-train-time-s"])
+    plots = get_plotly_graph_objects(attributes(study))
+    assert {"trade-off", "curves", "heat-map-accuracy"} <= plots.keys()
+    shown = json.loads(plots["accuracy-over-train-time-s"])
     assert shown["layout"]["title"]["text"] == "Accuracy over training time"
 
 
@@ -126,7 +126,7 @@ def test_artifacts_are_beside_a_sqlite_file_unless_another_folder_is_named(
     assert artifact_folder(study._storage) == Path("/data/files")
 
 
-def test_while_a_study_runs_pictures_are_drawn_as_seldom_as_they_cost(study: optuna.Study) -> None:
+def test_while_a_study_runs_plots_are_drawn_as_seldom_as_they_cost(study: optuna.Study) -> None:
     now = iter([0.0, 10.0, 10.0, 12.0, 150.0, 211.9, 212.0, 212.0, 213.0])
     annotator = Annotator(study=study, clock=lambda: next(now))
     drawn = []

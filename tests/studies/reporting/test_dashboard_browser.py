@@ -27,7 +27,7 @@ ARGUMENTS = [
 TRAINING = {"curve": [{"epoch": 1.0, "num_samples": 100, "accuracy": 0.75, "metrics": {}}]}
 
 
-def wait_for_pictures(address: str) -> None:
+def wait_for_plots(address: str) -> None:
     """Returns once the dashboard has what the command writes when it starts."""
     end_s = time.monotonic() + 60
     while time.monotonic() < end_s:
@@ -46,7 +46,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         found = process.stdout.readline().split()[2]
-        wait_for_pictures(found)
+        wait_for_plots(found)
         yield f"{found}/studies/1"
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
@@ -93,7 +93,7 @@ def test_the_study_is_shown_with_named_objectives_its_front_and_what_matters(pag
         page.locator(".js-plotly-plot .legendtext", has_text=re.compile(f"^{name}$")).first.wait_for()
 
 
-def test_the_pictures_that_the_dashboard_lacks_are_among_its_own(page: Any, address: str) -> None:
+def test_the_plots_that_the_dashboard_lacks_are_among_its_own(page: Any, address: str) -> None:
     if page.url != address:
         page.goto(address)
     for title in (

@@ -5,7 +5,7 @@ import pytest
 from stored_studies import TRIALS, completed, make_study, out_of_memory, params, record
 
 from tradeoff.studies.reporting.heat_maps import Metric, heat_map_metrics, heat_maps
-from tradeoff.studies.reporting.plots import curve_figure, pictures, trade_off_pictures
+from tradeoff.studies.reporting.plots import curve_figure, study_plots, trade_off_plots
 from tradeoff.studies.reporting.trade_off_plots import group, pair_figure, space_figure
 from tradeoff.studies.results.hypervolume import hypervolume_over_cost
 from tradeoff.studies.results.results import StudyResults, read_results
@@ -32,10 +32,10 @@ def curve(*accuracies):
     return [{"num_samples": 100 * (epoch + 1), "accuracy": value} for epoch, value in enumerate(accuracies)]
 
 
-def test_a_picture_of_two_objectives_tells_the_front_from_what_is_beaten(results):
+def test_a_plot_of_two_objectives_tells_the_front_from_what_is_dominated(results):
     figure = pair_figure(results, group(results), "accuracy", "train_time_s")
     assert sorted(trace(figure, "Pareto front").x) == [10.0, 20.0, 40.0, 50.0]
-    assert (trace(figure, "beaten").x, trace(figure, "beaten").y) == ((21.0,), (0.78,))
+    assert (trace(figure, "dominated").x, trace(figure, "dominated").y) == ((21.0,), (0.78,))
     assert figure.layout.xaxis.title.text == "training time (s)"
     assert figure.layout.yaxis.title.text == "accuracy"
 
@@ -56,13 +56,13 @@ def test_what_needs_far_too_much_memory_is_drawn_a_little_beyond_the_rest():
     assert "short of 90,000 MiB or more" in over.hovertext[0]
 
 
-def test_without_memory_among_its_axes_a_picture_draws_no_budget(results):
+def test_without_memory_among_its_axes_a_plot_draws_no_budget(results):
     figure = pair_figure(results, group(results), "accuracy", "train_time_s")
     assert not figure.layout.shapes
     assert "out of memory" not in {one.name for one in figure.data}
 
 
-def test_the_budget_is_a_plane_in_the_picture_of_three_objectives(results):
+def test_the_budget_is_a_plane_in_the_plot_of_three_objectives(results):
     plane = next(one for one in space_figure(results, group(results)).data if one.type == "mesh3d")
     assert set(plane.y) == {2500}
     assert plane.name == "memory budget 2,500 MiB"
@@ -82,13 +82,13 @@ def test_on_a_card_without_a_limit_the_budget_is_its_memory(results):
     assert pair_figure(card, group(card), "accuracy", "peak_memory_mib").layout.shapes[0].x0 == 7611.0
 
 
-def test_two_objectives_make_one_picture_and_no_three_dimensions():
-    shown = trade_off_pictures(results_of(completed((0.8, 40.0), params(8)), objectives=("accuracy", "train_time_s")))
-    assert [picture.name for picture in shown] == ["accuracy-over-train-time-s"]
+def test_two_objectives_make_one_plot_and_no_three_dimensions():
+    shown = trade_off_plots(results_of(completed((0.8, 40.0), params(8)), objectives=("accuracy", "train_time_s")))
+    assert [plot.name for plot in shown] == ["accuracy-over-train-time-s"]
 
 
-def test_three_objectives_make_a_picture_of_all_and_one_of_every_two(results):
-    assert [picture.name for picture in trade_off_pictures(results)] == [
+def test_three_objectives_make_a_plot_of_all_and_one_of_every_two(results):
+    assert [plot.name for plot in trade_off_plots(results)] == [
         "trade-off",
         "accuracy-over-train-time-s",
         "accuracy-over-peak-memory-mib",
@@ -96,16 +96,16 @@ def test_three_objectives_make_a_picture_of_all_and_one_of_every_two(results):
     ]
 
 
-def test_a_study_in_which_nothing_completed_has_no_pictures():
-    assert pictures(results_of(out_of_memory(params(64)))) == []
-    assert pictures(results_of()) == []
+def test_a_study_in_which_nothing_completed_has_no_plots():
+    assert study_plots(results_of(out_of_memory(params(64)))) == []
+    assert study_plots(results_of()) == []
 
 
-def test_every_picture_is_plain_json_that_older_versions_of_plotly_read(results):
-    for picture in pictures(results):
-        text = picture.figure.to_json()
-        assert "bdata" not in text, picture.name  # packed arrays, which plotly.js reads from 2.35 on
-        assert json.loads(text)["data"], picture.name
+def test_every_plot_is_plain_json_that_older_versions_of_plotly_read(results):
+    for plot in study_plots(results):
+        text = plot.figure.to_json()
+        assert "bdata" not in text, plot.name  # packed arrays, which plotly.js reads from 2.35 on
+        assert json.loads(text)["data"], plot.name
 
 
 def test_values_that_differ_by_orders_of_magnitude_are_drawn_on_a_logarithmic_axis():

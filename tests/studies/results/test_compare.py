@@ -44,7 +44,7 @@ def test_each_objective_has_its_difference_and_says_which_trial_is_better(result
     assert row(comparison, "effective_batch_size").difference == 24
 
 
-def test_a_trial_that_beats_the_other_is_named(results: StudyResults) -> None:
+def test_a_trial_that_dominates_the_other_is_named(results: StudyResults) -> None:
     assert "trial 1 is at least as good as trial 3 in every objective" in compare_trials(results, 1, 3).notes
     assert not any("at least as good" in note for note in compare_trials(results, 0, 1).notes)
 
@@ -94,8 +94,8 @@ def test_two_studies_show_settings_that_differ_counts_best_values_and_fronts() -
     assert (row(comparison, "best_train_time_s").b, row(comparison, "best_train_time_s").better) == (15.0, "a")
     assert row(comparison, "hypervolume").better == "a"
     assert row(comparison, "hypervolume").a == pytest.approx(1.0)
-    assert any(note.startswith("2 of 2 on the front of moons are beaten by one of stars") for note in comparison.notes)
-    assert any(note.startswith("0 of 1 on the front of stars are beaten by one of moons") for note in comparison.notes)
+    assert any(note.startswith("2 of 2 on the front of moons are dominated by one of stars") for note in comparison.notes)
+    assert any(note.startswith("0 of 1 on the front of stars are dominated by one of moons") for note in comparison.notes)
     assert not any("different devices" in note for note in comparison.notes)
 
 

@@ -13,12 +13,12 @@ def numbers(records: list[TrialRecord]) -> list[int]:
     return [record.number for record in records]
 
 
-def test_the_front_keeps_what_nothing_beats_and_lists_the_best_accuracy_first() -> None:
+def test_the_front_keeps_what_nothing_dominates_and_lists_the_best_accuracy_first() -> None:
     records = [record(0, (0.5, 10.0)), record(1, (0.8, 30.0)), record(2, (0.7, 30.0)), record(3, (0.6, 20.0))]
     assert numbers(pareto_front(records, TWO)) == [1, 3, 0]
 
 
-def test_a_trial_that_is_equal_in_one_objective_and_worse_in_another_is_beaten() -> None:
+def test_a_trial_that_is_equal_in_one_objective_and_worse_in_another_is_dominated() -> None:
     records = [record(0, (0.8, 10.0, 100.0)), record(1, (0.8, 10.0, 101.0))]
     assert numbers(pareto_front(records, OBJECTIVES)) == [0]
 
@@ -40,7 +40,7 @@ def test_trials_that_did_not_complete_are_not_on_the_front() -> None:
     assert pareto_front([out, running], TWO) == []
 
 
-def test_a_completed_trial_that_breaks_a_limit_neither_stands_on_the_front_nor_beats_another() -> None:
+def test_a_completed_trial_that_breaks_a_limit_neither_stands_on_the_front_nor_dominates_another() -> None:
     over = record(0, (0.9, 5.0), violated={"memory_shortfall_mib": 3.0})
     assert numbers(pareto_front([over, record(1, (0.5, 10.0))], TWO)) == [1]
 
@@ -74,12 +74,12 @@ def test_the_front_of_random_trials_is_what_the_definition_says() -> None:
     generator = random.Random(0)
     records = [record(n, tuple(float(generator.randint(0, 6)) for _ in range(3))) for n in range(80)]
 
-    def beats(a: TrialRecord, b: TrialRecord) -> bool:
+    def dominates(a: TrialRecord, b: TrialRecord) -> bool:
         gains = [a.values["accuracy"] - b.values["accuracy"]]
         gains += [b.values[name] - a.values[name] for name in ("train_time_s", "peak_memory_mib")]
         return min(gains) >= 0 and max(gains) > 0
 
-    expected = {b.number for b in records if not any(beats(a, b) for a in records)}
+    expected = {b.number for b in records if not any(dominates(a, b) for a in records)}
     assert set(numbers(pareto_front(records, OBJECTIVES))) == expected
 
 

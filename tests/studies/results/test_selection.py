@@ -2,7 +2,7 @@ import pytest
 from stored_studies import completed, make_study, out_of_memory, params, record
 
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.results.criteria import Limit, Within, figure, parse_weights
+from tradeoff.studies.results.criteria import Limit, Within, numeric_value, parse_weights
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Selection, choose, qualifying_front
 
@@ -57,7 +57,7 @@ def test_a_limit_leaves_what_keeps_it(results: StudyResults) -> None:
 
 
 def test_a_limit_brings_back_what_only_ruled_out_trials_beat(results: StudyResults) -> None:
-    # Trial 3 is beaten by trial 1 alone, which takes 20 s exactly.
+    # Trial 3 is dominated by trial 1 alone, which takes 20 s exactly.
     front = qualifying_front(results, Selection(limits=limits("train_time_s>20", "train_time_s<=40")))
     assert [record.number for record in front] == [0, 3]
 
@@ -182,6 +182,6 @@ def test_weights_are_read_and_negative_ones_refused() -> None:
 
 def test_the_effective_batch_is_a_figure_and_a_switch_is_none() -> None:
     trial = read_results(make_study(None, (completed((0.5, 1.0, 1.0), params(4, 2)),))).records[0]
-    assert figure(trial, "effective_batch_size") == 8
-    assert figure(trial, "gradient_checkpointing") is None
-    assert figure(trial, "precision") is None
+    assert numeric_value(trial, "effective_batch_size") == 8
+    assert numeric_value(trial, "gradient_checkpointing") is None
+    assert numeric_value(trial, "precision") is None

@@ -1,7 +1,7 @@
-"""Draws the README's pictures: the front of a stored study, and what a front costs.
+"""Draws the README's plots: the front of a stored study, and what a front costs.
 
-    python benchmarks/pictures.py front sqlite:///tradeoff.db NAME docs/images/front.png
-    python benchmarks/pictures.py cost curves.json docs/images/cost.png      # written by search_cost.py --curves
+    python benchmarks/plots.py front sqlite:///tradeoff.db NAME docs/images/front.png
+    python benchmarks/plots.py cost curves.json docs/images/cost.png      # written by search_cost.py --curves
 
 Needs `pip install kaleido` and a Chromium or Chrome (BROWSER_PATH names it where it is not found).
 """
@@ -21,12 +21,12 @@ from tradeoff.studies.results.tables import short_configuration
 from tradeoff.studies.storage.opening import load_study, open_storage
 
 COLOURS = ("#888888", "#bbbbbb", "#E69F00", "#56B4E9", "#0072B2", "#D55E00")  # Okabe-Ito, safe for colour-blind readers
-END_S = 150.0  # of the picture of costs
+END_S = 150.0  # of the plot of costs
 FONT = {"family": "DejaVu Sans, Arial, sans-serif", "size": 14, "color": "#1f2933"}
 GRID = {"gridcolor": "#e4e7eb", "zeroline": False, "linecolor": "#9aa5b1"}
 
 
-def front_picture(storage: str, name: str) -> go.Figure:
+def front_plot(storage: str, name: str) -> go.Figure:
     """Accuracy over time and over memory: the front, the rest, and the budget."""
     results = read_results(load_study(name, open_storage(storage, create=False)))
     front = pareto_front(results.records, results.objectives)
@@ -35,7 +35,7 @@ def front_picture(storage: str, name: str) -> go.Figure:
     figure = make_subplots(cols=2, horizontal_spacing=0.09, shared_yaxes=True)
     for column, axis in ((1, "train_time_s"), (2, "peak_memory_mib")):
         for records, label, marker in (
-            (others, "beaten", {"color": "white", "line": {"color": "#9aa5b1", "width": 1}, "size": 8}),
+            (others, "dominated", {"color": "white", "line": {"color": "#9aa5b1", "width": 1}, "size": 8}),
             (front, "Pareto front", {"color": "#0072B2", "size": 11}),
             ([chosen], "knee", {"color": "#E69F00", "size": 18, "symbol": "star", "line": {"color": "#1f2933", "width": 1}}),
         ):
@@ -66,7 +66,7 @@ def front_picture(storage: str, name: str) -> go.Figure:
     return figure
 
 
-def cost_picture(path: Path) -> go.Figure:
+def cost_plot(path: Path) -> go.Figure:
     """The share of the reference hypervolume over the cost: the median over seeds, for each arm."""
     figure = go.Figure()
     # (d) and (e) are the same as (f) nearly up to its end.
@@ -89,7 +89,7 @@ def _at(run: list[list[float]], time_s: float) -> float:
 
 def main() -> None:
     what, *arguments, output = sys.argv[1:]
-    figure = front_picture(*arguments) if what == "front" else cost_picture(Path(arguments[0]))
+    figure = front_plot(*arguments) if what == "front" else cost_plot(Path(arguments[0]))
     figure.update_layout(
         plot_bgcolor="white", font=FONT, margin={"l": 70, "r": 20, "t": 70, "b": 60}, legend={"orientation": "h", "y": 1.22}
     )
