@@ -21,7 +21,7 @@ from tradeoff.studies.config import domain_specs
 from tradeoff.studies.config.presets import PRESETS
 from tradeoff.studies.config.study import SpaceConfig, StudyConfig
 
-COMMAND = "python -m tradeoff.studies.config.reference > docs/study-file.md"
+COMMAND = "python -m tradeoff.studies.config.reference > docs/reference/study-file.md"
 
 _HEAD = f"""# The study file
 

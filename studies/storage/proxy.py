@@ -45,7 +45,7 @@ class ProxyStorage(GrpcStorageProxy):
     # Shown to the user once.
     lacks = (
         "a gRPC proxy passes on no heartbeat: a worker that is killed is noticed by workers on its own machine alone"
-        " (docs/many-machines.md says how to end its trial)"
+        " (docs/guides/many-machines.md says how to end its trial)"
     )
 
     def __init__(self, url: str) -> None:
@@ -69,8 +69,8 @@ class ProxyStorage(GrpcStorageProxy):
             grpc.channel_ready_future(self._channel).result(timeout=OPEN_LIMIT_S)
         except grpc.FutureTimeoutError:
             raise StorageAwayError(
-                f"no gRPC proxy answers at {self.url} within {OPEN_LIMIT_S:.0f} s: start one as docs/many-machines.md says, or"
-                " correct the address"
+                f"no gRPC proxy answers at {self.url} within {OPEN_LIMIT_S:.0f} s: start one as docs/guides/many-machines.md"
+                " says, or correct the address"
             ) from None
         self._is_away = False
 

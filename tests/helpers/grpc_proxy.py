@@ -8,7 +8,7 @@ from typing import Self
 
 import grpc
 
-# As docs/many-machines.md has it, but for the port.
+# As docs/guides/many-machines.md has it, but for the port.
 START = """
 import os
 from optuna.storages import get_storage, run_grpc_proxy_server

@@ -45,7 +45,7 @@ def test_no_place_is_left_to_fill_in():
 
 def fault_tables():
     """The lines of the tables of faults, in the README and in the page that has all of them."""
-    for text in (README, (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")):
+    for text in (README, (ROOT / "docs" / "how-it-works" / "faults.md").read_text(encoding="utf-8")):
         table = text.split("| when | then | test |\n")[1].split("\n\n")[0]
         yield table.splitlines()[1:]
 

@@ -8,11 +8,11 @@ from pydantic import BaseModel, Field
 from tradeoff.studies.config.reference import COMMAND, reference
 from tradeoff.studies.config.study import SpaceConfig, StudyConfig
 
-PAGE = Path(__file__).parents[3] / "docs" / "study-file.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "study-file.md"
 
 
 def test_the_page_is_what_the_model_says() -> None:
-    assert PAGE.read_text(encoding="utf-8") == reference(), f"docs/study-file.md is out of date: {COMMAND}"
+    assert PAGE.read_text(encoding="utf-8") == reference(), f"docs/reference/study-file.md is out of date: {COMMAND}"
 
 
 def test_every_key_of_the_space_has_a_description_and_a_line() -> None:
