@@ -97,13 +97,11 @@ def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> d
     files = {
         "training_args.json": json.dumps(arguments, indent=2) + "\n",
         "tradeoff.yaml": yaml.safe_dump(provenance(results, choice), sort_keys=False, allow_unicode=True, width=120),
-        "accelerate_config.yaml": accelerate_config(arguments, num_processes=results.num_devices),
+        "accelerate_config.yaml": accelerate_config(arguments, num_devices=results.num_devices),
         "flags.txt": flags(arguments),
     }
     title = f"trial {choice.record.number} of the study {results.name}"
-    files |= training_files(
-        job, parameters, title=title, expected=_expected(results, choice), num_processes=results.num_devices
-    )
+    files |= training_files(job, parameters, title=title, expected=_expected(results, choice), num_devices=results.num_devices)
     return files | {"README.md": model_card(results, choice, arguments, list(files))}
 
 

@@ -6,28 +6,26 @@ from typing import Any
 
 import yaml
 
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, TextClassificationJob
 from tradeoff.searchspace import TrialParameters
-from tradeoff.studies.export.custom_script import custom_script
 from tradeoff.studies.export.train_script import embedded_module, train_script
 
 
-def accelerate_config(arguments: Mapping[str, Any], *, num_processes: int = 1) -> str:
-    """A configuration for `accelerate launch --config_file`, for as many devices as a trial had.
+def accelerate_config(arguments: Mapping[str, Any], *, num_devices: int = 1) -> str:
+    """Return a configuration for `accelerate launch --config_file`, for as many devices as a trial had.
 
-    Without cards, `accelerate launch` starts several processes through MPI alone; torchrun needs none.
+    Without GPUs, `accelerate launch` starts several processes through MPI alone; torchrun needs none.
 
     Accelerate has no place for accumulation and batch size in it: they are the Trainer's.
     """
-    precision = next((name for name in ("fp16", "bf16") if arguments.get(name)), "no")
     use_cpu = bool(arguments.get("use_cpu", False))
     several = "MULTI_CPU" if use_cpu else "MULTI_GPU"
     return yaml.safe_dump(
         {
             "compute_environment": "LOCAL_MACHINE",
-            "distributed_type": several if num_processes > 1 else "NO",
-            "mixed_precision": precision,
-            "num_processes": num_processes,
+            "distributed_type": several if num_devices > 1 else "NO",
+            "mixed_precision": next((name for name in ("fp16", "bf16") if arguments.get(name)), "no"),
+            "num_processes": num_devices,
             "num_machines": 1,
             "machine_rank": 0,
             "main_training_function": "main",
@@ -39,28 +37,25 @@ def accelerate_config(arguments: Mapping[str, Any], *, num_processes: int = 1) -
 
 
 def flags(arguments: Mapping[str, Any]) -> str:
-    """The arguments as flags, one a line, without blanks inside: for `script.py $(cat flags.txt)` and for an `args_file`."""
+    """Return the arguments as flags, one a line, without blanks: for `script.py $(cat flags.txt)` and for an `args_file`."""
     return "".join(f"--{name} {_flag_value(value)}\n" for name, value in (dict(arguments) | {"output_dir": "model"}).items())
 
 
 def training_files(
-    job: AnyJob, parameters: TrialParameters, *, title: str, expected: str | None, num_processes: int = 1
+    job: AnyJob, parameters: TrialParameters, *, title: str, expected: str | None, num_devices: int = 1
 ) -> dict[str, str]:
-    """`train.py` and what it needs beside it, by name; nothing for random tokens, from which nothing can be learned."""
-    if isinstance(job, CustomJob):
-        return {"train.py": custom_script(job, parameters, title=title, expected=expected, num_processes=num_processes)}
-    if job.dataset == RANDOM_TOKENS:
+    """Return `train.py` and what it needs beside it, by name; nothing for random tokens, which teach nothing."""
+    if isinstance(job, TextClassificationJob) and job.dataset == RANDOM_TOKENS:
         return {}
-    files = {"train.py": train_script(job, parameters, title=title, expected=expected, num_processes=num_processes)}
-    if job.model == EMBEDDED:
-        files["embedded_model.py"] = embedded_module()
-    if job.dataset == EMBEDDED:
-        files |= _reviews(job)
+    files = {"train.py": train_script(job, parameters, title=title, expected=expected, num_devices=num_devices)}
+    if isinstance(job, TextClassificationJob):
+        files |= {"embedded_model.py": embedded_module()} if job.model == EMBEDDED else {}
+        files |= _reviews(job) if job.dataset == EMBEDDED else {}
     return files
 
 
 def _reviews(job: TextClassificationJob) -> dict[str, str]:
-    """The generated reviews in the split that `tradeoff.objectives.data.sources` makes."""
+    """Return the generated reviews, split as `tradeoff.objectives.data.sources` splits them."""
     from tradeoff.objectives.data.reviews import generate_reviews
 
     assert job.train_samples is not None
@@ -74,6 +69,4 @@ def _reviews(job: TextClassificationJob) -> dict[str, str]:
 
 
 def _flag_value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return json.dumps(value, separators=(",", ":"))
-    return str(value)
+    return json.dumps(value, separators=(",", ":")) if isinstance(value, Mapping) else str(value)

@@ -214,7 +214,7 @@ def comparison_lines(results: Mapping[str, Any]) -> list[str]:
         if name not in results["measured"]:
             continue
         goal = GOALS[name]
-        value = f"{goal.show(results['measured'][name])} {goal.unit}".rstrip()
+        value = goal.show_with_unit(results["measured"][name])
         expected = results["promised"].get(name)
         lines.append(f"{goal.label} {value}" + ("" if expected is None else f" (promised {goal.show(expected)})"))
     if (ours := results["device"]["name"]) != (theirs := results["promised_device"]):

@@ -1,10 +1,12 @@
 """The files of an export, read by the programs they are for."""
 
+import ast
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from exported_studies import TINY, made_up
 from stored_studies import params, record
 
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.study import SpaceConfig, StudyConfig
 from tradeoff.studies.export.export import export
@@ -181,7 +183,7 @@ def test_random_tokens_get_no_script_and_the_readme_says_why(tmp_path: Path) -> 
     folder = exported(tmp_path, made_up(MIXED, job=job), 3)
     assert not (folder / "train.py").exists()
     assert "there is nothing to train" in (folder / "README.md").read_text()
-    with pytest.raises(ValueError, match="random tokens"):
+    with pytest.raises(ValueError, match="random-tokens"):
         train_script(job, ANY, title="", expected=None)
 
 
@@ -195,7 +197,10 @@ def test_a_hub_job_loads_the_same_splits_columns_and_samples() -> None:
     assert 'parts = [read("train"), read("test")]' in text
     assert "part.shuffle(seed=7)" in text
     assert "train = parts[0].select(range(1000))\nevaluation = parts[1].select(range(500))\n" in text
-    assert '"bert-base-uncased", dtype=torch.float32, num_labels=5, pad_token_id=tokenizer.pad_token_id' in text
+    assert (
+        '    "bert-base-uncased",\n    dtype=torch.float32,\n    num_labels=5,\n    pad_token_id=tokenizer.pad_token_id,\n)'
+        in text
+    )
 
 
 DATASETS = ("reviews.csv", "reviews.jsonl", "reviews.parquet", "someone/reviews")
@@ -206,9 +211,41 @@ CHANGES: tuple[dict[str, object], ...] = ({}, {"eval_samples": 0}, {"train_sampl
     ("dataset", "changes"),
     [*((dataset, changes) for dataset in DATASETS for changes in CHANGES), ("reviews.csv", {"eval_dataset": "more.csv"})],
 )
-def test_every_script_is_python(dataset: str, changes: dict[str, object]) -> None:
+def test_every_script_is_formatted_python_without_an_unused_name(dataset: str, changes: dict[str, object]) -> None:
     job = TextClassificationJob(**{"dataset": dataset, "padding": "longest", "deterministic": False, **changes})
-    compile(train_script(job, ANY, title='a "quoted" \\ title', expected=None), "train.py", "exec")
+    text = train_script(job, ANY, title='a "quoted" \\ title', expected=None)
+    compile(text, "train.py", "exec")
+    for command in (["check", "--select", "E,F,I,B,UP,SIM"], ["format", "--diff"]):
+        ruff = ["ruff", *command, "--isolated", "--no-cache", "--line-length", "128", "-"]
+        checked = subprocess.run([sys.executable, "-m", *ruff], input=text, capture_output=True, text=True, timeout=60)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+HOSTILE = 'a\nimport os\r"""\nimport os # {{ 1 }} \x0c\x00\\" \u2028 \''
+
+
+def hub_job(text: str) -> AnyJob:
+    return TextClassificationJob(dataset=text, dataset_config=text, model=text, text_column=text, train_split=text)
+
+
+def file_job(text: str) -> AnyJob:
+    return TextClassificationJob(dataset=f"{text}.csv", eval_dataset=f"{text}.csv", text_column=text, label_column=text)
+
+
+def custom_job(text: str) -> AnyJob:
+    return CustomJob(build="stars:build", python_path=text, kwargs={text: text}, metric="f1", direction="maximize")
+
+
+@pytest.mark.parametrize("job_of", [lambda text: TINY, hub_job, file_job, custom_job])
+def test_no_text_of_a_study_becomes_code(job_of: Callable[[str], AnyJob]) -> None:
+    """The script of texts that hold line breaks and quotes has the statements of one that holds none."""
+    parameters = replace(ANY, attn_implementation="eager")
+
+    def statements(text: str) -> list[str]:
+        script = train_script(job_of(text), parameters, title=text, expected=text)
+        return [type(node).__name__ for node in ast.walk(ast.parse(script.encode("utf-8")))]
+
+    assert statements(HOSTILE) == statements("plain")
 
 
 def test_a_script_reads_local_files_as_the_study_does(tmp_path: Path) -> None:
@@ -247,7 +284,7 @@ def test_the_embedded_model_stands_alone_and_its_script_imports_nothing_of_ours(
     assert TINY.model == EMBEDDED
     for name in ("train.py", "embedded_model.py"):
         text = (folder / name).read_text()
-        assert not re.search(r"^\s*(from|import) (objectives|studies|searchspace)", text, re.MULTILINE)
+        assert not re.search(r"^\s*(from|import) (tradeoff|objectives|studies|searchspace)\b", text, re.MULTILINE)
 
 
 def test_a_line_break_in_a_name_stays_out_of_the_table(tmp_path: Path) -> None:
