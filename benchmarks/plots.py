@@ -49,7 +49,7 @@ def front_plot(storage: str, name: str) -> go.Figure:
                 row=1,
                 col=column,
             )
-        figure.update_xaxes(title=f"{GOALS[axis].label} ({GOALS[axis].unit})", row=1, col=column, **GRID)
+        figure.update_xaxes(title=GOALS[axis].heading, row=1, col=column, **GRID)
     budget = results.config["limits"]["peak_memory_mib"]
     figure.add_vline(x=budget, line={"color": "#D55E00", "dash": "dash"}, row=1, col=2)
     figure.add_annotation(

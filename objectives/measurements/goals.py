@@ -46,6 +46,25 @@ class Goal:
         """What turns a value into one of which more is better: 1 or -1."""
         return 1.0 if self.direction == "maximize" else -1.0
 
+    @property
+    def heading(self) -> str:
+        """The label with its unit, as it stands above a column or beside an axis: "training time (s)"."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    @property
+    def short_heading(self) -> str:
+        """The same where room is scarce: "time (s)"."""
+        return f"{self.short} ({self.unit})" if self.unit else self.short
+
+    @property
+    def extreme(self) -> str:
+        """What its best value is called: "highest accuracy", "lowest training time"."""
+        return f"{'highest' if self.direction == 'maximize' else 'lowest'} {self.label}"
+
+    def cost(self, value: float) -> float:
+        """Return the value with the sign that makes less better."""
+        return -value if self.direction == "maximize" else value
+
     def better(self, a: float, b: float) -> bool:
         """Whether `a` is strictly better than `b`."""
         return a > b if self.direction == "maximize" else a < b
@@ -53,6 +72,10 @@ class Goal:
     def show(self, value: float) -> str:
         """The value with the decimals worth showing."""
         return f"{value:,.4g}" if self.free_scale else f"{value:,.{self.digits}f}"
+
+    def show_with_unit(self, value: float) -> str:
+        """Return the value with the decimals worth showing and its unit: "41.20 s"."""
+        return f"{self.show(value)} {self.unit}".rstrip()
 
 
 class Goals(Mapping[str, Goal]):

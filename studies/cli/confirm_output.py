@@ -131,8 +131,7 @@ def confirmations_table(confirmations: Sequence[Confirmation], objectives: Seque
     table.add_column("confirmed by", justify="right")
     table.add_column("batch x accumulation")
     for name in objectives:
-        unit = f" ({GOALS[name].unit})" if GOALS[name].unit else ""
-        table.add_column(f"{GOALS[name].short}{unit}", justify="right")
+        table.add_column(GOALS[name].short_heading, justify="right")
     table.add_column("")
     for each in confirmations:
         cells = [str(each.claimed.number), str(each.measured.number), short_configuration(each.claimed.params)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.studies.reporting.plot_style import SEQUENTIAL, VERMILLION, axis, layout, named
+from tradeoff.studies.reporting.plot_style import SEQUENTIAL, VERMILLION, axis, layout
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.front import feasible
 from tradeoff.studies.results.results import StudyResults
@@ -54,7 +54,7 @@ class HeatMap:
 def heat_map_metrics(results: StudyResults) -> list[Metric]:
     """The objectives, and samples/s where it was measured."""
     metrics = [
-        Metric(name=name, title=named(name), maximize=GOALS[name].direction == "maximize", digits=GOALS[name].digits)
+        Metric(name=name, title=GOALS[name].heading, maximize=GOALS[name].direction == "maximize", digits=GOALS[name].digits)
         for name in results.objectives
     ]
     speeds = [speed for record in results.records if (speed := numeric_value(record, "samples_per_s")) is not None]

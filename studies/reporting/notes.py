@@ -11,7 +11,7 @@ from typing import Any
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.markdown import code, code_block, markdown_table, plain
-from tradeoff.studies.reporting.plot_style import named, with_unit
+from tradeoff.studies.reporting.templating import capitalized
 from tradeoff.studies.reporting.text_tables import front_text_table, has_values_from_elsewhere
 from tradeoff.studies.reporting.trade_off_plots import memory_budget_mib
 from tradeoff.studies.results.criteria import numeric_value
@@ -106,8 +106,7 @@ def choices(results: StudyResults, front: Sequence[TrialRecord]) -> str:
     best = knee(front, results.objectives)
     lines = [f"- **Knee**, the nearest to the best of everything at once: {_in_words(best, results.objectives)}"]
     for name, record in extremes(front, results.objectives).items():
-        word = "Highest" if GOALS[name].direction == "maximize" else "Lowest"
-        lines.append(f"- **{word} {GOALS[name].label}**: {_in_words(record, results.objectives)}")
+        lines.append(f"- **{capitalized(GOALS[name].extreme)}**: {_in_words(record, results.objectives)}")
     return "\n".join(lines)
 
 
@@ -138,7 +137,7 @@ def study_facts(results: StudyResults) -> list[tuple[str, str]]:
 def how_to_read(results: StudyResults) -> str:
     """What the words and marks of the study mean, as a list."""
     wanted = {"maximize": "more is better", "minimize": "less is better"}
-    units = ", ".join(f"{named(name)}: {wanted[GOALS[name].direction]}" for name in results.objectives)
+    units = ", ".join(f"{GOALS[name].heading}: {wanted[GOALS[name].direction]}" for name in results.objectives)
     return "\n".join(
         (
             f"- Objectives. {units[0].upper()}{units[1:]}.",
@@ -171,7 +170,7 @@ def front_markdown(front: Sequence[TrialRecord], objectives: Sequence[str]) -> s
 
 
 def _in_words(record: TrialRecord, objectives: Sequence[str]) -> str:
-    values = ", ".join(f"{GOALS[name].label} {with_unit(name, record.values[name])}" for name in objectives)
+    values = ", ".join(f"{GOALS[name].label} {GOALS[name].show_with_unit(record.values[name])}" for name in objectives)
     return f"trial {record.number}, {short_configuration(record.params)}: {values}"
 
 
@@ -195,7 +194,7 @@ def _values_table(record: TrialRecord) -> str:
         value = record.values.get(name)
         if value is None and record.outcome != "out_of_memory":
             value = numeric_value(record, name)
-        row = [GOALS[name].label, "" if value is None else with_unit(name, value), record.sources.get(name, "")]
+        row = [GOALS[name].label, "" if value is None else GOALS[name].show_with_unit(value), record.sources.get(name, "")]
         if predicted:
             by_plan = record.attributes.get(f"predicted_{name}_source") == "plan"
             row.insert(2, _prediction(name, predicted.get(name), value) + (" by the memory plan" if by_plan else ""))
@@ -214,7 +213,7 @@ def predicted_value(record: TrialRecord, name: str) -> float | None:
 def _prediction(name: str, predicted: float | None, value: float | None) -> str:
     if predicted is None:
         return ""
-    text = with_unit(name, predicted)
+    text = GOALS[name].show_with_unit(predicted)
     return f"{text} ({(predicted - value) / value:+.1%})" if value else text
 
 

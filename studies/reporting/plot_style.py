@@ -4,6 +4,7 @@ The colours are those of M. Okabe and K. Ito, "Color Universal Design" (https://
 kind of colour vision tell apart; shapes differ too, so that a plot printed in grey still reads.
 """
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,13 +56,9 @@ def objective_axis(name: str, values: Sequence[float], **changes: Any) -> dict[s
     """The axis of an objective, its unit in the title; logarithmic where the values differ by orders of magnitude."""
     kind = "log" if is_logarithmic(values) else "linear"
     # "1,200" rather than plotly's "1.2k" or "1200".
-    return axis(named(name), type=kind, tickformat="," if GOALS[name].digits == 0 and kind == "linear" else "", **changes)
-
-
-def named(name: str) -> str:
-    """An objective as an axis says it: "training time (s)"."""
-    goal = GOALS[name]
-    return f"{goal.label} ({goal.unit})" if goal.unit else goal.label
+    return axis(
+        GOALS[name].heading, type=kind, tickformat="," if GOALS[name].digits == 0 and kind == "linear" else "", **changes
+    )
 
 
 def is_logarithmic(values: Sequence[float]) -> bool:
@@ -79,16 +76,13 @@ def lower_edge(values: Sequence[float]) -> float:
 
 def hover(record: TrialRecord) -> str:
     """What a trial says under the pointer."""
-    lines = [f"<b>trial {record.number}</b>", short_configuration(record.params)]
+    # Plotly takes a few of HTML's tags for markup.
+    lines = [f"<b>trial {record.number}</b>", html.escape(short_configuration(record.params))]
     for name, value in record.values.items():
         source = record.sources.get(name, "measured")
-        lines.append(f"{GOALS[name].label} {with_unit(name, value)}" + ("" if source == "measured" else f" ({source})"))
+        shown = f"{GOALS[name].label} {GOALS[name].show_with_unit(value)}"
+        lines.append(html.escape(shown if source == "measured" else f"{shown} ({source})"))
     if record.outcome == "out_of_memory":
         shortfall = record.attributes.get("memory_shortfall_mib")
         lines.append("out of memory" + (f", short of {shortfall:,.0f} MiB or more" if shortfall is not None else ""))
     return "<br>".join(lines)
-
-
-def with_unit(name: str, value: float) -> str:
-    """An objective's value as a person reads it: "41.20 s"."""
-    return f"{GOALS[name].show(value)} {GOALS[name].unit}".rstrip()

@@ -12,7 +12,7 @@ from typing import Any
 from tradeoff.objectives.measurements.goals import GOALS, learned_names, learning_curve
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.heat_maps import heat_map_figure, heat_map_metrics, heat_maps
-from tradeoff.studies.reporting.plot_style import BLUE, axis, layout, named
+from tradeoff.studies.reporting.plot_style import BLUE, axis, layout
 from tradeoff.studies.reporting.trade_off_plots import MEMORY, group, memory_budget_mib, pair_figure, space_figure
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.hypervolume import hypervolume_over_cost
@@ -139,7 +139,7 @@ def curve_figure(records: Sequence[TrialRecord]) -> Any:
             "<extra></extra>",
         )
     figure.update_xaxes(axis("training samples", tickformat=",", rangemode="tozero"))
-    figure.update_yaxes(axis(named(measure)))
+    figure.update_yaxes(axis(GOALS[measure].heading))
     # Beside the plot: a row above it would not hold as many names on a phone.
     legend = {"title": {"text": "effective<br>batch"}, "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
     return figure.update_layout(legend=legend | {"orientation": "v"})

@@ -24,7 +24,7 @@ from tradeoff.studies.reporting.notes import (
     searched,
     study_facts,
 )
-from tradeoff.studies.reporting.plot_style import SEQUENTIAL_CSS, with_unit
+from tradeoff.studies.reporting.plot_style import SEQUENTIAL_CSS
 from tradeoff.studies.reporting.plots import HEAT_MAP_CAPTION, Plot, search_plots, trade_off_plots
 from tradeoff.studies.reporting.report_page import legend, page, plot_html, table
 from tradeoff.studies.reporting.text_tables import front_text_table, has_values_from_elsewhere, trials_text_table
@@ -127,7 +127,7 @@ def _cards(front: Sequence[TrialRecord], objectives: Sequence[str]) -> str:
         values = []
         for name in objectives:
             mark = ' class="best"' if best[name].number == number else ""
-            value = html.escape(with_unit(name, record.values[name]))
+            value = html.escape(GOALS[name].show_with_unit(record.values[name]))
             values.append(f"<dt>{html.escape(GOALS[name].label)}</dt><dd{mark}>{value}</dd>")
         cards.append(
             f'<div class="card{" knee" if "knee" in found[number] else ""}">'

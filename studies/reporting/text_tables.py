@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
-from tradeoff.studies.reporting.plot_style import named
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.results import OUTCOME_WORDS
 from tradeoff.studies.results.tables import SHORT_NAMES, is_elsewhere, marks, short_configuration, shown_value
@@ -20,7 +20,7 @@ def front_text_table(front: Sequence[TrialRecord], objectives: Sequence[str]) ->
     The whole configuration is one column: with a column for each parameter the values would be off a phone's screen.
     """
     found = marks(front, objectives)
-    header = ["trial", "batch x accumulation", *(named(name) for name in objectives), "effective batch", ""]
+    header = ["trial", "batch x accumulation", *(GOALS[name].heading for name in objectives), "effective batch", ""]
     rows = [
         [
             str(record.number),
@@ -39,7 +39,7 @@ def trials_text_table(records: Sequence[TrialRecord], objectives: Sequence[str])
     names = _parameter_names(records)
     is_predicted = any(PREDICTED_MEMORY in record.attributes for record in records)
     columns = [SHORT_NAMES.get(name, name) for name in names]
-    header = ["trial", *columns, "effective batch", *(named(name) for name in objectives), "outcome"]
+    header = ["trial", *columns, "effective batch", *(GOALS[name].heading for name in objectives), "outcome"]
     if is_predicted:
         header.insert(-1, "predicted memory (MiB)")
     rows = [

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.plot_style import (
     BLUE,
@@ -19,7 +20,6 @@ from tradeoff.studies.reporting.plot_style import (
     hover,
     layout,
     lower_edge,
-    named,
     objective_axis,
 )
 from tradeoff.studies.results.front import feasible, knee, pareto_front
@@ -144,9 +144,9 @@ def space_figure(results: StudyResults, groups: Groups) -> Any:
         _add_budget_plane(figure, (x, y, z), values, edges, budget)
     plain = {"backgroundcolor": "white", "gridcolor": GRID, "showbackground": False, "nticks": 6, "ticks": ""}
     figure.update_scenes(
-        xaxis=_scene_axis(named(x), plain),
-        yaxis=_scene_axis(named(y), plain),
-        zaxis=_scene_axis(named(z), plain),
+        xaxis=_scene_axis(GOALS[x].heading, plain),
+        yaxis=_scene_axis(GOALS[y].heading, plain),
+        zaxis=_scene_axis(GOALS[z].heading, plain),
         camera={"eye": {"x": -1.75, "y": -1.75, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.15}},
         aspectmode="cube",
     )

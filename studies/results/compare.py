@@ -89,8 +89,7 @@ def compare_trials(results: StudyResults, a: int, b: int) -> Comparison:
     for name in results.objectives:
         goal = GOALS[name]
         x, y = left.values.get(name), right.values.get(name)
-        label = f"{goal.label} ({goal.unit})" if goal.unit else goal.label
-        rows.append(Row(name=name, label=label, a=x, b=y, digits=goal.digits, better=_better(name, x, y)))
+        rows.append(Row(name=name, label=goal.heading, a=x, b=y, digits=goal.digits, better=_better(name, x, y)))
     for name, (label, digits) in _FIGURES.items():
         x, y = numeric_value(left, name), numeric_value(right, name)
         if x is not None or y is not None:
@@ -118,7 +117,7 @@ def compare_studies(a: StudyResults, b: StudyResults) -> Comparison:
     for name in shared:
         best = [extremes(front, [name])[name].values[name] if front else None for front in fronts]
         goal = GOALS[name]
-        label = f"best {goal.label} ({goal.unit})" if goal.unit else f"best {goal.label}"
+        label = f"best {goal.heading}"
         rows.append(
             Row(name=f"best_{name}", label=label, a=best[0], b=best[1], digits=goal.digits, better=_better(name, *best))
         )
@@ -156,7 +155,7 @@ def hypervolumes(fronts: Sequence[Sequence[TrialRecord]], objectives: Sequence[s
     """
     from moocore import hypervolume
 
-    costs = [[[_cost(record, name) for name in objectives] for record in front] for front in fronts]
+    costs = [[[GOALS[name].cost(record.values[name]) for name in objectives] for record in front] for front in fronts]
     columns = list(zip(*(point for points in costs for point in points), strict=True))
     low, high = [min(column) for column in columns], [max(column) for column in columns]
     reference = 1.0 + REFERENCE_MARGIN
@@ -220,12 +219,6 @@ def _better(name: str, a: float | None, b: float | None) -> str | None:
     if a is None or b is None or a == b:
         return None
     return "a" if GOALS[name].better(a, b) else "b"
-
-
-def _cost(record: TrialRecord, name: str) -> float:
-    """The objective's value with the sign that makes less better."""
-    value = record.values[name]
-    return -value if GOALS[name].direction == "maximize" else value
 
 
 def is_number(value: Any) -> bool:

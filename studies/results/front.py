@@ -96,9 +96,7 @@ def extremes(front: Sequence[TrialRecord], objectives: Sequence[str]) -> dict[st
 
 
 def _cost(record: TrialRecord, name: str) -> float:
-    """The objective's value with the sign that makes less better."""
-    value = record.values[name]
-    return -value if GOALS[name].direction == "maximize" else value
+    return GOALS[name].cost(record.values[name])
 
 
 def _costs(record: TrialRecord, objectives: Sequence[str]) -> tuple[float, ...]:

@@ -30,7 +30,7 @@ def hypervolume_over_cost(records: Sequence[TrialRecord], objectives: Sequence[s
     candidates = {record.number: record for record in feasible(records)}
     if not candidates:
         return []
-    costs = {number: [_cost(record, name) for name in objectives] for number, record in candidates.items()}
+    costs = {number: [GOALS[name].cost(record.values[name]) for name in objectives] for number, record in candidates.items()}
     low = [min(column) for column in zip(*costs.values(), strict=True)]
     high = [max(column) for column in zip(*costs.values(), strict=True)]
     reference = 1.0 + REFERENCE_MARGIN
@@ -49,8 +49,3 @@ def hypervolume_over_cost(records: Sequence[TrialRecord], objectives: Sequence[s
             share = reached
             steps.append((spent_s, share))
     return [*steps, (spent_s, share)] if spent_s > steps[-1][0] else steps
-
-
-def _cost(record: TrialRecord, name: str) -> float:
-    value = record.values[name]
-    return -value if GOALS[name].direction == "maximize" else value

@@ -45,8 +45,7 @@ def marks(front: Sequence[TrialRecord], objectives: Sequence[str]) -> dict[int, 
     if front:
         found[knee(front, objectives).number].append("knee")
         for name, record in extremes(front, objectives).items():
-            word = "highest" if GOALS[name].direction == "maximize" else "lowest"
-            found[record.number].append(f"{word} {GOALS[name].label}")
+            found[record.number].append(GOALS[name].extreme)
     return found
 
 
@@ -125,8 +124,7 @@ def front_table(
     table.add_column("trial", justify="right")
     table.add_column("batch x accumulation", no_wrap=True)
     for name in objectives:
-        unit = f" ({GOALS[name].unit})" if GOALS[name].unit else ""
-        table.add_column(f"{GOALS[name].short}{unit}", justify="right", min_width=8)
+        table.add_column(GOALS[name].short_heading, justify="right", min_width=8)
     table.add_column("", min_width=12)
     for record in shown:
         values = [shown_value(record, name) for name in objectives]
