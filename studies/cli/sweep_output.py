@@ -12,7 +12,7 @@ from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.published_tables import SOURCE, TABLES
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.sweep import SweepRow, measured_columns, published_columns, sweep_config, sweep_rows
-from tradeoff.studies.export.model_card import markdown_table
+from tradeoff.studies.reporting.markdown import markdown_table
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults, read_results
 from tradeoff.studies.results.tables import SHORT_NAMES
 from tradeoff.studies.storage.opening import load_study, open_storage
@@ -127,7 +127,7 @@ def as_csv(rows: Sequence[SweepRow]) -> str:
 
 def as_markdown(rows: Sequence[SweepRow]) -> str:
     """The table in Markdown."""
-    return markdown_table(*_cells(rows))
+    return markdown_table(*_cells(rows), num_left=0, is_last_left=False)
 
 
 def as_table(rows: Sequence[SweepRow], *, title: str, notes: Sequence[str]) -> "Table":

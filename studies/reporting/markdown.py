@@ -1,34 +1,54 @@
-"""Markdown of GitHub's kind from text that may hold anything: what a person wrote is shown, and never taken for markup."""
+"""GitHub-flavoured Markdown from text that may hold anything: a person's words are shown, and never taken for markup."""
 
 from collections.abc import Sequence
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: int = 1) -> str:
-    """A table of GitHub's kind: the first `num_left` columns and the last one to the left, numbers to the right."""
-    last = len(header) - 1
-    aligned = [":---" if position < num_left or position == last else "---:" for position in range(len(header))]
-    lines = [header, aligned, *([plain(cell) for cell in row] for row in rows)]
+def markdown_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    num_left: int = 1,
+    is_last_left: bool = True,
+    bold: int | None = None,
+) -> str:
+    """Return a table whose cells show their text as it is.
+
+    Args:
+        header: The columns' names.
+        rows: The cells of each row.
+        num_left: How many of the first columns hold words, which are aligned left; numbers are aligned right.
+        is_last_left: Whether the last column holds words too.
+        bold: The position of a row to set in bold.
+    """
+    num_columns = len(header)
+    is_left = [column < num_left or (is_last_left and column == num_columns - 1) for column in range(num_columns)]
+    lines = [[plain(cell) for cell in header], [":---" if left else "---:" for left in is_left]]
+    for position, row in enumerate(rows):
+        cells = [plain(cell) for cell in row]
+        lines.append([f"**{cell}**" if cell and position == bold else cell for cell in cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Return text that Markdown shows as it is, on one line."""
     escaped = "".join(f"\\{letter}" if letter in "\\`*_[]|#" else letter for letter in " ".join(text.split()))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def code(text: str) -> str:
-    """Text as code within a line, whatever backquotes it holds."""
+    """Return text as code within a line, whatever backquotes it holds."""
     text = " ".join(text.split())
-    fence = "`"
-    while fence in text:
-        fence += "`"
+    fence = _fence(text, "`")
     return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
 
 
-def code_block(text: str) -> str:
-    """Text as a block of code, whatever fences it holds."""
-    fence = "```"
+def code_block(text: str, *, language: str = "") -> str:
+    """Return text as a block of code, whatever fences it holds."""
+    fence = _fence(text, "```")
+    return f"{fence}{language}\n{text.strip()}\n{fence}"
+
+
+def _fence(text: str, fence: str) -> str:
     while fence in text:
         fence += "`"
-    return f"{fence}\n{text.strip()}\n{fence}"
+    return fence

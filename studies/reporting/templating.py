@@ -4,11 +4,11 @@ In Markdown and in Python every inserted value must go through a filter that quo
 jinja2 escapes every value. So a name or an error that stands in a study's database is shown, and never becomes code or markup.
 """
 
-import json
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -40,7 +40,7 @@ _QUOTING: dict[str, Callable[..., str]] = {
     "code": code,
     "code_block": code_block,
     "table": lambda table, **options: markdown_table(table.header, table.rows, **options),
-    "json": lambda value: json.dumps(value, indent=2),
+    "yaml": lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True),
 }
 
 
@@ -76,7 +76,7 @@ def _environment(package: str, *, is_html: bool) -> Environment:
         keep_trailing_newline=True,
     )
     if not is_html:
-        environment.filters |= {name: _marked(quote) for name, quote in _QUOTING.items()}
+        environment.filters |= {name: _marking(quote) for name, quote in _QUOTING.items()}
     environment.filters["capitalized"] = capitalized
     return environment
 
@@ -88,5 +88,9 @@ def _quoted(value: Any) -> Any:
     raise TypeError(f"a template shows {value!r}, which no filter has quoted")
 
 
-def _marked(quote: Callable[..., str]) -> Callable[..., Markup]:
-    return lambda value, **options: Markup(quote(value, **options))
+def _marking(quote: Callable[..., str]) -> Callable[..., Markup]:
+    def filtered(value: Any, **options: Any) -> Markup:
+        # A filter's block hands on Markup, whose own methods would escape what they add.
+        return Markup(quote(str(value) if isinstance(value, Markup) else value, **options))
+
+    return filtered

@@ -1,21 +1,27 @@
-"""Trials as rows of text under a header: what the Markdown and HTML tables hold."""
+"""Trials as tables of text: what the Markdown and HTML tables hold."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.results import OUTCOME_WORDS
-from tradeoff.studies.results.tables import SHORT_NAMES, is_elsewhere, marks, short_configuration, shown_value
+from tradeoff.studies.results.tables import SHORT_NAMES, is_elsewhere, marks, short_configuration, show_parameter, shown_value
 
-TextTable = tuple[list[str], list[list[str]]]
 PREDICTED_MEMORY = "predicted_peak_memory_mib"
 
 
+class TextTable(NamedTuple):
+    """A table whose cells are text: the columns' names, and the cells of each row."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+
 def front_text_table(front: Sequence[TrialRecord], objectives: Sequence[str]) -> TextTable:
-    """A header and a row for each configuration of a front; what is special about it comes last.
+    """Return the configurations of a front, one a row; what is special about a configuration comes last.
 
     The whole configuration is one column: with a column for each parameter the values would be off a phone's screen.
     """
@@ -26,60 +32,48 @@ def front_text_table(front: Sequence[TrialRecord], objectives: Sequence[str]) ->
             str(record.number),
             short_configuration(record.params),
             *(_value(record, name) for name in objectives),
-            _effective_batch(record),
+            _number(record, "effective_batch_size"),
             ", ".join(found[record.number]),
         ]
         for record in front
     ]
-    return header, rows
+    return TextTable(header, rows)
 
 
 def trials_text_table(records: Sequence[TrialRecord], objectives: Sequence[str]) -> TextTable:
-    """A header and a row for each trial: its parameters, its values if it has any, what was predicted, and how it ended."""
-    names = _parameter_names(records)
-    is_predicted = any(PREDICTED_MEMORY in record.attributes for record in records)
-    columns = [SHORT_NAMES.get(name, name) for name in names]
-    header = ["trial", *columns, "effective batch", *(GOALS[name].heading for name in objectives), "outcome"]
-    if is_predicted:
-        header.insert(-1, "predicted memory (MiB)")
+    """Return trials, one a row: parameters, values where there are any, the predicted memory, and the outcome."""
+    names, cells = parameter_columns(records)
+    predicted = [PREDICTED_MEMORY] if any(PREDICTED_MEMORY in record.attributes for record in records) else []
+    header = ["trial", *names, "effective batch", *(GOALS[name].heading for name in objectives)]
     rows = [
         [
             str(record.number),
-            *(_parameter(record.params.get(name)) for name in names),
-            _effective_batch(record),
+            *cells[position],
+            _number(record, "effective_batch_size"),
             *(_value(record, name) for name in objectives),
-            *([_predicted_memory(record)] if is_predicted else []),
+            *(_number(record, name) for name in predicted),
             OUTCOME_WORDS[record.outcome],
         ]
-        for record in records
+        for position, record in enumerate(records)
     ]
-    return header, rows
+    return TextTable([*header, *("predicted memory (MiB)" for _ in predicted), "outcome"], rows)
 
 
-def _predicted_memory(record: TrialRecord) -> str:
-    value = numeric_value(record, PREDICTED_MEMORY)
-    return "" if value is None else f"{value:,.0f}"
+def parameter_columns(records: Sequence[TrialRecord]) -> tuple[list[str], list[list[str]]]:
+    """Return the short names of the parameters that any of the records holds, and their values for each record."""
+    names = [name for name in TrialParameters.names() if any(name in record.params for record in records)]
+    cells = [[show_parameter(record.params.get(name)) for name in names] for record in records]
+    return [SHORT_NAMES.get(name, name) for name in names], cells
 
 
 def has_values_from_elsewhere(records: Sequence[TrialRecord]) -> bool:
-    """Whether any value carries the mark of another trial or a probe."""
+    """Return whether another trial or a probe measured any of the values."""
     return any(is_elsewhere(record, name) for record in records for name in record.values)
 
 
-def _parameter_names(records: Sequence[TrialRecord]) -> list[str]:
-    held = {name for record in records for name in record.params}
-    return [name for name in TrialParameters.names() if name in held]
-
-
-def _effective_batch(record: TrialRecord) -> str:
-    value = numeric_value(record, "effective_batch_size")
-    return "" if value is None else f"{value:g}"
-
-
-def _parameter(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+def _number(record: TrialRecord, name: str) -> str:
+    value = numeric_value(record, name)
+    return "" if value is None else f"{value:,.0f}"
 
 
 def _value(record: TrialRecord, name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 import pytest
+import yaml
 from exported_studies import TINY, made_up
 from stored_studies import params, record
 
@@ -21,7 +22,6 @@ from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.study import SpaceConfig, StudyConfig
 from tradeoff.studies.export.export import export
 from tradeoff.studies.export.memory_advice import memory_to_leave_free_mib
-from tradeoff.studies.export.model_card import markdown_table
 from tradeoff.studies.export.train_script import embedded_module, train_script
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Selection, choose
@@ -287,10 +287,6 @@ def test_the_embedded_model_stands_alone_and_its_script_imports_nothing_of_ours(
         assert not re.search(r"^\s*(from|import) (tradeoff|objectives|studies|searchspace)\b", text, re.MULTILINE)
 
 
-def test_a_line_break_in_a_name_stays_out_of_the_table(tmp_path: Path) -> None:
-    assert markdown_table(["a", "b"], [["1|2", "x\ny"]], num_text_columns=1) == "| a | b |\n| ---: | --- |\n| 1\\|2 | x y |"
-
-
 def test_the_script_does_what_training_arguments_have_no_place_for() -> None:
     eager = TrialParameters(per_device_train_batch_size=4, attn_implementation="eager", padding="longest")
     text = train_script(TINY, eager, title="", expected=None)
@@ -301,6 +297,20 @@ def test_the_script_does_what_training_arguments_have_no_place_for() -> None:
     text = train_script(TINY, padded, title="", expected=None)
     assert 'data_collator=DataCollatorWithPadding(tokenizer, padding="max_length", max_length=32),' in text
     assert "attn_implementation" not in text
+
+
+def test_no_text_of_a_study_becomes_markup_in_the_model_card(tmp_path: Path) -> None:
+    text = "x\n# heading\n```\n<img src=x> **bold** | cell"
+    job = TextClassificationJob(dataset=text, dataset_config=text, model=text, text_column=text)
+    chosen = replace(MIXED, sources={"accuracy": text})
+    results = replace(made_up(chosen, PLAIN, job=job), name=text, device={"kind": "cpu", "name": text})
+    card = (exported(tmp_path, results, 3) / "README.md").read_text()
+    front_matter, body = card.removeprefix("---\n").split("\n---\n", 1)
+    assert yaml.safe_load(front_matter)["datasets"] == [text]
+    outside = "".join(re.split(r"^(````*).*?^\1$", body, flags=re.MULTILINE | re.DOTALL)[::2])
+    assert "<img" not in outside
+    assert "# heading\n" not in outside.replace("\\# heading", "")
+    assert outside.count("\\*\\*bold") == outside.count("bold") > 0
 
 
 def test_the_model_card_says_how_attention_and_padding_are_set(tmp_path: Path) -> None:

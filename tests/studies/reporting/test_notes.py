@@ -106,4 +106,8 @@ def test_code_is_fenced_by_more_backquotes_than_it_holds():
 
 def test_a_cell_can_not_end_its_column():
     assert plain("a|b") == "a\\|b"
-    assert markdown_table(["x", "y"], [["1", "a|b"]]) == "| x | y |\n| :--- | :--- |\n| 1 | a\\|b |"
+    assert markdown_table(["x", "y"], [["1", "a|\nb"]]) == "| x | y |\n| :--- | :--- |\n| 1 | a\\| b |"
+    assert (
+        markdown_table(["x|", "y"], [["1", "2"]], num_left=0, is_last_left=False) == "| x\\| | y |\n| ---: | ---: |\n| 1 | 2 |"
+    )
+    assert markdown_table(["x", "y"], [["1", ""]], bold=0).endswith("\n| **1** |  |")
