@@ -54,14 +54,15 @@ def main() -> None:
     space = space_of(arguments.classes)
     budget_mib = 120_000.0
     runner = simulated.SimulatedRunner(budget_mib=budget_mib)
-    goal = simulated.objective(runner, space=space)
-    sampler = simulated.decoupled(goal, budget_mib=budget_mib)
+    goal = simulated.objective(runner, space=space, memory_limit_mib=budget_mib)
+    sampler = simulated.decoupled(goal)
     study = simulated.new_study(sampler)
     # Trials by another sampler, as in a study half done by it: trained, each class once, and derived.
     study.sampler = optuna.samplers.RandomSampler(seed=0)
     study.optimize(goal, n_trials=arguments.trials)
     study.sampler = sampler
-    records, knowledge = goal.learn(study)
+    snapshot = goal.snapshot(study)
+    records, knowledge = snapshot.records, snapshot.knowledge
     everything = sampler.planner(goal.snapshot(study)).candidates
     print(
         f"{len(records)} trials, {len(knowledge.trainings)} trained; {space.size()} configurations,"

@@ -35,7 +35,7 @@ def plan_of(table: dict[str, Any], cache_folder: Path) -> tuple[MemoryEstimates,
         config.job,
         planned_configurations(space),
         device=table["device"],
-        budget_mib=config.limits.peak_memory_mib or table["device"]["total_memory_mib"],
+        memory_limit_mib=config.memory_limit_mib(table["device"]),
         cache_folder=cache_folder,
     )
     return plan, time.process_time() - begin_s

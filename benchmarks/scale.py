@@ -33,7 +33,6 @@ import sqlalchemy
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.measurements.outcome import Completed, Evaluation, Measurements, Memory, ProbeResult, TrainingResult
 from tradeoff.objectives.measurements.records import DERIVED_FROM, outcome_attributes
 from tradeoff.objectives.objective import Objective
@@ -62,7 +61,8 @@ SPACE = {
     "precision": ["fp32", "bf16"],
     "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
 }
-CONFIG = StudyConfig.model_validate({"name": "scale", "space": SPACE, "sampler": "random", "trials": 10**6})
+JOB = {"train_samples": NUM_TRAIN, "epochs": 3}
+CONFIG = StudyConfig.model_validate({"name": "scale", "job": JOB, "space": SPACE, "sampler": "random", "trials": 10**6})
 DEVICE = {"kind": "cuda", "name": "a card", "total_memory_mib": BUDGET_MIB, "precisions": ["fp32", "bf16"]}
 
 
@@ -115,13 +115,9 @@ class Instant:
 
 def new_objective(runner: Instant) -> Objective:
     return Objective(
-        space=CONFIG.search_space(),
-        job=TextClassificationJob(train_samples=NUM_TRAIN, epochs=3),
+        setup=CONFIG.setup(CONFIG.search_space(), DEVICE, num_train=NUM_TRAIN),
         data_folder="",
         runner=runner,
-        objectives=CONFIG.objectives,
-        device=DEVICE,
-        num_train=NUM_TRAIN,
     )
 
 
@@ -234,12 +230,11 @@ def work(url: str, worker: int, trials: int, trial_s: float, begin: Any, output:
     """One worker's part: joins, waits for the others, and runs its share of the trials."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     runner, begin_s = Instant(trial_s=trial_s), time.monotonic()
-    study, goal = open_study(url), new_objective(Instant())
-    goal.runner = runner
-    study.sampler = build_sampler(CONFIG, goal, budget_mib=BUDGET_MIB, baselines={}, num_trials=0, worker=worker)
+    study, goal = open_study(url), new_objective(runner)
+    study.sampler = build_sampler(CONFIG, goal, baselines={}, num_trials=0, worker=worker)
     display, share = quiet_display(), Share(runner, trials)
     search = Search(study, CONFIG, goal, runner, display, share, runner)  # type: ignore[arg-type]
-    goal.snapshot(study)
+    search.objective.snapshot(study)
     joined_s = time.monotonic() - begin_s
     begin.wait(600)
     time.sleep(trial_s * worker / begin.parties)  # not all at the same moment
@@ -282,7 +277,7 @@ def planning_ms(url: str) -> float:
     """What the decoupled search adds: the planning of one trial when another one has ended since."""
     study, goal = open_study(url), new_objective(Instant())
     config = CONFIG.model_copy(update={"sampler": "decoupled"})
-    sampler: Any = build_sampler(config, goal, budget_mib=BUDGET_MIB, baselines={"accuracy": 0.2}, num_trials=0)
+    sampler: Any = build_sampler(config, goal, baselines={"accuracy": 0.2}, num_trials=0)
     sampler.finished(study)  # imports what it needs
     fill(study, len(goal.snapshot(study).trials) + MEMBERS)
     begin_s = time.monotonic()

@@ -42,7 +42,7 @@ from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.objectives.job.arguments import job_of_data
 from tradeoff.objectives.measurements.outcome import from_json, to_json
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
-from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
+from tradeoff.objectives.memory_estimator.estimates import MEMORY_ESTIMATES, MemoryEstimates
 from tradeoff.objectives.objective import Objective, TrialFailed
 from tradeoff.searchspace import Reuse, TrialParameters
 from tradeoff.studies.config.availability import available_space
@@ -310,23 +310,17 @@ def replay_arm(
     space, _ = available_space(config, table["device"])
     runner = ReplayRunner(table, probes=not arm.plain)
     objective = Objective(
-        space=space,
-        job=config.job,
+        setup=replace(config.setup(space, table["device"], num_train=table["prepared"]["num_train"]), reuse=arm.reuse),
         data_folder="",
         runner=runner,
-        objectives=config.objectives,
-        device=table["device"],
-        num_train=table["prepared"]["num_train"],
-        memory_limit_mib=config.limits.peak_memory_mib,
-        reuse=arm.reuse,
         early_stopping=arm.early_stopping,
-        plan=plan,
     )
     study = open_study(config, optuna.storages.InMemoryStorage(), table["device"])
+    if plan is not None:
+        study.set_user_attr(MEMORY_ESTIMATES, plan.as_dict())
     study.sampler = build_sampler(
         config,
         objective,
-        budget_mib=config.limits.peak_memory_mib,
         baselines={"accuracy": table["prepared"]["majority_share"]},
         num_trials=0,
     )
@@ -361,7 +355,7 @@ def _plain(objective: Objective) -> Any:
     """The loop that a user would write: no knowledge, no probe."""
 
     def run(trial: optuna.Trial) -> tuple[float, ...]:
-        parameters = objective.space.suggest(trial)
+        parameters = objective.setup.space.suggest(trial)
         return objective.conclude(trial, parameters, objective.runner.run_trial(objective.request(parameters)))
 
     return run

@@ -4,27 +4,27 @@ This is the only file of the package that drives Optuna. It works under `study.o
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NoReturn, Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.knowledge.derivation import derived_attributes, predicted_attributes
 from tradeoff.objectives.knowledge.early_stopping import stop_rule
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.other_workers import PROBED_ALONE, TRAINS_ATTRIBUTE, TRIAL_PLAN, settled_soon
+from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.snapshot import StudyReader, StudySnapshot
-from tradeoff.objectives.measurements.goals import GOALS, cost_names, learned_names, learning_curve
+from tradeoff.objectives.measurements.goals import GOALS, learning_curve
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Interrupted, Measurements, OutOfMemory, TimedOut
 from tradeoff.objectives.measurements.records import TrialRecord, measurement_attributes, outcome_attributes
 from tradeoff.objectives.measurements.repeats import averaged_attributes
-from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
-from tradeoff.searchspace import Reuse, SearchSpace, TrialParameters
+from tradeoff.searchspace import TrialParameters
 
 # The older form of a constraint, which optuna-dashboard still reads: a trial with a positive entry is infeasible there too.
 DASHBOARD_CONSTRAINTS = "constraints"
@@ -68,7 +68,7 @@ class Runner(Protocol):
         """Returns an `tradeoff.objectives.measurements.outcome.Outcome`."""
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Objective:
     """Runs a trial in a process of its own and returns the values of the study's objectives.
 
@@ -76,55 +76,31 @@ class Objective:
         >>> study.optimize(objective, n_trials=20, catch=(TrialFailed,))  # doctest: +SKIP
 
     Attributes:
-        space: Where parameters are drawn from.
-        job: What is trained.
+        setup: The terms of the study.
         data_folder: The prepared data, as `TrialServer.prepare` gives it.
         runner: Runs the request.
-        objectives: The names of the study's objectives, in its order.
-        device: The device that `runner` runs on, stored with each trial.
-        num_train: Training samples an epoch.
-        memory_limit_mib: The memory budget, or None for the whole device.
         time_limit_s: The longest that a trial may take, or None.
-        num_devices: Devices that share an optimizer step.
-        reuse: How far one training's accuracy speaks for other configurations.
-        early_stopping: Whether a training ends once its class can't reach the front.
-        plan: What was predicted of memory before anything ran; `use_memory_estimates` sets it while a study runs.
+        early_stopping: True if a training ends once its class can't reach the front.
         on_start: Called with a trial's number and configuration when something is run for it.
         on_progress: Called with a trial's stages and steps.
-        alone: Held while it is decided whether a trial is run, so that of two workers one sees what the other does; None where
-            the study has no such lock (see `tradeoff.studies.storage.locks`).
-        keep: Called with an outcome before the storage is: to write it down where nothing can keep it from being written.
+        decision_lock: Held while it is decided whether a trial is run, so that of two workers one sees what the other does;
+            None if the study has no such lock (see `tradeoff.studies.storage.locks`).
+        on_outcome: Called with an outcome before the storage is: to write it down where nothing can keep it from being written.
     """
 
-    space: SearchSpace
-    job: TrainingSettings
+    setup: StudySetup
     data_folder: str
     runner: Runner
-    objectives: tuple[str, ...]
-    device: Mapping[str, Any]
-    num_train: int
-    memory_limit_mib: float | None = None
     time_limit_s: float | None = None
-    num_devices: int = 1
-    reuse: Reuse = Reuse.EFFECTIVE_BATCH
     early_stopping: bool = False
-    plan: MemoryEstimates | None = None
     on_start: Callable[[int, TrialParameters], None] | None = None
     on_progress: Callable[[Mapping[str, Any]], None] | None = None
-    alone: Callable[[], AbstractContextManager[None]] | None = None
-    keep: Callable[[optuna.Trial, TrialParameters, Any], None] | None = None
-    _reader: StudyReader = field(init=False, repr=False)
+    decision_lock: Callable[[], AbstractContextManager[None]] | None = None
+    on_outcome: Callable[[optuna.Trial, TrialParameters, Any], None] | None = None
 
-    def __post_init__(self) -> None:
-        self._reader = StudyReader(
-            space=self.space,
-            job=self.job,
-            objectives=self.objectives,
-            num_train=self.num_train,
-            num_devices=self.num_devices,
-            reuse=self.reuse,
-            plan=self.plan,
-        )
+    @cached_property
+    def _reader(self) -> StudyReader:
+        return StudyReader(setup=self.setup)
 
     def __call__(self, trial: optuna.Trial) -> tuple[float, ...]:
         """Runs the trial, as far as earlier ones have not settled it.
@@ -140,8 +116,8 @@ class Objective:
             KeyboardInterrupt: The user ended the study.
         """
         _hold(trial)
-        parameters = self.space.suggest(trial)
-        if (violation := self.space.violation(parameters)) is not None:
+        parameters = self.setup.space.suggest(trial)
+        if (violation := self.setup.space.violation(parameters)) is not None:
             self._skip(trial, violation.reason, violation.name, violation.amount)
         begun = trial._cached_frozen_trial
         plan = begun.system_attrs.get(TRIAL_PLAN)
@@ -151,20 +127,21 @@ class Objective:
         # What the user has asked for by name is trained, whatever is known.
         is_asked_for = _is_asked_for(begun)
         # Without a lock a trial first says that it trains, and then looks: of two at once at least one sees the other.
-        claims = self.alone is None and plan is None and not is_asked_for
+        claims = self.decision_lock is None and plan is None and not is_asked_for
         if claims:
             trial.storage.set_trial_system_attr(trial._trial_id, TRAINS_ATTRIBUTE, True)
             _write_held(trial)
-        with self.alone() if self.alone is not None and plan is None else nullcontext():
+        with self.decision_lock() if self.decision_lock is not None and plan is None else nullcontext():
             snapshot = self.snapshot(trial.study)
             knowledge = snapshot.knowledge
             if (settled := knowledge.out_of_memory(parameters)) is not None:
                 reason = f"needs at least the memory of trial {settled.record.number}, which ran out of it"
                 self._skip(trial, reason, "memory_shortfall_mib", settled.record.attributes["memory_shortfall_mib"])
             needed_mib = knowledge.memory.lower_bound_mib(parameters)
-            if plan is None and not is_asked_for and needed_mib is not None and needed_mib > self.budget_mib:
-                reason = f"needs at least {needed_mib:,.0f} MiB by the memory plan, of {self.budget_mib:,.0f} that there are"
-                self._skip(trial, reason, "memory_shortfall_mib", needed_mib - self.budget_mib)
+            limit_mib = self.setup.memory_limit_mib
+            if plan is None and not is_asked_for and needed_mib is not None and needed_mib > limit_mib:
+                reason = f"needs at least {needed_mib:,.0f} MiB by the memory estimate, more than the limit of {limit_mib:,.0f}"
+                self._skip(trial, reason, "memory_shortfall_mib", needed_mib - limit_mib)
             training = knowledge.trainings.get(knowledge.class_of(parameters))
             is_derived = plan is None and training is not None and not is_asked_for
             if plan is None:
@@ -190,28 +167,13 @@ class Objective:
             request: What its process is asked to do, as `request` gives it.
         """
         outcome = self._run(trial, parameters, request)
-        if self.keep is not None:
-            self.keep(trial, parameters, outcome)
+        if self.on_outcome is not None:
+            self.on_outcome(trial, parameters, outcome)
         return self.conclude(trial, parameters, outcome)
-
-    @property
-    def budget_mib(self) -> float:
-        """What a configuration may need."""
-        return self.memory_limit_mib or float(self.device["total_memory_mib"])
-
-    def use_memory_estimates(self, plan: MemoryEstimates) -> None:
-        """Takes a memory plan into account from now on."""
-        self.plan = plan
-        self._reader.use_memory_estimates(plan)
 
     def snapshot(self, study: optuna.Study) -> StudySnapshot:
         """Reads the study as it is now."""
         return self._reader.snapshot(study)
-
-    def learn(self, study: optuna.Study) -> tuple[Sequence[TrialRecord], Knowledge]:
-        """The study's trials in order, and what they settle."""
-        snapshot = self.snapshot(study)
-        return snapshot.records, snapshot.knowledge
 
     def _request(self, trial: optuna.Trial, parameters: TrialParameters, stages: tuple[str, ...]) -> dict[str, Any]:
         """As `request`, with the seed that the trial's plan names, or the rule that may stop its training."""
@@ -243,7 +205,7 @@ class Objective:
         """
         if not (others := [other for other in snapshot.running if other.number != trial.number]):
             return
-        soon = settled_soon(parameters, others, snapshot.knowledge, self.space, budget_mib=self.budget_mib, trains=trains)
+        soon = settled_soon(parameters, others, snapshot.knowledge, trains=trains)
         if soon is not None:
             reason = f"put off: trial {soon[0]} {soon[1]}"
             _store(trial, {"outcome": "skipped", "reason": reason})
@@ -252,7 +214,7 @@ class Objective:
     def _is_measured(self, parameters: TrialParameters, knowledge: Knowledge) -> bool:
         """Whether a trial whose class is settled needs no probe."""
         cost = knowledge.cost(parameters)
-        return cost is not None and cost.is_measured(cost_names(self.objectives))
+        return cost is not None and cost.is_measured(self.setup.costs)
 
     def _derive(
         self, trial: optuna.Trial, parameters: TrialParameters, training: Observation, knowledge: Knowledge
@@ -267,27 +229,28 @@ class Objective:
             probed = TrialRecord(number=trial.number, outcome="probed", params=trial.params, attributes=measured)
             knowledge = knowledge.with_observation(Observation(record=probed, parameters=parameters))
             _store(trial, probed.attributes)
-        attributes = derived_attributes(parameters, training, knowledge, self.objectives)
-        if missing := [name for name in self.objectives if attributes[name] is None]:
+        attributes = derived_attributes(parameters, training, knowledge)
+        if missing := [name for name in self.setup.objectives if attributes[name] is None]:
             reason = f"no trial has measured the trial's {' and '.join(missing)}"
             return self.conclude(trial, parameters, Failed(stage="end", reason=reason))
         _store(trial, {name: value for name, value in attributes.items() if value is not None})
-        return tuple(float(attributes[name]) for name in self.objectives)
+        return tuple(float(attributes[name]) for name in self.setup.objectives)
 
     def _stop_rule(self, study: optuna.Study, parameters: TrialParameters) -> dict[str, Any] | None:
-        learned, costs = learned_names(self.objectives), cost_names(self.objectives)
+        learned, costs = self.setup.learned, self.setup.costs
         if len(learned) != 1:
             return None  # with several, a class reaches the front by any of them
-        records, knowledge = self.learn(study)
+        snapshot = self.snapshot(study)
+        knowledge = snapshot.knowledge
         members = []
-        for structure in self.space.structures:
+        for structure in self.setup.space.structures:
             member = structure.with_learning_rate(parameters.learning_rate)
             if knowledge.class_of(member) == knowledge.class_of(parameters) and (cost := knowledge.cost(member)) is not None:
                 known = {name: value for name in costs if (value := cost.value(name)) is not None}
                 if len(known) < len(costs):
                     return None
                 members.append(known)
-        finished = [(record.number, record.values) for record in records if record.outcome == "completed"]
+        finished = [(record.number, record.values) for record in snapshot.records if record.outcome == "completed"]
         curves = [
             learning_curve(o.record.attributes["training"], learned[0])
             for o in knowledge.observations
@@ -299,35 +262,35 @@ class Objective:
     def request(self, parameters: TrialParameters, stages: tuple[str, ...] = ("probe", "train")) -> dict[str, Any]:
         """What a trial's process is asked to do, as plain data."""
         return {
-            "job": self.job.model_dump(),
+            "job": self.setup.job.model_dump(),
             "parameters": parameters.as_dict(),
             "data_folder": self.data_folder,
             "stages": list(stages),
-            "memory_limit_mib": self.memory_limit_mib,
-            "measures_power": "energy_j" in self.objectives,
-            "num_ranks": self.num_devices,
+            "memory_limit_mib": self.setup.memory_limit_mib if self.setup.enforces_memory_limit else None,
+            "measures_power": "energy_j" in self.setup.objectives,
+            "num_ranks": self.setup.num_devices,
         }
 
     def conclude(self, trial: optuna.Trial, parameters: TrialParameters, outcome: Any) -> tuple[float, ...]:
         """Stores an outcome on its trial and ends the trial as Optuna's samplers understand it."""
         _hold(trial)
         attributes = outcome_attributes(outcome)
-        _, knowledge = self.learn(trial.study)
+        knowledge = self.snapshot(trial.study).knowledge
         attributes |= predicted_attributes(parameters, attributes, knowledge)
         if attributes["outcome"] == "completed":
-            attributes |= {f"{name}_source": "measured" for name in self.objectives}
+            attributes |= {f"{name}_source": "measured" for name in self.setup.objectives}
             if "peak_memory_mib" not in attributes and (known := knowledge.memory_mib(parameters)) is not None:
                 # Only a probe measures it on a CPU, and an earlier one did.
                 attributes |= {"peak_memory_mib": known[0], "peak_memory_mib_source": known[1]}
-            if missing := [name for name in self.objectives if name not in attributes]:
+            if missing := [name for name in self.setup.objectives if name not in attributes]:
                 reason = f"the trial measured no {' and no '.join(missing)}{_evaluated(outcome.measurements)}"
                 outcome = Failed(stage="end", reason=reason, measurements=outcome.measurements)
                 attributes = outcome_attributes(outcome)
-            elif endless := [name for name in self.objectives if not math.isfinite(attributes[name])]:
+            elif endless := [name for name in self.setup.objectives if not math.isfinite(attributes[name])]:
                 reason = f"the training diverged: its {GOALS[endless[0]].label} is {attributes[endless[0]]}"
                 attributes |= {"outcome": "diverged", "reason": reason}
             elif (seed := _seed_of(trial)) is not None and (earlier := knowledge.trained(parameters)):
-                names = learned_names(self.objectives)
+                names = self.setup.learned
                 records = [observation.record for observation in earlier]
                 attributes |= averaged_attributes(attributes, records, names, number=trial.number, seed=seed)
         _store(trial, attributes)
@@ -339,7 +302,7 @@ class Objective:
             case Completed() if attributes["outcome"] != "completed":
                 raise optuna.TrialPruned(attributes["reason"])
             case Completed():
-                return tuple(float(attributes[name]) for name in self.objectives)
+                return tuple(float(attributes[name]) for name in self.setup.objectives)
             case OutOfMemory():
                 constrain(trial, "memory_shortfall_mib", outcome.shortfall_mib)
                 raise optuna.TrialPruned(outcome.reason)

@@ -1,6 +1,6 @@
 """What a trial stores that was not measured by it: a derived one's values and where they are from, and what was predicted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tradeoff.objectives.knowledge.knowledge import Knowledge
@@ -11,16 +11,13 @@ from tradeoff.objectives.measurements.repeats import NUM_SEEDS, spread_name
 from tradeoff.searchspace import TrialParameters
 
 
-def derived_attributes(
-    parameters: TrialParameters, settling: Observation, knowledge: Knowledge, objectives: Sequence[str]
-) -> dict[str, Any]:
+def derived_attributes(parameters: TrialParameters, settling: Observation, knowledge: Knowledge) -> dict[str, Any]:
     """What a derived trial stores.
 
     Args:
         parameters: Its configuration.
         settling: The training of its learning class, or, where nothing that is learned counts, a probe.
         knowledge: What the study's trials settle.
-        objectives: The study's objectives.
 
     Returns:
         The attributes by name; an objective that nothing settles is None.
@@ -29,7 +26,7 @@ def derived_attributes(
     assert cost is not None
     attributes: dict[str, Any] = {"outcome": "completed", DERIVED_FROM: settling.record.number}
     # Time and memory are told of every configuration, whether they are objectives or not.
-    for name in dict.fromkeys(("train_time_s", "peak_memory_mib", *objectives)):
+    for name in dict.fromkeys(("train_time_s", "peak_memory_mib", *knowledge.setup.objectives)):
         if not GOALS[name].learned:
             attributes |= {name: cost.value(name), f"{name}_source": cost.source(name)}
         elif settling.record.outcome == "completed":

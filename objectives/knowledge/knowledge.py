@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tradeoff.objectives.job.schedule import Schedule
-from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.knowledge.memory_model import MemoryModel
 from tradeoff.objectives.knowledge.observations import Observation, observe
 from tradeoff.objectives.knowledge.power import PowerModel
+from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.time_model import TimeModel
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.repeats import NUM_SEEDS, SEED
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
-from tradeoff.searchspace import LearningClass, Reuse, SearchSpace, TrialParameters
+from tradeoff.searchspace import LearningClass, TrialParameters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,36 +68,22 @@ class Knowledge:
     """What a study's trials settle.
 
     Attributes:
+        setup: The terms of the study.
         observations: Trials that ran here; derived and skipped ones teach nothing new.
-        job: What is trained.
-        num_train: Training samples an epoch.
-        num_devices: Devices that share an optimizer step.
-        reuse: How far a training's accuracy speaks for others.
-        plan: What was predicted of memory before anything ran; None where there is no plan.
+        memory_estimates: Memory as estimated before anything ran; None if it was not.
     """
 
-    observations: tuple[Observation, ...]
-    job: TrainingSettings
-    num_train: int
-    num_devices: int = 1
-    reuse: Reuse = Reuse.EFFECTIVE_BATCH
-    plan: MemoryEstimates | None = None
+    setup: StudySetup
+    observations: tuple[Observation, ...] = ()
+    memory_estimates: MemoryEstimates | None = None
 
     @classmethod
     def of(
-        cls,
-        records: Sequence[TrialRecord],
-        space: SearchSpace,
-        job: TrainingSettings,
-        *,
-        num_train: int,
-        num_devices: int = 1,
-        reuse: Reuse = Reuse.EFFECTIVE_BATCH,
-        plan: MemoryEstimates | None = None,
+        cls, records: Sequence[TrialRecord], setup: StudySetup, *, memory_estimates: MemoryEstimates | None = None
     ) -> "Knowledge":
-        """Reads the records of a study that teach something."""
-        observations = tuple(o for record in records if (o := observe(record, space)) is not None)
-        return cls(observations=observations, job=job, num_train=num_train, num_devices=num_devices, reuse=reuse, plan=plan)
+        """Read the records of a study that teach something."""
+        observations = tuple(o for record in records if (o := observe(record, setup.space)) is not None)
+        return cls(setup=setup, observations=observations, memory_estimates=memory_estimates)
 
     def out_of_memory(self, parameters: TrialParameters) -> Observation | None:
         """The observation that settles that `parameters` do not fit, or None.
@@ -117,7 +103,7 @@ class Knowledge:
 
     def class_of(self, parameters: TrialParameters) -> LearningClass:
         """The learning class of a configuration, as widely as this study shares accuracy."""
-        return parameters.learning_class(self.num_devices, self.reuse)
+        return parameters.learning_class(self.setup.num_devices, self.setup.reuse)
 
     @cached_property
     def trainings(self) -> dict[LearningClass, Observation]:
@@ -147,7 +133,7 @@ class Knowledge:
         memory, time = self.memory_mib(structure), self.time_s(structure)
         if memory is None or time is None:
             return None
-        num_samples = Schedule.of(self.job, structure, num_samples=self.num_train).num_samples
+        num_samples = Schedule.of(self.setup.job, structure, num_samples=self.setup.num_train).num_samples
         energy = self._power.energy_j(structure, *time)
         return Cost(
             peak_memory_mib=memory[0],
@@ -175,12 +161,12 @@ class Knowledge:
     @cached_property
     def memory(self) -> MemoryModel:
         """What is known of memory."""
-        return MemoryModel(observations=self.observations, plan=self.plan)
+        return MemoryModel(observations=self.observations, estimates=self.memory_estimates)
 
     @cached_property
     def times(self) -> TimeModel:
         """What is known of time."""
-        return TimeModel(observations=self.observations, job=self.job, num_train=self.num_train, num_devices=self.num_devices)
+        return TimeModel(setup=self.setup, observations=self.observations)
 
     @cached_property
     def _costs(self) -> dict[TrialParameters, Cost | None]:

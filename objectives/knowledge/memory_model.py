@@ -19,11 +19,11 @@ class MemoryModel:
 
     Attributes:
         observations: Trials that ran.
-        plan: What was predicted before anything ran; None where there is no plan.
+        estimates: Memory as estimated before anything ran; None if it was not.
     """
 
     observations: Sequence[Observation]
-    plan: MemoryEstimates | None
+    estimates: MemoryEstimates | None
 
     def peak_memory_mib(self, parameters: TrialParameters) -> tuple[float, str] | None:
         """Peak memory and where it comes from.
@@ -59,9 +59,9 @@ class MemoryModel:
 
     def estimated_mib(self, parameters: TrialParameters) -> float | None:
         """The peak that was planned before anything was measured; None where no plan knows it."""
-        if self.plan is None:
+        if self.estimates is None:
             return None
-        planned = self.plan.planned(parameters.memory_class(), float(parameters.per_device_train_batch_size))
+        planned = self.estimates.planned(parameters.memory_class(), float(parameters.per_device_train_batch_size))
         return None if planned is None else planned.peak_memory_mib
 
     def measured_by(self, parameters: TrialParameters) -> Observation | None:
@@ -90,7 +90,7 @@ class MemoryModel:
 
     @cached_property
     def _corrected(self) -> CorrectedEstimates:
-        return CorrectedEstimates(plan=self.plan or MemoryEstimates(curves={}), points=self._points)
+        return CorrectedEstimates(plan=self.estimates or MemoryEstimates(curves={}), points=self._points)
 
     @cached_property
     def _with_peak(self) -> list[Observation]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial
 
 from tradeoff.objectives.knowledge.knowledge import Knowledge
-from tradeoff.searchspace import SearchSpace, TrialParameters
+from tradeoff.searchspace import TrialParameters
 
 # A sampler that plans says here what a trial is to do: `stages` of "probe" and "train".
 TRIAL_PLAN = "tradeoff:plan"
@@ -20,9 +20,7 @@ def settled_soon(
     parameters: TrialParameters,
     others: Sequence[FrozenTrial],
     knowledge: Knowledge,
-    space: SearchSpace,
     *,
-    budget_mib: float,
     trains: bool,
 ) -> tuple[int, str] | None:
     """The trial that is about to settle a configuration, and how in a few words; None where there is none.
@@ -31,8 +29,6 @@ def settled_soon(
         parameters: The configuration.
         others: Trials of other workers, running.
         knowledge: What is known.
-        space: Where configurations come from.
-        budget_mib: What a configuration may need.
         trains: Whether its learning class is to be trained, or its memory is all that is missing.
     """
     for other in others:
@@ -41,19 +37,19 @@ def settled_soon(
             continue
         stages = ("probe",) if runs == PROBED_ALONE else ("probe", "train")
         plan = other.system_attrs.get(TRIAL_PLAN, {"params": other.params, "stages": stages})
-        if (theirs := space.read(plan["params"])) is None:
+        if (theirs := knowledge.setup.space.read(plan["params"])) is None:
             continue
         if trains and "train" in plan["stages"] and knowledge.class_of(theirs) == knowledge.class_of(parameters):
             return other.number, "trains its learning class"
         if (
             theirs.per_device_train_batch_size == parameters.per_device_train_batch_size
             and theirs.memory_class() == parameters.memory_class()
-            and not _surely_fits(parameters, knowledge, budget_mib)
+            and not _surely_fits(parameters, knowledge)
         ):
             return other.number, "measures its memory"
     return None
 
 
-def _surely_fits(parameters: TrialParameters, knowledge: Knowledge, budget_mib: float) -> bool:
+def _surely_fits(parameters: TrialParameters, knowledge: Knowledge) -> bool:
     known = knowledge.memory_mib(parameters)
-    return known is not None and (known[1] == "probe" or known[0] <= budget_mib * SURELY_FITS)
+    return known is not None and (known[1] == "probe" or known[0] <= knowledge.setup.memory_limit_mib * SURELY_FITS)

@@ -11,12 +11,11 @@ from functools import cached_property
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation, observe
+from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
-from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
-from tradeoff.searchspace import Reuse, SearchSpace
+from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates, stored_memory_estimates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,52 +55,33 @@ class StudySnapshot:
 
 @dataclass(kw_only=True)
 class StudyReader:
-    """Reads a study again and again, each ended trial once.
+    """Reads a study again and again, each finished trial once.
 
     Attributes:
-        space: Where parameters are drawn from.
-        job: What is trained.
-        objectives: The names of the study's objectives, in its order.
-        num_train: Training samples an epoch.
-        num_devices: Devices that share an optimizer step.
-        reuse: How far one training's accuracy speaks for other configurations.
-        plan: What was predicted of memory before anything ran.
+        setup: The terms of the study.
     """
 
-    space: SearchSpace
-    job: TrainingSettings
-    objectives: tuple[str, ...]
-    num_train: int
-    num_devices: int
-    reuse: Reuse
-    plan: MemoryEstimates | None
-    _records: dict[int, TrialRecord] = field(default_factory=dict, repr=False)
-    _observations: dict[int, Observation | None] = field(default_factory=dict, repr=False)
-    _knowledge: Knowledge | None = field(default=None, repr=False)
-
-    def use_memory_estimates(self, plan: MemoryEstimates) -> None:
-        """Takes a memory plan into account from now on."""
-        self.plan, self._knowledge = plan, None
+    setup: StudySetup
+    _estimates: MemoryEstimates | None = field(default=None, init=False, repr=False)
+    _records: dict[int, TrialRecord] = field(default_factory=dict, init=False, repr=False)
+    _observations: dict[int, Observation | None] = field(default_factory=dict, init=False, repr=False)
+    _knowledge: Knowledge | None = field(default=None, init=False, repr=False)
 
     def snapshot(self, study: optuna.Study) -> StudySnapshot:
-        """Reads the study as it is now."""
+        """Read the study as it is now."""
         trials, records, num_known = study.get_trials(deepcopy=False), [], len(self._records)
         for trial in trials:
             if (record := self._records.get(trial.number)) is None:
-                record = read_record(trial, self.objectives, num_devices=self.num_devices)
+                record = read_record(trial, self.setup.objectives, num_devices=self.setup.num_devices)
                 if trial.state.is_finished():
                     self._records[trial.number] = record
-                    self._observations[trial.number] = observe(record, self.space)
+                    self._observations[trial.number] = observe(record, self.setup.space)
             records.append(record)
-        # A trial that has ended never changes: what is known changes with their number alone.
-        if self._knowledge is None or len(self._records) > num_known:
-            observations = [observation for _, observation in sorted(self._observations.items()) if observation is not None]
-            self._knowledge = Knowledge(
-                observations=tuple(observations),
-                job=self.job,
-                num_train=self.num_train,
-                num_devices=self.num_devices,
-                reuse=self.reuse,
-                plan=self.plan,
-            )
+        if self.setup.uses_memory_estimates and self._estimates is None:
+            self._estimates = stored_memory_estimates(study.user_attrs)
+        # A finished trial never changes: what is known changes with their number, and once with the estimates.
+        has_more = len(self._records) > num_known
+        if self._knowledge is None or has_more or self._knowledge.memory_estimates is not self._estimates:
+            observations = tuple(o for _, o in sorted(self._observations.items()) if o is not None)
+            self._knowledge = Knowledge(setup=self.setup, observations=observations, memory_estimates=self._estimates)
         return StudySnapshot(trials=trials, records=records, knowledge=self._knowledge)

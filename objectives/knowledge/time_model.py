@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tradeoff.objectives.job.schedule import Schedule
-from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.knowledge.interpolation import interpolate
 from tradeoff.objectives.knowledge.observations import Observation
+from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.searchspace import SpeedClass, TrialParameters
 
 
@@ -17,16 +17,12 @@ class TimeModel:
     """What is known of time.
 
     Attributes:
+        setup: The terms of the study.
         observations: Trials that ran.
-        job: What is trained.
-        num_train: Training samples an epoch.
-        num_devices: Devices that share an optimizer step.
     """
 
+    setup: StudySetup
     observations: Sequence[Observation]
-    job: TrainingSettings
-    num_train: int
-    num_devices: int
 
     def train_time_s(self, parameters: TrialParameters) -> tuple[float, str] | None:
         """Training time and where it comes from: "measured" by a training of this configuration, else step times x steps."""
@@ -100,7 +96,7 @@ class TimeModel:
             micro_step_s, source = interpolate(points, batch), "model"
         else:
             return None
-        schedule = Schedule.of(self.job, parameters, num_samples=self.num_train, num_devices=self.num_devices)
+        schedule = Schedule.of(self.setup.job, parameters, num_samples=self.setup.num_train, num_devices=self.setup.num_devices)
         compile_s = self._compile_times_s.get(parameters.speed_class(), 0.0)
         return compile_s + schedule.train_time_s(micro_step_s, self._update_times_s[parameters.optim]), source
 

@@ -69,7 +69,7 @@ def estimate_for_search(
     configurations: Iterable[TrialParameters],
     *,
     device: Mapping[str, Any],
-    budget_mib: float,
+    memory_limit_mib: float,
     sequence_length: int | None = None,
     cache_folder: Path | None = None,
 ) -> MemoryEstimates:
@@ -79,7 +79,7 @@ def estimate_for_search(
         job: What is trained.
         configurations: One for each memory class and micro-batch.
         device: The device of the trials, as `tradeoff.objectives.device.devices.DeviceInfo.as_dict` gives it.
-        budget_mib: What a trial may hold.
+        memory_limit_mib: What a trial may hold.
         sequence_length: Tokens of the longest sequence; None for `job.max_length`.
         cache_folder: Where traces are kept.
 
@@ -116,7 +116,7 @@ def estimate_for_search(
             model_config(job, settings),
             group,
             settings=settings,
-            device_memory_mib=budget_mib if on_card and budget_mib > context else None,
+            device_memory_mib=memory_limit_mib if on_card and memory_limit_mib > context else None,
             context_memory_mib=context,
             # A trial's peak counts the context as it was measured at its start.
             loaded_code_memory_mib=0.0,

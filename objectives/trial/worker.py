@@ -86,7 +86,7 @@ def _plan(request: dict[str, Any]) -> dict[str, Any]:
             TextClassificationJob(**request["job"]),
             [TrialParameters(**parameters) for parameters in request["configurations"]],
             device=request["device"],
-            budget_mib=request["budget_mib"],
+            memory_limit_mib=request["memory_limit_mib"],
             sequence_length=request["sequence_length"],
             cache_folder=Path(request["cache_folder"]),
         )

@@ -48,7 +48,7 @@ def fit_command(
     try:
         with interrupts.handled(), TrialServer() as server:
             ready = prepare(config, server, interrupts, display=display)
-            budget_mib = limit_mib or ready.budget_mib
+            budget_mib = limit_mib or ready.setup.memory_limit_mib
             for fit in fit_study(
                 ready, limit_mib=limit_mib, on_probe=lambda parameters, outcome: display.message(_line(parameters, outcome))
             ):

@@ -19,6 +19,7 @@ from tradeoff.objectives.job.settings import (
     kind_of_job,
     register_goals,
 )
+from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import BUILT_IN, GOALS, cost_names, learned_names, metric_name
 from tradeoff.searchspace import EffectiveBatchSizeRange, Reuse, SearchSpace, TrialParameters
 from tradeoff.searchspace.choices import check_choice
@@ -207,6 +208,30 @@ class StudyConfig(_Model):
     def effective_reuse(self) -> Reuse:
         """How far accuracy is shared: as the study says, unless the job's learning depends on the split."""
         return self.reuse if self.job.shares_accuracy else Reuse.OFF
+
+    def memory_limit_mib(self, device: Mapping[str, Any]) -> float:
+        """Return the most memory that a configuration may need: the study's limit, or all that the device has."""
+        return self.limits.peak_memory_mib or float(device["total_memory_mib"])
+
+    def setup(self, space: SearchSpace, device: Mapping[str, Any], *, num_train: int) -> StudySetup:
+        """Return the terms of the study on a device.
+
+        Args:
+            space: The study's space, without what the device lacks.
+            device: What trials run on.
+            num_train: Training samples per epoch.
+        """
+        return StudySetup(
+            space=space,
+            job=self.job,
+            objectives=self.objectives,
+            num_train=num_train,
+            num_devices=self.devices_per_trial,
+            memory_limit_mib=self.memory_limit_mib(device),
+            enforces_memory_limit=self.limits.peak_memory_mib is not None,
+            reuse=self.effective_reuse(),
+            uses_memory_estimates=self.plan != "off",
+        )
 
     def plain(self) -> dict[str, Any]:
         """The config as JSON types: what is stored, compared and exported."""

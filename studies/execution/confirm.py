@@ -141,7 +141,7 @@ def confirm(
     confirmations = []
     for number in numbers:
         trials = study.get_trials(deepcopy=False)
-        claimed = read_record(trials[number], objective.objectives, num_devices=objective.num_devices)
+        claimed = read_record(trials[number], objective.setup.objectives, num_devices=objective.setup.num_devices)
         ended_since = [trial for trial in trials if trial.state.is_finished() and trial.number not in ended_before]
         measured = _confirmed_by(ended_since, objective, number) or _run(fault_tolerant, claimed)
         confirmations.append(Confirmation(claimed=claimed, measured=measured))
@@ -208,7 +208,7 @@ def confirm_stored(
 def _confirmed_by(trials: Sequence[FrozenTrial], objective: Objective, number: int) -> TrialRecord | None:
     """What one of the trials has measured of the trial `number`, or None."""
     records = [
-        read_record(trial, objective.objectives, num_devices=objective.num_devices)
+        read_record(trial, objective.setup.objectives, num_devices=objective.setup.num_devices)
         for trial in trials
         if trial.user_attrs.get(CONFIRMS) == number
     ]
@@ -222,15 +222,15 @@ def _run(fault_tolerant: FaultTolerantStudy, claimed: TrialRecord) -> TrialRecor
     trial_id = study._storage.create_new_trial(study._study_id, template_trial=_template(objective, claimed))
 
     def run(trial: optuna.Trial) -> tuple[float, ...]:
-        parameters = objective.space.suggest(trial)
+        parameters = objective.setup.space.suggest(trial)
         return objective.measure(trial, parameters, objective.request(parameters))
 
     told = fault_tolerant.run(optuna.Trial(study, trial_id), run)
-    return read_record(told, objective.objectives, num_devices=objective.num_devices)
+    return read_record(told, objective.setup.objectives, num_devices=objective.setup.num_devices)
 
 
 def _template(objective: Objective, claimed: TrialRecord) -> FrozenTrial:
-    params = {name: claimed.params[name] for name in objective.space.domains}
+    params = {name: claimed.params[name] for name in objective.setup.space.domains}
     # The plan is for other workers, who take what runs for trained, and for an interruption, after which nobody but the user
     # decides whether it is tried again.
     plan: Mapping[str, Any] = {

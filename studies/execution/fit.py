@@ -119,7 +119,7 @@ def fit_study(
     enforced_mib = limit_mib or ready.config.limits.peak_memory_mib
     if enforced_mib is None and ready.device["kind"] == "cpu":
         # A process that takes all of the machine's memory would take others down with it.
-        enforced_mib = ready.budget_mib
+        enforced_mib = ready.setup.memory_limit_mib
 
     def probe(parameters: TrialParameters) -> Any:
         request = {
@@ -137,22 +137,25 @@ def fit_study(
             on_probe(parameters, outcome)
         return outcome
 
-    largest = ready.data["num_train"] // ready.config.devices_per_trial
-    knowledge = Knowledge(observations=(), job=ready.config.job, num_train=largest)
-    return fit_all(ways_to_compute(ready.space), probe, knowledge, limit_mib=limit_mib or ready.budget_mib)
+    # A batch on each device must not exceed all samples together.
+    setup = replace(
+        ready.setup,
+        num_train=ready.setup.num_train // ready.setup.num_devices,
+        memory_limit_mib=limit_mib or ready.setup.memory_limit_mib,
+    )
+    return fit_all(ways_to_compute(ready.space), probe, Knowledge(setup=setup))
 
 
-def fit_all(ways: Iterable[TrialParameters], probe: Probe, knowledge: Knowledge, *, limit_mib: float) -> Iterator[Fit]:
+def fit_all(ways: Iterable[TrialParameters], probe: Probe, knowledge: Knowledge) -> Iterator[Fit]:
     """Finds the largest batch for each of `ways`; what one of them has shown guides the next.
 
     Args:
         ways: Configurations; their batch does not count.
         probe: Runs a configuration's probe to an `tradeoff.objectives.measurements.outcome.Outcome`.
-        knowledge: What is known before; its `num_train` is the largest batch that there is.
-        limit_mib: What fits.
+        knowledge: What is known before; its setup's `num_train` is the largest batch that there is.
     """
     for way in ways:
-        search = _Search(way=way, probe=probe, knowledge=knowledge, limit_mib=limit_mib)
+        search = _Search(way=way, probe=probe, knowledge=knowledge)
         yield search.run()
         knowledge = search.knowledge
 
@@ -164,7 +167,6 @@ class _Search:
     way: TrialParameters
     probe: Probe
     knowledge: Knowledge
-    limit_mib: float
     low: int = 0
     high: int = field(init=False)
     largest: Completed | None = None
@@ -174,7 +176,7 @@ class _Search:
     num_wrong: int = 0
 
     def __post_init__(self) -> None:
-        self.high = self.knowledge.num_train + 1
+        self.high = self.knowledge.setup.num_train + 1
 
     def run(self) -> Fit:
         """Probes until the bracket is closed."""
@@ -192,24 +194,24 @@ class _Search:
             next_needs_mib=self.next_needs_mib,
             num_probes=self.num_probes,
             elapsed_s=time.perf_counter() - begin_s,
-            is_all=found and self.low == self.knowledge.num_train,
+            is_all=found and self.low == self.knowledge.setup.num_train,
             failure=self.failure,
         )
 
     def _next_batch(self) -> int:
         """Where the line meets the budget; where a probe has shown the line to be wrong, ever farther away from there."""
         # Of a batch that can't have been measured, only a line can tell.
-        if self.knowledge.memory_mib(self._with(self.knowledge.num_train + 1)) is None:
+        if self.knowledge.memory_mib(self._with(self.knowledge.setup.num_train + 1)) is None:
             return self._without_a_line()
         fitting, too_large = self.low, self.high
         while too_large - fitting > 1:
             middle = (fitting + too_large) // 2
-            fitting, too_large = (middle, too_large) if self._predicted(middle) <= self.limit_mib else (fitting, middle)
+            fitting, too_large = (middle, too_large) if self._predicted(middle) <= self._limit_mib else (fitting, middle)
         step = 1 << self.num_wrong
         if fitting == self.low:
             # By the line there is nothing more; the next batch shows it.
             batch = self.low + step
-        elif fitting == self.high - 1 and self._has_failed and self._predicted(self.high) <= self.limit_mib:
+        elif fitting == self.high - 1 and self._has_failed and self._predicted(self.high) <= self._limit_mib:
             # The farther the line had to reach, the farther it may be off.
             batch = self.high - max(1, (self.high - self.low) // 8) * step
         else:
@@ -220,13 +222,17 @@ class _Search:
 
     def _without_a_line(self) -> int:
         if not self._has_failed:
-            return min(self.low * GROWTH or FIRST_BATCH, self.knowledge.num_train)
+            return min(self.low * GROWTH or FIRST_BATCH, self.knowledge.setup.num_train)
         return max(self.low + 1, min(math.isqrt(max(self.low, 1) * self.high), self.high - 1))
+
+    @property
+    def _limit_mib(self) -> float:
+        return self.knowledge.setup.memory_limit_mib
 
     @property
     def _has_failed(self) -> bool:
         """Whether the upper end of the bracket was probed."""
-        return self.high <= self.knowledge.num_train
+        return self.high <= self.knowledge.setup.num_train
 
     def _predicted(self, batch: int) -> float:
         memory = self.knowledge.memory_mib(self._with(batch))
@@ -243,7 +249,7 @@ class _Search:
             case Completed():
                 self.low, self.largest = batch, outcome
             case OutOfMemory():
-                self.high, self.next_needs_mib = batch, self.limit_mib + outcome.shortfall_mib
+                self.high, self.next_needs_mib = batch, self._limit_mib + outcome.shortfall_mib
             case _:
                 self.failure = f"batch {batch}: {outcome.reason}"
 

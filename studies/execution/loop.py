@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import optuna
@@ -74,7 +74,6 @@ def search(
     study.sampler = build_sampler(
         ready.config,
         objective,
-        budget_mib=ready.budget_mib,
         baselines=ready.data["baselines"],
         num_trials=len(study.get_trials(deepcopy=False)),
         worker=0 if ready.config.sampler_seed is None else take_worker_number(study),
@@ -121,11 +120,12 @@ class Search:
     _known_before: set[int] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        self._fault_tolerant = FaultTolerantStudy.of(self.study, self.objective, self.display.message)
         lock = study_lock(self.study._storage, self.study.study_name)
         self._is_locked = lock is not None
         self._alone = lock or nullcontext
-        self.objective.alone = lock
+        objective = replace(self.objective, decision_lock=lock)
+        self._fault_tolerant = FaultTolerantStudy.of(self.study, objective, self.display.message)
+        self.objective = self._fault_tolerant.objective
         if isinstance(self.study.sampler, DecoupledSampler):
             self.study.sampler.asks_alone = self._is_locked
 

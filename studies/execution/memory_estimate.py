@@ -16,7 +16,7 @@ import optuna
 from tradeoff.objectives.isolation.background import BackgroundTask
 from tradeoff.objectives.isolation.trial_server import TrialServer, WorkerError
 from tradeoff.objectives.job.settings import TextClassificationJob
-from tradeoff.objectives.memory_estimator.estimates import MEMORY_ESTIMATES, MemoryEstimates, stored_memory_estimates
+from tradeoff.objectives.memory_estimator.estimates import MEMORY_ESTIMATES
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import MemoryClass, SearchSpace, TrialParameters
 from tradeoff.studies.config.study import StudyConfig
@@ -53,7 +53,7 @@ class MemoryEstimation:
     failure: str | None = None
 
     def begin(self, study: optuna.Study, objective: Objective) -> None:
-        """Takes the study's plan, or waits for this one as long as it is worth.
+        """Waits for the estimates as long as that is worth it, unless the study holds some.
 
         Raises:
             TradeoffError: The study asks for a plan, and there can be none.
@@ -61,14 +61,13 @@ class MemoryEstimation:
         """
         if self.config.plan == "off":
             return
-        if (stored := stored_memory_estimates(study.user_attrs)) is not None:
+        if MEMORY_ESTIMATES in study.user_attrs:
             self.cancel()
-            objective.use_memory_estimates(stored)
             return
         if self.task is None:
             if self.failure is not None:
                 self._do_without(self.failure)
-            return  # another worker makes it: `poll` takes it once it is stored
+            return  # another worker makes them
         waits = self.device["kind"] == "cpu" or self.device.get("num_cpus", 1) < MIN_CPUS_BESIDE_A_CARD
         timeout_s = None if self.config.plan == "on" else MAX_WAIT_S if waits else 0.0
         with self.interrupts.waiting():
@@ -78,30 +77,21 @@ class MemoryEstimation:
             self.display.message(f"no memory plan: it was not ready {timeout_s:g} s after the data; plan: on waits for it")
 
     def poll(self, study: optuna.Study, objective: Objective, *, timeout_s: float | None = 0.0) -> None:
-        """Takes the plan if it is there, stores it with the study, and says in a line what it settles."""
-        if self.task is None:
-            if (
-                self.config.plan != "off"
-                and objective.plan is None
-                and (stored := stored_memory_estimates(study.user_attrs)) is not None
-            ):
-                objective.use_memory_estimates(stored)
-            return
-        if (message := self.task.answer(timeout_s=timeout_s)) is None:
+        """Store the estimates with the study once they are there, and say in a line what they rule out."""
+        if self.task is None or (message := self.task.answer(timeout_s=timeout_s)) is None:
             return
         self.task = None
         if "answer" not in message:
             self._do_without(message.get("error", "the process that was to make it has ended"))
             return
         study.set_user_attr(MEMORY_ESTIMATES, message["answer"])
-        plan = MemoryEstimates.from_dict(message["answer"])
-        objective.use_memory_estimates(plan)
         knowledge = objective.snapshot(study).knowledge
-        needs = [knowledge.memory.lower_bound_mib(structure) or 0.0 for structure in objective.space.structures]
-        if num_never := sum(needed > objective.budget_mib for needed in needs):
+        needs = [knowledge.memory.lower_bound_mib(structure) or 0.0 for structure in objective.setup.space.structures]
+        limit_mib = objective.setup.memory_limit_mib
+        if num_never := sum(needed > limit_mib for needed in needs):
             self.display.message(
                 f"memory plan: {num_never} of {len(needs)} configurations surely need more than"
-                f" {objective.budget_mib:,.0f} MiB and are never tried"
+                f" {limit_mib:,.0f} MiB and are never tried"
             )
 
     def _do_without(self, reason: str) -> None:
@@ -150,7 +140,7 @@ def start_memory_estimation(
         "job": config.job.model_dump(),
         "configurations": [parameters.as_dict() for parameters in planned_configurations(space)],
         "device": dict(device),
-        "budget_mib": config.limits.peak_memory_mib or float(device["total_memory_mib"]),
+        "memory_limit_mib": config.memory_limit_mib(device),
         "sequence_length": sequence_length,
         "cache_folder": str(cache / "traces"),
     }

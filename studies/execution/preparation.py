@@ -8,12 +8,14 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tradeoff.objectives.isolation.trial_server import JobError, ProcessKilledError, TrialServer, WorkerError
 from tradeoff.objectives.job.arguments import job_of_data
 from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.outcome import Interrupted
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import SearchSpace
@@ -96,25 +98,18 @@ class Preparation:
     runner: InterruptibleRunner
     planning: MemoryEstimation | None = None
 
-    @property
-    def budget_mib(self) -> float:
-        """What a configuration may need: the study's limit, or all that the device has."""
-        return self.config.limits.peak_memory_mib or float(self.device["total_memory_mib"])
+    @cached_property
+    def setup(self) -> StudySetup:
+        """The terms of the study here."""
+        return self.config.setup(self.space, self.device, num_train=self.data["num_train"])
 
     def objective(self, display: Display) -> Objective:
-        """The objective of the study."""
+        """Return the objective of the study, which shows its progress in `display`."""
         return Objective(
-            space=self.space,
-            job=self.config.job,
+            setup=self.setup,
             data_folder=self.data["folder"],
             runner=self.runner,
-            objectives=self.config.objectives,
-            device=self.device,
-            num_train=self.data["num_train"],
-            memory_limit_mib=self.config.limits.peak_memory_mib,
             time_limit_s=self.config.limits.trial_time_s,
-            num_devices=self.config.devices_per_trial,
-            reuse=self.config.effective_reuse(),
             early_stopping=self.config.early_stopping,
             on_start=display.trial_started,
             on_progress=display.progress,

@@ -7,7 +7,7 @@ A sampler that plans chooses by itself what to do again.
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import optuna
@@ -37,7 +37,7 @@ class FaultTolerantStudy:
 
     Attributes:
         study: The study.
-        objective: Runs a trial.
+        objective: Runs a trial, and writes its outcome down before it is told.
         spool: Where outcomes are until they are told.
     """
 
@@ -49,10 +49,8 @@ class FaultTolerantStudy:
     def of(cls, study: optuna.Study, objective: Objective, say: Callable[[str], None]) -> Self:
         """A study with its untold outcomes beside its artifacts."""
         folder = artifact_folder(study._storage) / UNTOLD_FOLDER
-        return cls(study=study, objective=objective, spool=Spool(folder=folder, study=study.study_name, say=say))
-
-    def __post_init__(self) -> None:
-        self.objective.keep = self.spool.keep
+        spool = Spool(folder=folder, study=study.study_name, say=say)
+        return cls(study=study, objective=replace(objective, on_outcome=spool.keep), spool=spool)
 
     def run(self, trial: optuna.Trial, run: Callable[[optuna.Trial], tuple[float, ...]] | None = None) -> FrozenTrial:
         """Runs a trial that was asked for, and tells what became of it.
@@ -86,7 +84,7 @@ class FaultTolerantStudy:
 
     def _interrupt(self, trial: optuna.Trial) -> None:
         """Ends a trial at the wish of a user who did not wait for the storage; an outcome is left to the next worker."""
-        parameters = self.objective.space.read(trial.params)
+        parameters = self.objective.setup.space.read(trial.params)
         if parameters is not None and not any(kept.mark == mark_of(trial) for kept in self.spool.kept()):
             interrupted = Interrupted(stage="start")
             run_trial(self.study, trial, lambda trial: self.objective.conclude(trial, parameters, interrupted))
@@ -151,8 +149,8 @@ class FaultTolerantStudy:
         # Nothing is drawn, and no plan of the study's own sampler is disturbed.
         study = optuna.Study(self.study.study_name, self.study._storage, sampler=optuna.samplers.RandomSampler())
         trial = optuna.Trial(study, trial_id)
-        trial._fixed_params = self.objective.space.stored(kept.parameters)
-        self.objective.space.suggest(trial)
+        trial._fixed_params = self.objective.setup.space.stored(kept.parameters)
+        self.objective.setup.space.suggest(trial)
         return run_trial(study, trial, lambda trial: self.objective.conclude(trial, kept.parameters, kept.outcome))
 
     def _give_up(self, storage: "PatientStorage | ProxyStorage", trial: FrozenTrial) -> None:
@@ -178,7 +176,7 @@ class FaultTolerantStudy:
 
     def _params(self, trial: FrozenTrial) -> dict[str, Any]:
         """The configuration of a trial, as far as it was chosen; empty where its worker died while it was drawn."""
-        if self.objective.space.read(trial.params) is not None:
+        if self.objective.setup.space.read(trial.params) is not None:
             return dict(trial.params)
         plan = trial.system_attrs.get(TRIAL_PLAN)
         chosen = trial.system_attrs.get("fixed_params") if plan is None else plan["params"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.searchspace import SearchSpace, TrialParameters
+from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.availability import available_space
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.results.results import StudyResults
@@ -60,15 +60,14 @@ class Savings:
         return f"{text}; {saved} than training all (estimate)"
 
 
-def savings(records: Sequence[TrialRecord], knowledge: Knowledge, space: SearchSpace, *, budget_mib: float) -> Savings:
+def savings(records: Sequence[TrialRecord], knowledge: Knowledge) -> Savings:
     """Counts what was done, and estimates what training everything would cost.
 
     Args:
         records: The trials of a study.
         knowledge: What they settle.
-        space: The study's space, as far as the device can run it.
-        budget_mib: What a configuration may need.
     """
+    space, limit_mib = knowledge.setup.space, knowledge.setup.memory_limit_mib
     is_finite = space.size() is not None
     grid = list(space.grid()) if is_finite else list(space.structures)
     read = [
@@ -80,8 +79,8 @@ def savings(records: Sequence[TrialRecord], knowledge: Knowledge, space: SearchS
     trained = {p for record, p in read if record.outcome in ended and not record.is_derived}
     derived = {p for record, p in read if record.outcome == "completed" and record.is_derived} - trained
     out_of_memory = {p for p in grid if p not in trained and knowledge.out_of_memory(p) is not None}
-    ruled_out = {p for p in grid if (knowledge.memory.lower_bound_mib(p) or 0.0) > budget_mib} - out_of_memory - trained
-    costs = [_cost_s(p, records, knowledge, budget_mib) for p in grid]
+    ruled_out = {p for p in grid if (knowledge.memory.lower_bound_mib(p) or 0.0) > limit_mib} - out_of_memory - trained
+    costs = [_cost_s(p, records, knowledge) for p in grid]
     known = [cost for cost in costs if cost is not None]
     return Savings(
         num_configurations=len(grid),
@@ -136,28 +135,15 @@ def lines(results: StudyResults) -> list[str]:
     if num_train is None:
         return []
     space, _ = available_space(config, results.device)
-    knowledge = Knowledge.of(
-        results.records,
-        space,
-        config.job,
-        num_train=num_train,
-        num_devices=config.devices_per_trial,
-        reuse=config.effective_reuse(),
-        plan=results.memory_estimates,
-    )
-    budget_mib = config.limits.peak_memory_mib or results.device["total_memory_mib"]
-    return [
-        str(savings(results.records, knowledge, space, budget_mib=budget_mib)),
-        how_far_off(results.records, knowledge),
-    ]
+    setup = config.setup(space, results.device, num_train=num_train)
+    knowledge = Knowledge.of(results.records, setup, memory_estimates=results.memory_estimates)
+    return [str(savings(results.records, knowledge)), how_far_off(results.records, knowledge)]
 
 
-def _cost_s(
-    parameters: TrialParameters, records: Sequence[TrialRecord], knowledge: Knowledge, budget_mib: float
-) -> float | None:
+def _cost_s(parameters: TrialParameters, records: Sequence[TrialRecord], knowledge: Knowledge) -> float | None:
     """What training a configuration costs, its evaluations included, or running out of memory in the attempt."""
     memory = knowledge.memory_mib(parameters)
-    if knowledge.out_of_memory(parameters) is not None or (memory is not None and memory[0] > budget_mib):
+    if knowledge.out_of_memory(parameters) is not None or (memory is not None and memory[0] > knowledge.setup.memory_limit_mib):
         return _out_of_memory_s(records)
     time = knowledge.time_s(parameters)
     return None if memory is None or time is None else time[0] + _eval_time_s(records)

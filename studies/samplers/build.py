@@ -18,7 +18,6 @@ def build_sampler(
     config: StudyConfig,
     objective: Objective,
     *,
-    budget_mib: float,
     baselines: Mapping[str, float],
     num_trials: int,
     worker: int = 0,
@@ -28,19 +27,15 @@ def build_sampler(
     Args:
         config: Names the sampler.
         objective: What it samples for, with the space that the device can run.
-        budget_mib: What a configuration may need.
         baselines: What a constant answer reaches, for the learned objectives of which that is known.
         num_trials: Trials that the study holds: a seeded sampler goes on from there instead of repeating its first draws.
         worker: The number of the worker that samples: several must not draw the same.
     """
-    space = objective.space
     seed = None if config.sampler_seed is None else (config.sampler_seed + num_trials + worker * SEED_STRIDE) % 2**32
     if config.sampler == "decoupled":
         return DecoupledSampler(
-            space=space,
-            objectives=config.objectives,
+            setup=objective.setup,
             snapshot=objective.snapshot,
-            budget_mib=budget_mib,
             baselines=baselines,
             seed=config.sampler_seed,
             max_seeds=config.seeds_per_class,
@@ -56,9 +51,9 @@ def build_sampler(
         # One generation must end well before the study does.
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, config.trials // 4)))
     if config.sampler == "gp":
-        return ConstrainedGPSampler(budget_mib=budget_mib, seed=seed)
+        return ConstrainedGPSampler(memory_limit_mib=objective.setup.memory_limit_mib, seed=seed)
     if config.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    values: dict[str, Any] = {name: domain.values() for name, domain in space.domains.items()}
+    values: dict[str, Any] = {name: domain.values() for name, domain in objective.setup.space.domains.items()}
     # All workers number the grid's points alike.
     return optuna.samplers.GridSampler(values, seed=config.sampler_seed or 0)

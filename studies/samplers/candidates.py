@@ -7,7 +7,8 @@ import numpy as np
 from optuna.distributions import FloatDistribution
 
 from tradeoff.objectives.knowledge.knowledge import Cost, Knowledge
-from tradeoff.objectives.measurements.goals import GOALS, Goal, cost_names, learned_names
+from tradeoff.objectives.knowledge.setup import StudySetup
+from tradeoff.objectives.measurements.goals import GOALS, Goal
 from tradeoff.searchspace import LearningClass, SearchSpace, TrialParameters
 from tradeoff.studies.samplers.acquisition import Candidate
 
@@ -22,10 +23,7 @@ MIN_FOR_FENCE = 5
 
 def candidates(
     knowledge: Knowledge,
-    space: SearchSpace,
     *,
-    budget_mib: float,
-    costs: Sequence[str] = (),
     seed: int | None = None,
     num_trials: int = 0,
 ) -> list[Candidate]:
@@ -33,20 +31,18 @@ def candidates(
 
     Args:
         knowledge: What is known so far.
-        space: Where configurations come from.
-        budget_mib: What a configuration may need.
-        costs: The objectives that are costs: a configuration of which one is not known can't be placed.
         seed: Of the learning rates that are drawn.
         num_trials: Trials that the study holds: others are drawn after each.
     """
     groups: dict[LearningClass, list[tuple[TrialParameters, Cost]]] = {}
-    rates = _learning_rates(space, seed, num_trials)
-    for structure in space.structures:
+    setup = knowledge.setup
+    rates = _learning_rates(setup.space, seed, num_trials)
+    for structure in setup.space.structures:
         cost = knowledge.cost(structure)
-        if cost is None or cost.peak_memory_mib > budget_mib or knowledge.out_of_memory(structure) is not None:
+        if cost is None or cost.peak_memory_mib > setup.memory_limit_mib or knowledge.out_of_memory(structure) is not None:
             continue
-        if not cost.knows(costs):
-            continue
+        if not cost.knows(setup.costs):
+            continue  # it can't be placed
         for rate in rates:
             parameters = structure.with_learning_rate(rate)
             groups.setdefault(knowledge.class_of(parameters), []).append((parameters, cost))
@@ -56,9 +52,8 @@ def candidates(
 def reference(
     everything: Sequence[Candidate],
     learned: Mapping[str, Collection[float]],
-    objectives: Sequence[str],
+    setup: StudySetup,
     *,
-    budget_mib: float,
     baselines: Mapping[str, float],
 ) -> Mapping[str, float]:
     """What is of no use in each objective: as slow as the slowest, as large as the budget, as good as a constant answer.
@@ -66,17 +61,13 @@ def reference(
     Args:
         everything: The classes with the members that fit.
         learned: The values that trainings have reached, by learned objective.
-        objectives: The study's objectives.
-        budget_mib: What a configuration may need.
+        setup: The terms of the study.
         baselines: What a constant answer reaches, for the learned objectives of which that is known.
     """
-    found = {
-        name: worst_that_counts(GOALS[name], learned.get(name, ()), baselines.get(name))
-        for name in learned_names(tuple(objectives))
-    }
-    for name in cost_names(tuple(objectives)):
+    found = {name: worst_that_counts(GOALS[name], learned.get(name, ()), baselines.get(name)) for name in setup.learned}
+    for name in setup.costs:
         if name == "peak_memory_mib":
-            found[name] = budget_mib * 1.01
+            found[name] = setup.memory_limit_mib * 1.01
             continue
         known = [cost.value(name) for candidate in everything for _, cost in candidate.members]
         values = [value for value in known if value is not None]

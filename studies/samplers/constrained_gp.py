@@ -25,28 +25,28 @@ class ConstrainedGPSampler(optuna.samplers.GPSampler):
     """A `GPSampler` that learns from out-of-memory.
 
     Args:
-        budget_mib: What a configuration may need: how far a completed trial stayed below it is part of the constraint.
+        memory_limit_mib: What a configuration may need: how far a completed trial stayed below it is part of the constraint.
         seed: Of its draws.
     """
 
-    def __init__(self, *, budget_mib: float, seed: int | None = None) -> None:
+    def __init__(self, *, memory_limit_mib: float, seed: int | None = None) -> None:
         super().__init__(seed=seed)
-        self._budget_mib = budget_mib
+        self._memory_limit_mib = memory_limit_mib
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The configuration with the largest expected improvement that is likely to fit."""
-        seen: Any = _WithInfeasible(study, self._budget_mib)
+        seen: Any = _WithInfeasible(study, self._memory_limit_mib)
         return super().sample_relative(seen, trial, search_space)
 
 
 class _WithInfeasible:
     """A study in whose list of trials the infeasible ones have completed."""
 
-    def __init__(self, study: optuna.Study, budget_mib: float) -> None:
+    def __init__(self, study: optuna.Study, memory_limit_mib: float) -> None:
         self._study = study
-        self._budget_mib = budget_mib
+        self._memory_limit_mib = memory_limit_mib
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -80,7 +80,7 @@ class _WithInfeasible:
     def _kept(self, trial: FrozenTrial, name: str) -> float:
         """By how much a trial kept a limit that it did not break: 0 where that was not measured."""
         peak_mib = trial.user_attrs.get("peak_memory_mib")
-        return min(0.0, peak_mib - self._budget_mib) if name == MEMORY and peak_mib is not None else 0.0
+        return min(0.0, peak_mib - self._memory_limit_mib) if name == MEMORY and peak_mib is not None else 0.0
 
 
 def _broken(trial: FrozenTrial) -> dict[str, float]:

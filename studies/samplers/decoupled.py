@@ -19,10 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
+from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.snapshot import StudySnapshot
-from tradeoff.objectives.measurements.goals import learned_names
 from tradeoff.objectives.measurements.repeats import SEED
-from tradeoff.searchspace import SearchSpace, TrialParameters
+from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.samplers.publishing import publish, unpublished
 from tradeoff.studies.samplers.survey import Depth, next_probe
 from tradeoff.studies.samplers.trial_planner import TrialPlan, TrialPlanner, is_settling
@@ -39,20 +39,16 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     """Chooses what to probe and what to train.
 
     Attributes:
-        space: The space, without what the device lacks.
-        objectives: The study's objectives.
-        look: Reads the study as it is now.
-        budget_mib: What a configuration may need.
+        setup: The terms of the study.
+        snapshot: Reads the study as it is now.
         baselines: What a constant answer reaches, for the learned objectives of which that is known: a value of no use.
         seed: Of the learning rates that are drawn.
         max_seeds: Seeds that a learning class may be trained with.
         asks_alone: Whether no other worker begins a trial between `plan_stands` and the end of `study.ask`, thanks to a lock.
     """
 
-    space: SearchSpace
-    objectives: tuple[str, ...]
+    setup: StudySetup
     snapshot: Callable[[optuna.Study], StudySnapshot]
-    budget_mib: float
     baselines: Mapping[str, float]
     seed: int | None = None
     max_seeds: int = 1
@@ -72,7 +68,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
 
         Args:
             study: The study.
-            moment: The study as it was read just now; None to read it.
+            snapshot: The study as it was read just now; None to read it.
         """
         self._plan = self._next_plan(snapshot or self.snapshot(study))
         return None if self._plan is not None else self.finished_because
@@ -96,15 +92,15 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             self._own.add(ended)
         snapshot, count = self.snapshot(study), 0
         records, knowledge, trials = snapshot.records, snapshot.knowledge, snapshot.trials
-        learns = bool(learned_names(self.objectives))
-        if not learns and next_probe(knowledge, self.space, self.budget_mib, depth=Depth.PROMISING) is not None:
+        learns = bool(self.setup.learned)
+        if not learns and next_probe(knowledge, depth=Depth.PROMISING) is not None:
             return 0  # while the survey goes on, each probe would tell everything anew
-        waiting = unpublished(records, knowledge, self.space, self.objectives, budget_mib=self.budget_mib)
+        waiting = unpublished(records, knowledge)
         for parameters, settling in waiting:
             completed = trials[settling.record.number].datetime_complete
             age_s = time.time() - completed.timestamp() if completed is not None else 0.0
             if not learns or settling.record.number in self._own or age_s >= PUBLISH_GRACE_S:
-                publish(study, parameters, settling, knowledge, self.space, self.objectives)
+                publish(study, parameters, settling, knowledge)
                 count += 1
         return count
 
@@ -127,7 +123,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space: parameters are chosen together."""
-        return self.space.distributions()
+        return self.setup.space.distributions()
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -149,7 +145,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         running = []
         for trial in snapshot.running:
             plan = trial.system_attrs.get(TRIAL_PLAN, {"params": trial.params, "stages": ("probe", "train")})
-            parameters = self.space.read(plan["params"])
+            parameters = self.setup.space.read(plan["params"])
             if parameters is not None and (own is None or trial.number != own.number):
                 running.append((parameters, tuple(plan["stages"])))
         return running
@@ -181,7 +177,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         if knowledge.out_of_memory(plan.parameters) is not None:
             return False
         if plan.seed is not None:
-            seeds = [o.record.attributes.get(SEED, knowledge.job.seed) for o in knowledge.trained(plan.parameters)]
+            seeds = [o.record.attributes.get(SEED, self.setup.job.seed) for o in knowledge.trained(plan.parameters)]
             return all(seed < plan.seed for seed in seeds)
         if "train" in plan.stages:
             learning_class = knowledge.class_of(plan.parameters)
@@ -201,9 +197,6 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     def planner(self, snapshot: StudySnapshot, own: FrozenTrial | None = None) -> TrialPlanner:
         """The planner of a moment, for a trial that may have begun already."""
         return TrialPlanner(
-            space=self.space,
-            objectives=self.objectives,
-            budget_mib=self.budget_mib,
             baselines=self.baselines,
             seed=self.seed,
             max_seeds=self.max_seeds,

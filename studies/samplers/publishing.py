@@ -15,53 +15,48 @@ from optuna.trial import TrialState, create_trial
 from tradeoff.objectives.knowledge.derivation import derived_attributes
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
-from tradeoff.objectives.measurements.goals import cost_names, learned_names
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.repeats import NUM_SEEDS
-from tradeoff.searchspace import LearningClass, SearchSpace, TrialParameters
+from tradeoff.searchspace import LearningClass, TrialParameters
 
 
-def unpublished(
-    records: Sequence[TrialRecord],
-    knowledge: Knowledge,
-    space: SearchSpace,
-    objectives: tuple[str, ...],
-    *,
-    budget_mib: float,
-) -> list[tuple[TrialParameters, Observation]]:
-    """Configurations that are settled and that no trial says so of, with the trial that settles them.
+def unpublished(records: Sequence[TrialRecord], knowledge: Knowledge) -> list[tuple[TrialParameters, Observation]]:
+    """Return the settled configurations that no trial shows yet, each with the trial that settles it.
+
+    Where no objective is learned, a probe settles a configuration.
 
     Args:
         records: The study's trials.
         knowledge: What they settle.
-        space: Where configurations come from.
-        objectives: The study's objectives. Where none of them is learned, a probe settles a configuration.
-        budget_mib: What a configuration may need.
     """
+    setup = knowledge.setup
     latest: dict[TrialParameters, TrialRecord] = {}
     for record in records:
-        parameters = space.read(record.params) if record.outcome == "completed" else None
+        parameters = setup.space.read(record.params) if record.outcome == "completed" else None
         # A training of its own is never replaced.
         if parameters is not None and (parameters not in latest or latest[parameters].is_derived):
             latest[parameters] = record
     found = []
-    costs, learned = cost_names(objectives), learned_names(objectives)
-    for parameters, settling in _settled(knowledge, space) if learned else _probed(knowledge, space):
+    for parameters, settling in _settled(knowledge) if setup.learned else _probed(knowledge):
         known = latest.get(parameters)
-        if known is not None and not (known.is_derived and _is_better_known(known, settling, knowledge, parameters, costs)):
+        if known is not None and not (known.is_derived and _is_better_known(known, settling, knowledge, parameters)):
             continue
         cost = knowledge.cost(parameters)
-        if any(settling.record.attributes.get(name) is None for name in learned) or cost is None or not cost.knows(costs):
+        if (
+            any(settling.record.attributes.get(name) is None for name in setup.learned)
+            or cost is None
+            or not cost.knows(setup.costs)
+        ):
             continue
-        if cost.peak_memory_mib <= budget_mib and knowledge.out_of_memory(parameters) is None:
+        if cost.peak_memory_mib <= setup.memory_limit_mib and knowledge.out_of_memory(parameters) is None:
             found.append((parameters, settling))
     return found
 
 
-def _settled(knowledge: Knowledge, space: SearchSpace) -> Iterator[tuple[TrialParameters, Observation]]:
+def _settled(knowledge: Knowledge) -> Iterator[tuple[TrialParameters, Observation]]:
     """Every member of a trained class, with the training."""
     structures: dict[LearningClass, list[TrialParameters]] = {}
-    for structure in space.structures:
+    for structure in knowledge.setup.space.structures:
         structures.setdefault(knowledge.class_of(structure), []).append(structure)
     for training in knowledge.trainings.values():
         rate = training.parameters.learning_rate
@@ -69,11 +64,11 @@ def _settled(knowledge: Knowledge, space: SearchSpace) -> Iterator[tuple[TrialPa
             yield structure.with_learning_rate(rate), training
 
 
-def _probed(knowledge: Knowledge, space: SearchSpace) -> Iterator[tuple[TrialParameters, Observation]]:
+def _probed(knowledge: Knowledge) -> Iterator[tuple[TrialParameters, Observation]]:
     """Every configuration, with the probe that tells most of it."""
-    for structure in space.structures:
+    for structure in knowledge.setup.space.structures:
         if (probe := knowledge.times.nearest_probe(structure)) is not None:
-            yield space.complete(structure), probe
+            yield knowledge.setup.space.complete(structure), probe
 
 
 def publish(
@@ -81,29 +76,26 @@ def publish(
     parameters: TrialParameters,
     settling: Observation,
     knowledge: Knowledge,
-    space: SearchSpace,
-    objectives: Sequence[str],
 ) -> None:
     """Adds a derived trial to the study."""
-    attributes = derived_attributes(parameters, settling, knowledge, objectives)
+    attributes = derived_attributes(parameters, settling, knowledge)
+    setup = knowledge.setup
     study.add_trial(
         create_trial(
             state=TrialState.COMPLETE,
-            params=space.stored(parameters),
-            distributions=space.distributions(),
-            values=[attributes[name] for name in objectives],
+            params=setup.space.stored(parameters),
+            distributions=setup.space.distributions(),
+            values=[attributes[name] for name in setup.objectives],
             user_attrs={name: value for name, value in attributes.items() if value is not None},
         )
     )
 
 
-def _is_better_known(
-    record: TrialRecord, settling: Observation, knowledge: Knowledge, parameters: TrialParameters, costs: Sequence[str]
-) -> bool:
+def _is_better_known(record: TrialRecord, settling: Observation, knowledge: Knowledge, parameters: TrialParameters) -> bool:
     """Whether a probe has since measured what the record has from a model, or its class was trained with a further seed."""
     if settling.record.attributes.get(NUM_SEEDS, 1) > record.attributes.get(NUM_SEEDS, 1):
         return True
     cost = knowledge.cost(parameters)
     if cost is None:
         return False
-    return any(record.sources.get(name) == "model" and cost.source(name) != "model" for name in costs)
+    return any(record.sources.get(name) == "model" and cost.source(name) != "model" for name in knowledge.setup.costs)

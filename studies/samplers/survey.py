@@ -50,8 +50,6 @@ class Depth(IntEnum):
 
 def next_probe(
     knowledge: Knowledge,
-    space: SearchSpace,
-    budget_mib: float,
     pending: Collection[TrialParameters] = (),
     *,
     depth: Depth = Depth.EVERYTHING,
@@ -60,8 +58,6 @@ def next_probe(
 
     Args:
         knowledge: What is known so far.
-        space: Where configurations come from.
-        budget_mib: What a configuration may need.
         pending: Configurations that another worker is running, or was running when it died.
         depth: How much is surveyed.
     """
@@ -73,9 +69,9 @@ def next_probe(
         if observation.record.outcome in ("failed", "timed_out") and observation.step_times_s is None
     }
     put_off = []
-    families = _families(space)
+    families = _families(knowledge.setup.space)
     num_of_memory = Counter(_memory_class(lines) for lines in families.values())
-    known = _known_costs(knowledge, space) if depth == Depth.PROMISING else {}
+    known = _known_costs(knowledge) if depth == Depth.PROMISING else {}
     for position, (speed_class, lines) in enumerate(families.items()):
         if depth == Depth.FIRST and position > 0:
             break
@@ -84,7 +80,7 @@ def next_probe(
         siblings = [other for key, other in families.items() if _are_siblings(speed_class, key)]
         shares_memory = num_of_memory[_memory_class(lines)] > 1
         for accumulates in sorted(lines, reverse=True):
-            line = _Line(knowledge, lines, accumulates, budget_mib, hopeless, siblings, shares_memory=shares_memory)
+            line = _Line(knowledge, lines, accumulates, hopeless, siblings, shares_memory=shares_memory)
             if (probe := line.next()) is None:
                 continue
             if probe not in busy:
@@ -93,7 +89,7 @@ def next_probe(
     # What such a line needs next depends on its running probe. With nothing else to survey, its neighbours are asked: so a
     # worker that died takes no line with it.
     for lines, accumulates, shares_memory in put_off:
-        line = _Line(knowledge, lines, accumulates, budget_mib, hopeless | busy, shares_memory=shares_memory)
+        line = _Line(knowledge, lines, accumulates, hopeless | busy, shares_memory=shares_memory)
         if (probe := line.next()) is not None:
             return probe
     return None
@@ -119,15 +115,15 @@ def _are_siblings(a: SpeedClass, b: SpeedClass) -> bool:
     return len(different) == 1 and different[0] in SIBLING_FIELDS
 
 
-def _known_costs(knowledge: Knowledge, space: SearchSpace) -> Known:
+def _known_costs(knowledge: Knowledge) -> Known:
     """What is known of the cost of configurations, by what can replace each other.
 
     An optimizer that is slower is not beaten by one that learns less: only the same one at the same effective batch counts.
     """
     known: Known = defaultdict(list)
-    for parameters in space.structures:
+    for parameters in knowledge.setup.space.structures:
         if (cost := knowledge.cost(parameters)) is not None:
-            learning = parameters.learning_class(knowledge.num_devices)
+            learning = parameters.learning_class(knowledge.setup.num_devices)
             key = (learning.effective_batch_size, learning.optimizer, learning.train_sampling_strategy)
             known[key].append((parameters.speed_class(), cost))
     return known
@@ -149,7 +145,7 @@ def _looks_beaten(speed_class: SpeedClass, known: Known) -> bool:
     return sum(verdicts) > len(verdicts) / 2
 
 
-def remaining_s(knowledge: Knowledge, space: SearchSpace) -> float:
+def remaining_s(knowledge: Knowledge) -> float:
     """About how long the lines that no probe has touched will take to survey; 0 while no probe has been run."""
     times_s = [
         float(o.record.attributes["trial_time_s"])
@@ -159,7 +155,9 @@ def remaining_s(knowledge: Knowledge, space: SearchSpace) -> float:
     if not times_s:
         return 0.0
     touched = {(o.parameters.speed_class(), o.parameters.gradient_accumulation_steps > 1) for o in knowledge.observations}
-    lines = {(speed_class, accumulates) for speed_class, both in _families(space).items() for accumulates in both}
+    lines = {
+        (speed_class, accumulates) for speed_class, both in _families(knowledge.setup.space).items() for accumulates in both
+    }
     return len(lines - touched) * PROBES_A_LINE * sum(times_s) / len(times_s)
 
 
@@ -175,7 +173,6 @@ class _Line:
         knowledge: Knowledge,
         lines: dict[bool, Line],
         accumulates: bool,
-        budget_mib: float,
         left_out: Collection[TrialParameters],
         siblings: Sequence[dict[bool, Line]] = (),
         *,
@@ -185,13 +182,13 @@ class _Line:
         # Another way to compute, with more loader workers for one, needs the same memory: what is not timed was measured there.
         self._shares_memory = shares_memory
         self._line = lines[accumulates]
-        self._budget_mib = budget_mib
+        self._limit_mib = knowledge.setup.memory_limit_mib
         self._live = [
             batch
             for batch, parameters in self._line.items()
             if knowledge.out_of_memory(parameters) is None
             and parameters not in left_out
-            and (knowledge.memory.lower_bound_mib(parameters) or 0.0) <= budget_mib
+            and (knowledge.memory.lower_bound_mib(parameters) or 0.0) <= self._limit_mib
         ]
         self._is_planned = all(knowledge.memory.estimated_mib(parameters) is not None for parameters in self._line.values())
         # A miss shows that the plan is off here; from then on the line is walked as without one.
@@ -229,10 +226,10 @@ class _Line:
     def _at_the_boundary(self, others: list[int]) -> TrialParameters | None:
         """The largest batch that should fit; once it does, those just above that are predicted to miss by little."""
         above = [batch for batch in others if batch > self._known[-1]]
-        fitting = [batch for batch in above if self._predicted(batch) <= self._budget_mib]
+        fitting = [batch for batch in above if self._predicted(batch) <= self._limit_mib]
         if fitting:
             return self._line[fitting[-1]]
-        close = [batch for batch in above if self._predicted(batch) <= self._budget_mib * (1 + BOUNDARY_MARGIN)]
+        close = [batch for batch in above if self._predicted(batch) <= self._limit_mib * (1 + BOUNDARY_MARGIN)]
         return self._line[close[(len(close) - 1) // 2]] if close else None
 
     def _predicted(self, batch: int) -> float:

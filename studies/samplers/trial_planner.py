@@ -12,10 +12,11 @@ from typing import Any
 from tradeoff.objectives.knowledge.early_stopping import expected_final
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
-from tradeoff.objectives.measurements.goals import cost_names, learned_names, learning_curve
+from tradeoff.objectives.knowledge.setup import StudySetup
+from tradeoff.objectives.measurements.goals import learning_curve
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.repeats import SEED, last_values
-from tradeoff.searchspace import LearningClass, SearchSpace, TrialParameters
+from tradeoff.searchspace import LearningClass, TrialParameters
 from tradeoff.studies.results.front import feasible
 from tradeoff.studies.samplers.acquisition import Candidate, Decision, Volume, select_next
 from tradeoff.studies.samplers.candidates import candidates, reference
@@ -68,9 +69,6 @@ class TrialPlanner:
     """Plans the next trial of one moment.
 
     Attributes:
-        space: The space, without what the device lacks.
-        objectives: The study's objectives.
-        budget_mib: What a configuration may need.
         baselines: What a constant answer reaches, for the learned objectives of which that is known: a value of no use.
         seed: Of the learning rates that are drawn.
         max_seeds: Seeds that a learning class may be trained with.
@@ -80,9 +78,6 @@ class TrialPlanner:
         finished_because: Why there is nothing left to do, in a sentence, once `next_plan` has returned None.
     """
 
-    space: SearchSpace
-    objectives: tuple[str, ...]
-    budget_mib: float
     baselines: Mapping[str, float]
     seed: int | None
     records: Sequence[TrialRecord]
@@ -96,13 +91,13 @@ class TrialPlanner:
         busy = [parameters for parameters, _ in self.running]
         # First what looks promising is surveyed and trained; the rest is surveyed once that has little more to give.
         for depth, min_gain in MIN_GAINS.items():
-            probe = next_probe(self.knowledge, self.space, self.budget_mib, busy, depth=depth)
+            probe = next_probe(self.knowledge, busy, depth=depth)
             if probe is not None:
                 return self._probe(probe, "surveys memory and time")
             plan = self._train(min_gain)
             if depth == Depth.FIRST:
                 # Where a training takes longer than the whole survey, it is worth knowing first how it is done fastest.
-                if plan is None or self._train_time_s(plan) > remaining_s(self.knowledge, self.space):
+                if plan is None or self._train_time_s(plan) > remaining_s(self.knowledge):
                     continue
                 return plan
             plan = plan or self._verify(busy)
@@ -113,19 +108,12 @@ class TrialPlanner:
     @cached_property
     def candidates(self) -> list[Candidate]:
         """Every learning class with the members that fit."""
-        return candidates(
-            self.knowledge,
-            self.space,
-            budget_mib=self.budget_mib,
-            costs=cost_names(self.objectives),
-            seed=self.seed,
-            num_trials=len(self.records),
-        )
+        return candidates(self.knowledge, seed=self.seed, num_trials=len(self.records))
 
     @cached_property
     def decision(self) -> Decision | str:
         """The class to train next, or why there is none."""
-        if not self._learned:
+        if not self._setup.learned:
             return "what the study optimises is known from probes"
         trained = self._trained
         failed = {
@@ -142,7 +130,7 @@ class TrialPlanner:
             left,
             known,
             [record.values for record in self.records if record.outcome == "completed"],
-            self.objectives,
+            self._setup.objectives,
             self._reference([values for by_seed in known.values() for values in by_seed]),
             [candidate for candidate in self.candidates if candidate.learning_class in busy],
             partial(
@@ -172,12 +160,12 @@ class TrialPlanner:
         )
 
     @property
-    def _learned(self) -> tuple[str, ...]:
-        return learned_names(self.objectives)
+    def _setup(self) -> StudySetup:
+        return self.knowledge.setup
 
     def _probe(self, parameters: TrialParameters, why: str) -> TrialPlan:
         # Neither memory nor time depends on the learning rate; Optuna wants a value of its domain.
-        return TrialPlan(parameters=self.space.complete(parameters), stages=("probe",), why=why)
+        return TrialPlan(parameters=self._setup.space.complete(parameters), stages=("probe",), why=why)
 
     def _train(self, min_gain: float) -> TrialPlan | None:
         if isinstance(self.decision, str):
@@ -192,14 +180,14 @@ class TrialPlanner:
         if self.decision.is_repeat:
             return self._repeat(candidate)
         parameters, cost = candidate.fastest
-        probed = cost.is_measured(cost_names(self.objectives))
+        probed = cost.is_measured(self._setup.costs)
         why = f"trains effective batch {candidate.learning_class.effective_batch_size} by its fastest member"
         return TrialPlan(parameters=parameters, stages=("train",) if probed else ("probe", "train"), why=why)
 
     def _repeat(self, candidate: Candidate) -> TrialPlan:
         """Trains the configuration that was trained before: only its trials can hold the mean of both."""
         latest = self._trained[candidate.learning_class][-1]
-        seed = latest.record.attributes.get(SEED, self.knowledge.job.seed) + 1
+        seed = latest.record.attributes.get(SEED, self._setup.job.seed) + 1
         why = (
             f"trains effective batch {candidate.learning_class.effective_batch_size} with another seed:"
             " what stands on the front depends on it"
@@ -226,16 +214,15 @@ class TrialPlanner:
         if not self.candidates:
             return None
         completed = feasible(self.records)
-        volume = Volume(self.objectives, self._reference([record.values for record in completed]))
-        found = to_verify(completed, self.knowledge, self.space, volume, busy, min_gain=MIN_RELATIVE_GAIN)
+        volume = Volume(self._setup.objectives, self._reference([record.values for record in completed]))
+        found = to_verify(completed, self.knowledge, volume, busy, min_gain=MIN_RELATIVE_GAIN)
         return None if found is None else TrialPlan(parameters=found[0], stages=("probe",), why=found[1])
 
     def _reference(self, values: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
         return reference(
             self.candidates,
-            {name: [known[name] for known in values if name in known] for name in self._learned},
-            self.objectives,
-            budget_mib=self.budget_mib,
+            {name: [known[name] for known in values if name in known] for name in self._setup.learned},
+            self._setup,
             baselines=self.baselines,
         )
 
@@ -245,12 +232,14 @@ class TrialPlanner:
 
     def _final_values(self, record: TrialRecord) -> dict[str, float]:
         if record.outcome != "stopped_early":
-            return last_values(record.attributes, self._learned)
-        curves = {name: learning_curve(record.attributes["training"], name) for name in self._learned}
+            return last_values(record.attributes, self._setup.learned)
+        curves = {name: learning_curve(record.attributes["training"], name) for name in self._setup.learned}
         return {name: expected_final(curve, self._finished_curves[name]) for name, curve in curves.items() if curve}
 
     @cached_property
     def _finished_curves(self) -> dict[str, list[list[tuple[int, float]]]]:
         """The learning curves of trainings that ran to their end, by learned objective."""
         finished = [o.record for trainings in self._trained.values() for o in trainings if o.record.outcome == "completed"]
-        return {name: [learning_curve(record.attributes["training"], name) for record in finished] for name in self._learned}
+        return {
+            name: [learning_curve(record.attributes["training"], name) for record in finished] for name in self._setup.learned
+        }

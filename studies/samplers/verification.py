@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeoff.objectives.knowledge.knowledge import Knowledge
-from tradeoff.objectives.measurements.goals import GOALS, cost_names
+from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.searchspace import SearchSpace, TrialParameters
+from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.samplers.acquisition import Volume
 
 # Times between and beyond what was probed are off by about so much (benchmarks/search_cost.py); memory by far less.
@@ -25,7 +25,6 @@ Array = NDArray[np.float64]
 def to_verify(
     completed: Sequence[TrialRecord],
     knowledge: Knowledge,
-    space: SearchSpace,
     volume: Volume,
     pending: Collection[TrialParameters],
     *,
@@ -36,14 +35,13 @@ def to_verify(
     Args:
         completed: The records that speak for the configurations that completed (`tradeoff.studies.results.front.feasible`).
         knowledge: What the study's trials settle.
-        space: Where configurations come from.
         volume: Measures hypervolume in the study's objectives.
         pending: Configurations that are being run.
         min_gain: The share of the hypervolume that a correction must be able to add.
     """
     front = _front(completed, volume)
     for record in front:
-        parameters = _unmeasured(record, knowledge, space, pending)
+        parameters = _unmeasured(record, knowledge, pending)
         if parameters is not None:
             return parameters, f"checks trial {record.number} of the front"
     found = np.array([volume.scaled(record.values) for record in front]).reshape(-1, len(volume.objectives))
@@ -54,7 +52,7 @@ def to_verify(
         # Cheap first: most trials are far from the front even so.
         if (found <= optimistic).all(axis=1).any() or (optimistic >= 1).any():
             continue
-        parameters = _unmeasured(record, knowledge, space, pending)
+        parameters = _unmeasured(record, knowledge, pending)
         if parameters is None:
             continue
         gain = (volume.of(np.vstack([found, optimistic])) - now) / now
@@ -76,18 +74,15 @@ def _front(completed: Sequence[TrialRecord], volume: Volume) -> list[TrialRecord
     return [completed[position] for position in sorted(front, key=lambda position: (*points[position], position))]
 
 
-def _unmeasured(
-    record: TrialRecord, knowledge: Knowledge, space: SearchSpace, pending: Collection[TrialParameters]
-) -> TrialParameters | None:
+def _unmeasured(record: TrialRecord, knowledge: Knowledge, pending: Collection[TrialParameters]) -> TrialParameters | None:
     """The configuration of a derived trial whose time or memory is still a model's word and that nobody is probing."""
     if not record.is_derived or "model" not in record.sources.values():
         return None
-    parameters = space.read(record.params)
+    parameters = knowledge.setup.space.read(record.params)
     if parameters is None or parameters in pending:
         return None
     cost = knowledge.cost(parameters)
-    objectives = tuple(record.values)
-    return parameters if cost is not None and not cost.is_measured(cost_names(objectives)) else None
+    return parameters if cost is not None and not cost.is_measured(knowledge.setup.costs) else None
 
 
 def _optimistic(record: TrialRecord) -> dict[str, float]:

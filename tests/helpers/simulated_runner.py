@@ -7,7 +7,7 @@ measured.
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ import optuna
 
 from tradeoff.objectives.job.schedule import Schedule
 from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.knowledge.knowledge import Knowledge
+from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.outcome import (
     Completed,
@@ -26,6 +28,7 @@ from tradeoff.objectives.measurements.outcome import (
     ProbeResult,
     TrainingResult,
 )
+from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.objective import Objective, TrialFailed
 from tradeoff.searchspace import Categorical, Precision, Reuse, SearchSpace, TrialParameters
 from tradeoff.studies.samplers.decoupled import DecoupledSampler
@@ -238,26 +241,27 @@ def objective(
     objectives: tuple[str, ...] = OBJECTIVES,
     reuse: Reuse = Reuse.EFFECTIVE_BATCH,
     early_stopping: bool = False,
+    memory_limit_mib: float = BUDGET_MIB,
 ) -> Objective:
-    return Objective(
-        space=space,
-        job=JOB,
-        data_folder="",
-        runner=runner,
-        objectives=objectives,
-        device=DEVICE,
-        num_train=NUM_TRAIN,
-        reuse=reuse,
-        early_stopping=early_stopping,
-    )
+    terms = setup(space, objectives=objectives, reuse=reuse, memory_limit_mib=memory_limit_mib)
+    return Objective(setup=terms, data_folder="", runner=runner, early_stopping=early_stopping)
 
 
-def decoupled(goal: Objective, *, seed: int = 0, budget_mib: float = BUDGET_MIB) -> DecoupledSampler:
+def setup(space: SearchSpace = SPACE, **terms: Any) -> StudySetup:
+    given: dict[str, Any] = {"job": JOB, "objectives": OBJECTIVES, "num_train": NUM_TRAIN, "memory_limit_mib": BUDGET_MIB}
+    return StudySetup(space=space, **(given | terms))
+
+
+def learned(goal: Objective, study: optuna.Study) -> tuple[Sequence[TrialRecord], Knowledge]:
+    """The study's trials in order, and what they settle."""
+    snapshot = goal.snapshot(study)
+    return snapshot.records, snapshot.knowledge
+
+
+def decoupled(goal: Objective, *, seed: int = 0) -> DecoupledSampler:
     return DecoupledSampler(
-        space=goal.space,
-        objectives=goal.objectives,
+        setup=goal.setup,
         snapshot=goal.snapshot,
-        budget_mib=budget_mib,
         baselines={"accuracy": 0.2, "eval_loss": BASELINE_LOSS},
         seed=seed,
     )

@@ -1,6 +1,6 @@
 """The survey on a simulated card, without a study around it."""
 
-from simulated_runner import BUDGET_MIB, JOB, NUM_TRAIN, SimulatedRunner, memory_mib
+from simulated_runner import BUDGET_MIB, SimulatedRunner, memory_mib, setup
 
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord, outcome_attributes
@@ -17,10 +17,10 @@ class Survey:
         self.records = []
 
     def knowledge(self):
-        return Knowledge.of(self.records, self.space, JOB, num_train=NUM_TRAIN)
+        return Knowledge.of(self.records, setup(self.space, memory_limit_mib=self.budget_mib))
 
     def next(self, pending=(), depth=Depth.EVERYTHING):
-        return next_probe(self.knowledge(), self.space, self.budget_mib, pending, depth=depth)
+        return next_probe(self.knowledge(), pending, depth=depth)
 
     def probe(self, parameters):
         request = {"parameters": parameters.as_dict(), "stages": ["probe"]}

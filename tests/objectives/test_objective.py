@@ -1,5 +1,6 @@
 """The objective under Optuna, on real trials."""
 
+from dataclasses import fields
 from typing import Any
 
 import optuna
@@ -7,6 +8,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from running import Events, end_trial, prepared, shared_server, tiny_job
 
+from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.objective import DASHBOARD_CONSTRAINTS, Objective, TrialFailed
 from tradeoff.searchspace import EffectiveBatchSizeRange, Reuse, SearchSpace
 from tradeoff.studies.config.domain_specs import READERS
@@ -35,14 +37,9 @@ def space(**limits: int) -> SearchSpace:
 
 def objective(**settings: Any) -> Objective:
     job = settings.setdefault("job", tiny_job())
-    ready = {
-        "space": space(),
-        "data_folder": prepared(job)["folder"],
-        "runner": shared_server(),
-        "objectives": OBJECTIVES,
-        "device": {},
-        "num_train": 64,
-    }
+    terms = {field.name: settings.pop(field.name) for field in fields(StudySetup) if field.name in settings}
+    given = {"space": space(), "objectives": OBJECTIVES, "num_train": 64, "enforces_memory_limit": "memory_limit_mib" in terms}
+    ready = {"setup": StudySetup(**(given | terms)), "data_folder": prepared(job)["folder"], "runner": shared_server()}
     return Objective(**(ready | settings))
 
 

@@ -1,6 +1,6 @@
 """What a trial stores that was not trained itself."""
 
-from simulated_runner import JOB, NUM_TRAIN, OBJECTIVES, SPACE
+from simulated_runner import setup
 
 from tradeoff.objectives.knowledge.derivation import derived_attributes
 from tradeoff.objectives.knowledge.knowledge import Knowledge
@@ -31,8 +31,8 @@ def derive(parameters, *records):
         params=TRAINED.as_dict(),
         attributes={"accuracy": 0.61, "train_time_s": 41.28, "peak_memory_mib": 1500.0},
     )
-    knowledge = Knowledge.of([training, *records], SPACE, JOB, num_train=NUM_TRAIN)
-    return derived_attributes(parameters, Observation(record=training, parameters=TRAINED), knowledge, OBJECTIVES)
+    knowledge = Knowledge.of([training, *records], setup())
+    return derived_attributes(parameters, Observation(record=training, parameters=TRAINED), knowledge)
 
 
 def test_accuracy_is_the_trainings_and_says_so():

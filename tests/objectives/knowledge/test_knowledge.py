@@ -36,7 +36,7 @@ def probed(number, parameters, memory_mib, *, micro_step_s=0.1, update_s=0.02, g
 
 
 def known(*records, space=SPACE, reuse=Reuse.EFFECTIVE_BATCH):
-    return Knowledge.of(records, space, JOB, num_train=1000, reuse=reuse)
+    return Knowledge.of(records, simulated.setup(space, job=JOB, num_train=1000, reuse=reuse))
 
 
 SETTLED_BY = record(7, "out_of_memory", configuration(16, 2, checkpointing=True))

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from simulated_runner import JOB, NUM_TRAIN, OBJECTIVES, SPACE
+from simulated_runner import setup
 
 from tradeoff.objectives.knowledge.derivation import derived_attributes, predicted_attributes
 from tradeoff.objectives.knowledge.knowledge import Knowledge
@@ -123,7 +123,7 @@ def known(*measured, with_plan=PLAN):
         )
         for number, (parameters, peak, predicted) in enumerate(measured)
     ]
-    return Knowledge.of(records, SPACE, JOB, num_train=NUM_TRAIN, plan=with_plan)
+    return Knowledge.of(records, setup(), memory_estimates=with_plan)
 
 
 def test_a_trial_stores_the_plans_word_its_correction_and_where_the_prediction_is_from():
@@ -158,5 +158,5 @@ def test_a_derived_trial_has_the_prediction_of_the_probe_that_measured_its_memor
         number=5, outcome="completed", params=configuration(4).as_dict(), attributes={"accuracy": 0.6, "train_time_s": 9.0}
     )
     settling = Observation(record=training, parameters=configuration(4))
-    assert derived_attributes(configuration(2), settling, knowledge, OBJECTIVES).items() >= predicted.items()
-    assert "predicted_peak_memory_mib" not in derived_attributes(configuration(8), settling, knowledge, OBJECTIVES)
+    assert derived_attributes(configuration(2), settling, knowledge).items() >= predicted.items()
+    assert "predicted_peak_memory_mib" not in derived_attributes(configuration(8), settling, knowledge)

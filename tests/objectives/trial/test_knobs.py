@@ -15,7 +15,7 @@ from tradeoff.objectives.measurements.outcome import Completed
 from tradeoff.objectives.measurements.outcome import Measurements as Measured
 
 FEW = tiny_job(max_length=64)
-TESTS = Path(__file__).parents[2]
+HELPERS = Path(__file__).parents[2] / "helpers"
 
 
 @functools.cache
@@ -78,7 +78,7 @@ def test_the_model_says_which_attention_it_has() -> None:
 @pytest.fixture
 def compiling_server() -> Iterator[TrialServer]:
     """A server without a C++ compiler's minutes: what dynamo traces is run as it is."""
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(HELPERS), os.environ.get("PYTHONPATH", "")])
     with TrialServer(environment={"PYTHONPATH": path}, modules=("eager_inductor",)) as server:
         yield server
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from running import tiny_job, tiny_study
-from simulated_runner import BUDGET_MIB, memory_mib
+from simulated_runner import BUDGET_MIB, memory_mib, setup
 from simulated_survey import Survey
 
 from tradeoff.objectives.device.extras import available_extras
@@ -163,7 +163,7 @@ def test_the_time_of_an_update_is_that_of_the_configurations_own_optimizer() -> 
         probed(0, adam, step_s=0.1, update_s=0.05, memory_mib=300.0),
         probed(1, sgd, step_s=0.1, update_s=0.01, memory_mib=100.0),
     ]
-    knowledge = Knowledge.of(records, space, JOB, num_train=1000)
+    knowledge = Knowledge.of(records, setup(space, job=JOB, num_train=1000, memory_limit_mib=1000.0))
     # 100 micro-steps of 0.1 s and 100 updates.
     assert knowledge.cost(adam).train_time_s == pytest.approx(10 + 100 * 0.05)  # type: ignore[union-attr]
     assert knowledge.cost(sgd).train_time_s == pytest.approx(10 + 100 * 0.01)  # type: ignore[union-attr]
@@ -191,8 +191,8 @@ def test_an_optimizer_that_costs_more_is_not_put_off_because_another_is_cheaper(
     }
     records, asked = [], []
     for number in range(4):
-        knowledge = Knowledge.of(records, space, JOB, num_train=1000)
-        probe = next_probe(knowledge, space, 1000.0, depth=Depth.PROMISING)
+        knowledge = Knowledge.of(records, setup(space, job=JOB, num_train=1000, memory_limit_mib=1000.0))
+        probe = next_probe(knowledge, depth=Depth.PROMISING)
         if probe is None:
             break
         asked.append((probe.optim, probe.attn_implementation))
@@ -211,7 +211,7 @@ def test_compiling_counts_in_the_time_of_a_training_and_not_in_that_of_a_step() 
         probed(0, plain, step_s=0.2, update_s=0.01, memory_mib=100.0),
         replace(quick, attributes=quick.attributes | {"probe": quick.attributes["probe"] | {"compile_time_s": 7.0}}),
     ]
-    knowledge = Knowledge.of(records, space, JOB, num_train=1000)
+    knowledge = Knowledge.of(records, setup(space, job=JOB, num_train=1000, memory_limit_mib=1000.0))
     assert knowledge.cost(plain).train_time_s == pytest.approx(100 * (0.2 + 0.01))  # type: ignore[union-attr]
     assert knowledge.cost(compiled).train_time_s == pytest.approx(7 + 100 * (0.1 + 0.01))  # type: ignore[union-attr]
 
@@ -231,7 +231,7 @@ def test_a_search_plans_each_optimizer_apart_and_leaves_out_what_can_not_be_trac
         {"torch_compile": True},
     )
     configurations = [TrialParameters(per_device_train_batch_size=8, **way) for way in ways]
-    plan = estimate_for_search(tiny_job(), configurations, device=CPU, budget_mib=1000.0, cache_folder=tmp_path)
+    plan = estimate_for_search(tiny_job(), configurations, device=CPU, memory_limit_mib=1000.0, cache_folder=tmp_path)
     sgd, adam, *others = (plan.planned(parameters.memory_class(), 8) for parameters in configurations)
     assert sgd is not None
     assert adam is not None
@@ -239,7 +239,7 @@ def test_a_search_plans_each_optimizer_apart_and_leaves_out_what_can_not_be_trac
     assert adam.peak_memory_mib > sgd.peak_memory_mib
     assert others == [None, None]
     with pytest.raises(ValueError, match="memory is predicted for adamw_torch"):
-        estimate_for_search(tiny_job(), configurations[2:], device=CPU, budget_mib=1000.0, cache_folder=tmp_path)
+        estimate_for_search(tiny_job(), configurations[2:], device=CPU, memory_limit_mib=1000.0, cache_folder=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def searched() -> tuple[optuna.Study, Objective, SimulatedRunner]:
 
 
 def results_of(study: optuna.Study, goal: Objective) -> StudyResults:
-    records = tuple(read_record(trial, goal.objectives) for trial in study.get_trials(deepcopy=False))
+    records = tuple(read_record(trial, goal.setup.objectives) for trial in study.get_trials(deepcopy=False))
     return StudyResults(
         name="simulated", objectives=OBJECTIVES, records=records, config={}, device={}, versions={}, tradeoff_version="",
         storage="",

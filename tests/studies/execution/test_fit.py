@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import SharedTrialServer, cache_folder, tiny_job
+from simulated_runner import setup
 
 import tradeoff.studies.cli.fit_output
 from tradeoff.objectives.job.settings import TextClassificationJob
@@ -17,6 +18,10 @@ from tradeoff.studies.cli.fit_output import fit_command
 from tradeoff.studies.execution.fit import Fit, fit_all, ways_to_compute
 
 PLAIN = TrialParameters(per_device_train_batch_size=1)
+
+
+def nothing_known(num_train: int, limit_mib: float) -> Knowledge:
+    return Knowledge(setup=setup(job=TextClassificationJob(), num_train=num_train, memory_limit_mib=limit_mib))
 
 
 class Bench:
@@ -49,8 +54,7 @@ class Bench:
         )
 
     def fit(self, *ways: TrialParameters) -> list[Fit]:
-        knowledge = Knowledge(observations=(), job=TextClassificationJob(), num_train=self.num_train)
-        return list(fit_all(ways or (PLAIN,), self.probe, knowledge, limit_mib=self.limit_mib))
+        return list(fit_all(ways or (PLAIN,), self.probe, nothing_known(self.num_train, self.limit_mib)))
 
 
 def test_the_largest_batch_is_exact_and_the_next_one_was_seen_to_fail() -> None:
@@ -92,9 +96,8 @@ def test_a_probe_that_fails_ends_its_row_alone() -> None:
             return Failed(stage="probe", reason="RuntimeError: no such kernel")
         return bench.probe(parameters)
 
-    knowledge = Knowledge(observations=(), job=TextClassificationJob(), num_train=1000)
     ways = [TrialParameters(per_device_train_batch_size=1, precision=Precision.BF16), PLAIN]
-    failed, found = fit_all(ways, probe, knowledge, limit_mib=100.0)
+    failed, found = fit_all(ways, probe, nothing_known(1000, 100.0))
     assert (failed.batch, failed.failure) == (None, "batch 8: RuntimeError: no such kernel")
     assert found.batch == 90
 

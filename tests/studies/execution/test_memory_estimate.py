@@ -10,7 +10,6 @@ from running import Recorder, SharedTrialServer, cache_folder, tiny_study
 from simulated_runner import (
     BUDGET_MIB,
     JOB,
-    NUM_TRAIN,
     SPACE,
     SimulatedRunner,
     SimulatedServer,
@@ -19,6 +18,7 @@ from simulated_runner import (
     new_study,
     objective,
     search,
+    setup,
     tell,
 )
 from simulated_survey import Survey, largest_that_fits
@@ -27,7 +27,7 @@ from simulated_survey import space as space_of
 from tradeoff.objectives.isolation.trial_server import WorkerError
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import read_record
-from tradeoff.objectives.memory_estimator.estimates import MemoryEstimate, MemoryEstimates
+from tradeoff.objectives.memory_estimator.estimates import MEMORY_ESTIMATES, MemoryEstimate, MemoryEstimates
 from tradeoff.searchspace import Categorical, IntRange, SearchSpace, TrialParameters
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
@@ -67,7 +67,7 @@ class PlannedSurvey(Survey):
         self.plan = memory_estimates
 
     def knowledge(self):
-        return Knowledge.of(self.records, self.space, JOB, num_train=NUM_TRAIN, plan=self.plan)
+        return Knowledge.of(self.records, setup(self.space, memory_limit_mib=self.budget_mib), memory_estimates=self.plan)
 
 
 def with_accumulation(found):
@@ -99,8 +99,9 @@ def test_a_decoupled_search_with_a_plan_runs_out_of_memory_less_often_and_finds_
     for memory_estimates in (None, plan(SMALL)):
         runner = SimulatedRunner()
         goal = objective(runner, space=SMALL)
-        goal.use_memory_estimates(memory_estimates)
         study = new_study(decoupled(goal))
+        if memory_estimates is not None:
+            study.set_user_attr(MEMORY_ESTIMATES, memory_estimates.as_dict())
         search(study, goal)
         misses.append(len(runner.out_of_memory))
         fronts.append({round(trial.values[2]) for trial in study.best_trials})
@@ -111,30 +112,29 @@ def test_a_decoupled_search_with_a_plan_runs_out_of_memory_less_often_and_finds_
 def asked(goal, batch, *, enqueue=False):
     """The record of a trial of this micro-batch, and the trial."""
     study = new_study(optuna.samplers.RandomSampler(seed=0))
+    study.set_user_attr(MEMORY_ESTIMATES, plan().as_dict())
     params = SPACE.stored(TrialParameters(per_device_train_batch_size=batch))
     if enqueue:
         study.enqueue_trial(params)
     else:
         study.sampler = optuna.samplers.PartialFixedSampler(params, study.sampler)
     tell(study, study.ask(), goal)
-    return read_record(study.trials[0], goal.objectives), study.trials[0]
+    return read_record(study.trials[0], goal.setup.objectives), study.trials[0]
 
 
 def test_under_another_sampler_what_surely_does_not_fit_is_settled_free_of_charge():
     runner = SimulatedRunner()
     goal = objective(runner)
-    goal.use_memory_estimates(plan())
     record, trial = asked(goal, 64)
     assert (record.outcome, record.counts, runner.requests) == ("skipped", False, [])
     needed = 0.93 * memory_mib(TrialParameters(per_device_train_batch_size=64))
-    assert record.reason == f"needs at least {needed:,.0f} MiB by the memory plan, of {BUDGET_MIB:,.0f} that there are"
+    assert record.reason == f"needs at least {needed:,.0f} MiB by the memory estimate, more than the limit of {BUDGET_MIB:,.0f}"
     assert trial.constraints["memory_shortfall_mib"] == pytest.approx(needed - BUDGET_MIB)
 
 
 def test_what_the_user_asks_for_by_name_is_run_all_the_same():
     runner = SimulatedRunner()
     goal = objective(runner)
-    goal.use_memory_estimates(plan())
     record, _ = asked(goal, 64, enqueue=True)
     assert record.outcome == "out_of_memory"
     assert record.attributes["planned_peak_memory_mib"] == memory_mib(TrialParameters(per_device_train_batch_size=64))
@@ -142,10 +142,10 @@ def test_what_the_user_asks_for_by_name_is_run_all_the_same():
 
 def test_every_trial_that_ran_has_a_prediction_and_its_source():
     goal = objective(SimulatedRunner(), space=SMALL)
-    goal.use_memory_estimates(plan(SMALL, scale=1.05))
     study = new_study(decoupled(goal))
+    study.set_user_attr(MEMORY_ESTIMATES, plan(SMALL, scale=1.05).as_dict())
     search(study, goal)
-    records = [read_record(trial, goal.objectives) for trial in study.trials]
+    records = [read_record(trial, goal.setup.objectives) for trial in study.trials]
     ran = [record for record in records if record.outcome in ("probed", "completed") and not record.is_derived]
     assert all(record.attributes["planned_peak_memory_mib"] > 0 for record in ran)
     first = ran[0]

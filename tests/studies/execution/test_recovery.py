@@ -195,7 +195,7 @@ def test_a_trial_that_the_user_ends_while_the_storage_is_waited_for_has_a_reason
     study, goal = fault_tolerant.study, fault_tolerant.objective
 
     def wait(trial: optuna.Trial) -> Any:
-        goal.space.suggest(trial)
+        goal.setup.space.suggest(trial)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -213,9 +213,9 @@ def test_an_outcome_that_the_user_does_not_wait_to_be_told_is_left_to_the_next_w
     study, goal = fault_tolerant.study, fault_tolerant.objective
 
     def wait(trial: optuna.Trial) -> Any:
-        parameters = goal.space.suggest(trial)
+        parameters = goal.setup.space.suggest(trial)
         outcome = goal.runner.run_trial(goal.request(parameters), time_limit_s=None, on_progress=None)
-        goal.keep(trial, parameters, outcome)
+        goal.on_outcome(trial, parameters, outcome)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -280,7 +280,7 @@ def test_what_was_asked_for_still_is_when_it_is_tried_again_after_its_worker_die
     if asked_for:
         study.enqueue_trial({"per_device_train_batch_size": 4})
     trial = study.ask()
-    goal.space.suggest(trial)
+    goal.setup.space.suggest(trial)
     study._storage.set_trial_system_attr(
         trial._trial_id, OWNER_ATTRIBUTE, {**Owner.here().as_dict(), "pid": 2**30, "mark": "m"}
     )
@@ -294,7 +294,7 @@ def test_a_trial_whose_worker_died_while_it_was_drawn_is_not_tried_again_by_halv
     study = simulated.new_study(optuna.samplers.RandomSampler(seed=0), storage=open_storage(f"sqlite:///{tmp_path}/a.db"))
     goal = simulated.objective(simulated.SimulatedRunner())
     trial = study.ask()
-    name, domain = next(iter(goal.space.domains.items()))
+    name, domain = next(iter(goal.setup.space.domains.items()))
     domain.suggest(trial, name)
     study._storage.set_trial_system_attr(
         trial._trial_id, OWNER_ATTRIBUTE, {**Owner.here().as_dict(), "pid": 2**30, "mark": "m"}

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 from running import Recorder
-from simulated_runner import SimulatedRunner, SimulatedServer, decoupled, new_study, objective, search
+from simulated_runner import SimulatedRunner, SimulatedServer, decoupled, learned, new_study, objective, search, setup
 
 import tradeoff.studies.workers.run
 from tradeoff.objectives.job.settings import TextClassificationJob
@@ -45,8 +45,12 @@ DERIVED = record("completed", 8, 2, derived_from=2, train_time_s=8.0, peak_memor
 OUT_OF_MEMORY = record("out_of_memory", 16, 2, trial_time_s=5.0, memory_shortfall_mib=10.0)
 
 
+def knowledge_of(records: list[TrialRecord], space: SearchSpace = SPACE) -> Knowledge:
+    return Knowledge.of(records, setup(space, job=JOB, num_train=64, memory_limit_mib=190.0))
+
+
 def savings_of(records: list[TrialRecord], space: SearchSpace = SPACE) -> Savings:
-    return savings(records, Knowledge.of(records, space, JOB, num_train=64), space, budget_mib=190.0)
+    return savings(records, knowledge_of(records, space))
 
 
 def test_training_all_costs_what_fits_to_train_and_evaluate_and_the_rest_what_running_out_of_memory_cost() -> None:
@@ -99,14 +103,14 @@ def test_predictions_that_were_stored_are_compared_with_what_the_trial_measured(
         record("probed", 16, peak_memory_mib=200.0, predicted_peak_memory_mib=190.0),
         record("completed", 16, train_time_s=10.0, predicted_train_time_s=12.0),
     ]
-    assert how_far_off(records, Knowledge.of(records, SPACE, JOB, num_train=64)) == (
+    assert how_far_off(records, knowledge_of(records)) == (
         "predicted against measured: peak memory 3.0% off in the median, 5.0% at worst, of 2;"
         " training time 20.0% off in the median, 20.0% at worst, of 1"
     )
 
 
 def test_without_predictions_there_is_not_enough_to_tell() -> None:
-    assert how_far_off(PROBES, Knowledge.of(PROBES, SPACE, JOB, num_train=64)) == (
+    assert how_far_off(PROBES, knowledge_of(PROBES)) == (
         "predicted against measured: peak memory not enough to tell; training time not enough to tell"
     )
 
@@ -120,7 +124,7 @@ def test_a_search_stores_what_it_predicted_beside_what_its_trials_measured() -> 
     goal = objective(SimulatedRunner())
     study = new_study(decoupled(goal))
     search(study, goal)
-    records, knowledge = goal.learn(study)
+    records, knowledge = learned(goal, study)
     own = [record for record in records if record.outcome == "completed" and not record.is_derived]
     assert own
     # The simulation's steps take exactly as long as its formula says.

@@ -80,7 +80,7 @@ def test_what_is_known_not_to_fit_ends_as_skipped_and_names_the_trial_that_settl
     assert skipped.user_attrs["outcome"] == "skipped"
     assert "trial 0" in skipped.user_attrs["reason"]
     assert len(runner.requests) == 1
-    assert [record.counts for record in goal.learn(study)[0]] == [True, False]
+    assert [record.counts for record in simulated.learned(goal, study)[0]] == [True, False]
 
 
 def test_a_skipped_trial_is_as_infeasible_as_the_measured_one():
@@ -100,7 +100,7 @@ def test_a_class_that_was_trained_is_derived_and_free():
     assert len(runner.trained) == 1
     # Its time and memory were not known: it was probed.
     assert runner.requests[-1]["stages"] == ["probe"]
-    assert [record.counts for record in goal.learn(study)[0]] == [True, False]
+    assert [record.counts for record in simulated.learned(goal, study)[0]] == [True, False]
 
 
 def test_the_same_configuration_again_costs_nothing():
@@ -148,7 +148,7 @@ def test_every_named_sampler_is_built():
     kinds = {}
     for name in ("decoupled", "tpe", "nsga2", "gp", "random", "grid"):
         config = StudyConfig(sampler=name, sampler_seed=1)
-        kinds[name] = type(build_sampler(config, goal, budget_mib=1.0, baselines={"accuracy": 0.2}, num_trials=0)).__name__
+        kinds[name] = type(build_sampler(config, goal, baselines={"accuracy": 0.2}, num_trials=0)).__name__
     assert kinds == {
         "decoupled": "DecoupledSampler",
         "tpe": "TPESampler",

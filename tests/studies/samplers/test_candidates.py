@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from simulated_runner import setup
 
 from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.measurements.goals import GOALS, metric_goal
@@ -58,7 +59,8 @@ def test_a_cost_is_of_no_use_just_beyond_the_worst():
     key = LearningClass(effective_batch_size=8, precision=Precision.FP32, learning_rate=None)
     only = Candidate(learning_class=key, members=((TrialParameters(per_device_train_batch_size=8), cost),))
     objectives = ("eval_loss", "train_time_s", "peak_memory_mib", "samples_per_s", "energy_j")
-    found = reference([only], {"eval_loss": [1.0]}, objectives, budget_mib=500.0, baselines={"eval_loss": 2.0})
+    terms = setup(objectives=objectives, memory_limit_mib=500.0)
+    found = reference([only], {"eval_loss": [1.0]}, terms, baselines={"eval_loss": 2.0})
     assert found == pytest.approx(
         {"eval_loss": 2.0, "train_time_s": 50.5, "peak_memory_mib": 505.0, "samples_per_s": 20 / 1.01, "energy_j": 909.0}
     )

@@ -35,9 +35,9 @@ class Searched:
 
     def __init__(self, *, space=SMALL, seed=0, storage=None, runner=None, budget_mib=simulated.BUDGET_MIB, **settings):
         self.runner = runner or simulated.SimulatedRunner(seed=seed, budget_mib=budget_mib)
-        self.goal = simulated.objective(self.runner, space=space, **settings)
-        self.sampler = simulated.decoupled(self.goal, seed=seed, budget_mib=budget_mib)
-        self.study = simulated.new_study(self.sampler, storage=storage, objectives=self.goal.objectives)
+        self.goal = simulated.objective(self.runner, space=space, memory_limit_mib=budget_mib, **settings)
+        self.sampler = simulated.decoupled(self.goal, seed=seed)
+        self.study = simulated.new_study(self.sampler, storage=storage, objectives=self.goal.setup.objectives)
 
     def run(self, **limits):
         self.why = simulated.search(self.study, self.goal, **limits)
@@ -49,12 +49,12 @@ class Searched:
         return trial.number
 
     def classes(self):
-        _, knowledge = self.goal.learn(self.study)
+        _, knowledge = simulated.learned(self.goal, self.study)
         return [knowledge.class_of(parameters) for parameters in self.runner.trained]
 
     def front(self):
-        records, _ = self.goal.learn(self.study)
-        return [self.goal.space.read(record.params) for record in pareto_front(records, self.goal.objectives)]
+        records, _ = simulated.learned(self.goal, self.study)
+        return [self.goal.setup.space.read(record.params) for record in pareto_front(records, self.goal.setup.objectives)]
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_trainings_are_by_the_fastest_member_that_fits():
 
 def test_nothing_on_the_front_is_a_models_word():
     searched = Searched(space=simulated.SPACE).run()
-    records, _ = searched.goal.learn(searched.study)
+    records, _ = simulated.learned(searched.goal, searched.study)
     sources = {source for record in pareto_front(records, simulated.OBJECTIVES) for source in record.sources.values()}
     assert "model" not in sources
     assert "measured" in sources
@@ -279,7 +279,7 @@ def test_a_worker_that_died_in_a_training_blocks_its_class_alone(storage):
     while dead.sampler.finished(dead.study) is None:
         trial = dead.study.ask()
         if "train" in plan(trial)["stages"]:
-            lost = dead.goal.space.read(plan(trial)["params"])
+            lost = dead.goal.setup.space.read(plan(trial)["params"])
             break
         simulated.tell(dead.study, trial, dead.goal)
     alive.run()
@@ -293,7 +293,7 @@ def test_a_worker_that_died_in_a_probe_blocks_nothing(storage):
     dead.study.ask()
     alive.run()
     assert alive.why is not None
-    _, knowledge = alive.goal.learn(alive.study)
+    _, knowledge = simulated.learned(alive.goal, alive.study)
     fits = [p for p in SMALL.grid() if simulated.memory_mib(p) <= simulated.BUDGET_MIB]
     assert all(knowledge.cost(p) is not None for p in fits)
 

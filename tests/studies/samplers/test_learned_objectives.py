@@ -21,7 +21,7 @@ def searched(objectives, **settings):
     goal = simulated.objective(runner, objectives=objectives, early_stopping=True)
     study = simulated.new_study(simulated.decoupled(goal), objectives=objectives)
     assert simulated.search(study, goal) is not None
-    return runner, goal.learn(study)[0]
+    return runner, simulated.learned(goal, study)[0]
 
 
 def configurations(front):

@@ -20,8 +20,8 @@ class Published:
     def __init__(self, *, space=SMALL, budget_mib=simulated.BUDGET_MIB):
         self.space, self.budget_mib = space, budget_mib
         self.runner = simulated.SimulatedRunner(budget_mib=budget_mib)
-        self.goal = simulated.objective(self.runner, space=space)
-        self.study = simulated.new_study(simulated.decoupled(self.goal, budget_mib=budget_mib))
+        self.goal = simulated.objective(self.runner, space=space, memory_limit_mib=budget_mib)
+        self.study = simulated.new_study(simulated.decoupled(self.goal))
 
     def run(self, batch, accumulation=1, *, stages=("probe",), rate=None):
         parameters = TrialParameters(
@@ -41,14 +41,14 @@ class Published:
         )
 
     def waiting(self):
-        records, knowledge = self.goal.learn(self.study)
-        return unpublished(records, knowledge, self.space, simulated.OBJECTIVES, budget_mib=self.budget_mib)
+        records, knowledge = simulated.learned(self.goal, self.study)
+        return unpublished(records, knowledge)
 
     def publish(self):
         waiting = self.waiting()
-        _, knowledge = self.goal.learn(self.study)
+        _, knowledge = simulated.learned(self.goal, self.study)
         for parameters, training in waiting:
-            publish(self.study, parameters, training, knowledge, self.space, simulated.OBJECTIVES)
+            publish(self.study, parameters, training, knowledge)
         return [(p.per_device_train_batch_size, p.gradient_accumulation_steps) for p, _ in waiting]
 
     def trial(self, batch, accumulation):

@@ -121,12 +121,12 @@ def test_a_noisy_search_repeats_classes_with_the_next_seeds(searched):
 
 def test_every_member_of_a_repeated_class_is_published_with_the_mean(searched):
     study, _, goal = searched
-    records, knowledge = goal.learn(study)
+    records, knowledge = simulated.learned(goal, study)
     repeat = records[repeats_of(study)[-1].number]
-    learning_class = knowledge.class_of(goal.space.read(repeat.params))
+    learning_class = knowledge.class_of(goal.setup.space.read(repeat.params))
     latest = {}
     for other in records:
-        if other.outcome == "completed" and knowledge.class_of(goal.space.read(other.params)) == learning_class:
+        if other.outcome == "completed" and knowledge.class_of(goal.setup.space.read(other.params)) == learning_class:
             latest[json.dumps(dict(other.params))] = other
     assert {other.values["accuracy"] for other in latest.values()} == {repeat.values["accuracy"]}
     assert {other.attributes["num_seeds"] for other in latest.values()} == {repeat.attributes["num_seeds"]}
@@ -135,23 +135,26 @@ def test_every_member_of_a_repeated_class_is_published_with_the_mean(searched):
 
 def test_the_mean_is_that_of_the_trainings_own_accuracies(searched):
     study, _, goal = searched
-    records, knowledge = goal.learn(study)
+    records, knowledge = simulated.learned(goal, study)
     repeat = records[repeats_of(study)[-1].number]
-    own = [o.record.attributes["training"]["curve"][-1]["accuracy"] for o in knowledge.trained(goal.space.read(repeat.params))]
+    own = [
+        o.record.attributes["training"]["curve"][-1]["accuracy"]
+        for o in knowledge.trained(goal.setup.space.read(repeat.params))
+    ]
     assert repeat.values["accuracy"] == pytest.approx(statistics.fmean(own))
     assert repeat.attributes["accuracy_std"] == pytest.approx(statistics.stdev(own))
 
 
 def test_the_front_shows_the_spread_over_seeds(searched):
     study, _, goal = searched
-    records, _ = goal.learn(study)
-    front = pareto_front(records, goal.objectives)
+    records, _ = simulated.learned(goal, study)
+    front = pareto_front(records, goal.setup.objectives)
     averaged = [record for record in front if "num_seeds" in record.attributes]
     assert averaged
     assert all(" ± " in shown_value(record, "accuracy") for record in averaged)
-    rows = {row["trial"]: row for row in json.loads(front_as_json(front, goal.objectives))}
+    rows = {row["trial"]: row for row in json.loads(front_as_json(front, goal.setup.objectives))}
     assert rows[averaged[0].number]["accuracy_std"] == averaged[0].attributes["accuracy_std"]
-    header, *lines = csv.reader(front_as_csv(front, goal.objectives).splitlines())
+    header, *lines = csv.reader(front_as_csv(front, goal.setup.objectives).splitlines())
     assert header[-2:] == ["num_seeds", "accuracy_std"]
     assert {len(line) for line in lines} == {len(header)}
 
@@ -166,11 +169,8 @@ def test_with_a_single_seed_allowed_nothing_is_repeated():
 
 def test_a_class_whose_repeat_failed_is_not_repeated_again(searched):
     study, _, goal = searched
-    records, knowledge = goal.learn(study)
+    records, knowledge = simulated.learned(goal, study)
     planner = TrialPlanner(
-        space=goal.space,
-        objectives=goal.objectives,
-        budget_mib=simulated.BUDGET_MIB,
         baselines={"accuracy": 0.2},
         seed=0,
         max_seeds=9,
@@ -187,8 +187,8 @@ def test_a_class_whose_repeat_failed_is_not_repeated_again(searched):
 
 def search(space, budget_mib):
     runner = simulated.SimulatedRunner(budget_mib=budget_mib)
-    goal = simulated.objective(runner, space=space)
-    sampler = simulated.decoupled(goal, budget_mib=budget_mib)
+    goal = simulated.objective(runner, space=space, memory_limit_mib=budget_mib)
+    sampler = simulated.decoupled(goal)
     sampler.max_seeds = 3
     return simulated.search(simulated.new_study(sampler), goal), runner
 
@@ -209,9 +209,9 @@ def test_where_the_first_way_to_compute_does_not_fit_the_others_are_searched():
 
 def test_of_several_trainings_the_one_with_most_seeds_behind_it_speaks_for_the_class(searched):
     study, _, goal = searched
-    records, knowledge = goal.learn(study)
+    records, knowledge = simulated.learned(goal, study)
     repeat = records[repeats_of(study)[-1].number]
-    parameters = goal.space.read(repeat.params)
+    parameters = goal.setup.space.read(repeat.params)
     latest = max(record.number for record in records) + 1
     single = record(latest, 0.99)
     confirmed = knowledge.with_observation(Observation(record=single, parameters=parameters))

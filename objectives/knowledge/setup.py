@@ -1,0 +1,46 @@
+"""The terms that all trials of a study share, in one object: from the objective to the samplers, everyone is given the same."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from tradeoff.objectives.job.settings import TrainingSettings
+from tradeoff.objectives.measurements.goals import cost_names, learned_names
+from tradeoff.searchspace import Reuse, SearchSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySetup:
+    """What is searched, on which job, for which objectives, and within which limits.
+
+    Attributes:
+        space: Where configurations come from, without what the device lacks.
+        job: What is trained.
+        objectives: The names of the study's objectives, in its order.
+        num_train: Training samples per epoch.
+        num_devices: Devices that share an optimizer step.
+        memory_limit_mib: The most memory that a configuration may need: the study's limit, or all that the device has.
+        enforces_memory_limit: True if a trial is held to the limit; where it is the device's own memory, the device does that.
+        reuse: How far one training's accuracy speaks for other configurations.
+        uses_memory_estimates: True if memory that was estimated before anything ran is used once the study holds it.
+    """
+
+    space: SearchSpace
+    job: TrainingSettings
+    objectives: tuple[str, ...]
+    num_train: int
+    num_devices: int = 1
+    memory_limit_mib: float = math.inf
+    enforces_memory_limit: bool = False
+    reuse: Reuse = Reuse.EFFECTIVE_BATCH
+    uses_memory_estimates: bool = True
+
+    @cached_property
+    def learned(self) -> tuple[str, ...]:
+        """The objectives that only a training tells."""
+        return learned_names(self.objectives)
+
+    @cached_property
+    def costs(self) -> tuple[str, ...]:
+        """The objectives that a probe tells, or a model of probes."""
+        return cost_names(self.objectives)
