@@ -74,7 +74,7 @@ def cost_plot(path: Path) -> go.Figure:
     for colour, (name, runs) in zip(COLOURS, curves.items(), strict=False):
         times = np.linspace(0, END_S, 300)
         shares = [[_at(run, time_s) for time_s in times] for run in runs]
-        label = "(f) decoupled, as it comes" if name.startswith("(f)") else name
+        label = "(f) decoupled, with default settings" if name.startswith("(f)") else name
         figure.add_scatter(x=times, y=np.median(shares, axis=0), mode="lines", name=label, line={"color": colour, "width": 3})
     figure.add_hline(y=0.95, line={"color": "#9aa5b1", "dash": "dot"})
     figure.update_xaxes(title="seconds spent on trials and on choosing them", **GRID)
