@@ -23,7 +23,7 @@ from tradeoff.objectives.knowledge.snapshot import StudyReader, StudySnapshot
 from tradeoff.objectives.measurements.goals import GOALS, learning_curve
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Interrupted, Measurements, OutOfMemory, TimedOut
 from tradeoff.objectives.measurements.records import TrialRecord, measurement_attributes, outcome_attributes
-from tradeoff.objectives.measurements.repeats import averaged_attributes
+from tradeoff.objectives.measurements.seeds import averaged_attributes
 from tradeoff.searchspace import TrialParameters
 
 # The older form of a constraint, which optuna-dashboard still reads: a trial with a positive entry is infeasible there too.
@@ -348,7 +348,7 @@ def _queue_again(trial: optuna.Trial, stored: FrozenTrial) -> None:
 
 
 def _seed_of(trial: optuna.Trial) -> int | None:
-    """The seed that the trial's plan names: that of a repeat (see `measurements/repeats.py`); None for the job's own."""
+    """The seed that the trial's plan names: that of a repeat (see `measurements/seeds.py`); None for the job's own."""
     plan: Mapping[str, Any] = trial._cached_frozen_trial.system_attrs.get(TRIAL_PLAN, {})
     return plan.get("seed")
 

@@ -7,7 +7,7 @@ from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import DERIVED_FROM, MEMORY_PREDICTION
-from tradeoff.objectives.measurements.repeats import NUM_SEEDS, spread_name
+from tradeoff.objectives.measurements.seeds import NUM_SEEDS, spread_name
 from tradeoff.searchspace import TrialParameters
 
 

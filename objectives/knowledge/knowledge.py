@@ -18,7 +18,7 @@ from tradeoff.objectives.knowledge.power import PowerModel
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.time_model import TimeModel
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.objectives.measurements.repeats import NUM_SEEDS, SEED
+from tradeoff.objectives.measurements.seeds import NUM_SEEDS, SEED
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
 from tradeoff.searchspace import LearningClass, TrialParameters
 

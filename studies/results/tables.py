@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.objectives.measurements.repeats import NUM_SEEDS, spread_name
+from tradeoff.objectives.measurements.seeds import NUM_SEEDS, spread_name
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.results.front import extremes, knee
 

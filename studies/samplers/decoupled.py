@@ -21,7 +21,7 @@ from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.snapshot import StudySnapshot
-from tradeoff.objectives.measurements.repeats import SEED
+from tradeoff.objectives.measurements.seeds import SEED
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.samplers.publishing import publish, unpublished
 from tradeoff.studies.samplers.survey import Depth, next_probe

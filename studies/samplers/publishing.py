@@ -16,7 +16,7 @@ from tradeoff.objectives.knowledge.derivation import derived_attributes
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.objectives.measurements.repeats import NUM_SEEDS
+from tradeoff.objectives.measurements.seeds import NUM_SEEDS
 from tradeoff.searchspace import LearningClass, TrialParameters
 
 

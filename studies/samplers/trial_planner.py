@@ -15,12 +15,12 @@ from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import learning_curve
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.objectives.measurements.repeats import SEED, last_values
+from tradeoff.objectives.measurements.seeds import SEED, last_values
 from tradeoff.searchspace import LearningClass, TrialParameters
 from tradeoff.studies.results.front import feasible
 from tradeoff.studies.samplers.acquisition import Candidate, Decision, Volume, select_next
 from tradeoff.studies.samplers.candidates import candidates, reference
-from tradeoff.studies.samplers.repeats import worth_of_repeats
+from tradeoff.studies.samplers.repeated_training import worth_of_repeats
 from tradeoff.studies.samplers.survey import Depth, next_probe, remaining_s
 from tradeoff.studies.samplers.verification import to_verify
 

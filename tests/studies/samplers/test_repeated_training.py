@@ -11,12 +11,12 @@ import simulated_runner as simulated
 from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.objectives.measurements.repeats import averaged_attributes
+from tradeoff.objectives.measurements.seeds import averaged_attributes
 from tradeoff.searchspace import Categorical, LearningClass, Precision, SearchSpace, TrialParameters
 from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.tables import front_as_csv, front_as_json, shown_value
 from tradeoff.studies.samplers.acquisition import Candidate, MetricGP, Volume
-from tradeoff.studies.samplers.repeats import worth_of_repeats
+from tradeoff.studies.samplers.repeated_training import worth_of_repeats
 from tradeoff.studies.samplers.trial_planner import TrialPlanner
 
 OBJECTIVES = ("accuracy", "train_time_s")
