@@ -53,7 +53,7 @@ def fit(
       tradeoff fit study.yaml --limit-mib 8192
       tradeoff fit --preset yelp-bert --set space.precision=bf16 --format json
     """
-    from tradeoff.studies.cli.fit_output import fit_command
+    from tradeoff.studies.cli.fit import fit_command
 
     gc.enable()
     code = fit_command(
@@ -85,7 +85,7 @@ def confirm(
     """
     if front and trial is not None:
         raise TradeoffError("choose in one way: --front and --trial exclude each other")
-    from tradeoff.studies.cli.confirm_output import confirm_command
+    from tradeoff.studies.cli.confirm import confirm_command
 
     gc.enable()
     raise typer.Exit(confirm_command(name, storage, trial=trial, as_json=output_format is ResultFormat.JSON))

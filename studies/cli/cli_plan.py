@@ -56,7 +56,7 @@ def plan(
       tradeoff plan --preset yelp-bert --devices
       tradeoff plan study.yaml --device-memory 8192 --frontier --format json
     """
-    from tradeoff.studies.cli.plan_command import plan_command
+    from tradeoff.studies.cli.plan import plan_command
 
     gc.enable()
     plan_command(

@@ -74,7 +74,7 @@ def compare(
       tradeoff compare 3 7 --study my-study
       tradeoff compare yelp-a100 yelp-t4
     """
-    from tradeoff.studies.cli import compare_output
+    from tradeoff.studies.cli import compare as compare_output
 
     comparison = compare_output.compare(a, b, open_storage(storage, create=False), study=study)
     if output_format is CompareFormat.JSON:
@@ -121,7 +121,7 @@ def sweep(
       tradeoff sweep --preset lecture-accumulation --job embedded --format markdown
       tradeoff sweep study.yaml --set space.precision=fp32 --format csv
     """
-    from tradeoff.studies.cli.sweep_output import run_sweep
+    from tradeoff.studies.cli.sweep import run_sweep
 
     gc.enable()
     code = run_sweep(

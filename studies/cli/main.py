@@ -241,7 +241,7 @@ def export(
     results = _results(name, storage)
     choice = choose(results, selection)
     if confirm_first and choice.record.is_derived:
-        from tradeoff.studies.cli.confirm_output import confirm_choice
+        from tradeoff.studies.cli.confirm import confirm_choice
 
         gc.enable()
         results, choice = confirm_choice(results, choice, selection, storage=storage)

@@ -16,7 +16,7 @@ from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.memory_estimator.job import estimate_for_search
 from tradeoff.searchspace import OPTIMIZERS, Categorical, LearningClass, Precision, SearchSpace, TrialParameters
-from tradeoff.studies.cli.plan_command import study_plan
+from tradeoff.studies.cli.plan import study_plan
 from tradeoff.studies.config.availability import available_space, check_attention
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import validated

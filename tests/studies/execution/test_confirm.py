@@ -16,7 +16,7 @@ from tradeoff.objectives.measurements.outcome import Failed, Interrupted
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import Categorical, SearchSpace, TrialParameters
-from tradeoff.studies.cli.confirm_output import confirm_command
+from tradeoff.studies.cli.confirm import confirm_command
 from tradeoff.studies.cli.main import app
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.confirm import Confirmation, confirm, to_confirm

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from running import Recorder, SharedTrialServer, cache_folder, tiny_study
 
-from tradeoff.studies.cli.compare_output import as_json
+from tradeoff.studies.cli.compare import as_json
 from tradeoff.studies.reporting.notes import study_note, trial_note
 from tradeoff.studies.results.compare import compare_trials
 from tradeoff.studies.results.results import read_results

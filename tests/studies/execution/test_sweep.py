@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.cli import main as cli
-from tradeoff.studies.cli.sweep_output import as_csv, as_markdown
+from tradeoff.studies.cli.sweep import as_csv, as_markdown
 from tradeoff.studies.config.published_tables import ACCUMULATION, BATCH_SIZE, CARD_MEMORY_MIB, TABLES, YELP
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.sweep import SweepRow, sweep_config, sweep_rows

@@ -7,7 +7,7 @@ import pytest
 from transformers import BertConfig, LongformerConfig, ViTConfig
 
 from tradeoff.studies.cli.main import main
-from tradeoff.studies.cli.plan_command import key_of, memory_space, plan_command
+from tradeoff.studies.cli.plan import key_of, memory_space, plan_command
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
 
