@@ -1,9 +1,14 @@
-"""The one exception that means "you can fix this": the command prints its sentence and ends with exit code 2.
+"""The exceptions that a command turns into a sentence.
 
-Anything else that reaches the top is a bug of ours and keeps its traceback. So a `ValueError` from a validation is turned into
-a `TradeoffError` where the validation is called, and never at the top, where that would hide a bug.
+A `TradeoffError` ends it with exit code 2, a `StudyFailed` with 1. Anything else that reaches the top is a bug and keeps its
+traceback. So a `ValueError` from a validation is turned into a `TradeoffError` where the validation is called, and never at the
+top, where that would hide a bug.
 """
 
 
 class TradeoffError(ValueError):
-    """What a user asked for can't be done; the message states the rule, the value and the remedy in one sentence."""
+    """A request of the user can't be fulfilled; the message states the rule, the value and the remedy in one sentence."""
+
+
+class StudyFailed(RuntimeError):
+    """A study ended early because failures repeated; the message holds the last one."""

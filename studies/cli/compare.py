@@ -1,24 +1,50 @@
-"""A comparison as a table for a person, as JSON for a program, and the command that makes one."""
+"""`tradeoff compare`: two trials, or two studies, side by side."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
+import typer
 from optuna.storages import BaseStorage
+from rich.table import Table
+from rich.text import Text
 
+from tradeoff.studies.cli.options import StorageUrl, TableOrJson
 from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.execution.display import output_console
 from tradeoff.studies.results.compare import Comparison, compare_studies, compare_trials, is_number
 from tradeoff.studies.results.results import read_results
-from tradeoff.studies.storage.opening import load_study
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from tradeoff.studies.storage.opening import DEFAULT_STORAGE, load_study, open_storage
 
 
-def compare(a: str, b: str, storage: BaseStorage, *, study: str | None) -> Comparison:
-    """Compares what `a` and `b` name: two numbers are trials of `study`, by default of the latest; two names are studies.
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="The number of a trial, or the name of a study.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other one.", show_default=False)],
+    study: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The study of the trials; default: the one created last.", show_default=False),
+    ] = None,
+    storage: StorageUrl = DEFAULT_STORAGE,
+    output_format: TableOrJson = "table",
+) -> None:
+    """Show two trials of a study, or two studies, side by side: what differs, by how much, and which front is better.
+
+    \b
+    Example:
+      tradeoff compare 3 7 --study my-study
+      tradeoff compare yelp-a100 yelp-t4
+    """
+    comparison = comparison_of(a, b, open_storage(storage, create=False), study=study)
+    if output_format == "json":
+        print(as_json(comparison))
+    else:
+        output_console().print(as_table(comparison))
+
+
+def comparison_of(a: str, b: str, storage: BaseStorage, *, study: str | None) -> Comparison:
+    """Compare what `a` and `b` name: two numbers are trials of `study`, by default of the latest; two names are studies.
 
     Raises:
-        TradeoffError: One of them does not exist, or a number stands beside a name.
+        TradeoffError: One of them does not exist, or a number was given with a name.
     """
     numbers = [text.isdigit() for text in (a, b)]
     if all(numbers):
@@ -31,7 +57,7 @@ def compare(a: str, b: str, storage: BaseStorage, *, study: str | None) -> Compa
 
 
 def as_json(comparison: Comparison) -> str:
-    """The comparison as one object: `a`, `b`, `rows` under full names, `notes`."""
+    """Return the comparison as one object: `a`, `b`, `rows` under full names, `notes`."""
     rows = [
         {"name": row.name, "a": row.a, "b": row.b, "difference": row.difference, "better": row.better}
         for row in comparison.rows
@@ -40,11 +66,8 @@ def as_json(comparison: Comparison) -> str:
     return json.dumps(plain, indent=2, default=str)
 
 
-def as_table(comparison: Comparison) -> "Table":
-    """The comparison for a person: the better figure of each line is bold."""
-    from rich.table import Table
-    from rich.text import Text
-
+def as_table(comparison: Comparison) -> Table:
+    """Return the comparison for a person, with the better value of each line in bold."""
     table = Table(caption=Text("\n".join(comparison.notes)) if comparison.notes else None, caption_justify="left")
     table.add_column("")
     for name in (comparison.a, comparison.b, "difference"):

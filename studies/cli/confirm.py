@@ -1,44 +1,49 @@
-"""Confirmations as a table for a person or as JSON, and the commands that confirm: `tradeoff confirm`, and an export."""
+"""`tradeoff confirm`: trains what a study derived; an export of a derived configuration does the same first."""
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Annotated
 
 import optuna
+import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.studies.cli.options import StorageUrl, StudyName, TableOrJson
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.confirm import Confirmation, confirm_stored, measured_by, to_confirm
-from tradeoff.studies.execution.display import Display, PlainDisplay
-from tradeoff.studies.execution.interrupts import EXIT_STATUS
+from tradeoff.studies.execution.display import Display, PlainDisplay, output_console
+from tradeoff.studies.execution.interrupts import run_to_end
 from tradeoff.studies.execution.preparation import OtherDeviceError
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Choice, Selection, choose
 from tradeoff.studies.results.tables import short_configuration
-from tradeoff.studies.storage.opening import load_study, open_storage
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from tradeoff.studies.storage.opening import DEFAULT_STORAGE, load_study, open_storage
 
 
-def confirm_command(name: str | None, storage: str, *, trial: int | None, as_json: bool) -> int:
-    """What `tradeoff confirm` does: progress goes to the error stream, the result to the output.
+def confirm(
+    name: StudyName = None,
+    trial: Annotated[int | None, typer.Option(min=0, metavar="N", help="Confirm this trial.", show_default=False)] = None,
+    front: Annotated[bool, typer.Option("--front", help="Confirm every derived trial of the front; the default.")] = False,
+    storage: StorageUrl = DEFAULT_STORAGE,
+    output_format: TableOrJson = "table",
+) -> None:
+    """Train configurations whose values the study derived, and show expected and measured values side by side.
 
-    Args:
-        name: The study; None for the latest one.
-        storage: Where it is kept.
-        trial: The trial to confirm; None for all of the front that is derived.
-        as_json: Print JSON instead of a table.
+    Each confirmation is a trial of the study. From then on the front holds the measured values, and a configuration that turns
+    out not to fit is no longer on it. This needs the device that the study was measured on.
 
-    Returns:
-        The exit status: 0, 1 if a confirmation failed with a real error, 130 if the user ended it.
-
-    Raises:
-        TradeoffError: There is no such trial, or the study can't be run here.
+    \b
+    Example:
+      tradeoff confirm
+      tradeoff confirm my-study --trial 12
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    display = PlainDisplay(Console(stderr=True))
+    if front and trial is not None:
+        raise TradeoffError("--front and --trial exclude each other; give one of them")
+    as_json, display = output_format == "json", PlainDisplay(Console(stderr=True))
     study = load_study(name, open_storage(storage, create=False))
     results = read_results(study)
     numbers = to_confirm(results, trial)
@@ -46,44 +51,40 @@ def confirm_command(name: str | None, storage: str, *, trial: int | None, as_jso
         display.message(_nothing_to_confirm(results, trial))
         if as_json:
             print("[]")
-        return 0
+        return
     done: list[Confirmation] = []
-    status = 0
-    try:
-        confirm_stored(study, numbers, display=display, on_end=done.append)
-    except KeyboardInterrupt:
-        display.message("ended; the same command confirms the rest")
-        status = EXIT_STATUS
+    status = run_to_end(
+        lambda: confirm_stored(study, numbers, display=display, on_end=done.append),
+        display.message,
+        interrupted="stopped; rerun the same command to confirm the rest",
+    )
     if as_json:
         print(confirmations_as_json(done, results.objectives))
     elif done:
-        console = Console()
-        (console if console.is_terminal else Console(width=200)).print(confirmations_table(done, results.objectives))
+        output_console().print(confirmations_table(done, results.objectives))
     if trial is None and not status and (left := len(to_confirm(read_results(study)))):
         display.message(f"the measured values have changed the front: {left} of it {'is' if left == 1 else 'are'} derived")
-    if any(each.measured.outcome == "failed" for each in done):
-        return status or 1
-    return status
+    raise typer.Exit(status or int(any(each.measured.outcome == "failed" for each in done)))
 
 
 def confirm_choice(
     results: StudyResults, choice: Choice, selection: Selection, *, storage: str, display: Display | None = None
 ) -> tuple[StudyResults, Choice]:
-    """Confirms a choice that is derived, and chooses again until what is chosen was measured.
+    """Confirm a derived choice, and choose again, until the choice is a measured trial.
 
     Args:
         results: The study.
-        choice: What was chosen from it.
+        choice: The trial chosen from it.
         selection: How it was chosen.
-        storage: Where it is kept.
-        display: Where progress is shown; the error stream by default.
+        storage: Where the study is kept.
+        display: Where progress is shown; default: the error stream.
 
     Returns:
-        The study with its confirmations, and the choice. On another machine than the study's both are as they were.
+        The study with its confirmations, and the choice. Both are unchanged on a machine with another device.
 
     Raises:
         TradeoffError: The configuration does not run, or nothing is left to choose.
-        KeyboardInterrupt: The user ended it.
+        KeyboardInterrupt: The user stopped it.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     display = display or PlainDisplay(Console(stderr=True))
@@ -92,8 +93,8 @@ def confirm_choice(
         number = choice.record.number
         if (measured := measured_by(results, choice.record)) is None:
             display.message(
-                f"trial {number} ({short_configuration(choice.record.params)}) is derived, and is trained now to confirm it;"
-                " --no-confirm exports it as it is"
+                f"the values of trial {number} ({short_configuration(choice.record.params)}) are derived: training it now to"
+                " confirm them; --no-confirm exports it unmeasured"
             )
             try:
                 (confirmation,) = confirm_stored(study, [number], display=display)
@@ -104,8 +105,8 @@ def confirm_choice(
             results = read_results(study)
         if measured.outcome not in ("completed", "out_of_memory"):
             raise TradeoffError(
-                f"trial {number} can't be confirmed, its training {measured.outcome or 'has not ended'}: {measured.reason};"
-                " --no-confirm exports it as it is"
+                f"trial {number} can't be confirmed: its training {measured.outcome or 'has not ended'}: {measured.reason};"
+                " --no-confirm exports it unmeasured"
             )
         if selection.trial is None:
             # The measured values may have moved the front, and the limits hold for them.
@@ -114,18 +115,14 @@ def confirm_choice(
             choice = choose(results, _for_trial(selection, measured.number))
             choice = Choice(record=choice.record, why=f"confirms trial {number}, which was {choice.why}")
         else:
-            raise TradeoffError(f"trial {number} does not fit, as trial {measured.number} has found; choose another one")
+            raise TradeoffError(f"trial {number} does not fit: trial {measured.number} ran out of memory; choose another one")
     return results, choice
 
 
-def confirmations_table(confirmations: Sequence[Confirmation], objectives: Sequence[str]) -> "Table":
-    """A row for each configuration: every objective as claimed, as measured, and how far apart."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
+def confirmations_table(confirmations: Sequence[Confirmation], objectives: Sequence[str]) -> Table:
+    """Return a row for each configuration: every objective as expected, as measured, and the difference."""
     table = Table(
-        title="Claimed -> measured (difference)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title="Expected -> measured (difference)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )  # fmt: skip
     table.add_column("trial", justify="right")
     table.add_column("confirmed by", justify="right")
@@ -142,7 +139,7 @@ def confirmations_table(confirmations: Sequence[Confirmation], objectives: Seque
 
 
 def confirmations_as_json(confirmations: Sequence[Confirmation], objectives: Sequence[str]) -> str:
-    """A list of objects: `trial`, `confirmed_by`, `outcome`, and each objective `claimed`, `measured` and its `difference`."""
+    """Return a list of objects: `trial`, `confirmed_by`, `outcome`, and `claimed`, `measured`, `difference` by objective."""
     return json.dumps([each.as_dict(objectives) for each in confirmations], indent=2)
 
 

@@ -1,77 +1,75 @@
-"""`tradeoff fit`: the largest batches as a table for a person or as JSON, and the command that finds them."""
+"""`tradeoff fit`: finds the largest batch that fits by probing it."""
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
+import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from tradeoff.objectives.isolation.trial_server import TrialServer
-from tradeoff.objectives.measurements.outcome import Completed, Measurements, OutOfMemory, ProbeResult
+from tradeoff.objectives.measurements.outcome import Completed, Measurements, Outcome, OutOfMemory, ProbeResult
 from tradeoff.searchspace import TrialParameters
+from tradeoff.studies.cli.options import Overrides, Preset, StudyFile, TableOrJson
 from tradeoff.studies.config.study_file import load_config
-from tradeoff.studies.execution.display import PlainDisplay
+from tradeoff.studies.execution.display import PlainDisplay, output_console
 from tradeoff.studies.execution.fit import Fit, fit_study
-from tradeoff.studies.execution.interrupts import EXIT_STATUS, Interrupts
+from tradeoff.studies.execution.interrupts import Interrupts, run_to_end
 from tradeoff.studies.execution.preparation import prepare
 from tradeoff.studies.results.tables import SHORT_NAMES, short_configuration, show_parameter
 
-if TYPE_CHECKING:
-    from rich.table import Table
 
+def fit(
+    study_file: StudyFile = None,
+    preset: Preset = None,
+    overrides: Overrides = None,
+    limit_mib: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="MIB", help="The memory limit; default: the study's, or the device's.", show_default=False),
+    ] = None,
+    output_format: TableOrJson = "table",
+) -> None:
+    """Find the largest batch that fits, exactly, for each checkpointing and precision, with and without accumulation.
 
-def fit_command(
-    *, study_file: Path | None, preset: str | None, overrides: Sequence[str], limit_mib: float | None, as_json: bool
-) -> int:
-    """What `tradeoff fit` does: progress goes to the error stream, the result to the output.
+    Every batch is tried with the real Trainer on the longest sequences, in a process of its own. A few probes find the largest
+    one that fits, and show that the next one does not. The batch sizes of the study's own space do not count.
 
-    Args:
-        study_file: A study file, or None.
-        preset: Else the name of a preset.
-        overrides: As `--set` gives them.
-        limit_mib: The memory budget, instead of the study's or the device's.
-        as_json: Print JSON instead of a table.
-
-    Returns:
-        The exit status: 0, 1 if a probe failed with a real error, 130 if the user ended it.
-
-    Raises:
-        TradeoffError: The study can't run as it is written.
+    \b
+    Example:
+      tradeoff fit
+      tradeoff fit study.yaml --limit-mib 8192
+      tradeoff fit --preset yelp-bert --set space.precision=bf16 --format json
     """
-    config = load_config(study_file, preset=preset, overrides=overrides)
+    config = load_config(study_file, preset=preset, overrides=overrides or [])
     # The study's own batches don't count, so none of them can be too large for the data.
     config = config.model_copy(update={"space": config.space.model_copy(update={"per_device_train_batch_size": 1})})
     display, interrupts = PlainDisplay(Console(stderr=True)), Interrupts()
     fits: list[Fit] = []
-    status, budget_mib = 0, limit_mib or 0.0
-    try:
+    memory_limit_mib = limit_mib or 0.0
+
+    def search() -> None:
+        nonlocal memory_limit_mib
         with interrupts.handled(), TrialServer() as server:
             ready = prepare(config, server, interrupts, display=display)
-            budget_mib = limit_mib or ready.setup.memory_limit_mib
-            for fit in fit_study(
-                ready, limit_mib=limit_mib, on_probe=lambda parameters, outcome: display.message(_line(parameters, outcome))
-            ):
+            memory_limit_mib = limit_mib or ready.setup.memory_limit_mib
+            for fit in fit_study(ready, limit_mib=limit_mib, on_probe=lambda *probed: display.message(_line(*probed))):
                 fits.append(fit)
-    except KeyboardInterrupt:
-        display.message("ended")
-        status = EXIT_STATUS
-    if as_json:
-        print(json.dumps({"budget_mib": budget_mib, "rows": [fit.as_dict() for fit in fits]}, indent=2))
+
+    status = run_to_end(search, display.message, interrupted="stopped")
+    if output_format == "json":
+        print(json.dumps({"budget_mib": memory_limit_mib, "rows": [fit.as_dict() for fit in fits]}, indent=2))
     elif fits:
-        console = Console()
-        (console if console.is_terminal else Console(width=200)).print(fit_table(fits, budget_mib))
-    return status or int(any(fit.failure is not None for fit in fits))
+        output_console().print(fit_table(fits, memory_limit_mib))
+    raise typer.Exit(status or int(any(fit.failure is not None for fit in fits)))
 
 
-def fit_table(fits: Sequence[Fit], budget_mib: float) -> "Table":
-    """A row for each way to compute: its largest batch, what that and the next one need, and what finding it took."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
+def fit_table(fits: Sequence[Fit], memory_limit_mib: float) -> Table:
+    """Return a row for each compute configuration: its largest batch, the memory of that and the next one, and the cost."""
     table = Table(
-        title=f"The largest batch that fits in {budget_mib:,.0f} MiB",
+        title=f"The largest batch that fits in {memory_limit_mib:,.0f} MiB",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -101,12 +99,14 @@ def fit_table(fits: Sequence[Fit], budget_mib: float) -> "Table":
     return table
 
 
-def _line(parameters: TrialParameters, outcome: Any) -> str:
-    """What a probe found: `96 x 1, bf16  fits: 61.2 MiB`."""
+def _line(parameters: TrialParameters, outcome: Outcome) -> str:
+    """Describe a probe: `96 x 1, bf16  fits: 61.2 MiB`."""
     shown = short_configuration(parameters.as_dict())
     match outcome:
         case Completed(measurements=Measurements(probe=ProbeResult(memory=memory))):
             return f"{shown}  fits: {memory.peak_memory_mib:,.1f} MiB"
         case OutOfMemory():
             return f"{shown}  out of memory"
+        case Completed():
+            raise AssertionError("a probe that completed has measured its memory")
     return f"{shown}  {outcome.kind.replace('_', ' ')}: {outcome.reason}"

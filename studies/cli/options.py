@@ -1,31 +1,28 @@
-"""The options that several commands of `tradeoff` share, and what they mean together."""
+"""The options that several commands share, and how they are read together."""
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from tradeoff.studies.results.selection import Selection
+from tradeoff.studies.results.criteria import Limit, Within, parse_weights
+from tradeoff.studies.results.results import StudyResults, read_results
+from tradeoff.studies.results.selection import Selection
+from tradeoff.studies.storage.opening import load_study, open_storage
 
-
-class Format(StrEnum):
-    """How a front is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-
-
-class ReportFormat(StrEnum):
-    """What a report is written as."""
-
-    HTML = "html"
-    MD = "md"
-
-
+StudyFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="STUDY.yaml", help="The study file; without one, a preset is used.", show_default=False),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(metavar="PRESET", help="embedded (the default), yelp-bert or dummy-bert.", show_default=False),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the study file. Repeatable.")
+]
 StudyName = Annotated[
-    str | None, typer.Argument(metavar="NAME", help="The study; the latest one by default.", show_default=False)
+    str | None, typer.Argument(metavar="NAME", help="The study; default: the one created last.", show_default=False)
 ]
 StorageUrl = Annotated[
     str,
@@ -33,55 +30,55 @@ StorageUrl = Annotated[
         "--storage",
         envvar="TRADEOFF_STORAGE",
         metavar="URL",
-        help="A SQLite file, a PostgreSQL or MySQL URL, grpc://HOST:PORT, or @FILE that holds one: there, and in the variable,"
-        " a password is in no list of processes.",
+        help="A SQLite file, a PostgreSQL or MySQL URL, grpc://HOST:PORT, or @FILE for a file that holds one of these. A"
+        " password in a file or in the environment variable does not show in the list of processes.",
     ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(
-        "--workers", min=1, metavar="N", help="Trials that run at a time: one per visible GPU by default, one on a CPU."
-    ),
-]
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray",
-        metavar="ADDRESS",
-        help="Run the workers on a Ray cluster: its address, auto for the one here, local for one of its own.",
-        show_default=False,
-    ),
-]
-RayResource = Annotated[
-    str | None,
-    typer.Option(
-        "--ray-resource", metavar="NAME", help="The Ray resource that stands for devices; GPU by default.", show_default=False
-    ),
+    typer.Option("--workers", min=1, metavar="N", help="Trials to run at a time; default: one per visible GPU, one on a CPU."),
 ]
 Timeout = Annotated[
-    float | None, typer.Option("--timeout", metavar="SECONDS", help="Start no trial after this time.", show_default=False)
+    float | None,
+    typer.Option("--timeout", metavar="SECONDS", help="Start no trial after this many seconds.", show_default=False),
 ]
+TableOrJson = Annotated[Literal["table", "json"], typer.Option("--format", help="Print a table, or JSON.")]
 Limits = Annotated[
     list[str] | None,
-    typer.Option("--limit", metavar="LIMIT", help='Only what keeps it, such as "peak_memory_mib<=7000". Repeatable.'),
+    typer.Option(
+        "--limit",
+        metavar="LIMIT",
+        help='Keep only trials that satisfy LIMIT, such as "peak_memory_mib<=7000". Repeatable.',
+    ),
 ]
 Withins = Annotated[
     list[str] | None,
     typer.Option(
-        "--within", metavar="OBJECTIVE:DISTANCE", help="Only what is this close to the best: accuracy:0.005, train_time_s:10%."
+        "--within",
+        metavar="OBJECTIVE:DISTANCE",
+        help="Keep only trials this close to the best: accuracy:0.005, train_time_s:10%. Repeatable.",
     ),
 ]
-Trial = Annotated[int | None, typer.Option("--trial", min=0, metavar="N", help="Choose this trial.", show_default=False)]
-Knee = Annotated[bool, typer.Option("--knee", help="Choose the knee: the nearest to the best of everything at once.")]
-Maximize = Annotated[str | None, typer.Option("--maximize", metavar="METRIC", help="Choose the largest.", show_default=False)]
-Minimize = Annotated[str | None, typer.Option("--minimize", metavar="METRIC", help="Choose the smallest.", show_default=False)]
+Trial = Annotated[int | None, typer.Option("--trial", min=0, metavar="N", help="Choose trial N.", show_default=False)]
+Knee = Annotated[bool, typer.Option("--knee", help="Choose the knee: the trial closest to the best of every objective.")]
+Maximize = Annotated[
+    str | None, typer.Option("--maximize", metavar="METRIC", help="Choose the largest METRIC.", show_default=False)
+]
+Minimize = Annotated[
+    str | None, typer.Option("--minimize", metavar="METRIC", help="Choose the smallest METRIC.", show_default=False)
+]
 Weights = Annotated[
     list[str] | None,
-    typer.Option("--weight", metavar="OBJECTIVE:NUMBER", help="Choose the knee with such weights; 1 if not named. Repeatable."),
+    typer.Option(
+        "--weight",
+        metavar="OBJECTIVE:NUMBER",
+        help="Choose the knee with weighted objectives; an objective that is not named has weight 1. Repeatable.",
+    ),
 ]
 
 
-def selection(
+def selection_of(
+    *,
     limit: list[str] | None,
     within: list[str] | None,
     trial: int | None,
@@ -89,15 +86,12 @@ def selection(
     maximize: str | None,
     minimize: str | None,
     weight: list[str] | None,
-) -> "Selection":
-    """The selection that the options describe.
+) -> Selection:
+    """Return the selection that the options describe.
 
     Raises:
-        TradeoffError: One can't be read, or two exclude each other.
+        TradeoffError: An option can't be parsed, or two exclude each other.
     """
-    from tradeoff.studies.results.criteria import Limit, Within, parse_weights
-    from tradeoff.studies.results.selection import Selection
-
     return Selection(
         limits=tuple(Limit.parse(text) for text in limit or ()),
         within=tuple(Within.parse(text) for text in within or ()),
@@ -107,3 +101,12 @@ def selection(
         minimize=minimize,
         weights=parse_weights(weight or ()),
     )
+
+
+def results_of(name: str | None, storage: str) -> StudyResults:
+    """Return the results of a stored study; of the one created last without a name.
+
+    Raises:
+        TradeoffError: There is no such study or storage.
+    """
+    return read_results(load_study(name, open_storage(storage, create=False)))

@@ -1,24 +1,29 @@
-"""A sweep as a table for a person, as CSV or Markdown, and the command that runs one."""
+"""`tradeoff sweep`: runs every configuration of a grid, and prints a table, CSV or Markdown."""
 
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.searchspace import TrialParameters
+from tradeoff.studies.cli.options import Overrides, StorageUrl
 from tradeoff.studies.config.published_tables import SOURCE, TABLES
 from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.execution.display import output_console, terminal_display
+from tradeoff.studies.execution.interrupts import run_to_end
 from tradeoff.studies.execution.sweep import SweepRow, measured_columns, published_columns, sweep_config, sweep_rows
 from tradeoff.studies.reporting.markdown import markdown_table
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults, read_results
 from tradeoff.studies.results.tables import SHORT_NAMES
-from tradeoff.studies.storage.opening import load_study, open_storage
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from tradeoff.studies.storage.opening import DEFAULT_STORAGE, load_study, open_storage
+from tradeoff.studies.workers.run import run_study
 
 _HEADS = {
     "train_time_s": ("time s", 2),
@@ -31,83 +36,67 @@ _HEADS = {
 _ALWAYS_SHOWN = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
-def run_sweep(
-    study_file: Path | None,
-    *,
-    preset: str | None,
-    embedded: bool,
-    output_format: str,
-    storage: str,
-    name: str | None,
-    overrides: Sequence[str],
-) -> int:
-    """What `tradeoff sweep` does: progress goes to the error stream, the table to the output.
+def sweep(
+    study_file: Annotated[
+        Path | None, typer.Argument(metavar="STUDY.yaml", help="A study file, whose whole grid is run.", show_default=False)
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRESET",
+            help="lecture-batch-size, lecture-accumulation, lecture-yelp or lecture-checkpointing.",
+            show_default=False,
+        ),
+    ] = None,
+    job: Annotated[
+        Literal["preset", "embedded"],
+        typer.Option(help="The preset's own job, or the embedded one, which needs neither a GPU nor a network."),
+    ] = "preset",
+    output_format: Annotated[
+        Literal["table", "csv", "markdown"], typer.Option("--format", help="Print a table, CSV or Markdown.")
+    ] = "table",
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The study's name; default: sweep-PRESET.", show_default=False)
+    ] = None,
+    storage: StorageUrl = DEFAULT_STORAGE,
+    overrides: Overrides = None,
+) -> None:
+    """Run every configuration of a grid, and print time, samples/s, memory, loss and accuracy of each.
 
-    Args:
-        study_file: A study file whose grid is run, or None.
-        preset: Else the name of a published table.
-        embedded: Run the preset's grid on the embedded job.
-        output_format: "table", "csv" or "markdown".
-        storage: Where the sweep's study is kept.
-        name: The study's name.
-        overrides: As `--set` gives them.
+    The presets are tables of a published lecture, whose values are printed beside the measured ones. A sweep is a study of its
+    own: rerun the same command to resume it; front, export and compare work on it.
 
-    Returns:
-        The exit status: 0, 1 if trial after trial failed, 130 if the user ended it.
-
-    Raises:
-        TradeoffError: The sweep can't run as it is written.
+    \b
+    Example:
+      tradeoff sweep --preset lecture-batch-size
+      tradeoff sweep --preset lecture-accumulation --job embedded --format markdown
+      tradeoff sweep study.yaml --set space.precision=fp32 --format csv
     """
-    import optuna
-    from rich.console import Console
-
-    from tradeoff.studies.execution.display import terminal_display
-    from tradeoff.studies.execution.interrupts import EXIT_STATUS
-    from tradeoff.studies.workers.run import StudyFailed, run_study
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    config = sweep_config(study_file, preset=preset, embedded=embedded, overrides=overrides, name=name)
-    display, status = terminal_display(Console(stderr=True)), 0
-    try:
-        run_study(config, storage=storage, display=display)
-    except StudyFailed as error:
-        display.message(f"tradeoff: {error}")
-        status = 1
-    except KeyboardInterrupt:
-        display.message("ended; the same command goes on")
-        status = EXIT_STATUS
+    embedded = job == "embedded"
+    config = sweep_config(study_file, preset=preset, embedded=embedded, overrides=overrides or [], name=name)
+    display = terminal_display(Console(stderr=True))
+    status = run_to_end(lambda: run_study(config, storage=storage, display=display), display.message)
     try:
         results = read_results(load_study(config.name, open_storage(storage, create=False)))
     except TradeoffError:
         if status:
-            return status  # ended before there was a study
+            raise typer.Exit(status) from None  # it ended before there was a study
         raise
     published = TABLES[preset].published if preset is not None and not embedded else {}
     rows = sweep_rows(results, config, published)
     title = config.name if preset is None else TABLES[preset].title(embedded=embedded)
-    print_sweep(rows, results, output_format, title=title, budget_mib=config.limits.peak_memory_mib)
-    return status
-
-
-def print_sweep(
-    rows: Sequence[SweepRow], results: StudyResults, output_format: str, *, title: str, budget_mib: float | None
-) -> None:
-    """Prints the rows to the output."""
+    notes = _notes(rows, results, config.limits.peak_memory_mib)
     if output_format == "csv":
         print(as_csv(rows), end="")
-        return
-    notes = _notes(rows, results, budget_mib)
-    if output_format == "markdown":
+    elif output_format == "markdown":
         print(f"**{title}**\n\n{as_markdown(rows)}\n\n" + "\n".join(f"- {note}" for note in notes))
-        return
-    from rich.console import Console
-
-    console = Console(file=sys.stdout)
-    (console if console.is_terminal else Console(file=sys.stdout, width=200)).print(as_table(rows, title=title, notes=notes))
+    else:
+        output_console().print(as_table(rows, title=title, notes=notes))
+    raise typer.Exit(status)
 
 
 def as_csv(rows: Sequence[SweepRow]) -> str:
-    """A line of full names and a line for each row, with every digit; an empty field is not measured or not published."""
+    """Return a line of full names and a line for each row, with every digit; an empty field was not measured or published."""
     params = _parameters(rows, always=())
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -126,15 +115,12 @@ def as_csv(rows: Sequence[SweepRow]) -> str:
 
 
 def as_markdown(rows: Sequence[SweepRow]) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     return markdown_table(*_cells(rows), num_left=0, is_last_left=False)
 
 
-def as_table(rows: Sequence[SweepRow], *, title: str, notes: Sequence[str]) -> "Table":
-    """The table for a terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
+def as_table(rows: Sequence[SweepRow], *, title: str, notes: Sequence[str]) -> Table:
+    """Return the table for a terminal."""
     head, lines = _cells(rows)
     table = Table(
         title=Text(title), title_justify="left", caption=Text("\n".join(notes)), caption_justify="left"
@@ -147,7 +133,7 @@ def as_table(rows: Sequence[SweepRow], *, title: str, notes: Sequence[str]) -> "
 
 
 def _cells(rows: Sequence[SweepRow]) -> tuple[list[str], list[list[str]]]:
-    """The heads and the lines of a table: what was measured, then what was published."""
+    """Return the heads and the lines of a table: measured values, then published ones."""
     params, published = _parameters(rows, always=_ALWAYS_SHOWN), published_columns(rows)
     measured = measured_columns(rows)
     head = [SHORT_NAMES.get(name, name) for name in params]
@@ -170,12 +156,12 @@ def _cells(rows: Sequence[SweepRow]) -> tuple[list[str], list[list[str]]]:
     return head, lines
 
 
-def _notes(rows: Sequence[SweepRow], results: StudyResults, budget_mib: float | None) -> list[str]:
+def _notes(rows: Sequence[SweepRow], results: StudyResults, memory_limit_mib: float | None) -> list[str]:
     device = results.device.get("name", "an unnamed device")
-    memory_mib = budget_mib or results.device.get("total_memory_mib")
+    memory_mib = memory_limit_mib or results.device.get("total_memory_mib")
     notes = [f"measured on {device}, study {results.name}, {results.summary()}"]
     if memory_mib:
-        what = "the memory budget" if budget_mib else "the device's memory"
+        what = "the memory limit" if memory_limit_mib else "the device's memory"
         notes.append(f"utilisation is the peak's share of {what}, {memory_mib:,.0f} MiB")
     if published_columns(rows):
         notes.append(f"published: {SOURCE}")
@@ -184,7 +170,7 @@ def _notes(rows: Sequence[SweepRow], results: StudyResults, budget_mib: float | 
 
 
 def _parameters(rows: Sequence[SweepRow], *, always: Sequence[str]) -> list[str]:
-    """The parameters worth a column: some always, the others where they differ; with nothing to show always, all."""
+    """Return the parameters with a column: those in `always`, and others whose values differ; all if `always` is empty."""
     held = [name for name in TrialParameters.names() if any(name in row.params for row in rows)]
     if not always:
         return held

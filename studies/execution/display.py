@@ -201,6 +201,12 @@ def terminal_display(console: Console | None = None) -> Display:
     return LiveDisplay(console) if console.is_terminal and not console.is_dumb_terminal else PlainDisplay(console)
 
 
+def output_console() -> Console:
+    """Return a console for a command's result; a pipe or a file has no width to fit, so there it is wide."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
 def quiet_display() -> Display:
     """Shows nothing: for studies run from Python."""
     return PlainDisplay(Console(quiet=True))

@@ -1,7 +1,7 @@
-"""Ctrl-C, without losing what was measured: the first ends the study in order, a second one at once.
+"""Ctrl-C without losing what was measured: the first one stops the study after cleaning up, a second one immediately.
 
 Python's own handling raises KeyboardInterrupt wherever the program happens to be, in the middle of a write to the storage too.
-Here it is raised only where a trial is being waited for; everywhere else it is noted and honoured at the next such place.
+Here it is raised only where a trial is being waited for; everywhere else it is noted, and raised at the next such place.
 """
 
 import os
@@ -11,15 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import optuna
+
+from tradeoff.studies.errors import StudyFailed
+
 EXIT_STATUS = 130
 
 
 class Interrupts:
-    """Notes SIGINT and SIGTERM (what Slurm and Kubernetes send before they kill).
+    """Handles SIGINT and SIGTERM, which Slurm and Kubernetes send before they kill.
 
     Attributes:
-        requested: Whether the user asked to end.
-        at_once: Called before this process ends at once, to end others with it.
+        requested: Whether the user asked to stop.
+        at_once: Called before this process exits immediately, to end other processes with it.
     """
 
     def __init__(self) -> None:
@@ -29,7 +33,7 @@ class Interrupts:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Takes over the signals; outside the main thread, where Python allows no handlers, it does nothing."""
+        """Take over the signals; outside the main thread, where Python allows no handlers, do nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -42,10 +46,10 @@ class Interrupts:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Where KeyboardInterrupt may be raised.
+        """Allow KeyboardInterrupt in the block.
 
         Raises:
-            KeyboardInterrupt: The user asked to end, now or before.
+            KeyboardInterrupt: The user asked to stop, now or before.
         """
         if self.requested:
             raise KeyboardInterrupt
@@ -57,7 +61,7 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            # The trial's process ends with us: its server sees the closed socket. The storage is transactional.
+            # The trial's process ends with this one: its server sees the closed socket. The storage is transactional.
             if self.at_once is not None:
                 self.at_once()
             os._exit(EXIT_STATUS)
@@ -65,3 +69,31 @@ class Interrupts:
         if self._waiting:
             self._waiting = False
             raise KeyboardInterrupt
+
+
+def run_to_end(
+    work: Callable[[], object],
+    say: Callable[[str], None],
+    *,
+    interrupted: str = "stopped; rerun the same command to resume",
+) -> int:
+    """Do a command's work, and say what has ended it early.
+
+    Args:
+        work: What the command does.
+        say: Shows a line to the user.
+        interrupted: The line to show after Ctrl-C.
+
+    Returns:
+        The exit status: 0, 1 if the study failed, 130 if the user stopped it.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        work()
+    except StudyFailed as error:
+        say(f"tradeoff: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say(interrupted)
+        return EXIT_STATUS
+    return 0

@@ -20,6 +20,7 @@ from tradeoff.objectives.knowledge.snapshot import StudySnapshot
 from tradeoff.objectives.measurements.records import DERIVED_FROM, TrialRecord, read_record
 from tradeoff.objectives.objective import QUEUED_AGAIN, Objective, TrialDeferred
 from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.errors import StudyFailed
 from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.execution.memory_estimate import MemoryEstimation
@@ -38,10 +39,6 @@ MAX_DEFERRED_IN_A_ROW = 3
 # How often a worker with nothing to do looks whether another one has ended a trial: soon at first, then less often.
 FIRST_LOOK_S = 0.1
 LONGEST_LOOK_S = 2.0
-
-
-class StudyFailed(RuntimeError):
-    """Trial after trial failed; the message holds the last error."""
 
 
 class Annotator(Protocol):
@@ -174,7 +171,7 @@ class Search:
 
     def _must_end(self, snapshot: StudySnapshot, deadline_s: float | None) -> str | None:
         if deadline_s is not None and time.monotonic() >= deadline_s:
-            return "the time is up; the same command goes on"
+            return "the time is up; rerun the same command to resume"
         failures = self._failures_in_a_row(snapshot)
         if len(failures) >= MAX_FAILURES_IN_A_ROW:
             raise StudyFailed(f"{len(failures)} trials in a row failed; the last one: {failures[-1]}")

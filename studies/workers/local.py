@@ -23,10 +23,9 @@ import optuna
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.study import StudyConfig
-from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.errors import StudyFailed, TradeoffError
 from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
-from tradeoff.studies.execution.loop import StudyFailed
 from tradeoff.studies.reporting.annotate import Annotator
 from tradeoff.studies.workers.channel import Channel
 from tradeoff.studies.workers.places import Place
@@ -35,7 +34,7 @@ MAX_RESTARTS = 3
 _END_LIMIT_S = 30
 
 
-class WorkersDied(RuntimeError):
+class WorkersDied(StudyFailed):
     """Every worker died, again and again; the message holds how the last one did."""
 
 

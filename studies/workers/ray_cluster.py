@@ -20,10 +20,9 @@ from optuna.storages import BaseStorage
 from tradeoff.objectives.device.visible_gpus import visible_cards
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.studies.config.study import StudyConfig
-from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.errors import StudyFailed, TradeoffError
 from tradeoff.studies.execution.display import Display, quiet_display
 from tradeoff.studies.execution.interrupts import Interrupts
-from tradeoff.studies.execution.loop import StudyFailed
 from tradeoff.studies.reporting.annotate import Annotator, artifact_folder
 from tradeoff.studies.storage.opening import masked, open_storage, storage_url
 from tradeoff.studies.storage.retrying import be_patient

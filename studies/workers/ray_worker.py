@@ -47,9 +47,9 @@ def work(assignment: Assignment) -> dict[str, str]:
     import optuna
 
     from tradeoff.studies.config.study import StudyConfig
-    from tradeoff.studies.errors import TradeoffError
+    from tradeoff.studies.errors import StudyFailed, TradeoffError
     from tradeoff.studies.execution.preparation import OtherDeviceError
-    from tradeoff.studies.workers.run import StudyFailed, join_study, run_study
+    from tradeoff.studies.workers.run import join_study, run_study
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if Path(assignment.folder).is_dir():

@@ -1,7 +1,5 @@
 """Runs a study on this machine, with as many workers as it has cards, and `tradeoff run` and `tradeoff worker` around that."""
 
-import os
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,25 +11,18 @@ from optuna.storages import BaseStorage
 from tradeoff.objectives.device.kernel_kills import KernelKillWatch
 from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.studies.config.study import StudyConfig
-from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.execution.display import Display, quiet_display, terminal_display
-from tradeoff.studies.execution.interrupts import EXIT_STATUS, Interrupts
-from tradeoff.studies.execution.loop import StudyFailed, search
+from tradeoff.studies.execution.display import Display, quiet_display
+from tradeoff.studies.execution.interrupts import Interrupts
+from tradeoff.studies.execution.loop import search
 from tradeoff.studies.execution.preparation import OtherDeviceError, prepare
 from tradeoff.studies.reporting.annotate import Annotator, artifact_folder
-from tradeoff.studies.results import savings
-from tradeoff.studies.results.front import pareto_front
-from tradeoff.studies.results.results import read_results
-from tradeoff.studies.results.tables import front_table
-from tradeoff.studies.storage.opening import DEFAULT_STORAGE, load_study, masked, open_storage
+from tradeoff.studies.storage.opening import DEFAULT_STORAGE, load_study, open_storage
 from tradeoff.studies.storage.retry_policy import Patience
 from tradeoff.studies.storage.retrying import be_patient
 from tradeoff.studies.storage.study import check_device, open_study
-from tradeoff.studies.workers.local import Fleet, WorkersDied
+from tradeoff.studies.workers.local import Fleet
 from tradeoff.studies.workers.places import Place, default_num_workers, memory_shares, places
-
-__all__ = ["StudyFailed", "WorkersDied", "join_study", "run_command", "run_study", "show_end", "worker_command"]
 
 
 def run_study(
@@ -197,95 +188,4 @@ def _shared_processors(where: Sequence[Place]) -> str:
     return (
         f"{len(where)} workers share this machine's processors, {each}: trials that run at the same time slow each other down,"
         " so their times are those of a machine this busy"
-    )
-
-
-def run_command(
-    *,
-    study_file: Path | None,
-    preset: str | None,
-    trials: int | None,
-    timeout_s: float | None,
-    name: str | None,
-    storage: str,
-    overrides: Sequence[str],
-    workers: int | None = None,
-    ray: str | None = None,
-    ray_resource: str | None = None,
-) -> int:
-    """What `tradeoff run` does: runs a study with a display, prints its front and what to do next.
-
-    Returns:
-        The exit status: 0, 1 if trial after trial failed, 130 if the user ended it.
-
-    Raises:
-        TradeoffError: The study can't run as it is written.
-    """
-    display = terminal_display()
-    config = load_config(study_file, preset=preset, overrides=overrides, trials=trials, name=name)
-    if ray_resource is not None and ray is None:
-        raise TradeoffError("--ray-resource goes with --ray ADDRESS, and there is none")
-
-    def run() -> optuna.Study:
-        if ray is None:
-            return run_study(config, storage=storage, workers=workers, timeout_s=timeout_s, display=display)
-        from tradeoff.studies.workers.ray_cluster import run_on_ray
-
-        return run_on_ray(
-            config,
-            address=ray,
-            storage=storage,
-            resource=ray_resource,
-            workers=workers,
-            timeout_s=timeout_s,
-            display=display,
-        )
-
-    status = _to_its_end(display, run)
-    show_end(config.name, storage, display)
-    return status
-
-
-def worker_command(name: str | None, *, storage: str, workers: int | None, timeout_s: float | None) -> int:
-    """What `tradeoff worker` does: works on a study that exists; see `run_command`."""
-    display = terminal_display()
-    return _to_its_end(
-        display, lambda: join_study(name, storage=storage, workers=workers, timeout_s=timeout_s, display=display)
-    )
-
-
-def _to_its_end(display: Display, run: Callable[[], object]) -> int:
-    """Runs, and says how it ended; returns the exit status."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        run()
-    except (StudyFailed, WorkersDied) as error:
-        display.message(f"tradeoff: {error}")
-        return 1
-    except KeyboardInterrupt:
-        display.message("ended; the same command goes on")
-        return EXIT_STATUS
-    return 0
-
-
-def show_end(name: str, storage: str, display: Display) -> None:
-    """Prints the front of a study, and the commands that use it."""
-    try:
-        results = read_results(load_study(name, open_storage(storage, create=False)))
-    except TradeoffError:
-        return  # ended before there was a study
-    front = pareto_front(results.records, results.objectives)
-    if front:
-        display.show(front_table(front, results.objectives, title=f"Pareto front of {name}", caption=results.summary()))
-    else:
-        display.message(f"no configuration has completed yet ({results.summary()})")
-        return
-    for line in savings.lines(results):
-        display.message(line)
-    is_named = storage not in (DEFAULT_STORAGE, os.environ.get("TRADEOFF_STORAGE"))
-    option = f" --storage {shlex.quote(masked(storage))}" if is_named else ""
-    display.message(
-        "next:\n"
-        f"  tradeoff export {shlex.quote(name)}{option} --output best   the knee as TrainingArguments\n"
-        f"  tradeoff dashboard{option}   every trial in the browser"
     )

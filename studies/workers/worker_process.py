@@ -101,8 +101,8 @@ def main(descriptor: int, *, processors: Sequence[int]) -> None:
 def _work(inbox: Inbox, channel: Channel, server: TrialServer, interrupts: Interrupts) -> dict[str, Any]:
     """Prepares and searches; returns how it ended."""
     from tradeoff.studies.config.study import StudyConfig
-    from tradeoff.studies.errors import TradeoffError
-    from tradeoff.studies.execution.loop import StudyFailed, search
+    from tradeoff.studies.errors import StudyFailed, TradeoffError
+    from tradeoff.studies.execution.loop import search
     from tradeoff.studies.execution.preparation import OtherDeviceError, ProcessLostError, prepare
     from tradeoff.studies.storage.opening import load_study, open_storage
     from tradeoff.studies.storage.retry_policy import Patience

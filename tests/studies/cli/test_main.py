@@ -15,7 +15,7 @@ from tradeoff.studies.cli import main as cli
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.storage.opening import open_storage
 
-COMMANDS = tuple(sorted(info.name or info.callback.__name__ for info in cli.app.registered_commands if info.callback))
+COMMANDS = tuple(cli.COMMANDS)
 # What takes seconds to import, or is needed by no answer about a stored study.
 HEAVY = (
     "torch",
@@ -98,7 +98,7 @@ def test_a_front_with_nothing_finished_says_why_and_is_no_error(tmp_path: Path) 
     make_study(open_storage(url), (out_of_memory(params(64)), out_of_memory(params(32))))
     table = ask("front", "--storage", url)
     assert table.exit_code == 0
-    assert table.stdout == "The front of stars is empty, nothing has completed (2 trials: 2 out of memory).\n"
+    assert table.stdout == "The front of stars is empty: no trial has completed (2 trials: 2 out of memory).\n"
     assert json.loads(ask("front", "--storage", url, "--format", "json").stdout) == []
     assert ask("front", "--storage", url, "--format", "csv").stdout.startswith("trial,")
 

@@ -7,8 +7,7 @@ import pytest
 from transformers import BertConfig, LongformerConfig, ViTConfig
 
 from tradeoff.studies.cli.main import main
-from tradeoff.studies.cli.plan import key_of, memory_space, plan_command
-from tradeoff.studies.config.study_file import load_config
+from tradeoff.studies.cli.plan import plan
 from tradeoff.studies.errors import TradeoffError
 
 STUDY = """
@@ -23,6 +22,11 @@ space:
 """
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRADEOFF_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def study_file(tmp_path):
     config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=50)
@@ -32,53 +36,51 @@ def study_file(tmp_path):
     return path
 
 
-def printed(capsys, tmp_path, **arguments):
-    plan_command(output_format="json", cache_folder=tmp_path / "traces", **arguments)
+def printed(capsys, **arguments):
+    plan(output_format="json", **arguments)
     return json.loads(capsys.readouterr().out)
 
 
-def test_json_holds_a_row_for_each_configuration_that_differs_in_memory(capsys, tmp_path, study_file):
-    rows = printed(capsys, tmp_path, study_file=study_file, device_memory_mib=8000)
+def test_json_holds_a_row_for_each_configuration_that_differs_in_memory(capsys, study_file):
+    rows = printed(capsys, study_file=study_file, device_memory=8000)
     # Two learning rates need the same memory: 2 batches x 2 accumulations.
     assert len(rows) == 4
     assert all(row["fits"] for row in rows)
     assert {"params", "predicted_peak_memory_mib", "predicted_low_mib", "predicted_high_mib", "fits"} <= set(rows[0])
 
 
-def test_the_limit_of_the_study_is_the_cards_memory_unless_one_is_given(capsys, tmp_path, study_file):
-    rows = printed(capsys, tmp_path, study_file=study_file, overrides=["limits.peak_memory_mib=500"])
+def test_the_limit_of_the_study_is_the_cards_memory_unless_one_is_given(capsys, study_file):
+    rows = printed(capsys, study_file=study_file, overrides=["limits.peak_memory_mib=500"])
     assert {row["fits"] for row in rows} == {False}
-    assert {row["fits"] for row in printed(capsys, tmp_path, study_file=study_file)} == {None}
+    assert {row["fits"] for row in printed(capsys, study_file=study_file)} == {None}
 
 
-def test_the_frontier_holds_the_largest_batch_of_each_class(capsys, tmp_path, study_file):
-    rows = printed(capsys, tmp_path, study_file=study_file, device_memory_mib=8000, frontier=True)
+def test_the_frontier_holds_the_largest_batch_of_each_class(capsys, study_file):
+    rows = printed(capsys, study_file=study_file, device_memory=8000, frontier=True)
     assert [row["params"]["per_device_train_batch_size"] for row in rows] == [4, 4]
 
 
-def test_a_larger_context_is_added_to_the_prediction(capsys, tmp_path, study_file):
-    small = printed(capsys, tmp_path, study_file=study_file, context_memory_mib=100)
-    large = printed(capsys, tmp_path, study_file=study_file, context_memory_mib=600)
+def test_a_larger_context_is_added_to_the_prediction(capsys, study_file):
+    small = printed(capsys, study_file=study_file, context_memory=100)
+    large = printed(capsys, study_file=study_file, context_memory=600)
     assert large[0]["predicted_peak_memory_mib"] - small[0]["predicted_peak_memory_mib"] == 500
 
 
-def test_known_cards_are_listed_with_what_fits_on_them(capsys, tmp_path, study_file):
-    rows = printed(capsys, tmp_path, study_file=study_file, devices=True)
+def test_known_cards_are_listed_with_what_fits_on_them(capsys, study_file):
+    rows = printed(capsys, study_file=study_file, devices=True)
     assert rows[0] == {"device": "Tesla P4", "memory_mib": 7611, "configurations": 4, "fitting": 4, "largest_batch": 4}
     assert [row["memory_mib"] for row in rows] == sorted(row["memory_mib"] for row in rows)
 
 
-def test_the_table_shows_every_part_of_the_peak(capsys, tmp_path, study_file):
-    plan_command(study_file=study_file, device_memory_mib=8000, cache_folder=tmp_path / "traces")
+def test_the_table_shows_every_part_of_the_peak(capsys, study_file):
+    plan(study_file, device_memory=8000)
     out = capsys.readouterr().out
     for word in ("context", "weights", "gradients", "optimizer", "activations", "workspace", "retained", "The largest batch"):
         assert word in out
 
 
-def test_the_embedded_study_needs_no_file(capsys, tmp_path):
-    rows = printed(
-        capsys, tmp_path, preset="embedded", overrides=["space.precision=fp32", "space.per_device_train_batch_size=8"]
-    )
+def test_the_embedded_study_needs_no_file(capsys):
+    rows = printed(capsys, preset="embedded", overrides=["space.precision=fp32", "space.per_device_train_batch_size=8"])
     assert {row["params"]["per_device_train_batch_size"] for row in rows} == {8}
 
 
@@ -87,14 +89,14 @@ def test_the_embedded_study_needs_no_file(capsys, tmp_path):
     [
         (["job.model=./missing"], {}, "no model configuration at"),
         (["job.optim=lion_8bit"], {}, "the optimizer must be one of"),
-        ([], {"device_memory_mib": 100}, "must exceed its CUDA context"),
+        ([], {"device_memory": 100}, "must exceed its CUDA context"),
         ([], {"sequence_length": 4000}, "must not exceed the 512 positions"),
-        ([], {"frontier": True}, "a frontier needs the card's memory"),
+        ([], {"frontier": True}, "--frontier requires the GPU's memory"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_sentence(tmp_path, study_file, overrides, arguments, message):
+def test_what_is_wrong_is_said_in_a_sentence(study_file, overrides, arguments, message):
     with pytest.raises(TradeoffError, match=message):
-        plan_command(study_file=study_file, overrides=overrides, cache_folder=tmp_path / "traces", **arguments)
+        plan(study_file, overrides=overrides, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,6 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path, study_file, overrides, ar
     ],
 )
 def test_the_command_ends_with_status_2_and_says_what_still_works(capsys, tmp_path, study_file, monkeypatch, config, message):
-    monkeypatch.setenv("TRADEOFF_CACHE", str(tmp_path / "cache"))
     model = tmp_path / "other"
     if config is not None:
         config.save_pretrained(model)
@@ -127,9 +128,3 @@ def test_the_command_ends_with_status_2_and_says_what_still_works(capsys, tmp_pa
     said = capsys.readouterr().err
     assert message in " ".join(said.split())
     assert "Traceback" not in said
-
-
-def test_a_trials_prediction_is_found_by_what_decides_its_memory(study_file):
-    config = load_config(study_file)
-    keys = {key_of(parameters) for parameters in memory_space(config).grid()}
-    assert all(key_of(parameters) in keys for parameters in config.search_space().grid())

@@ -16,7 +16,7 @@ from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.memory_estimator.job import estimate_for_search
 from tradeoff.searchspace import OPTIMIZERS, Categorical, LearningClass, Precision, SearchSpace, TrialParameters
-from tradeoff.studies.cli.plan import study_plan
+from tradeoff.studies.cli.plan import estimate_memory
 from tradeoff.studies.config.availability import available_space, check_attention
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import validated
@@ -220,7 +220,7 @@ def test_a_memory_plan_is_for_one_optimizer_and_a_study_with_several_must_name_i
     with pytest.raises(
         TradeoffError, match="for one value of optim, and the study searches sgd, adafactor: name one, --optimizer"
     ):
-        study_plan(study(optim=["sgd", "adafactor"]))
+        estimate_memory(study(optim=["sgd", "adafactor"]))
 
 
 def test_a_search_plans_each_optimizer_apart_and_leaves_out_what_can_not_be_traced(tmp_path: Path) -> None:

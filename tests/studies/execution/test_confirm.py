@@ -16,7 +16,6 @@ from tradeoff.objectives.measurements.outcome import Failed, Interrupted
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import Categorical, SearchSpace, TrialParameters
-from tradeoff.studies.cli.confirm import confirm_command
 from tradeoff.studies.cli.main import app
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.confirm import Confirmation, confirm, to_confirm
@@ -191,9 +190,7 @@ def test_an_export_can_be_told_not_to_confirm(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_real_trainings_confirm_a_trial_and_then_an_export(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_real_trainings_confirm_a_trial_and_then_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tradeoff.studies.workers.run, "TrialServer", SharedTrialServer)
     monkeypatch.setattr(tradeoff.studies.execution.confirm, "TrialServer", SharedTrialServer)
     monkeypatch.setenv("TRADEOFF_CACHE", str(cache_folder()))
@@ -202,14 +199,15 @@ def test_real_trainings_confirm_a_trial_and_then_an_export(
     derived = [record for record in read_results(study).records if record.is_derived]
     assert derived
     number = derived[0].number
-    assert confirm_command(None, storage, trial=number, as_json=True) == 0
-    (row,) = json.loads(capsys.readouterr().out)
+    arguments = ["confirm", "--storage", storage, "--trial", str(number), "--format", "json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(done.stdout)
     assert (row["trial"], row["outcome"]) == (number, "completed")
     assert set(row["claimed"]) == set(row["measured"]) == set(row["difference"]) == set(OBJECTIVES)
-    assert confirm_command(None, storage, trial=number, as_json=True) == 0
-    captured = capsys.readouterr()
-    assert json.loads(captured.out) == []
-    assert f"trial {row['confirmed_by']} has measured the configuration of trial {number}" in captured.err
+    again = CliRunner().invoke(app, arguments)
+    assert (again.exit_code, json.loads(again.stdout)) == (0, [])
+    assert f"trial {row['confirmed_by']} has measured the configuration of trial {number}" in again.stderr
     # An export of the derived trial is one of the trial that has confirmed it.
     done = CliRunner().invoke(
         app, ["export", "--trial", str(number), "--storage", storage, "--output", str(tmp_path / "chosen")]

@@ -4,17 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import SharedTrialServer, cache_folder, tiny_job
 from simulated_runner import setup
 
-import tradeoff.studies.cli.fit
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, Memory, OutOfMemory, ProbeResult
 from tradeoff.searchspace import Categorical, Precision, SearchSpace, TrialParameters
-from tradeoff.studies.cli.fit import fit_command
+from tradeoff.studies.cli import fit as fit_command
 from tradeoff.studies.execution.fit import Fit, fit_all, ways_to_compute
 
 PLAIN = TrialParameters(per_device_train_batch_size=1)
@@ -144,7 +144,7 @@ def test_a_space_that_always_accumulates_has_no_row_without() -> None:
 def test_the_command_finds_the_batch_of_real_trainings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tradeoff.studies.cli.fit, "TrialServer", SharedTrialServer)
+    monkeypatch.setattr(fit_command, "TrialServer", SharedTrialServer)
     monkeypatch.setenv("TRADEOFF_CACHE", str(cache_folder()))
     study = tmp_path / "study.yaml"
     job = tiny_job().model_dump(mode="json")
@@ -153,9 +153,10 @@ def test_the_command_finds_the_batch_of_real_trainings(
     study.write_text(json.dumps({"job": job, "space": {**space, "precision": "fp32"}}))
 
     def fit(limit_mib: float | None) -> dict[str, Any]:
-        status = fit_command(study_file=study, preset=None, overrides=[], limit_mib=limit_mib, as_json=True)
+        with pytest.raises(typer.Exit) as ended:
+            fit_command.fit(study, limit_mib=limit_mib, output_format="json")
         captured = capsys.readouterr()
-        assert status == 0, captured.err
+        assert ended.value.exit_code == 0, captured.err
         (row,) = json.loads(captured.out)["rows"]
         return dict(row) | {"progress": captured.err}
 

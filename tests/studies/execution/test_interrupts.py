@@ -182,7 +182,7 @@ def test_ctrl_c_while_the_libraries_are_imported_ends_in_order(command: Command)
     status, output = command.end()
     assert status == EXIT_STATUS
     assert "Traceback" not in output
-    assert "ended; the same command goes on" in output
+    assert "stopped; rerun the same command to resume" in output
     assert command.leaves_nobody()
     assert not (command.folder / "tradeoff.db").exists()
 

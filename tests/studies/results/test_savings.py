@@ -10,9 +10,10 @@ from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import Categorical, FloatRange, SearchSpace
+from tradeoff.studies.cli.run import show_end
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.results.savings import Savings, how_far_off, savings, stored_errors
-from tradeoff.studies.workers.run import run_study, show_end
+from tradeoff.studies.workers.run import run_study
 
 SPACE = SearchSpace(
     domains={

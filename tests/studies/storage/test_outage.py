@@ -169,7 +169,7 @@ def test_who_joins_just_then_by_hand_is_told_at_once(outage: Outage) -> None:
 
 def test_ctrl_c_after_all_that_ends_all_workers_in_order_and_what_they_were_doing_is_queued(outage: Outage) -> None:
     assert (outage.status, "Traceback" in outage.output) == (EXIT_STATUS, False), outage.output
-    assert "ended; the same command goes on" in outage.output
+    assert "stopped; rerun the same command to resume" in outage.output
     assert Counter(trial.state for trial in outage.left) == {TrialState.FAIL: 3, TrialState.WAITING: 2}
     assert {trial.user_attrs["outcome"] for trial in outage.left if trial.state == TrialState.FAIL} == {"interrupted"}
 

@@ -27,11 +27,11 @@ from running import (
     tiny_study,
 )
 
+from tradeoff.studies.cli.run import run
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.workers.ray_cluster import _check_reachable, _no_place, run_on_ray
 from tradeoff.studies.workers.ray_worker import Assignment
-from tradeoff.studies.workers.run import run_command
 
 # Each of the workers, and of those that replace them, imports torch: minutes on a busy machine.
 pytestmark = pytest.mark.timeout(600)
@@ -212,10 +212,8 @@ def test_an_assignment_does_not_show_its_storage() -> None:
 
 
 def test_a_resource_without_ray_is_refused() -> None:
-    with pytest.raises(TradeoffError, match="--ray-resource goes with --ray ADDRESS"):
-        run_command(
-            study_file=None, preset=None, trials=1, timeout_s=None, name=None, storage="a.db", overrides=[], ray_resource="card"
-        )  # fmt: skip
+    with pytest.raises(TradeoffError, match="--ray-resource requires --ray ADDRESS"):
+        run(trials=1, storage="a.db", ray_resource="card")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:gcs"])

@@ -27,9 +27,9 @@ from running import (
 
 from tradeoff.objectives.measurements.records import DERIVED_FROM
 from tradeoff.studies.config.study import StudyConfig
-from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.errors import StudyFailed, TradeoffError
 from tradeoff.studies.workers import run as runner
-from tradeoff.studies.workers.run import StudyFailed, run_study
+from tradeoff.studies.workers.run import run_study
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +144,7 @@ def test_a_failure_does_not_count_and_the_study_goes_on(storage: str) -> None:
 def test_no_trial_starts_after_the_timeout(storage: str) -> None:
     study, display = run(tiny_study(trials=20), storage, timeout_s=0)
     assert study.trials == []
-    assert display.messages[-1] == "the time is up; the same command goes on"
+    assert display.messages[-1] == "the time is up; rerun the same command to resume"
 
 
 def test_what_the_device_lacks_is_said_once_and_never_tried(storage: str) -> None:

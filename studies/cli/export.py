@@ -1,0 +1,68 @@
+"""`tradeoff export`: writes a configuration of the front as files to train with."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tradeoff.studies.cli.confirm import confirm_choice
+from tradeoff.studies.cli.options import (
+    Knee,
+    Limits,
+    Maximize,
+    Minimize,
+    StorageUrl,
+    StudyName,
+    Trial,
+    Weights,
+    Withins,
+    results_of,
+    selection_of,
+)
+from tradeoff.studies.export.export import check_output
+from tradeoff.studies.export.export import export as write_export
+from tradeoff.studies.results.selection import choose
+from tradeoff.studies.storage.opening import DEFAULT_STORAGE
+
+
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to create.", show_default=False)],
+    name: StudyName = None,
+    storage: StorageUrl = DEFAULT_STORAGE,
+    limit: Limits = None,
+    within: Withins = None,
+    trial: Trial = None,
+    knee: Knee = False,
+    maximize: Maximize = None,
+    minimize: Minimize = None,
+    weight: Weights = None,
+    confirm_first: Annotated[
+        bool, typer.Option("--confirm/--no-confirm", help="Train a derived configuration first, to measure it.")
+    ] = True,
+) -> None:
+    """Write one configuration of the front, by default the knee, as files to train with.
+
+    train.py trains as the study did, with transformers and datasets alone. training_args.json, flags.txt and
+    accelerate_config.yaml are for other programs. README.md is a model card with the trade-offs. tradeoff.yaml records the
+    origin and the measured values.
+    With --within alone, the best in the first of the other objectives is chosen: the fastest within half a point of the best.
+    A configuration whose values are derived from another trial is trained first if this machine has the study's device.
+
+    \b
+    Example:
+      tradeoff export --output chosen
+      tradeoff export my-study --limit "peak_memory_mib<=7000" --maximize accuracy --output chosen
+      tradeoff export --within accuracy:0.005 --output fast
+    """
+    selection = selection_of(
+        limit=limit, within=within, trial=trial, knee=knee, maximize=maximize, minimize=minimize, weight=weight
+    )
+    check_output(output)
+    results = results_of(name, storage)
+    choice = choose(results, selection)
+    if confirm_first and choice.record.is_derived:
+        results, choice = confirm_choice(results, choice, selection, storage=storage)
+    written = write_export(results, choice, output)
+    print(f"Trial {choice.record.number} of {results.name}: {choice.why}.")
+    for path in written:
+        print(f"  {path}")

@@ -1,0 +1,63 @@
+"""`tradeoff front`: shows the Pareto front of a study."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from tradeoff.studies.cli.options import (
+    Knee,
+    Limits,
+    Maximize,
+    Minimize,
+    StorageUrl,
+    StudyName,
+    Trial,
+    Weights,
+    Withins,
+    results_of,
+    selection_of,
+)
+from tradeoff.studies.execution.display import output_console
+from tradeoff.studies.results.selection import choose, qualifying_front
+from tradeoff.studies.results.tables import front_as_csv, front_as_json, front_table
+from tradeoff.studies.storage.opening import DEFAULT_STORAGE
+
+
+def front(
+    name: StudyName = None,
+    storage: StorageUrl = DEFAULT_STORAGE,
+    output_format: Annotated[
+        Literal["table", "json", "csv"], typer.Option("--format", help="Print a table, JSON or CSV.")
+    ] = "table",
+    limit: Limits = None,
+    within: Withins = None,
+    trial: Trial = None,
+    knee: Knee = False,
+    maximize: Maximize = None,
+    minimize: Minimize = None,
+    weight: Weights = None,
+) -> None:
+    """Show the Pareto front of a study, best accuracy first; with an option that chooses, that configuration alone.
+
+    \b
+    Example:
+      tradeoff front
+      tradeoff front my-study --limit "peak_memory_mib<=7000" --format json
+      tradeoff front --within accuracy:0.005 --minimize train_time_s
+    """
+    selection = selection_of(
+        limit=limit, within=within, trial=trial, knee=knee, maximize=maximize, minimize=minimize, weight=weight
+    )
+    results = results_of(name, storage)
+    only = choose(results, selection).record if selection.ways() else None
+    rows = qualifying_front(results, selection)
+    if output_format == "json":
+        print(front_as_json(rows, results.objectives, only=only))
+    elif output_format == "csv":
+        print(front_as_csv(rows, results.objectives, only=only), end="")
+    elif not rows:
+        print(f"The front of {results.name} is empty: no trial has completed ({results.summary()}).")
+    else:
+        device = f" on {results.device['name']}" if "name" in results.device else ""
+        title = f"Pareto front of {results.name}{device}"
+        output_console().print(front_table(rows, results.objectives, only=only, title=title, caption=results.summary()))

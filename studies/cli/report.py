@@ -1,0 +1,42 @@
+"""`tradeoff report`: writes a study's plots and tables."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tradeoff.studies.cli.options import StorageUrl, StudyName, results_of
+from tradeoff.studies.reporting.report import check_report, html_report, markdown_report, write_report
+from tradeoff.studies.storage.opening import DEFAULT_STORAGE
+
+
+def report(
+    name: StudyName = None,
+    storage: StorageUrl = DEFAULT_STORAGE,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The file to write; default: report.html, and standard output for Markdown.",
+            show_default=False,
+        ),
+    ] = None,
+    output_format: Annotated[Literal["html", "md"], typer.Option("--format", help="Write an HTML page, or Markdown.")] = "html",
+) -> None:
+    """Write a study's plots and tables as one HTML file that needs no network, or its tables as Markdown.
+
+    \b
+    Example:
+      tradeoff report --output report.html
+      tradeoff report my-study --format md
+    """
+    if output is None and output_format == "md":
+        print(markdown_report(results_of(name, storage)), end="")
+        return
+    output = output or Path("report.html")
+    check_report(output)
+    results = results_of(name, storage)
+    write_report(html_report(results) if output_format == "html" else markdown_report(results), output)
+    print(f"Report of {results.name}: {output}")

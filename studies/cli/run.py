@@ -1,0 +1,102 @@
+"""`tradeoff run`: creates a study or resumes it, on this machine or on a Ray cluster."""
+
+import os
+import shlex
+from typing import Annotated
+
+import typer
+
+from tradeoff.studies.cli.options import Overrides, Preset, StorageUrl, StudyFile, Timeout, Workers
+from tradeoff.studies.config.study_file import load_config
+from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.execution.display import Display, terminal_display
+from tradeoff.studies.execution.interrupts import run_to_end
+from tradeoff.studies.results import savings
+from tradeoff.studies.results.front import pareto_front
+from tradeoff.studies.results.results import read_results
+from tradeoff.studies.results.tables import front_table
+from tradeoff.studies.storage.opening import DEFAULT_STORAGE, load_study, masked, open_storage
+from tradeoff.studies.workers.ray_cluster import run_on_ray
+from tradeoff.studies.workers.run import run_study
+
+
+def run(
+    study_file: StudyFile = None,
+    preset: Preset = None,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", help="The number of trials that the study is to have.", show_default=False)
+    ] = None,
+    timeout: Timeout = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="The study's name.", show_default=False)] = None,
+    storage: StorageUrl = DEFAULT_STORAGE,
+    workers: Workers = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run the workers on the Ray cluster at ADDRESS; auto: the one that runs here, local: start one.",
+            show_default=False,
+        ),
+    ] = None,
+    ray_resource: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The Ray resource that stands for a device; default: GPU.", show_default=False),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Create a study, or resume it, and run it to its number of trials.
+
+    Ctrl-C stops it after cleaning up; press Ctrl-C twice to stop immediately. Nothing measured is lost: rerun the same command
+    to resume.
+
+    \b
+    Example:
+      tradeoff run
+      tradeoff run study.yaml --trials 40 --set job.epochs=1
+      tradeoff run --preset yelp-bert --storage sqlite:///yelp.db
+      tradeoff run study.yaml --ray auto --storage @storage-url
+    """
+    display = terminal_display()
+    config = load_config(study_file, preset=preset, overrides=overrides or [], trials=trials, name=name)
+    if ray_resource is not None and ray is None:
+        raise TradeoffError("--ray-resource requires --ray ADDRESS, which was not given")
+
+    def search() -> None:
+        if ray is None:
+            run_study(config, storage=storage, workers=workers, timeout_s=timeout, display=display)
+        else:
+            run_on_ray(
+                config,
+                address=ray,
+                storage=storage,
+                resource=ray_resource,
+                workers=workers,
+                timeout_s=timeout,
+                display=display,
+            )
+
+    status = run_to_end(search, display.message)
+    show_end(config.name, storage, display)
+    raise typer.Exit(status)
+
+
+def show_end(name: str, storage: str, display: Display) -> None:
+    """Print the front of a study, what the search has saved, and the commands that come next."""
+    try:
+        results = read_results(load_study(name, open_storage(storage, create=False)))
+    except TradeoffError:
+        return  # it ended before there was a study
+    front = pareto_front(results.records, results.objectives)
+    if not front:
+        display.message(f"no trial has completed yet ({results.summary()})")
+        return
+    display.show(front_table(front, results.objectives, title=f"Pareto front of {name}", caption=results.summary()))
+    for line in savings.lines(results):
+        display.message(line)
+    is_named = storage not in (DEFAULT_STORAGE, os.environ.get("TRADEOFF_STORAGE"))
+    option = f" --storage {shlex.quote(masked(storage))}" if is_named else ""
+    display.message(
+        "next:\n"
+        f"  tradeoff export {shlex.quote(name)}{option} --output best   the knee as TrainingArguments\n"
+        f"  tradeoff dashboard{option}   every trial in the browser"
+    )

@@ -1,0 +1,30 @@
+"""`tradeoff worker`: joins a study that exists."""
+
+import typer
+
+from tradeoff.studies.cli.options import StorageUrl, StudyName, Timeout, Workers
+from tradeoff.studies.execution.display import terminal_display
+from tradeoff.studies.execution.interrupts import run_to_end
+from tradeoff.studies.storage.opening import DEFAULT_STORAGE
+from tradeoff.studies.workers.run import join_study
+
+
+def worker(
+    name: StudyName = None, storage: StorageUrl = DEFAULT_STORAGE, workers: Workers = None, timeout: Timeout = None
+) -> None:
+    """Work on an existing study beside other workers, on this machine or elsewhere, until it is complete.
+
+    Everything is read from the storage. A worker can join and leave at any time: on SIGTERM or Ctrl-C it cleans up, and others
+    run the trial that it had begun again.
+
+    \b
+    Example:
+      tradeoff worker
+      TRADEOFF_STORAGE=postgresql://ada:secret@db/studies tradeoff worker reviews
+      tradeoff worker reviews --storage @/run/secrets/storage --workers 4
+    """
+    display = terminal_display()
+    status = run_to_end(
+        lambda: join_study(name, storage=storage, workers=workers, timeout_s=timeout, display=display), display.message
+    )
+    raise typer.Exit(status)
