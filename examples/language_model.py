@@ -1,4 +1,4 @@
-"""A small causal language model with random weights, judged by its perplexity."""
+"""A small causal language model with random weights, evaluated by its perplexity."""
 
 import functools
 import math
@@ -18,24 +18,24 @@ from tradeoff.objectives.trainers.embedded import embedded_tokenizer
 
 
 class PerplexityTrainer(Trainer):
-    """A Trainer that tells the perplexity beside the loss."""
+    """A Trainer whose evaluation returns the perplexity beside the loss."""
 
     def evaluate(self, *args, **kwargs):
-        """Evaluates, and adds what a model's next word is as uncertain as."""
+        """Evaluate, and add the perplexity: the exponential of the loss."""
         metrics = super().evaluate(*args, **kwargs)
         return metrics | {"eval_perplexity": math.exp(metrics["eval_loss"])}
 
 
-@functools.cache  # a trial builds two Trainers, and reads its data once
+@functools.cache  # a trial builds two Trainers and should read its data once
 def read(num_samples: int, seed: int) -> Dataset:
-    """Reviews as tokens, each as long as it is."""
+    """Return tokenized reviews, not padded."""
     tokenizer = embedded_tokenizer()
     texts = [review.text for review in generate_reviews(num_samples, seed=seed)]
     return Dataset.from_dict({"input_ids": tokenizer(texts, truncation=True, max_length=48)["input_ids"]})
 
 
 def build(args: TrainingArguments, train_samples: int = 1024) -> Trainer:
-    """A Trainer with a fresh model."""
+    """Return a Trainer with a fresh model."""
     tokenizer = embedded_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -1,4 +1,4 @@
-"""Stars as a number: a small BERT with a regression head, judged by its root mean squared error."""
+"""A small BERT with a regression head that predicts a review's stars, evaluated by its root mean squared error."""
 
 import functools
 
@@ -11,9 +11,9 @@ from tradeoff.objectives.data.reviews import generate_reviews
 from tradeoff.objectives.trainers.embedded import embedded_tokenizer
 
 
-@functools.cache  # a trial builds two Trainers, and reads its data once
+@functools.cache  # a trial builds two Trainers and should read its data once
 def read(num_samples: int, seed: int):
-    """Reviews as tokens, with their stars as a number."""
+    """Return tokenized reviews with their stars as numbers, and the size of the vocabulary."""
     reviews = generate_reviews(num_samples, seed=seed)
     tokenizer = embedded_tokenizer()
     columns = dict(tokenizer([review.text for review in reviews], truncation=True, max_length=48, padding="max_length"))
@@ -22,12 +22,12 @@ def read(num_samples: int, seed: int):
 
 
 def rmse(prediction) -> dict[str, float]:
-    """The root mean squared error of an evaluation."""
+    """Return the root mean squared error of an evaluation."""
     return {"rmse": float(np.sqrt(np.mean((prediction.predictions.squeeze() - prediction.label_ids) ** 2)))}
 
 
 def build(args: TrainingArguments, train_samples: int = 2048) -> Trainer:
-    """A Trainer with a fresh model."""
+    """Return a Trainer with a fresh model."""
     train, vocab_size = read(train_samples, seed=0)
     evaluation, _ = read(200, seed=1)
     config = BertConfig(
@@ -44,6 +44,6 @@ def build(args: TrainingArguments, train_samples: int = 2048) -> Trainer:
         attention_probs_dropout_prob=0.0,
     )
     model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    # Otherwise accumulation would multiply the loss (huggingface/transformers#47688).
+    # Without this, accumulation multiplies the loss (huggingface/transformers#47688).
     model.accepts_loss_kwargs = False
     return Trainer(model=model, args=args, train_dataset=train, eval_dataset=evaluation, compute_metrics=rmse)
