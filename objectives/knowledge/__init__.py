@@ -1,1 +1,1 @@
-"""What earlier trials settle about configurations that were not run."""
+"""Models of memory, time, energy and learning, fitted to the trials of a study."""

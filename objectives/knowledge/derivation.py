@@ -1,4 +1,4 @@
-"""What a trial stores that was not measured by it: a derived one's values and where they are from, and what was predicted."""
+"""Attributes that a trial stores without having measured them: derived values with their sources, and predictions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,20 +12,20 @@ from tradeoff.searchspace import TrialParameters
 
 
 def derived_attributes(parameters: TrialParameters, settling: Observation, knowledge: Knowledge) -> dict[str, Any]:
-    """What a derived trial stores.
+    """Return what a derived trial stores.
 
     Args:
         parameters: Its configuration.
-        settling: The training of its learning class, or, where nothing that is learned counts, a probe.
-        knowledge: What the study's trials settle.
+        settling: The training of its learning class, or a probe if the study has no learned objective.
+        knowledge: The models fitted to the study's trials.
 
     Returns:
-        The attributes by name; an objective that nothing settles is None.
+        The attributes by name; None for an objective that nothing settles.
     """
     cost = knowledge.cost(parameters)
     assert cost is not None
     attributes: dict[str, Any] = {"outcome": "completed", DERIVED_FROM: settling.record.number}
-    # Time and memory are told of every configuration, whether they are objectives or not.
+    # Time and memory are stored for every configuration, whether or not they are objectives.
     for name in dict.fromkeys(("train_time_s", "peak_memory_mib", *knowledge.setup.objectives)):
         if not GOALS[name].learned:
             attributes |= {name: cost.value(name), f"{name}_source": cost.source(name)}
@@ -36,25 +36,25 @@ def derived_attributes(parameters: TrialParameters, settling: Observation, knowl
                 attributes |= {key: settled[key] for key in (NUM_SEEDS, spread_name(name))}
                 attributes[f"{name}_source"] = settling.record.sources[name]
     if (source := knowledge.memory.measured_by(parameters)) is not None:
-        # What had been predicted of the peak before the trial that measured it.
+        # The prediction made before the trial that measured the peak.
         attributes |= {name: source.record.attributes[name] for name in MEMORY_PREDICTION if name in source.record.attributes}
     return attributes
 
 
 def predicted_attributes(parameters: TrialParameters, measured: Mapping[str, Any], knowledge: Knowledge) -> dict[str, Any]:
-    """What was said of a trial's time and memory before it ran, for each of them that the trial has measured itself.
+    """Return the time and memory that were predicted before a trial ran, for each of them that the trial has measured itself.
 
-    The memory has its source beside it: "model" for a line through measured peaks, "plan" for the memory plan as far as peaks
-    have corrected it. `planned_peak_memory_mib` is the plan alone. Where there is a plan, a trial that ran out of memory has
-    them too.
+    The memory's source is stored beside it: "model" for a line through measured peaks, "plan" for the memory estimate as
+    corrected by measured peaks. `planned_peak_memory_mib` is the estimate alone. If there is an estimate, a trial that ran out
+    of memory has them too.
 
     Args:
         parameters: The trial's configuration.
         measured: The attributes that the trial stores.
-        knowledge: What was known without the trial.
+        knowledge: The models without the trial.
     """
     predicted: dict[str, Any] = {}
-    # A training that was stopped says nothing of the time of a whole one.
+    # A training that was stopped tells nothing about the time of a complete one.
     if measured["outcome"] == "completed" and "train_time_s" in measured and (time := knowledge.time_s(parameters)) is not None:
         predicted["predicted_train_time_s"] = time[0]
     has_run = measured["outcome"] in ("completed", "stopped_early", "diverged", "probed")

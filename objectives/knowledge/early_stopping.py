@@ -1,8 +1,8 @@
-"""Ends a training whose learning class can no longer reach the front. Optuna has no pruning for several objectives.
+"""Stop a training whose learning class can no longer reach the front. Optuna has no pruning for several objectives.
 
-A class reaches the front if what it learns beats, for one of its members, everything that is at least as fast and as small.
-After each evaluation its final accuracy, or whatever metric is learned, is bounded: what the study's own finished trainings
-gained from the same point on, and a little more than the most of it, is granted to this one too.
+A class reaches the front if one of its members learns more than every configuration that is at least as fast and as small.
+After each evaluation its final accuracy, or whichever metric is learned, is bounded from above: the training is assumed to gain
+a little more than the largest gain that the study's finished trainings made from the same point on.
 """
 
 import statistics
@@ -11,27 +11,27 @@ from dataclasses import asdict, dataclass
 
 from tradeoff.objectives.measurements.goals import GOALS, Goal
 
-# Training samples and the value that was learned, at each evaluation.
+# (training samples, learned value) at each evaluation.
 Curve = Sequence[tuple[int, float]]
 
-# Finished trainings before their curves are trusted.
+# Finished trainings that are needed before their curves are trusted.
 MIN_CURVES = 3
-# What a lucky seed may add to the largest gain seen: about one standard error of an accuracy on a few hundred samples.
+# What a lucky seed may add to the largest gain so far: about one standard error of an accuracy on a few hundred samples.
 SLACK = 0.01
-# The same for a metric whose scale nobody knows, as a share of the range of the final values. Two seeds moved the evaluation
-# loss of a BERT on reviews by 0.01, where classes lay between 1.22 and 1.31.
+# The same for a metric of unknown scale, as a share of the range of the final values. Two seeds moved the evaluation loss of a
+# BERT on reviews by 0.01, while classes ranged from 1.22 to 1.31.
 SLACK_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StopRule:
-    """When to end a training.
+    """The point at which a training is stopped.
 
     Attributes:
-        goal: What is learned.
-        thresholds: For a number of training samples, the value that the class must have reached to get to the front.
-        required: The final value that the class must beat.
-        dominating: The trials that it would have to beat.
+        goal: The learned metric.
+        thresholds: For a number of training samples, the value that the class must have reached by then to reach the front.
+        required: The final value that the class must exceed.
+        dominating: The numbers of the trials that it would have to exceed.
     """
 
     goal: Goal
@@ -55,13 +55,13 @@ def stop_rule(
     curves: Sequence[Curve],
     goal: Goal = GOALS["accuracy"],
 ) -> StopRule | None:
-    """The rule for a class, or None where nothing can be said.
+    """Return the rule for a class, or None if too little is known.
 
     Args:
-        members: For each member of the class, the objectives that are costs (time, memory), known beforehand.
-        finished: Trials that completed: number, and all objectives.
-        curves: Of finished trainings: (training samples, value of the goal) at each evaluation.
-        goal: The one objective that is learned.
+        members: The costs (time, memory) of each member of the class, by objective.
+        finished: The completed trials: number and all objectives.
+        curves: The learning curves of finished trainings.
+        goal: The one learned objective.
     """
     if len(curves) < MIN_CURVES or not members:
         return None
@@ -80,21 +80,21 @@ def stop_rule(
 
 
 def largest_gain(gains: Sequence[float]) -> float:
-    """What a training may gain at the most, from what others gained: the largest gain, and its lead over the second largest.
+    """Return the most that a training may gain: the largest gain so far plus its lead over the second largest.
 
-    The largest of a few gains is often surpassed by the next one: of three, by one in four. This bound is due to D. S. Robson
-    and J. H. Whitlock, "Estimation of a Truncation Point", Biometrika 51(1/2), 1964.
+    The largest of a few gains is often exceeded by the next one: the largest of three with probability 1/4. The bound is due to
+    D. S. Robson and J. H. Whitlock, "Estimation of a Truncation Point", Biometrika 51(1/2), 1964.
     """
     second, first = sorted(gains)[-2:]
     return max(0.0, first + (first - second))
 
 
 def expected_final(curve: Curve, finished: Sequence[Curve]) -> float:
-    """What a training that was stopped would have reached: its last value, and what finished ones gained from there on.
+    """Return the value that a stopped training would have reached: its last one plus the median gain of finished trainings.
 
     Args:
-        curve: Of the training that was stopped; not empty.
-        finished: Of those that ran to their end. With none that was evaluated at the same point, it would have gained nothing.
+        curve: The learning curve of the stopped training; not empty.
+        finished: The curves of finished trainings. If none was evaluated at the same point, no gain is assumed.
     """
     num_samples, value = curve[-1]
     gains = [other[-1][1] - at for other in finished for samples, at in other[:-1] if samples == num_samples]
@@ -104,7 +104,7 @@ def expected_final(curve: Curve, finished: Sequence[Curve]) -> float:
 def _required(
     members: Sequence[Mapping[str, float]], finished: Sequence[tuple[int, Mapping[str, float]]], goal: Goal
 ) -> tuple[float | None, tuple[int, ...]]:
-    """The least that must be learned for any member to reach the front, and the trials in its way; None if one is there."""
+    """Return the value that a member must exceed to reach the front, and the trials in its way; None if one is there."""
     hurdles = []
     for member in members:
         in_the_way = [

@@ -1,13 +1,13 @@
-"""Values between the micro-batches that were measured."""
+"""Interpolation between measured micro-batches."""
 
 from collections.abc import Mapping
 
 
 def interpolate(points: Mapping[float, float], at: float) -> float:
-    """Linear between the two nearest measured points, and beyond the last two along their line; never below 0.
+    """Interpolate linearly between the two nearest points, and extrapolate along the line of the last two; never below 0.
 
     Args:
-        points: Two measured values or more, by micro-batch.
+        points: At least two measured values by micro-batch.
         at: The micro-batch.
     """
     batches = sorted(points)

@@ -1,10 +1,10 @@
-"""What earlier trials of a study settle about configurations that were not run.
+"""Knowledge that a study's trials give of configurations that were not run.
 
-Three kinds of knowledge, in falling order of certainty: an out-of-memory settles every configuration that needs at least as
+There are three kinds, in decreasing order of certainty: an out-of-memory settles every configuration that needs at least as
 much memory; memory and step times of a configuration follow from those of its neighbours; and a training settles the accuracy
-of its whole learning class. All of it holds for one job on one device model with one memory budget, which is what a study is.
+of its whole learning class. All of it holds for one job on one device model with one memory limit, which is what a study is.
 
-Everything here is computed from the stored records, so any process that can read the study knows the same.
+Everything is computed from the stored records, so every process that can read the study knows the same.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ from tradeoff.searchspace import LearningClass, TrialParameters
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What a configuration costs.
+    """The cost of a configuration.
 
     Attributes:
         peak_memory_mib: Its peak memory.
@@ -46,30 +46,30 @@ class Cost:
     energy_source: str | None = None
 
     def value(self, name: str) -> float | None:
-        """The value of an objective that is a cost; None where it is not known."""
+        """Return the value of a cost objective; None if it is not known."""
         value: float | None = getattr(self, name)
         return value
 
     def source(self, name: str) -> str | None:
-        """Where the value of an objective that is a cost comes from."""
+        """Return the source of the value of a cost objective."""
         return {"peak_memory_mib": self.memory_source, "energy_j": self.energy_source}.get(name, self.time_source)
 
     def knows(self, names: Iterable[str]) -> bool:
-        """Whether all of these objectives are known."""
+        """Return True if all of these objectives are known."""
         return all(self.value(name) is not None for name in names)
 
     def is_measured(self, names: Iterable[str] = ()) -> bool:
-        """Whether neither time nor memory, nor any of these objectives, is a model's word."""
+        """Return True if time, memory and these objectives were all measured, and none is predicted by a model."""
         return all(self.source(name) != "model" for name in ("train_time_s", "peak_memory_mib", *names))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Knowledge:
-    """What a study's trials settle.
+    """The models fitted to a study's trials.
 
     Attributes:
         setup: The terms of the study.
-        observations: Trials that ran here; derived and skipped ones teach nothing new.
+        observations: Trials that ran; derived and skipped ones add nothing.
         memory_estimates: Memory as estimated before anything ran; None if it was not.
     """
 
@@ -81,14 +81,14 @@ class Knowledge:
     def of(
         cls, records: Sequence[TrialRecord], setup: StudySetup, *, memory_estimates: MemoryEstimates | None = None
     ) -> "Knowledge":
-        """Read the records of a study that teach something."""
+        """Fit the models to the records of a study."""
         observations = tuple(o for record in records if (o := observe(record, setup.space)) is not None)
         return cls(setup=setup, observations=observations, memory_estimates=memory_estimates)
 
     def out_of_memory(self, parameters: TrialParameters) -> Observation | None:
-        """The observation that settles that `parameters` do not fit, or None.
+        """Return the observation from which it follows that `parameters` cannot fit, or None.
 
-        Of several, the one that is nearest in the micro-batch.
+        If there are several, the one with the nearest micro-batch is returned.
         """
         settling = [
             observation
@@ -98,23 +98,23 @@ class Knowledge:
         return max(settling, key=lambda o: o.parameters.per_device_train_batch_size, default=None)
 
     def with_observation(self, observation: Observation) -> "Knowledge":
-        """What is known with one observation more."""
+        """Return the knowledge with one more observation."""
         return replace(self, observations=(*self.observations, observation))
 
     def class_of(self, parameters: TrialParameters) -> LearningClass:
-        """The learning class of a configuration, as widely as this study shares accuracy."""
+        """Return the learning class of a configuration, as widely as this study shares accuracy."""
         return parameters.learning_class(self.setup.num_devices, self.setup.reuse)
 
     @cached_property
     def trainings(self) -> dict[LearningClass, Observation]:
-        """The training that speaks for each learning class: of those with the most seeds behind them, the latest."""
+        """The training that represents each learning class: the latest of those averaged over the most seeds."""
         completed = [o for o in self.observations if o.record.outcome == "completed"]
-        # The sort is stable: of as many seeds, the latest comes last.
+        # The sort is stable: among equal numbers of seeds the latest comes last.
         completed.sort(key=lambda o: o.record.attributes.get(NUM_SEEDS, 1))
         return {self.class_of(o.parameters): o for o in completed}
 
     def trained(self, parameters: TrialParameters) -> list[Observation]:
-        """The trainings of exactly this configuration that completed, the latest of each seed, in order."""
+        """Return the completed trainings of exactly this configuration, the latest of each seed, by trial number."""
         by_seed = {
             o.record.attributes.get(SEED): o
             for o in self.observations
@@ -123,7 +123,7 @@ class Knowledge:
         return sorted(by_seed.values(), key=lambda o: o.record.number)
 
     def cost(self, parameters: TrialParameters) -> Cost | None:
-        """Memory and time of a configuration, measured or predicted; None while too little is known."""
+        """Return the costs of a configuration, measured or predicted; None while too little is known."""
         structure = parameters.with_learning_rate(None)  # neither depends on it
         if structure not in self._costs:
             self._costs[structure] = self._cost(structure)
@@ -137,7 +137,7 @@ class Knowledge:
         energy = self._power.energy_j(structure, *time)
         return Cost(
             peak_memory_mib=memory[0],
-            # What is not measured is a model's word, whoever the model had it from.
+            # A value that was not measured counts as predicted, whether by a line through peaks or by the memory estimate.
             memory_source="model" if memory[1] == "plan" else memory[1],
             train_time_s=time[0],
             time_source=time[1],
@@ -147,30 +147,30 @@ class Knowledge:
         )
 
     def memory_mib(self, parameters: TrialParameters) -> tuple[float, str] | None:
-        """Peak memory and where it comes from (see `MemoryModel`); None while too little is known."""
+        """Return the peak memory in MiB and its source (see `MemoryModel`); None while too little is known."""
         return self.memory.peak_memory_mib(parameters)
 
     def time_s(self, parameters: TrialParameters) -> tuple[float, str] | None:
-        """Training time and where it comes from (see `TimeModel`); None while too little is known."""
+        """Return the training time in seconds and its source (see `TimeModel`); None while too little is known."""
         return self.times.train_time_s(parameters)
 
     def is_probed(self, parameters: TrialParameters) -> bool:
-        """Whether probes measured both the micro-step and the peak memory of this structure."""
+        """Return True if probes measured both the micro-step time and the peak memory of this structure."""
         return self.times.micro_step_s(parameters) is not None and self.memory.measured_mib(parameters) is not None
 
     @cached_property
     def memory(self) -> MemoryModel:
-        """What is known of memory."""
+        """The memory model."""
         return MemoryModel(observations=self.observations, estimates=self.memory_estimates)
 
     @cached_property
     def times(self) -> TimeModel:
-        """What is known of time."""
+        """The time model."""
         return TimeModel(setup=self.setup, observations=self.observations)
 
     @cached_property
     def _costs(self) -> dict[TrialParameters, Cost | None]:
-        """What `cost` has answered before: a decision asks for the same configurations many times."""
+        """The cache of `cost`: a decision asks for the same configurations many times."""
         return {}
 
     @cached_property

@@ -1,6 +1,6 @@
-"""The peak memory of a configuration, from the peaks of others and from the memory plan.
+"""Predict the peak memory of a configuration from the peaks of others and from the memory estimate.
 
-Within a memory class it is close to linear in the micro-batch, so two measured batches tell the others.
+Within a memory class it is close to linear in the micro-batch, so two measured batches determine the others.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from tradeoff.searchspace import MemoryClass, TrialParameters
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryModel:
-    """What is known of memory.
+    """Peak memory by memory class and micro-batch.
 
     Attributes:
         observations: Trials that ran.
@@ -26,12 +26,12 @@ class MemoryModel:
     estimates: MemoryEstimates | None
 
     def peak_memory_mib(self, parameters: TrialParameters) -> tuple[float, str] | None:
-        """Peak memory and where it comes from.
+        """Return the peak memory in MiB and its source: "probe", "model" or "plan"; None while too little is known.
 
         Within a memory class it is interpolated in the micro-batch, in which it is close to linear. A class without two
         measured batches borrows from the one that differs only in whether gradients are held through the forward pass: the
-        difference is the size of the gradients, except where the update is the peak. With a memory plan, measured memory is
-        interpolated over the planned one instead, and where too little was measured the plan speaks for itself ("plan").
+        difference is the size of the gradients, unless the update is the peak. With a memory estimate, measured memory is
+        interpolated over the estimated one instead, and the estimate alone ("plan") is used while too little was measured.
         """
         memory_class, batch = parameters.memory_class(), float(parameters.per_device_train_batch_size)
         points = self._points.get(memory_class, {})
@@ -45,27 +45,27 @@ class MemoryModel:
         if len(other) < 2 and batch not in other:
             return None
         base = other[batch] if batch in other else interpolate(other, batch)
-        # Too low for a batch so small that the update is its peak. An estimate that is too low is put right by the probe that
-        # checks it once it stands on the front; one that is too high would never be looked at.
+        # Too low for a batch so small that the update is its peak. A prediction that is too low is corrected by the probe that
+        # checks it once it is on the front; one that is too high would never be checked.
         return max(0.0, base + self._gradients_mib * (1 if memory_class.accumulates else -1)), "model"
 
     def measured_mib(self, parameters: TrialParameters) -> float | None:
-        """The peak that was measured at exactly this memory class and micro-batch; None where none was."""
+        """Return the peak in MiB measured at exactly this memory class and micro-batch; None if there is none."""
         return self._points.get(parameters.memory_class(), {}).get(float(parameters.per_device_train_batch_size))
 
     def lower_bound_mib(self, parameters: TrialParameters) -> float | None:
-        """What a configuration needs at least by the memory plan; None where no plan knows it."""
+        """Return the lower bound in MiB on what a configuration needs, by the memory estimate; None without an estimate."""
         return self._corrected.lower_bound_mib(parameters.memory_class(), float(parameters.per_device_train_batch_size))
 
     def estimated_mib(self, parameters: TrialParameters) -> float | None:
-        """The peak that was planned before anything was measured; None where no plan knows it."""
+        """Return the peak in MiB as estimated before anything was measured; None without an estimate."""
         if self.estimates is None:
             return None
         planned = self.estimates.planned(parameters.memory_class(), float(parameters.per_device_train_batch_size))
         return None if planned is None else planned.peak_memory_mib
 
     def measured_by(self, parameters: TrialParameters) -> Observation | None:
-        """The observation whose peak stands for this configuration's memory; None where none was measured."""
+        """Return the observation that measured this configuration's peak; None if there is none."""
         memory_class, batch = parameters.memory_class(), parameters.per_device_train_batch_size
         same = [
             o
@@ -109,7 +109,7 @@ class MemoryModel:
 
     @cached_property
     def _gradients_mib(self) -> float:
-        """The size of all gradients: the same in every configuration of a job."""
+        """The size of all gradients, which is the same in every configuration of a job."""
         probes = [o.record.attributes["probe"] for o in self.observations if "probe" in o.record.attributes]
         return max((probe["gradients_mib"] for probe in probes), default=0.0)
 

@@ -1,4 +1,4 @@
-"""What the trials of other workers are about to tell, so that no two pay for the same out-of-memory or learning class."""
+"""Look at the running trials of other workers, so that no two pay for the same out-of-memory or learning class."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ from optuna.trial import FrozenTrial
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.searchspace import TrialParameters
 
-# A sampler that plans says here what a trial is to do: `stages` of "probe" and "train".
+# The plan of a trial, stored by a sampler that plans: its `params` and its `stages`, of "probe" and "train".
 TRIAL_PLAN = "tradeoff:plan"
-# Where no sampler plans, a trial says here that it is being trained; or that it is probed alone, its class being settled.
+# Stored by a trial without a plan: True while it is trained, `PROBED_ALONE` if its class is settled and only its costs are not.
 TRAINS_ATTRIBUTE = "tradeoff:trains"
 PROBED_ALONE = "probe"
-# A memory that is predicted to take no more than this share of the budget is not waited for: it will fit.
+# If the predicted memory is at most this share of the limit, the configuration will fit, and nothing is waited for.
 SURELY_FITS = 0.9
 
 
@@ -23,13 +23,13 @@ def settled_soon(
     *,
     trains: bool,
 ) -> tuple[int, str] | None:
-    """The trial that is about to settle a configuration, and how in a few words; None where there is none.
+    """Return the number of the trial that is about to settle a configuration, and how, in a few words; None if there is none.
 
     Args:
         parameters: The configuration.
-        others: Trials of other workers, running.
-        knowledge: What is known.
-        trains: Whether its learning class is to be trained, or its memory is all that is missing.
+        others: Running trials of other workers.
+        knowledge: The models fitted to the study's trials.
+        trains: True if its learning class is to be trained; False if only its memory is missing.
     """
     for other in others:
         runs = other.system_attrs.get(TRAINS_ATTRIBUTE)

@@ -1,7 +1,7 @@
-"""The energy of a training that was not run: the power that probes measured, over the time that it would take.
+"""Predict the energy of a training: the power that probes measured times the predicted training time.
 
-NVML counts the energy of the whole card, so power is what the card drew while the steps of a probe were timed, whoever used it.
-It grows with the micro-batch until the card is busy all the time; between probed batches it is interpolated.
+NVML counts the energy of the whole GPU, so power is what the GPU drew while the steps of a probe were timed, whoever used it.
+It grows with the micro-batch until the GPU is busy all the time; between probed batches it is interpolated.
 """
 
 import statistics
@@ -16,13 +16,12 @@ from tradeoff.searchspace import SpeedClass, TrialParameters
 
 @dataclass(frozen=True, kw_only=True)
 class PowerModel:
-    """What is known of power and energy.
+    """Average power by compute configuration and micro-batch.
 
     Attributes:
-        energies_j: Energies that trainings measured, by configuration without its learning rate.
-        powers_w: Median power that probes measured, by speed class and micro-batch.
-        calibration: Energies that trainings measured against the power of their probes over their time: loading data and
-            the like draw less.
+        energies_j: Energies measured by trainings, by configuration without its learning rate.
+        powers_w: Median power measured by probes, by speed class and micro-batch.
+        calibration: The median ratio of measured energies to power x time of the probes: loading data, for one, draws less.
     """
 
     energies_j: dict[TrialParameters, float]
@@ -31,7 +30,7 @@ class PowerModel:
 
     @classmethod
     def of(cls, trials: Iterable[tuple[TrialParameters, TrialRecord]]) -> Self:
-        """Reads it out of trials that ran; without NVML nothing is known."""
+        """Fit the model to trials that ran; without NVML nothing is known."""
         energies_j: dict[TrialParameters, float] = {}
         trained_w: dict[TrialParameters, float] = {}
         probed_w: dict[SpeedClass, dict[float, list[float]]] = {}
@@ -52,12 +51,12 @@ class PowerModel:
         return cls(energies_j=energies_j, powers_w=powers_w, calibration=statistics.median(ratios) if ratios else 1.0)
 
     def energy_j(self, structure: TrialParameters, train_time_s: float, time_source: str) -> tuple[float, str] | None:
-        """The energy of a training and where it comes from; None where no power was measured.
+        """Return the energy of a training in joules and its source; None if no power was measured.
 
         Args:
             structure: The configuration, without its learning rate.
             train_time_s: The time of its training.
-            time_source: Where that comes from.
+            time_source: The source of that time.
         """
         if (measured := self.energies_j.get(structure)) is not None:
             return measured, "measured"

@@ -11,7 +11,7 @@ from tradeoff.searchspace import Reuse, SearchSpace
 
 @dataclass(frozen=True, kw_only=True)
 class StudySetup:
-    """What is searched, on which job, for which objectives, and within which limits.
+    """The space, job, objectives and limits of a study, as they hold on this machine.
 
     Attributes:
         space: Where configurations come from, without what the device lacks.
@@ -37,10 +37,10 @@ class StudySetup:
 
     @cached_property
     def learned(self) -> tuple[str, ...]:
-        """The objectives that only a training tells."""
+        """The objectives that only a training measures."""
         return learned_names(self.objectives)
 
     @cached_property
     def costs(self) -> tuple[str, ...]:
-        """The objectives that a probe tells, or a model of probes."""
+        """The objectives that a probe measures, or a model of probes predicts."""
         return cost_names(self.objectives)

@@ -1,7 +1,7 @@
-"""A study at one moment: what runs, what has ended, and what that settles, all from one reading of the storage.
+"""A study at one moment: its running and finished trials, and the models fitted to them, from one read of the storage.
 
-A decision that read what runs and what has ended one after the other could miss a trial that ended in between, and every
-reading costs the database, which all workers share, as much as the whole decision costs the worker.
+A decision that read running and finished trials one after the other could miss a trial that ended in between, and each read
+costs the database, which all workers share, as much as the whole decision costs the worker.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates, stor
 
 @dataclass(frozen=True, kw_only=True)
 class StudySnapshot:
-    """A study as it was read once.
+    """A study as of one read of its storage.
 
     Attributes:
         trials: Its trials, in the order of their numbers.
-        records: The same, as the rest of the code sees them.
-        knowledge: What those that have ended settle.
+        records: The same trials as records.
+        knowledge: The models fitted to the finished ones.
     """
 
     trials: Sequence[FrozenTrial]
@@ -34,22 +34,22 @@ class StudySnapshot:
 
     @cached_property
     def running(self) -> list[FrozenTrial]:
-        """The trials that run."""
+        """The running trials."""
         return [trial for trial in self.trials if trial.state == TrialState.RUNNING]
 
     @cached_property
     def is_any_waiting(self) -> bool:
-        """Whether a trial is queued."""
+        """True if a trial is queued."""
         return any(trial.state == TrialState.WAITING for trial in self.trials)
 
     @cached_property
     def num_ended(self) -> int:
-        """Trials that have ended."""
+        """The number of finished trials."""
         return sum(trial.state.is_finished() for trial in self.trials)
 
     @cached_property
     def num_counted(self) -> int:
-        """Trials that the study's `trials` counts."""
+        """The number of trials that count towards the study's `trials`."""
         return sum(record.counts for record in self.records)
 
 

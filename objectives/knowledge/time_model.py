@@ -1,4 +1,4 @@
-"""The training time of a configuration: the step times of a probe times its steps, or what its own training took."""
+"""Predict the training time of a configuration: step times from probes times the number of steps, or its own measured time."""
 
 import statistics
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from tradeoff.searchspace import SpeedClass, TrialParameters
 
 @dataclass(frozen=True, kw_only=True)
 class TimeModel:
-    """What is known of time.
+    """Step times by speed class and micro-batch.
 
     Attributes:
         setup: The terms of the study.
@@ -25,18 +25,18 @@ class TimeModel:
     observations: Sequence[Observation]
 
     def train_time_s(self, parameters: TrialParameters) -> tuple[float, str] | None:
-        """Training time and where it comes from: "measured" by a training of this configuration, else step times x steps."""
+        """Return the training time in seconds and its source: "measured", or "probe" or "model" for step times x steps."""
         if (measured := self._measured_times_s.get(parameters.with_learning_rate(None))) is not None:
             return measured, "measured"
         predicted = self._uncalibrated_time_s(parameters)
         return None if predicted is None else (predicted[0] * self._calibration, predicted[1])
 
     def micro_step_s(self, parameters: TrialParameters) -> float | None:
-        """The micro-step time that probes of exactly this speed class and micro-batch measured; None where none did."""
+        """Return the micro-step time in seconds measured at exactly this speed class and micro-batch; None if there is none."""
         return self._micro_step_points.get(parameters.speed_class(), {}).get(float(parameters.per_device_train_batch_size))
 
     def nearest_probe(self, parameters: TrialParameters) -> Observation | None:
-        """The probe of the same way to compute whose micro-batch is nearest; None where there is none."""
+        """Return the probe of the same compute configuration with the nearest micro-batch; None if there is none."""
         probes = self._probes.get(parameters.speed_class(), [])
         batch = parameters.per_device_train_batch_size
         return min(probes, key=lambda o: abs(o.parameters.per_device_train_batch_size - batch), default=None)
@@ -71,7 +71,7 @@ class TimeModel:
 
     @cached_property
     def _update_times_s(self) -> dict[str | None, float]:
-        """An update by each optimizer: the same weights are updated whatever the batch, checkpointing and precision."""
+        """The time of an update by optimizer: the same weights are updated whatever the batch, checkpointing and precision."""
         times_s: dict[str | None, list[float]] = {}
         for observation in self.observations:
             if observation.step_times_s is not None:
@@ -80,7 +80,7 @@ class TimeModel:
 
     @cached_property
     def _compile_times_s(self) -> dict[SpeedClass, float]:
-        """What compiling the model took, by speed class; 0 where it is not compiled."""
+        """The time that compiling the model took, by speed class; 0 if it is not compiled."""
         times_s = {
             key: [o.record.attributes["probe"].get("compile_time_s", 0.0) for o in probes]
             for key, probes in self._probes.items()
@@ -112,6 +112,6 @@ class TimeModel:
 
     @cached_property
     def _calibration(self) -> float:
-        """How much longer trainings took than their steps add up to: what a probe's synchronised steps leave out or add."""
+        """The median ratio of measured training times to step times x steps: a probe synchronises, a training does not."""
         ratios = [measured / estimate for estimate, measured in self._estimated_and_measured]
         return statistics.median(ratios) if ratios else 1.0

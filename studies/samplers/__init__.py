@@ -1,1 +1,1 @@
-"""What is run next: the decoupled search, and the samplers of Optuna."""
+"""Samplers: the decoupled search, and Optuna's own."""

@@ -1,10 +1,10 @@
-"""Decides which learning class to train next: the one expected to add most hypervolume for its cost.
+"""Select the learning class to train next: the one expected to add most hypervolume for its cost.
 
 Time and memory of all members of a class are known from the survey, so one training places them all at once, and the only
-unknown is what they learn: the accuracy that they share, or another metric. It is modelled by a Gaussian process over the
-logarithm of the effective batch, the precision and, where they are searched, the logarithm of the learning rate, the optimizer
-and the grouping by length. The expected improvement is then a sum over a few quantiles of that metric, each an exact
-hypervolume. Several metrics are modelled apart.
+unknown is the accuracy, or another metric, that they share. It is modelled by a Gaussian process over the logarithm of the
+effective batch, the precision and, if they are searched, the logarithm of the learning rate, the optimizer and the grouping by
+length. The expected improvement is then a sum over a few quantiles of that metric, each an exact hypervolume. Several metrics
+are modelled independently.
 
 Decoupled evaluation of objectives is known from Bayesian optimisation: D. Hernandez-Lobato et al., "Predictive Entropy Search
 for Multi-objective Bayesian Optimization", ICML 2016, section 3.3. The improvement is divided by a power of the cost, as in
@@ -26,16 +26,16 @@ from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.measurements.goals import GOALS, Goal, learned_names
 from tradeoff.searchspace import OPTIMIZERS, LearningClass, Precision, TrialParameters
 
-# Centres of five equally likely parts of a normal distribution.
+# Medians of five equally likely parts of a normal distribution.
 QUANTILES = (-1.2816, -0.5244, 0.0, 0.5244, 1.2816)
-# Of three parts: for three metrics and more, whose quantiles are combined with each other.
+# The same for three parts, used from three metrics on, whose quantiles are combined.
 COARSE_QUANTILES = (-0.9674, 0.0, 0.9674)
 # Dividing by the square root of the cost rather than by the cost keeps a search from training only what is cheap; measured in
 # benchmarks/search_cost.py's simulation.
 COST_EXPONENT = 0.5
-# Trainings from which on the Gaussian process learns its lengths and its noise: before, it would take luck for a law.
+# Trainings from which on the length scales and the noise of the Gaussian process are fitted: with fewer, luck would be fitted.
 MIN_FITTED = 4
-# Classes from which the Gaussian process learns its lengths and its noise, at the most.
+# The most classes that length scales and noise are fitted to.
 MAX_FITTED = 100
 
 Array = NDArray[np.float64]
@@ -43,11 +43,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A learning class that could be trained next.
+    """A learning class that may be trained next.
 
     Attributes:
         learning_class: The class.
-        members: Its configurations that fit, with what they cost.
+        members: Its configurations that fit, with their costs.
     """
 
     learning_class: LearningClass
@@ -61,12 +61,12 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What to train next.
+    """The class to train next.
 
     Attributes:
-        candidate: The chosen class.
+        candidate: The class.
         relative_gain: Its expected improvement, as a share of the hypervolume so far.
-        is_repeat: Whether it was trained before, and is to be trained with a further seed.
+        is_repeat: True if it was trained before, and is to be trained with another seed.
     """
 
     candidate: Candidate
@@ -75,7 +75,7 @@ class Decision:
 
 
 def import_ahead() -> None:
-    """Imports what a decision needs and a command that only reads does not, which takes a second."""
+    """Import the libraries that a decision needs and a command that only reads does not; that takes about a second."""
     import moocore  # noqa: F401
     import sklearn.gaussian_process  # noqa: F401
 
@@ -89,20 +89,20 @@ def select_next(
     pending: Sequence[Candidate] = (),
     repeats: Callable[..., Sequence[tuple[Candidate, float]]] = lambda *_: (),
 ) -> Decision | None:
-    """Chooses the class to train next.
+    """Select the class to train next.
 
     Args:
         candidates: Classes that are not trained, with at least one member that fits.
-        trained: What each class has learned, with each seed: a value for each objective that is learned.
-        points: Values of the objectives of everything that has completed.
+        trained: The learned objectives of each trained class, one mapping per seed.
+        points: The objectives of everything that has completed.
         objectives: The study's objectives.
-        reference: For each objective, the value that is of no use.
-        pending: Classes that other workers are training: they count as done, with what they are expected to learn.
-        repeats: What training a class again is worth, as a share of the hypervolume: called with the posteriors of the learned
-            objectives, their names, the volume, and the standard scores to take the mean over.
+        reference: The reference point of the hypervolume, by objective.
+        pending: Classes that other workers are training: they count as trained, with their expected metrics.
+        repeats: Returns the expected gain of training a class again, as a share of the hypervolume; called with the posteriors
+            of the learned objectives, their names, the volume, and the standard scores to average over.
 
     Returns:
-        The class with the highest expected improvement for its cost, or None where there is no candidate.
+        The class with the highest expected improvement for its cost, or None if there is no candidate.
     """
     learned = learned_names(tuple(objectives))
     if candidates and not trained and not pending and learned:
@@ -134,14 +134,14 @@ def select_next(
 
 
 def _cost(candidate: Candidate) -> float:
-    """What an expected improvement is divided by."""
+    """Return the divisor of an expected improvement."""
     return float(max(candidate.fastest[1].train_time_s, 1e-3) ** COST_EXPONENT)
 
 
 def _first_guess(candidates: Sequence[Candidate]) -> Candidate:
-    """Before anything is trained: an effective batch of 32, what most published fine-tunings use, by the fastest precision.
+    """Return the class to train first: the fastest one with effective batch 32, which most published fine-tunings use.
 
-    Where a learning rate is searched, it is the one in the middle: people lay a range around what they believe in.
+    If a learning rate is searched, the middle one is taken: people choose a range around what they believe in.
     """
     rates = {rate for candidate in candidates if (rate := candidate.learning_class.learning_rate) is not None}
     middle = float(np.median(np.log(sorted(rates)))) if rates else 0.0
@@ -156,21 +156,21 @@ def _first_guess(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def _values_of(name: str, trained: Mapping[LearningClass, Sequence[Mapping[str, float]]]) -> list[tuple[LearningClass, float]]:
-    """A learned objective of every training."""
+    """Return a learned objective of every training, with its class."""
     return [(key, values[name]) for key, trainings in trained.items() for values in trainings if name in values]
 
 
 class MetricGP:
-    """What a class learns, of one metric, from the classes that were trained, with its uncertainty.
+    """A Gaussian process for one learned metric over learning classes.
 
     Args:
-        trained: The metric of every training, with its class; a class that was trained with several seeds comes several times.
+        trained: The metric of every training, with its class; a class trained with several seeds is listed several times.
         goal: The metric; accuracy by default.
-        worst: The value from which on it is of no use: that of a training that diverged. Of a metric without end, values beyond
-            it are taken for it: a loss of thousands would make all others look alike.
+        worst: The reference value, also used for a training that diverged. An unbounded metric is clipped there: a loss of
+            thousands would make all others look alike.
     """
 
-    _PRIOR_DEVIATION = 0.15  # of accuracies, before two classes have been trained; of others, as a share of their size
+    _PRIOR_DEVIATION = 0.15  # of accuracies, before two classes have been trained; of other metrics, as a share of their size
     _PRIOR_ACCURACY = 0.5
 
     def __init__(
@@ -195,29 +195,29 @@ class MetricGP:
         from threadpoolctl import threadpool_limits
 
         values, num = self._values, len(self._values)
-        # Far from all that was tried, half-way to what is of no use is as good a guess as any. It counts as one value more, and
-        # so does the prior's deviation: the mean and the spread of two or three values alone say little.
+        # Far from everything that was tried, halfway to the reference is as good a guess as any. It counts as one more value,
+        # and so does the prior's deviation: mean and spread of two or three values alone say little.
         far = (float(values.mean()) + worst) / 2
         self._center = (float(values.sum()) + far) / (num + 1)
         self._scale = math.sqrt((float(((values - self._center) ** 2).sum()) + self._prior_deviation**2) / (num + 1))
         scaled = (values - self._center) / self._scale
         kernel = ConstantKernel(1.0, (0.1, 10.0)) * RBF(1.0, (0.3, 5.0)) + WhiteKernel(1e-2, (1e-4, 0.3))
-        # The matrices are small: more threads than one cost more than they save, and take cores from the trials.
+        # The matrices are small: a second thread costs more than it saves, and takes a core from the trials.
         with warnings.catch_warnings(), threadpool_limits(1):
-            # A length or a noise at the edge of its range is an answer, not a fault.
+            # A length scale or a noise at the bound of its range is an answer, not an error.
             warnings.simplefilter("ignore", ConvergenceWarning)
             if num >= MIN_FITTED:
-                # Lengths and noise are learnt from a part of many classes: each step of that costs the cube of their number.
+                # Of many classes, only some are used to fit length scales and noise: a step costs the cube of their number.
                 part = np.unique(np.linspace(0, num - 1, min(num, MAX_FITTED)).round().astype(int))
                 kernel = GaussianProcessRegressor(kernel, random_state=0).fit(self._features[part], scaled[part]).kernel_
             self._model = GaussianProcessRegressor(kernel, optimizer=None).fit(self._features, scaled)
 
     def posterior(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
-        """What is known of the classes' means over seeds, and how far one more training is expected to move that.
+        """Return the posterior means of the classes over seeds, and how far one more training is expected to move them.
 
         Returns:
-            Posterior means, and the standard deviations of the posterior means after one more training of the class, each of
-            shape (number of classes,). Before anything is trained, nothing moves.
+            The posterior means, and the standard deviations of the posterior means after one more training of the class, each
+            of shape (number of classes,). Before anything is trained the latter are 0.
         """
         means, deviations = self.predict(classes)
         if self._model is None:
@@ -227,7 +227,7 @@ class MetricGP:
         return means, known / np.sqrt(np.maximum(known + noise, 1e-12))
 
     def predict(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
-        """Means and standard deviations of the classes' metric, each of shape (number of classes,)."""
+        """Return means and standard deviations of the classes' metric, each of shape (number of classes,)."""
         if not classes:
             return np.zeros(0), np.zeros(0)
         if self._model is None:
@@ -237,7 +237,7 @@ class MetricGP:
 
 
 def _features(classes: Sequence[LearningClass]) -> Array:
-    """Classes as points: three doublings of the batch, three times the learning rate, or two optimizers are a unit apart.
+    """Return classes as points, in which three doublings of the batch, three times the rate, or two optimizers are 1 apart.
 
     A learning rate counts beside the square root of the batch, with which the best one grows (S. Malladi et al., "On the SDEs
     and Scaling Rules for Adaptive Gradient Algorithms", NeurIPS 2022): so what is learned at one batch tells of the others.
@@ -271,11 +271,11 @@ class Volume:
         self._reference = reference
 
     def scaled(self, values: Mapping[str, float]) -> list[float]:
-        """A point with 1 for the reference and less for what is better: 0 for the best there can be, where there is one."""
+        """Return a point scaled to 1 at the reference and 0 at the best possible value, if there is one."""
         return [self._scale(name, values[name]) for name in self.objectives]
 
     def members(self, candidate: Candidate, learned: Mapping[str, float]) -> Array:
-        """The points that a class adds if it learns this."""
+        """Return the points of a class's members, given its learned objectives."""
         costs = [name for name in self.objectives if name not in learned]
         return np.array(
             [
@@ -285,11 +285,11 @@ class Volume:
         )
 
     def front(self, points: Array) -> Array:
-        """The points that count."""
+        """Return the points on the front within the reference."""
         return points[self.on_front(points)]
 
     def on_front(self, points: Array) -> NDArray[np.bool_]:
-        """Which of the points count, as an array of shape (number of points,)."""
+        """Return which points are on the front within the reference, as an array of shape (number of points,)."""
         import moocore
 
         useful: NDArray[np.bool_] = np.asarray((points < 1).all(axis=1))
@@ -298,7 +298,7 @@ class Volume:
         return useful
 
     def of(self, points: Array) -> float:
-        """The hypervolume."""
+        """Return the hypervolume of points."""
         import moocore
 
         useful = points[(points < 1).all(axis=1)]

@@ -1,4 +1,4 @@
-"""Builds the sampler that a study names."""
+"""Build the sampler that a study names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.samplers.constrained_gp import ConstrainedGPSampler
 from tradeoff.studies.samplers.decoupled import DecoupledSampler
 
-# Between the seeds of two workers: more than a study has trials.
+# The distance between the seeds of two workers: larger than the number of trials of any study.
 SEED_STRIDE = 1_000_003
 
 
@@ -22,14 +22,14 @@ def build_sampler(
     num_trials: int,
     worker: int = 0,
 ) -> optuna.samplers.BaseSampler:
-    """The sampler of a study.
+    """Return the sampler of a study.
 
     Args:
-        config: Names the sampler.
-        objective: What it samples for, with the space that the device can run.
-        baselines: What a constant answer reaches, for the learned objectives of which that is known.
-        num_trials: Trials that the study holds: a seeded sampler goes on from there instead of repeating its first draws.
-        worker: The number of the worker that samples: several must not draw the same.
+        config: The study, which names the sampler.
+        objective: The study's objective.
+        baselines: The baselines (the constant answer) of the learned objectives for which they are known.
+        num_trials: The number of trials of the study: a seeded sampler continues there instead of repeating its first draws.
+        worker: The worker's number: several workers must not draw the same.
     """
     seed = None if config.sampler_seed is None else (config.sampler_seed + num_trials + worker * SEED_STRIDE) % 2**32
     if config.sampler == "decoupled":
@@ -44,7 +44,7 @@ def build_sampler(
         return optuna.samplers.TPESampler(
             seed=seed,
             multivariate=True,
-            # Workers that run at the same time don't draw next to each other's running trials.
+            # Workers that run at the same time must not draw next to each other's running trials.
             constant_liar=True,
         )
     if config.sampler == "nsga2":
@@ -55,5 +55,5 @@ def build_sampler(
     if config.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     values: dict[str, Any] = {name: domain.values() for name, domain in objective.setup.space.domains.items()}
-    # All workers number the grid's points alike.
+    # All workers must number the points of the grid in the same way.
     return optuna.samplers.GridSampler(values, seed=config.sampler_seed or 0)

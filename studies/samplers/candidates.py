@@ -1,4 +1,4 @@
-"""What the decoupled search may train next: every learning class with its members that fit, and what would be of no use."""
+"""Candidates of the decoupled search, the learning classes with their members that fit, and the reference point."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -14,9 +14,9 @@ from tradeoff.studies.samplers.acquisition import Candidate
 
 # Learning rates drawn for a decision, where the learning rate is searched over a range.
 NUM_LEARNING_RATES = 12
-# How far beyond the worst value the reference lies, as a share of the range, where there is no other measure.
+# How far beyond the worst value the reference is, as a share of the range, if there is no other measure.
 RANGE_MARGIN = 0.1
-# How many times farther from the best than the median a learned value may be and still count, once so many were reached.
+# A learned value counts up to this many times the distance between best and median, once there are so many values.
 FENCE = 4.0
 MIN_FOR_FENCE = 5
 
@@ -27,12 +27,12 @@ def candidates(
     seed: int | None = None,
     num_trials: int = 0,
 ) -> list[Candidate]:
-    """Every learning class with the members that fit.
+    """Return every learning class with its members that fit.
 
     Args:
-        knowledge: What is known so far.
-        seed: Of the learning rates that are drawn.
-        num_trials: Trials that the study holds: others are drawn after each.
+        knowledge: The models fitted to the study's trials.
+        seed: The seed of the learning rates that are drawn.
+        num_trials: The number of trials of the study: after each trial other rates are drawn.
     """
     groups: dict[LearningClass, list[tuple[TrialParameters, Cost]]] = {}
     setup = knowledge.setup
@@ -56,13 +56,13 @@ def reference(
     *,
     baselines: Mapping[str, float],
 ) -> Mapping[str, float]:
-    """What is of no use in each objective: as slow as the slowest, as large as the budget, as good as a constant answer.
+    """Return the reference point of the hypervolume: the slowest time, the memory limit, the baseline of a learned objective.
 
     Args:
-        everything: The classes with the members that fit.
-        learned: The values that trainings have reached, by learned objective.
+        everything: The classes with their members that fit.
+        learned: The values that trainings reached, by learned objective.
         setup: The terms of the study.
-        baselines: What a constant answer reaches, for the learned objectives of which that is known.
+        baselines: The baselines (the constant answer) of the learned objectives for which they are known.
     """
     found = {name: worst_that_counts(GOALS[name], learned.get(name, ()), baselines.get(name)) for name in setup.learned}
     for name in setup.costs:
@@ -76,21 +76,21 @@ def reference(
 
 
 def worst_that_counts(goal: Goal, values: Collection[float], baseline: float | None) -> float:
-    """The value of a learned objective from which on it is of no use.
+    """Return the reference value of a learned objective: better values count.
 
-    It is what a constant answer reaches; where nothing has beaten that yet, everything counts that beats the worst. Where no
-    such answer is known (a loss has no end, and one training that diverged can be a thousand times worse than the others), it
-    is the worst that was reached, but no farther from the best than `FENCE` times the median is: with the better half of the
-    trainings as the measure, a few that went wrong don't make all others look alike.
+    It is the baseline; while no training is better than that, it is just beyond the worst value. Without a baseline (a loss is
+    unbounded, and one training that diverged can be a thousand times worse than the others) it is just beyond the worst value,
+    but no farther from the best than `FENCE` times the median is: measured by the better half of the trainings, a few that
+    went wrong don't make all others look alike.
 
     Args:
         goal: The objective.
-        values: What trainings have reached; one that is not a number does not count.
-        baseline: What a constant answer reaches; None where that is not known.
+        values: The values that trainings reached; NaN and infinities are ignored.
+        baseline: The value of the constant answer; None if it is not known.
     """
     heights = sorted((goal.sign * value for value in values if math.isfinite(value)), reverse=True)
     if baseline is not None:
-        # The margin lets the worst itself count for a little.
+        # The margin lets the worst value itself count a little.
         margin = 0.01 if goal.best is not None else RANGE_MARGIN * abs(baseline)
         return goal.sign * (heights[-1] - margin) if heights and heights[0] <= goal.sign * baseline else baseline
     if not heights:

@@ -1,9 +1,9 @@
-"""Optuna's Gaussian process sampler over trials that did not fit as well.
+"""Optuna's Gaussian process sampler, extended to learn from trials that ran out of memory.
 
-`optuna.samplers.GPSampler` models constraints, but reads completed trials alone: a trial that ran out of memory, which ends as
-pruned, teaches it nothing, and it proposes the same corner of the space again and again. Here it is shown such trials as
-completed ones that break a constraint. What they would have reached nobody knows: in each objective they count as the worst
-trial that completed. These values never reach the storage.
+`optuna.samplers.GPSampler` models constraints, but reads completed trials only: a trial that ran out of memory, which ends as
+pruned, teaches it nothing, and it proposes the same corner of the space again and again. Here such trials are presented to it
+as completed ones that break a constraint. Their objectives are unknown: each counts as the worst completed value. These values
+never reach the storage.
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -25,8 +25,8 @@ class ConstrainedGPSampler(optuna.samplers.GPSampler):
     """A `GPSampler` that learns from out-of-memory.
 
     Args:
-        memory_limit_mib: What a configuration may need: how far a completed trial stayed below it is part of the constraint.
-        seed: Of its draws.
+        memory_limit_mib: The memory limit: how far a completed trial stayed below it is part of the constraint.
+        seed: The seed of its draws.
     """
 
     def __init__(self, *, memory_limit_mib: float, seed: int | None = None) -> None:
@@ -36,13 +36,13 @@ class ConstrainedGPSampler(optuna.samplers.GPSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The configuration with the largest expected improvement that is likely to fit."""
+        """Return the configuration with the largest expected improvement that is likely to fit."""
         seen: Any = _WithInfeasible(study, self._memory_limit_mib)
         return super().sample_relative(seen, trial, search_space)
 
 
 class _WithInfeasible:
-    """A study in whose list of trials the infeasible ones have completed."""
+    """A study whose infeasible trials are listed as completed."""
 
     def __init__(self, study: optuna.Study, memory_limit_mib: float) -> None:
         self._study = study
@@ -66,31 +66,31 @@ class _WithInfeasible:
     def _constrained(
         self, trial: FrozenTrial, worst: Sequence[float], names: Sequence[str], infeasible: Mapping[int, Mapping[str, float]]
     ) -> FrozenTrial:
-        """The trial with an amount for every constraint that any trial has broken, and a completed state if it broke one."""
+        """Return the trial with an amount for every constraint that any trial broke, and as completed if it broke one."""
         if trial.number not in infeasible and trial.state != TrialState.COMPLETE:
             return trial
         shown = copy(trial)
         amounts = {f"{_PREFIX}{name}": infeasible.get(trial.number, {}).get(name, self._kept(trial, name)) for name in names}
-        # Without the list that the dashboard reads, which says the same under another name.
+        # Without the list that the dashboard reads, which holds the same under another name.
         shown.system_attrs = {key: value for key, value in trial.system_attrs.items() if key != DASHBOARD_CONSTRAINTS} | amounts
         if trial.number in infeasible:
             shown.state, shown.values = TrialState.COMPLETE, list(worst)
         return shown
 
     def _kept(self, trial: FrozenTrial, name: str) -> float:
-        """By how much a trial kept a limit that it did not break: 0 where that was not measured."""
+        """Return by how much a trial stayed within a limit, as a value of at most 0; 0 if it was not measured."""
         peak_mib = trial.user_attrs.get("peak_memory_mib")
         return min(0.0, peak_mib - self._memory_limit_mib) if name == MEMORY and peak_mib is not None else 0.0
 
 
 def _broken(trial: FrozenTrial) -> dict[str, float]:
-    """The constraints that a trial breaks, by name."""
+    """Return the amounts of the constraints that a trial breaks, by name."""
     stored = {key.removeprefix(_PREFIX): amount for key, amount in trial.system_attrs.items() if key.startswith(_PREFIX)}
     return {name: amount for name, amount in stored.items() if amount > 0}
 
 
 def _worst(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[float]:
-    """The worst value of each objective."""
+    """Return the worst value of each objective."""
     columns = zip(*(trial.values for trial in trials), strict=True)
     return [
         min(column) if direction == StudyDirection.MAXIMIZE else max(column)

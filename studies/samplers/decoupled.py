@@ -1,11 +1,11 @@
 """The decoupled search, as an Optuna sampler: survey, decide, train, publish.
 
-Each trial it proposes carries a plan among its system attributes: to probe a configuration, or to train a learning class by its
-fastest member. Everything it knows it reads from the study, so it goes on from a study half done, by itself or by another
-sampler, and several workers share what each of them finds.
+Each trial that it proposes carries a plan: to probe a configuration, or to train a learning class by its fastest member.
+Everything it knows is read from the study, so it can continue a study that another sampler began, and several workers share
+what each of them finds.
 
-Workers that share no lock decide in the order of their trials' numbers, which the storage gives out one by one: a trial is
-planned once all before it are, so it knows what they do, and nobody decides anew on what another has relied on.
+Workers without a common lock decide in the order of their trials' numbers, which the storage assigns one by one: a trial is
+planned once all earlier ones are, so that it takes their plans into account, and no plan is revised that another relied on.
 """
 
 import time
@@ -27,24 +27,24 @@ from tradeoff.studies.samplers.publishing import publish, unpublished
 from tradeoff.studies.samplers.survey import Depth, next_probe
 from tradeoff.studies.samplers.trial_planner import TrialPlan, TrialPlanner, is_settling
 
-# A class whose worker died before it published is published by another one after this long.
+# A class whose worker died before publishing it is published by another one after this time.
 PUBLISH_GRACE_S = 60.0
-# An earlier trial that has no plan after this long has lost its worker, and is not waited for any more.
+# An earlier trial without a plan after this time has lost its worker, and is no longer waited for.
 PLAN_LIMIT_S = 30.0
 _LOOK_S = 0.05
 
 
 @dataclass
 class DecoupledSampler(optuna.samplers.BaseSampler):
-    """Chooses what to probe and what to train.
+    """An Optuna sampler that selects what to probe and what to train.
 
     Attributes:
         setup: The terms of the study.
-        snapshot: Reads the study as it is now.
-        baselines: What a constant answer reaches, for the learned objectives of which that is known: a value of no use.
-        seed: Of the learning rates that are drawn.
-        max_seeds: Seeds that a learning class may be trained with.
-        asks_alone: Whether no other worker begins a trial between `plan_stands` and the end of `study.ask`, thanks to a lock.
+        snapshot: Reads the study.
+        baselines: The baselines (the constant answer) of the learned objectives for which they are known.
+        seed: The seed of the learning rates that are drawn.
+        max_seeds: The number of seeds that a learning class may be trained with.
+        asks_alone: True if a lock keeps other workers from beginning a trial between `plan_stands` and the end of `study.ask`.
     """
 
     setup: StudySetup
@@ -64,29 +64,29 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         self._random = optuna.samplers.RandomSampler(seed=self.seed)
 
     def finished(self, study: optuna.Study, snapshot: StudySnapshot | None = None) -> str | None:
-        """Why the search has ended, in a sentence; None while there is something worth doing.
+        """Return the reason why the search has ended, in a sentence; None while there is something worth doing.
 
         Args:
             study: The study.
-            snapshot: The study as it was read just now; None to read it.
+            snapshot: The study as it is now; None to read it.
         """
         self._plan = self._next_plan(snapshot or self.snapshot(study))
         return None if self._plan is not None else self.finished_because
 
     def plan_stands(self, snapshot: StudySnapshot) -> bool:
-        """Whether what `finished` has planned is still to be done at a moment: no other worker has begun or settled it."""
+        """Return True if the plan made by `finished` is still worth doing: no other worker has begun or settled it."""
         return self._plan is not None and self._stands(self._plan, snapshot)
 
     def publish(self, study: optuna.Study, *, ended: int | None = None) -> int:
-        """Publishes what trainings have settled, or the survey where it settles all.
+        """Publish what trainings have settled, or the survey if no objective is learned.
 
         Args:
             study: The study.
-            ended: The trial that has just ended here. What other workers' trials settle is theirs to publish; only after a
-                grace period is it taken over.
+            ended: The trial that has just ended here. Other workers publish what their trials settle; it is taken over only
+                after a grace period.
 
         Returns:
-            The number of trials added.
+            The number of added trials.
         """
         if ended is not None:
             self._own.add(ended)
@@ -94,7 +94,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         records, knowledge, trials = snapshot.records, snapshot.knowledge, snapshot.trials
         learns = bool(self.setup.learned)
         if not learns and next_probe(knowledge, depth=Depth.PROMISING) is not None:
-            return 0  # while the survey goes on, each probe would tell everything anew
+            return 0  # while the survey lasts, each probe would publish everything again
         waiting = unpublished(records, knowledge)
         for parameters, settling in waiting:
             completed = trials[settling.record.number].datetime_complete
@@ -105,7 +105,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         return count
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Plans the trial; one that the user has enqueued is run in full."""
+        """Plan the trial; one that the user enqueued is run in full."""
         if "fixed_params" in trial.system_attrs:
             return
         promised, plan, self._plan = self._plan, self._plan, None
@@ -115,20 +115,20 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
                 plan = None
         plan = plan or self._next_plan(self.snapshot(study), trial)
         if plan is None and promised is not None:
-            # There was something to do when the trial was asked for, and others have begun it since.
+            # There was something to do when the trial was asked for, but others have begun it since.
             plan = replace(promised, stages=(), why=f"nothing is left to do: {self.finished_because}")
         if plan is not None:
             study._storage.set_trial_system_attr(trial._trial_id, TRIAL_PLAN, plan.as_dict())
             trial.system_attrs[TRIAL_PLAN] = plan.as_dict()
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space: parameters are chosen together."""
+        """Return the whole space: parameters are chosen jointly."""
         return self.setup.space.distributions()
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The planned configuration."""
+        """Return the planned configuration."""
         plan = trial.system_attrs.get(TRIAL_PLAN)
         if plan is None:
             return {}
@@ -137,11 +137,11 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """What is not planned (the search has ended, or the user fixed other parameters) is drawn at random."""
+        """Draw at random what is not planned: after the end of the search, or if the user fixed other parameters."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def _running(self, snapshot: StudySnapshot, own: FrozenTrial | None) -> list[tuple[TrialParameters, tuple[str, ...]]]:
-        """What other trials are doing: configuration and stages. One with no plan is trained in full."""
+        """Return the configurations and stages of other running trials. One without a plan is trained in full."""
         running = []
         for trial in snapshot.running:
             plan = trial.system_attrs.get(TRIAL_PLAN, {"params": trial.params, "stages": ("probe", "train")})
@@ -151,7 +151,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         return running
 
     def _wait_for_earlier(self, study: optuna.Study, own: FrozenTrial) -> None:
-        """Waits until every earlier trial that runs has its plan; one whose worker died before it had one is passed over."""
+        """Wait until every earlier running trial has a plan; one whose worker died before that is skipped."""
         end_s = time.monotonic() + PLAN_LIMIT_S
         while True:
             undecided = {
@@ -185,7 +185,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         return not knowledge.is_probed(plan.parameters)
 
     def _is_taken(self, plan: TrialPlan, snapshot: StudySnapshot, own: FrozenTrial | None) -> bool:
-        """Whether another trial does the same."""
+        """Return True if another trial does the same."""
         class_of = snapshot.knowledge.class_of
         learning_class = class_of(plan.parameters)
         return any(
@@ -195,7 +195,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         )
 
     def planner(self, snapshot: StudySnapshot, own: FrozenTrial | None = None) -> TrialPlanner:
-        """The planner of a moment, for a trial that may have begun already."""
+        """Return the planner for a snapshot, for a trial that may have begun already."""
         return TrialPlanner(
             baselines=self.baselines,
             seed=self.seed,

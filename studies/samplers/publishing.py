@@ -1,10 +1,10 @@
-"""Publishes what is settled without a run: every configuration of a trained learning class becomes a trial of the study.
+"""Publish configurations that are settled without a run: each member of a trained learning class becomes a trial of the study.
 
-Where a study optimises nothing that is learned, probes settle everything, and every configuration that fits is published.
+If no objective is learned, probes settle everything, and every configuration that fits is published.
 
-A derived trial holds the accuracy of the training, its own time and memory, and says where each comes from. It is told again,
-under a new number, when a probe has replaced what a model said, or the mean over several seeds what one seed said. Publishing
-twice what is known already changes nothing.
+A derived trial holds the accuracy of the training, its own time and memory, and the source of each. It is published again,
+under a new number, when a probe has replaced a predicted value, or a mean over several seeds the value of one. Publishing the
+same knowledge twice changes nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,13 +27,13 @@ def unpublished(records: Sequence[TrialRecord], knowledge: Knowledge) -> list[tu
 
     Args:
         records: The study's trials.
-        knowledge: What they settle.
+        knowledge: The models fitted to them.
     """
     setup = knowledge.setup
     latest: dict[TrialParameters, TrialRecord] = {}
     for record in records:
         parameters = setup.space.read(record.params) if record.outcome == "completed" else None
-        # A training of its own is never replaced.
+        # A configuration's own training is never replaced.
         if parameters is not None and (parameters not in latest or latest[parameters].is_derived):
             latest[parameters] = record
     found = []
@@ -54,7 +54,7 @@ def unpublished(records: Sequence[TrialRecord], knowledge: Knowledge) -> list[tu
 
 
 def _settled(knowledge: Knowledge) -> Iterator[tuple[TrialParameters, Observation]]:
-    """Every member of a trained class, with the training."""
+    """Yield every member of a trained class, with the training."""
     structures: dict[LearningClass, list[TrialParameters]] = {}
     for structure in knowledge.setup.space.structures:
         structures.setdefault(knowledge.class_of(structure), []).append(structure)
@@ -65,7 +65,7 @@ def _settled(knowledge: Knowledge) -> Iterator[tuple[TrialParameters, Observatio
 
 
 def _probed(knowledge: Knowledge) -> Iterator[tuple[TrialParameters, Observation]]:
-    """Every configuration, with the probe that tells most of it."""
+    """Yield every configuration, with the nearest probe."""
     for structure in knowledge.setup.space.structures:
         if (probe := knowledge.times.nearest_probe(structure)) is not None:
             yield knowledge.setup.space.complete(structure), probe
@@ -77,7 +77,7 @@ def publish(
     settling: Observation,
     knowledge: Knowledge,
 ) -> None:
-    """Adds a derived trial to the study."""
+    """Add a derived trial to the study."""
     attributes = derived_attributes(parameters, settling, knowledge)
     setup = knowledge.setup
     study.add_trial(
@@ -92,7 +92,7 @@ def publish(
 
 
 def _is_better_known(record: TrialRecord, settling: Observation, knowledge: Knowledge, parameters: TrialParameters) -> bool:
-    """Whether a probe has since measured what the record has from a model, or its class was trained with a further seed."""
+    """Return True if a predicted value of the record was measured since, or its class was trained with another seed."""
     if settling.record.attributes.get(NUM_SEEDS, 1) > record.attributes.get(NUM_SEEDS, 1):
         return True
     cost = knowledge.cost(parameters)

@@ -1,9 +1,9 @@
-"""Decides whether training a class again with another seed pays more than training another class.
+"""Value training a class again with another seed, to compare it with training another class.
 
-One training says what a class learned with one seed. Where classes are so close that noise decides which of them stands on the
-front, a repeat tells them apart. What it is worth is the knowledge gradient (P. Frazier, W. Powell, S. Dayanik, "A
-Knowledge-Gradient Policy for Sequential Information Collection", SIAM J. Control Optim. 47(5), 2008): the hypervolume expected
-of the posterior means after it, less that of the posterior means now. A repeat that can't change what stands where is worth
+One training measures what a class learns with one seed. If classes are so close that noise decides which of them is on the
+front, a repeat tells them apart. Its value is the knowledge gradient (P. Frazier, W. Powell, S. Dayanik, "A
+Knowledge-Gradient Policy for Sequential Information Collection", SIAM J. Control Optim. 47(5), 2008): the hypervolume
+expected of the posterior means after it, minus that of the posterior means now. A repeat that can't change the front is worth
 nothing by it.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from tradeoff.searchspace import LearningClass
 from tradeoff.studies.samplers.acquisition import Array, Candidate, MetricGP, Volume
 
-# Classes that must have been trained before the noise of a training is told from the difference of two classes.
+# Trained classes that it takes to tell the noise of a training from the difference between two classes.
 MIN_CLASSES = 4
 
 
@@ -26,15 +26,15 @@ def worth_of_repeats(
     volume: Volume,
     quantiles: Sequence[Sequence[float]],
 ) -> list[tuple[Candidate, float]]:
-    """What a further seed is worth, for each class that may be repeated and stands on the front of the posterior means.
+    """Return the value of another seed for each class that may be repeated and is on the front of the posterior means.
 
     Args:
-        trained: The classes that were trained, with the members that fit.
+        trained: The trained classes, with their members that fit.
         repeatable: Those that may be trained again.
         processes: The posterior of each learned objective.
         learned: Their names.
-        volume: Measures hypervolume.
-        quantiles: Standard scores to take the mean over, one for each learned objective.
+        volume: The hypervolume in the study's objectives.
+        quantiles: Standard scores to average over, one for each learned objective.
 
     Returns:
         The class and its expected gain, as a share of the hypervolume of the posterior means.

@@ -1,17 +1,17 @@
-"""Decides which probe to run next, until memory and time of every configuration are known or can be interpolated.
+"""Select the next probe, until memory and time of every configuration are known or can be interpolated.
 
-For each way to compute (checkpointing, precision, optimizer, attention, data loading and so on) a line of micro-batches is
-walked: the smallest, a middle one, and then, where the line through the measured ones meets the budget, the largest that should
-fit. So nearly all probes fit, and the few that do not are those that draw the boundary. Lines with held gradients come first:
-what fits there fits without.
+For each compute configuration (checkpointing, precision, optimizer, attention, data loading and so on) a line of micro-batches
+is probed: the smallest, a middle one, and then the largest that should fit, where the line through the measured ones meets the
+memory limit. So nearly all probes fit, and the few that do not mark the boundary. Lines with held gradients come first: what
+fits there also fits without.
 
-With a memory plan the largest batch comes right after the smallest, since the plan says where the boundary is, and what surely
-does not fit is never asked for.
+With a memory estimate the largest batch comes right after the smallest, since the estimate locates the boundary, and a batch
+that cannot fit is never probed.
 
-A way to compute is put off when most of its configurations that are known are beaten, in time and in memory, by others of the
-same effective batch and optimizer: it can only reach the front by learning better. A precision, or another way to carry out the
-same arithmetic, is compared where the other one was measured, so that a single probe tells. The search comes back to what was
-put off when the rest is exhausted.
+A compute configuration is postponed if most of its known members are dominated, in time and memory, by others of the same
+effective batch and optimizer: it can only reach the front by learning better. A precision, or another implementation of the
+same arithmetic, is compared at a batch where the other one was measured, so that a single probe is enough. The survey returns
+to what it postponed once the rest is exhausted.
 """
 
 from collections import Counter, defaultdict
@@ -23,25 +23,25 @@ from typing import Any
 from tradeoff.objectives.knowledge.knowledge import Cost, Knowledge
 from tradeoff.searchspace import MemoryClass, SearchSpace, SpeedClass, TrialParameters
 
-# A prediction this far above the budget may still turn out to fit, and is tried.
+# A batch predicted to exceed the limit by up to this share may still fit, and is probed.
 BOUNDARY_MARGIN = 0.05
 
-# Peaks this close are taken for equal.
+# Peaks that differ by up to this share count as equal.
 MEMORY_TOLERANCE = 0.05
 
-# Probes that a line takes in the mean: what is left of a survey is estimated by it.
+# Probes per line, on average: used to estimate what is left of a survey.
 PROBES_A_LINE = 2
 
-# In one of these two ways to compute may differ that are compared at the same batch.
+# Compute configurations that differ in exactly one of these are compared at the same batch.
 SIBLING_FIELDS = ("precision", "optim", "attn_implementation", "torch_compile", "padding", "train_sampling_strategy")
 
 Line = dict[int, TrialParameters]
-# Cost by what can replace each other: the effective batch, and what else changes learning in kind.
+# Costs of configurations that can replace each other: by effective batch and whatever else changes learning in kind.
 Known = dict[tuple[Any, ...], list[tuple[SpeedClass, Cost]]]
 
 
 class Depth(IntEnum):
-    """How much is surveyed: one way to compute, all that are not beaten so far, or everything."""
+    """The extent of the survey: one compute configuration, all that are not dominated so far, or everything."""
 
     FIRST = 0
     PROMISING = 1
@@ -54,28 +54,28 @@ def next_probe(
     *,
     depth: Depth = Depth.EVERYTHING,
 ) -> TrialParameters | None:
-    """The configuration to probe next, or None when the survey is complete.
+    """Return the configuration to probe next, or None if the survey is complete.
 
     Args:
-        knowledge: What is known so far.
+        knowledge: The models fitted to the study's trials.
         pending: Configurations that another worker is running, or was running when it died.
-        depth: How much is surveyed.
+        depth: The extent of the survey.
     """
     busy = {parameters.with_learning_rate(None) for parameters in pending}
-    # A probe that ended without an answer would end so again.
+    # A probe that failed or timed out would do so again.
     hopeless = {
         observation.parameters.with_learning_rate(None)
         for observation in knowledge.observations
         if observation.record.outcome in ("failed", "timed_out") and observation.step_times_s is None
     }
-    put_off = []
+    postponed = []
     families = _families(knowledge.setup.space)
     num_of_memory = Counter(_memory_class(lines) for lines in families.values())
     known = _known_costs(knowledge) if depth == Depth.PROMISING else {}
     for position, (speed_class, lines) in enumerate(families.items()):
         if depth == Depth.FIRST and position > 0:
             break
-        if depth == Depth.PROMISING and _looks_beaten(speed_class, known):
+        if depth == Depth.PROMISING and _looks_dominated(speed_class, known):
             continue
         siblings = [other for key, other in families.items() if _are_siblings(speed_class, key)]
         shares_memory = num_of_memory[_memory_class(lines)] > 1
@@ -85,10 +85,10 @@ def next_probe(
                 continue
             if probe not in busy:
                 return probe
-            put_off.append((lines, accumulates, shares_memory))
-    # What such a line needs next depends on its running probe. With nothing else to survey, its neighbours are asked: so a
-    # worker that died takes no line with it.
-    for lines, accumulates, shares_memory in put_off:
+            postponed.append((lines, accumulates, shares_memory))
+    # The next probe of such a line depends on the running one. With nothing else to survey its neighbours are probed, so that
+    # a worker that died blocks no line.
+    for lines, accumulates, shares_memory in postponed:
         line = _Line(knowledge, lines, accumulates, hopeless | busy, shares_memory=shares_memory)
         if (probe := line.next()) is not None:
             return probe
@@ -96,7 +96,7 @@ def next_probe(
 
 
 def _families(space: SearchSpace) -> dict[SpeedClass, dict[bool, Line]]:
-    """For each speed class, and with and without accumulation: a configuration for each micro-batch, with the fewest steps."""
+    """Return, for each speed class, with and without accumulation, a configuration per micro-batch, with the fewest steps."""
     families: dict[SpeedClass, dict[bool, Line]] = {}
     for parameters in sorted(space.structures, key=_cheapest_first):
         line = families.setdefault(parameters.speed_class(), {}).setdefault(parameters.gradient_accumulation_steps > 1, {})
@@ -105,7 +105,7 @@ def _families(space: SearchSpace) -> dict[SpeedClass, dict[bool, Line]]:
 
 
 def _memory_class(lines: dict[bool, Line]) -> MemoryClass:
-    """What the memory of a way to compute depends on, but for accumulation."""
+    """Return the memory class of a compute configuration, without regard to accumulation."""
     line = next(iter(lines.values()))
     return replace(next(iter(line.values())).memory_class(), accumulates=False)
 
@@ -116,9 +116,9 @@ def _are_siblings(a: SpeedClass, b: SpeedClass) -> bool:
 
 
 def _known_costs(knowledge: Knowledge) -> Known:
-    """What is known of the cost of configurations, by what can replace each other.
+    """Return the known costs of configurations, grouped by what can replace each other.
 
-    An optimizer that is slower is not beaten by one that learns less: only the same one at the same effective batch counts.
+    A slower optimizer is not dominated by one that learns less: only the same one at the same effective batch counts.
     """
     known: Known = defaultdict(list)
     for parameters in knowledge.setup.space.structures:
@@ -129,8 +129,8 @@ def _known_costs(knowledge: Knowledge) -> Known:
     return known
 
 
-def _looks_beaten(speed_class: SpeedClass, known: Known) -> bool:
-    """Whether most configurations whose cost is known are slower than one of another class that needs no more memory."""
+def _looks_dominated(speed_class: SpeedClass, known: Known) -> bool:
+    """Return True if most configurations with known costs are slower than one of another class that needs no more memory."""
     verdicts = [
         any(
             other != speed_class
@@ -146,7 +146,7 @@ def _looks_beaten(speed_class: SpeedClass, known: Known) -> bool:
 
 
 def remaining_s(knowledge: Knowledge) -> float:
-    """About how long the lines that no probe has touched will take to survey; 0 while no probe has been run."""
+    """Estimate the time to survey the lines without a probe, in seconds; 0 before the first probe."""
     times_s = [
         float(o.record.attributes["trial_time_s"])
         for o in knowledge.observations
@@ -166,7 +166,7 @@ def _cheapest_first(parameters: TrialParameters) -> tuple[int, int]:
 
 
 class _Line:
-    """The micro-batches of one way to compute, and what is known of them."""
+    """The micro-batches of one compute configuration, and what is known of them."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class _Line:
         shares_memory: bool,
     ) -> None:
         self._knowledge = knowledge
-        # Another way to compute, with more loader workers for one, needs the same memory: what is not timed was measured there.
+        # Another compute configuration (more loader workers, for one) may need the same memory: measured, but not timed.
         self._shares_memory = shares_memory
         self._line = lines[accumulates]
         self._limit_mib = knowledge.setup.memory_limit_mib
@@ -190,8 +190,8 @@ class _Line:
             and parameters not in left_out
             and (knowledge.memory.lower_bound_mib(parameters) or 0.0) <= self._limit_mib
         ]
-        self._is_planned = all(knowledge.memory.estimated_mib(parameters) is not None for parameters in self._line.values())
-        # A miss shows that the plan is off here; from then on the line is walked as without one.
+        self._is_estimated = all(knowledge.memory.estimated_mib(parameters) is not None for parameters in self._line.values())
+        # A miss shows that the estimate is off here: from then on the line is probed as without one.
         self._has_missed = any(knowledge.out_of_memory(parameters) is not None for parameters in self._line.values())
         self._measured = self._measured_of(self._line)
         # What was measured with accumulation stands for the same batch without: the difference is the size of the gradients.
@@ -209,14 +209,14 @@ class _Line:
         return [batch for batch in measured if batch in line and self._knowledge.is_probed(line[batch])]
 
     def next(self) -> TrialParameters | None:
-        """The smallest batch, then a middle one, then the boundary; a middle one first where a sibling has it."""
+        """Return the smallest batch, then a middle one, then the boundary; the middle one first if a sibling has it."""
         others = [batch for batch in self._live if batch not in self._measured]
         if not others:
             return None
         if not self._known:
             compared = [batch for batch in self._measured_of_siblings[1:2] if batch in others]
             return self._line[(compared or others)[0]]
-        if len(self._known) == 1 and self._is_planned and not self._has_missed and self._known[0] < others[0]:
+        if len(self._known) == 1 and self._is_estimated and not self._has_missed and self._known[0] < others[0]:
             return self._at_the_boundary(others)
         if len(self._known) == 1:
             smallest_is_known = self._known[0] < others[0]
@@ -224,7 +224,7 @@ class _Line:
         return self._at_the_boundary(others)
 
     def _at_the_boundary(self, others: list[int]) -> TrialParameters | None:
-        """The largest batch that should fit; once it does, those just above that are predicted to miss by little."""
+        """Return the largest batch that should fit; once it does, those above it that are predicted to miss by little."""
         above = [batch for batch in others if batch > self._known[-1]]
         fitting = [batch for batch in above if self._predicted(batch) <= self._limit_mib]
         if fitting:

@@ -1,6 +1,7 @@
-"""Decides what a trial of the decoupled search does next: a probe of the survey, a training, or a probe that checks the front.
+"""Plan the next trial of the decoupled search: a probe of the survey, a training, or a probe that checks the front.
 
-It looks at one moment of a study: the records, what they settle, and what other trials are doing. It asks nothing of Optuna.
+The plan depends on one snapshot of a study: the records, the models fitted to them, and what other trials are doing. Nothing
+here depends on Optuna.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,18 +25,18 @@ from tradeoff.studies.samplers.repeated_training import worth_of_repeats
 from tradeoff.studies.samplers.survey import Depth, next_probe, remaining_s
 from tradeoff.studies.samplers.verification import to_verify
 
-# The search ends when no class is expected to add this share of the hypervolume.
+# The search ends once no class is expected to add this share of the hypervolume.
 MIN_RELATIVE_GAIN = 0.002
-# What a class must be expected to add for its training to come before the next step of the survey: the first class as soon as
-# one way to compute is known, further ones before the ways that look beaten.
+# The expected gain that makes a training come before the next step of the survey: the first class is trained once one compute
+# configuration is known, further ones before the compute configurations that look dominated.
 MIN_GAINS = {Depth.FIRST: 0.2, Depth.PROMISING: 0.005, Depth.EVERYTHING: MIN_RELATIVE_GAIN}
 
-# What a trial ended as when its class is not worth another attempt.
+# Outcomes after which a class is not worth another attempt.
 _SETTLED = frozenset({"completed", "stopped_early", "diverged", "timed_out", "failed"})
 
 
 def is_settling(observation: Observation) -> bool:
-    """Whether the learning class of an observation needs no training, or is not worth another attempt."""
+    """Return True if the learning class of an observation needs no training, or is not worth another attempt."""
     outcome = observation.record.outcome
     return outcome in {"diverged", "failed", "timed_out"} or (
         outcome in _SETTLED and "training" in observation.record.attributes
@@ -44,13 +45,13 @@ def is_settling(observation: Observation) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialPlan:
-    """What a trial is to do.
+    """The plan of a trial.
 
     Attributes:
         parameters: Its configuration.
-        stages: What its process runs: "probe", "train" or both.
-        why: In a sentence, for a person.
-        seed: Of a class that is trained again; None for the job's own.
+        stages: The stages that its process runs: "probe", "train" or both.
+        why: The reason, in a sentence for a person.
+        seed: The seed, if a class is trained again; None for the job's own.
     """
 
     parameters: TrialParameters
@@ -59,23 +60,23 @@ class TrialPlan:
     seed: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, to store."""
+        """Return the plan as plain values, to store."""
         plain = {"params": self.parameters.as_dict(), "stages": list(self.stages), "why": self.why}
         return plain if self.seed is None else plain | {"seed": self.seed}
 
 
 @dataclass(kw_only=True)
 class TrialPlanner:
-    """Plans the next trial of one moment.
+    """Plans the next trial from one snapshot of a study.
 
     Attributes:
-        baselines: What a constant answer reaches, for the learned objectives of which that is known: a value of no use.
-        seed: Of the learning rates that are drawn.
-        max_seeds: Seeds that a learning class may be trained with.
+        baselines: The baselines (the constant answer) of the learned objectives for which they are known.
+        seed: The seed of the learning rates that are drawn.
+        max_seeds: The number of seeds that a learning class may be trained with.
         records: The study's trials.
-        knowledge: What they settle.
+        knowledge: The models fitted to them.
         running: Configurations that other trials are running, with their stages.
-        finished_because: Why there is nothing left to do, in a sentence, once `next_plan` has returned None.
+        finished_because: The reason why there is nothing left to do, once `next_plan` has returned None.
     """
 
     baselines: Mapping[str, float]
@@ -87,16 +88,16 @@ class TrialPlanner:
     finished_because: str | None = field(default=None, init=False)
 
     def next_plan(self) -> TrialPlan | None:
-        """What to do next, or None when nothing is worth doing."""
+        """Return the next plan, or None if nothing is worth doing."""
         busy = [parameters for parameters, _ in self.running]
-        # First what looks promising is surveyed and trained; the rest is surveyed once that has little more to give.
+        # What looks promising is surveyed and trained first; the rest is surveyed once that has little more to give.
         for depth, min_gain in MIN_GAINS.items():
             probe = next_probe(self.knowledge, busy, depth=depth)
             if probe is not None:
                 return self._probe(probe, "surveys memory and time")
             plan = self._train(min_gain)
             if depth == Depth.FIRST:
-                # Where a training takes longer than the whole survey, it is worth knowing first how it is done fastest.
+                # If a training takes longer than the whole survey, find the fastest way to do it first.
                 if plan is None or self._train_time_s(plan) > remaining_s(self.knowledge):
                     continue
                 return plan
@@ -107,12 +108,12 @@ class TrialPlanner:
 
     @cached_property
     def candidates(self) -> list[Candidate]:
-        """Every learning class with the members that fit."""
+        """The learning classes with their members that fit."""
         return candidates(self.knowledge, seed=self.seed, num_trials=len(self.records))
 
     @cached_property
     def decision(self) -> Decision | str:
-        """The class to train next, or why there is none."""
+        """The class to train next, or the reason why there is none."""
         if not self._setup.learned:
             return "what the study optimises is known from probes"
         trained = self._trained
@@ -143,7 +144,7 @@ class TrialPlanner:
 
     @cached_property
     def _trained(self) -> dict[LearningClass, list[Observation]]:
-        """Every training by learning class, in their order."""
+        """All trainings by learning class, in the order of their numbers."""
         trained: dict[LearningClass, list[Observation]] = {}
         for observation in self.knowledge.observations:
             if observation.record.outcome in _SETTLED and "training" in observation.record.attributes:
@@ -151,7 +152,7 @@ class TrialPlanner:
         return trained
 
     def _repeatable(self, classes: AbstractSet[LearningClass]) -> frozenset[LearningClass]:
-        """Those of the classes that may be trained with a further seed: where one did not end well, none is added."""
+        """Return the classes that may be trained with another seed; none whose training ended badly."""
         return frozenset(
             key
             for key in classes
@@ -164,7 +165,7 @@ class TrialPlanner:
         return self.knowledge.setup
 
     def _probe(self, parameters: TrialParameters, why: str) -> TrialPlan:
-        # Neither memory nor time depends on the learning rate; Optuna wants a value of its domain.
+        # Neither memory nor time depends on the learning rate, but Optuna wants a value from its domain.
         return TrialPlan(parameters=self._setup.space.complete(parameters), stages=("probe",), why=why)
 
     def _train(self, min_gain: float) -> TrialPlan | None:
@@ -185,12 +186,11 @@ class TrialPlanner:
         return TrialPlan(parameters=parameters, stages=("train",) if probed else ("probe", "train"), why=why)
 
     def _repeat(self, candidate: Candidate) -> TrialPlan:
-        """Trains the configuration that was trained before: only its trials can hold the mean of both."""
+        """Return the plan to train the same configuration again: only its trials can hold the mean of both."""
         latest = self._trained[candidate.learning_class][-1]
         seed = latest.record.attributes.get(SEED, self._setup.job.seed) + 1
         why = (
-            f"trains effective batch {candidate.learning_class.effective_batch_size} with another seed:"
-            " what stands on the front depends on it"
+            f"trains effective batch {candidate.learning_class.effective_batch_size} with another seed: the front depends on it"
         )
         return TrialPlan(parameters=latest.parameters, stages=("train",), why=why, seed=seed)
 
@@ -210,7 +210,7 @@ class TrialPlanner:
         return "every learning class that fits has been trained"
 
     def _verify(self, busy: Sequence[TrialParameters]) -> TrialPlan | None:
-        """Probes what stands on the front by a model's word, or would stand there if the model were a little off."""
+        """Return a probe of a configuration that is on the front by a predicted value, or may be if that is off."""
         if not self.candidates:
             return None
         completed = feasible(self.records)
@@ -227,7 +227,7 @@ class TrialPlanner:
         )
 
     def _values_by_seed(self, trainings: Sequence[Observation]) -> list[dict[str, float]]:
-        """What each training had learned at its end; one that was stopped, what it would have learned."""
+        """Return the final values of each training; for a stopped one, those that it would have reached."""
         return [values for o in trainings if (values := self._final_values(o.record))]
 
     def _final_values(self, record: TrialRecord) -> dict[str, float]:
@@ -238,7 +238,7 @@ class TrialPlanner:
 
     @cached_property
     def _finished_curves(self) -> dict[str, list[list[tuple[int, float]]]]:
-        """The learning curves of trainings that ran to their end, by learned objective."""
+        """The learning curves of finished trainings, by learned objective."""
         finished = [o.record for trainings in self._trained.values() for o in trainings if o.record.outcome == "completed"]
         return {
             name: [learning_curve(record.attributes["training"], name) for record in finished] for name in self._setup.learned

@@ -1,8 +1,7 @@
-"""Finds what a model says about the front that a probe should check.
+"""Find predicted values on or near the front that a probe should check.
 
-Two kinds of configuration deserve a probe though their class is trained: one that stands on the front by a model's word, and
-one that would add to the front if the model were wrong by as much as it usually is. Either costs a probe, far less than a
-training.
+Two kinds of configuration deserve a probe although their class is trained: one that is on the front by a predicted value, and
+one that would be on it if the prediction were off by as much as it usually is. Either costs a probe, far less than a training.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,7 +15,7 @@ from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.samplers.acquisition import Volume
 
-# Times between and beyond what was probed are off by about so much (benchmarks/search_cost.py); memory by far less.
+# Predicted times are off by about this much (benchmarks/search_cost.py), predicted memory by far less.
 TYPICAL_ERRORS = {"train_time_s": 0.1, "peak_memory_mib": 0.02, "samples_per_s": 0.1, "energy_j": 0.1}
 
 Array = NDArray[np.float64]
@@ -30,13 +29,13 @@ def to_verify(
     *,
     min_gain: float,
 ) -> tuple[TrialParameters, str] | None:
-    """The configuration to probe, and why, in a sentence; None where nothing needs it.
+    """Return the configuration to probe, and the reason in a sentence; None if nothing needs a probe.
 
     Args:
-        completed: The records that speak for the configurations that completed (`tradeoff.studies.results.front.feasible`).
-        knowledge: What the study's trials settle.
-        volume: Measures hypervolume in the study's objectives.
-        pending: Configurations that are being run.
+        completed: The records that represent the completed configurations (`tradeoff.studies.results.front.feasible`).
+        knowledge: The models fitted to the study's trials.
+        volume: The hypervolume in the study's objectives.
+        pending: Running configurations.
         min_gain: The share of the hypervolume that a correction must be able to add.
     """
     front = _front(completed, volume)
@@ -49,7 +48,7 @@ def to_verify(
     best: tuple[float, TrialParameters, int] | None = None
     for record in completed:
         optimistic = np.array(volume.scaled(_optimistic(record)))
-        # Cheap first: most trials are far from the front even so.
+        # The cheap test first: most trials are far from the front even so.
         if (found <= optimistic).all(axis=1).any() or (optimistic >= 1).any():
             continue
         parameters = _unmeasured(record, knowledge, pending)
@@ -64,7 +63,7 @@ def to_verify(
 
 
 def _front(completed: Sequence[TrialRecord], volume: Volume) -> list[TrialRecord]:
-    """The Pareto front, best in the first objective first, by a library: comparing all pairs of 2,000 trials takes seconds."""
+    """Return the Pareto front, best in the first objective first: moocore, as comparing 2,000 trials in pairs takes seconds."""
     import moocore
 
     points = np.array([volume.scaled(record.values) for record in completed]).reshape(-1, len(volume.objectives))
@@ -75,7 +74,7 @@ def _front(completed: Sequence[TrialRecord], volume: Volume) -> list[TrialRecord
 
 
 def _unmeasured(record: TrialRecord, knowledge: Knowledge, pending: Collection[TrialParameters]) -> TrialParameters | None:
-    """The configuration of a derived trial whose time or memory is still a model's word and that nobody is probing."""
+    """Return the configuration of a derived trial whose costs are still predicted and that nobody is probing, or None."""
     if not record.is_derived or "model" not in record.sources.values():
         return None
     parameters = knowledge.setup.space.read(record.params)
@@ -86,7 +85,7 @@ def _unmeasured(record: TrialRecord, knowledge: Knowledge, pending: Collection[T
 
 
 def _optimistic(record: TrialRecord) -> dict[str, float]:
-    """A trial's values, the modelled ones as good as they may well be."""
+    """Return a trial's values, with the predicted ones as good as they may well be."""
     return {
         name: value * (1 + GOALS[name].sign * TYPICAL_ERRORS[name]) if record.sources.get(name) == "model" else value
         for name, value in record.values.items()
