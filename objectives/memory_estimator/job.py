@@ -9,8 +9,8 @@ from typing import Any, Literal
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimate, MemoryEstimates
-from tradeoff.objectives.memory_estimator.predict import plan
-from tradeoff.objectives.memory_estimator.prediction import DEFAULT_CONTEXT_MEMORY_MIB
+from tradeoff.objectives.memory_estimator.estimator import plan
+from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB
 from tradeoff.objectives.memory_estimator.settings import OPTIMIZERS, TraceSettings
 from tradeoff.searchspace import TrialParameters
 from tradeoff.searchspace.choices import FLASH_ATTENTION

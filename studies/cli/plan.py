@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.memory_estimator.estimator import plan as predict
 from tradeoff.objectives.memory_estimator.job import model_config, trace_settings
-from tradeoff.objectives.memory_estimator.predict import plan as predict
-from tradeoff.objectives.memory_estimator.prediction import DEFAULT_CONTEXT_MEMORY_MIB, MemoryPrediction
+from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB, MemoryPrediction
 from tradeoff.objectives.memory_estimator.store import default_cache_folder
 from tradeoff.searchspace import SearchSpace
 from tradeoff.studies.cli.options import Overrides, Preset, StudyFile, TableOrJson

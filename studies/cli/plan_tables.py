@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from tradeoff.objectives.memory_estimator.gpus import CARDS, Card
-from tradeoff.objectives.memory_estimator.prediction import MemoryPrediction, largest_fitting
+from tradeoff.objectives.memory_estimator.run_estimate import MemoryPrediction, largest_fitting
 from tradeoff.searchspace import Precision
 
 _PARTS = ("context", "weights", "gradients", "optimizer", "activations", "workspace", "retained")

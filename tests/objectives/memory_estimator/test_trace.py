@@ -6,8 +6,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
-from tradeoff.objectives.memory_estimator.allocator import Allocation, Release, replay
 from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
+from tradeoff.objectives.memory_estimator.caching_allocator import Allocation, Release, replay
 from tradeoff.objectives.memory_estimator.events import Category, LinearSegments
 from tradeoff.objectives.memory_estimator.settings import StepClass, TraceSettings
 from tradeoff.objectives.memory_estimator.tracing.cuda_dispatch import attention_kernel, cuda_dispatch

@@ -5,9 +5,9 @@ import json
 import pytest
 from transformers import BertConfig, DebertaV2Config, DistilBertConfig, GPT2Config, LlamaConfig, LongformerConfig, ViTConfig
 
+from tradeoff.objectives.memory_estimator.estimator import plan
 from tradeoff.objectives.memory_estimator.gpus import CARDS
-from tradeoff.objectives.memory_estimator.predict import plan
-from tradeoff.objectives.memory_estimator.prediction import Device, largest_fitting
+from tradeoff.objectives.memory_estimator.run_estimate import Device, largest_fitting
 from tradeoff.objectives.memory_estimator.settings import TraceSettings
 from tradeoff.searchspace import Precision, TrialParameters
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tradeoff.objectives.memory_estimator.events import LinearSegments, NotAligned, Segments
-from tradeoff.objectives.memory_estimator.prediction import (
+from tradeoff.objectives.memory_estimator.replay import MAX_MICRO_BATCHES, RunLength, RunPeak, accumulation_groups, replay_run
+from tradeoff.objectives.memory_estimator.run_estimate import (
     DEFAULT_CONTEXT_MEMORY_MIB,
     LOADED_CODE_MEMORY_MIB,
     Device,
     MemoryPrediction,
     predict_run,
 )
-from tradeoff.objectives.memory_estimator.run import MAX_MICRO_BATCHES, RunLength, RunPeak, accumulation_groups, replay_run
 from tradeoff.objectives.memory_estimator.settings import StepClass, TraceSettings
 from tradeoff.objectives.memory_estimator.store import TraceStore
 from tradeoff.searchspace import TrialParameters

@@ -1,4 +1,4 @@
-"""Predicted against published and measured peak memory: `python benchmarks/memory_plan.py [lecture] [guide] [kernels] [cpu]`.
+"""Estimated against published and measured peak memory: `benchmarks/memory_estimate.py [lecture] [guide] [kernels] [cpu]`.
 
 - lecture: BERT-base, fp32, eager attention, on a card of 7,611 MiB; torch 2.0's foreach AdamW.
 - guide: BERT-large on a V100, from transformers' guide "Efficient Training on a Single GPU" of 2022
@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from transformers import BertConfig, LlamaConfig, PretrainedConfig
 
-from tradeoff.objectives.memory_estimator.allocator import Allocation, Release, replay
+from tradeoff.objectives.memory_estimator.caching_allocator import Allocation, Release, replay
+from tradeoff.objectives.memory_estimator.estimator import plan
 from tradeoff.objectives.memory_estimator.events import Category, Event
-from tradeoff.objectives.memory_estimator.predict import plan
-from tradeoff.objectives.memory_estimator.prediction import MIB, MemoryPrediction
+from tradeoff.objectives.memory_estimator.run_estimate import MIB, MemoryPrediction
 from tradeoff.objectives.memory_estimator.settings import TraceSettings
 from tradeoff.objectives.memory_estimator.tracing.fake_model import fake_batch
 from tradeoff.objectives.memory_estimator.tracing.trace import Tracer

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tradeoff.objectives.memory_estimator.events import Category
-from tradeoff.objectives.memory_estimator.run import RunPeak
+from tradeoff.objectives.memory_estimator.replay import RunPeak
 from tradeoff.searchspace import Precision, TrialParameters
 
 MIB = 1024 * 1024

@@ -8,7 +8,7 @@ state.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tradeoff.objectives.memory_estimator.allocator import AllocationError, CachingAllocator
+from tradeoff.objectives.memory_estimator.caching_allocator import AllocationError, CachingAllocator
 from tradeoff.objectives.memory_estimator.events import Category, Event, Segments
 
 # Steps after which a run that goes on repeats itself: the first creates the optimizer's state, the next ones settle the blocks.

@@ -1,4 +1,4 @@
-"""The allocator's replay, on sequences whose result follows by hand from the rules in `memory_estimator/allocator.py`."""
+"""The caching allocator, on sequences whose result follows by hand from the rules in its docstring."""
 
 from itertools import pairwise
 
@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tradeoff.objectives.memory_estimator.allocator import MIB, Allocation, AllocationError, CachingAllocator, Release, replay
+from tradeoff.objectives.memory_estimator.caching_allocator import (
+    MIB,
+    Allocation,
+    AllocationError,
+    CachingAllocator,
+    Release,
+    replay,
+)
 
 
 def held(allocator):

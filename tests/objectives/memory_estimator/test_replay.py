@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from tradeoff.objectives.memory_estimator.allocator import MIB
+from tradeoff.objectives.memory_estimator.caching_allocator import MIB
 from tradeoff.objectives.memory_estimator.events import Category, Event, LinearSegments, NotAligned, Segments
-from tradeoff.objectives.memory_estimator.run import RunLength, accumulation_groups, replay_run
+from tradeoff.objectives.memory_estimator.replay import RunLength, accumulation_groups, replay_run
 
 ACTIVATION = (Event("activation", 40 * MIB, Category.ACTIVATIONS),)
 SEGMENTS = Segments(
