@@ -1,6 +1,10 @@
 """GitHub-flavoured Markdown from text that may hold anything: a person's words are shown, and never taken for markup."""
 
+import re
 from collections.abc import Sequence
+
+# An underscore within a word marks nothing.
+_MARKS = re.compile(r"[\\`*\[\]|#]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def markdown_table(
@@ -31,7 +35,7 @@ def markdown_table(
 
 def plain(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
-    escaped = "".join(f"\\{letter}" if letter in "\\`*_[]|#" else letter for letter in " ".join(text.split()))
+    escaped = _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

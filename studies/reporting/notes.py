@@ -1,7 +1,6 @@
 """The notes of a study and of its trials, as Markdown: for optuna-dashboard, and for a pull request.
 
-Pure functions over results and records. What a person wrote (names, paths, an error's words) is set so that it can't be taken
-for Markdown or HTML.
+Pure functions over results and records. A name, a path or an error's words can't become Markdown or HTML in them.
 """
 
 import shlex
@@ -10,24 +9,25 @@ from typing import Any
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.studies.reporting.markdown import code, code_block, markdown_table, plain
-from tradeoff.studies.reporting.templating import capitalized
-from tradeoff.studies.reporting.text_tables import front_text_table, has_values_from_elsewhere
+from tradeoff.studies.reporting.templating import capitalized, render
+from tradeoff.studies.reporting.text_tables import TextTable, front_text_table, has_values_from_elsewhere, trials_text_table
 from tradeoff.studies.reporting.trade_off_plots import memory_budget_mib
 from tradeoff.studies.results.criteria import numeric_value
-from tradeoff.studies.results.front import extremes, is_derived, knee, pareto_front
+from tradeoff.studies.results.front import extremes, knee, pareto_front
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
-from tradeoff.studies.results.tables import ELSEWHERE, SHORT_NAMES, short_configuration
+from tradeoff.studies.results.tables import SHORT_NAMES, short_configuration, show_parameter
 from tradeoff.studies.storage.opening import DEFAULT_STORAGE
 
-# The four instruments, and what each one sees.
-MEMORY_FIGURES = {
+PACKAGE = "tradeoff.studies.reporting"
+# The instruments that measure a trial's memory, and what each one sees.
+MEMORY_INSTRUMENTS = {
     "peak_allocated_mib": "tensors in torch's CUDA allocator",
     "peak_reserved_mib": "what torch's CUDA allocator held, its cache included",
     "peak_process_mib": "what the process held",
-    "peak_device_mib": "what all processes held on the card",
+    "peak_device_mib": "what all processes held on the GPU",
+    "context_mib": "of it before the model was built",
 }
-STAGE_WORDS = {
+_STAGES = {
     "start": "while starting",
     "data": "while loading the data",
     "model": "while building the model",
@@ -38,85 +38,66 @@ STAGE_WORDS = {
 
 
 def trial_note(record: TrialRecord) -> str:
-    """What became of a trial and why, its values and where they come from, and its memory."""
-    parts = [f"### {short_configuration(record.params)}", outcome_sentence(record)]
-    if values := _values_table(record):
-        parts.append(values)
-    if memory := _memory_table(record):
-        parts += ["**Memory at its peak**", memory]
-    if times := _times(record):
-        parts.append(times)
-    if traceback := record.attributes.get("traceback"):
-        parts += ["**The error**", code_block(str(traceback))]
-    return "\n\n".join(parts) + "\n"
-
-
-def outcome_sentence(record: TrialRecord) -> str:
-    """How a trial ended and why, in a sentence or two."""
-    attributes = record.attributes
-    if record.outcome is None:
-        return "This trial runs or waits."
-    words = OUTCOME_WORDS[record.outcome]
-    if record.outcome == "completed":
-        if violated := attributes.get("violated"):
-            return f"**Completed**, but it breaks {' and '.join(code(name) for name in violated)}, so it is not on the front."
-        if is_derived(record):
-            return "**Completed without a training of its own**: its values come from other trials, as the table says."
-        stopped = (attributes.get("training") or {}).get("stopped_early")
-        return (
-            f"**Completed**, stopped early: {plain(str(stopped))}" if stopped else "**Completed**: trained to its last epoch."
-        )
-    sentence = f"**{words[0].upper()}{words[1:]}**"
-    where = STAGE_WORDS.get(record.stage or "", record.stage)
-    # Most reasons begin with where it happened.
-    if where is not None and where not in record.reason:
-        sentence += f" {where}"
-    if record.reason:
-        sentence += f": {code(record.reason)}"
-    if record.outcome != "out_of_memory":
-        return sentence
-    facts = [
-        f"{words} {attributes[name]:,.0f} MiB"
-        for name, words in (
-            ("memory_shortfall_mib", "it was short of at least"),
-            ("requested_mib", "the allocation that failed asked for"),
-            ("free_mib", "free was"),
-        )
-        if attributes.get(name) is not None
-    ]
-    if not facts:
-        return sentence
-    return f"{sentence}\n\n{facts[0][0].upper()}{'; '.join(facts)[1:]}. A larger batch would not fit either."
+    """Return how a trial ended and why, its values and where they come from, and its memory."""
+    stage = _STAGES.get(record.stage or "", record.stage)
+    training = record.attributes.get("training") or {}
+    return render(
+        PACKAGE,
+        "trial_note.md.jinja",
+        record=record,
+        configuration=short_configuration(record.params),
+        outcome=OUTCOME_WORDS[record.outcome],
+        # Most reasons begin with the stage.
+        stage=stage if stage is not None and stage not in record.reason else None,
+        memory_facts=_memory_facts(record) if record.outcome == "out_of_memory" else "",
+        violated=record.attributes.get("violated"),
+        stopped_early=training.get("stopped_early"),
+        values=_values_table(record),
+        memory=_memory_table(record),
+        times=_times(record),
+        traceback=record.attributes.get("traceback"),
+    )
 
 
 def study_note(results: StudyResults) -> str:
-    """What was searched and on what, what came out, how to read it, and how to go on."""
+    """Return what was searched and on what, the choice, how to read it, and the next steps."""
+    return render(PACKAGE, "study_note.md.jinja", **study_values(results))
+
+
+def study_values(results: StudyResults) -> dict[str, Any]:
+    """Return what the templates of notes and reports show of a study, by name."""
     front = pareto_front(results.records, results.objectives)
-    parts = [f"## {plain(results.name)}", f"{results.summary()[0].upper()}{results.summary()[1:]}."]
-    if front:
-        parts += ["### The choice", choices(results, front), front_markdown(front, results.objectives)]
-    parts += ["### What was searched", searched(results), "### How to read it", how_to_read(results)]
-    if front:
-        parts += ["### How to go on", code_block("\n".join(next_commands(results)))]
-    return "\n\n".join(parts) + "\n"
+    wanted = {"maximize": "more is better", "minimize": "less is better"}
+    units = ", ".join(f"{GOALS[name].heading}: {wanted[GOALS[name].direction]}" for name in results.objectives)
+    return {
+        "name": results.name,
+        "summary": capitalized(results.summary()),
+        "device": str(results.device.get("name", "")),
+        "num_devices": results.num_devices,
+        "objectives": capitalized(units),
+        "choices": _choices(front, results.objectives) if front else [],
+        "front_table": front_text_table(front, results.objectives),
+        "has_elsewhere": has_values_from_elsewhere(front),
+        "trials": trials_text_table(results.records, results.objectives),
+        "facts": _study_facts(results),
+        "commands": "\n".join(_next_commands(results)),
+    }
 
 
-def choices(results: StudyResults, front: Sequence[TrialRecord]) -> str:
-    """The knee and the extremes of a front, as a list."""
-    best = knee(front, results.objectives)
-    lines = [f"- **Knee**, the nearest to the best of everything at once: {_in_words(best, results.objectives)}"]
-    for name, record in extremes(front, results.objectives).items():
-        lines.append(f"- **{capitalized(GOALS[name].extreme)}**: {_in_words(record, results.objectives)}")
-    return "\n".join(lines)
+def _choices(front: Sequence[TrialRecord], objectives: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the knee and the extremes of a front: each one's name, and its configuration with its values."""
+    best = extremes(front, objectives)
+    named = [("Knee", knee(front, objectives)), *((capitalized(GOALS[name].extreme), best[name]) for name in objectives)]
+    return [(name, _in_words(record, objectives)) for name, record in named]
 
 
-def searched(results: StudyResults) -> str:
-    """The space, the device and the limits, as a list."""
-    return "\n".join(f"- {name}: {plain(text)}" for name, text in study_facts(results))
+def _in_words(record: TrialRecord, objectives: Sequence[str]) -> str:
+    values = ", ".join(f"{GOALS[name].label} {GOALS[name].show_with_unit(record.values[name])}" for name in objectives)
+    return f"trial {record.number}, {short_configuration(record.params)}: {values}"
 
 
-def study_facts(results: StudyResults) -> list[tuple[str, str]]:
-    """The space, the job, the device, the limits and the versions: each one's name, and what it is."""
+def _study_facts(results: StudyResults) -> list[tuple[str, str]]:
+    """Return the space, the job, the device, the limits and the versions: each one's name, and its value in words."""
     config, device = results.config, results.device
     facts = [(SHORT_NAMES.get(name, name), _domain(spec)) for name, spec in config.get("space", {}).items() if spec is not None]
     job = config.get("job", {})
@@ -125,8 +106,8 @@ def study_facts(results: StudyResults) -> list[tuple[str, str]]:
     if "name" in device:
         total = device.get("total_memory_mib")
         facts.append(("device", str(device["name"]) + (f", {total:,.0f} MiB" if total else "")))
-    budget = memory_budget_mib(results)
-    facts.append(("memory budget", "none" if budget is None else f"{budget:,.0f} MiB"))
+    limit_mib = memory_budget_mib(results)
+    facts.append(("memory limit", "none" if limit_mib is None else f"{limit_mib:,.0f} MiB"))
     if "sampler" in config:
         facts.append(("sampler", f"{config['sampler']}, {config.get('trials', len(results.records))} trials"))
     versions = {"tradeoff": results.tradeoff_version} | dict(results.versions)
@@ -134,25 +115,15 @@ def study_facts(results: StudyResults) -> list[tuple[str, str]]:
     return facts
 
 
-def how_to_read(results: StudyResults) -> str:
-    """What the words and marks of the study mean, as a list."""
-    wanted = {"maximize": "more is better", "minimize": "less is better"}
-    units = ", ".join(f"{GOALS[name].heading}: {wanted[GOALS[name].direction]}" for name in results.objectives)
-    return "\n".join(
-        (
-            f"- Objectives. {units[0].upper()}{units[1:]}.",
-            "- A configuration is `batch x accumulation`, then what else is on. Its effective batch is their product"
-            + (f", times the {results.num_devices} devices that train it together." if results.num_devices > 1 else "."),
-            "- On the Pareto front no configuration dominates another; which one is right is a choice, not a result.",
-            "- Trials that ran out of memory are pruned and infeasible: they say where the limit is, and are never best.",
-            "- A value from elsewhere says so: trainings with the same effective batch share accuracy, a probe gives time and"
-            " memory.",
-        )
-    )
+def _domain(spec: Any) -> str:
+    if isinstance(spec, Mapping):
+        return ", ".join(f"{name} {value}" for name, value in spec.items() if value is not None)
+    values = spec if isinstance(spec, list | tuple) else [spec]
+    return ", ".join(show_parameter(value) if isinstance(value, bool) else str(value) for value in values)
 
 
-def next_commands(results: StudyResults) -> list[str]:
-    """The commands that use the study."""
+def _next_commands(results: StudyResults) -> list[str]:
+    """Return the commands that use the study."""
     option = "" if results.storage == DEFAULT_STORAGE else f" --storage {shlex.quote(results.storage)}"
     name = shlex.quote(results.name)
     return [
@@ -162,48 +133,37 @@ def next_commands(results: StudyResults) -> list[str]:
     ]
 
 
-def front_markdown(front: Sequence[TrialRecord], objectives: Sequence[str]) -> str:
-    """The front as a table, with the marks of knee and extremes."""
-    header, rows = front_text_table(front, objectives)
-    table = markdown_table(header, rows, num_left=2)
-    return f"{table}\n\n{ELSEWHERE} from another trial or a probe" if has_values_from_elsewhere(front) else table
+def _memory_facts(record: TrialRecord) -> str:
+    """Return by how much memory was short, in a sentence's part; empty where that is not known."""
+    words = {
+        "memory_shortfall_mib": "it was short of at least",
+        "requested_mib": "the allocation that failed asked for",
+        "free_mib": "free was",
+    }
+    values = {name: value for name in words if (value := record.attributes.get(name)) is not None}
+    return capitalized("; ".join(f"{words[name]} {value:,.0f} MiB" for name, value in values.items()))
 
 
-def _in_words(record: TrialRecord, objectives: Sequence[str]) -> str:
-    values = ", ".join(f"{GOALS[name].label} {GOALS[name].show_with_unit(record.values[name])}" for name in objectives)
-    return f"trial {record.number}, {short_configuration(record.params)}: {values}"
-
-
-def _domain(spec: Any) -> str:
-    if isinstance(spec, Mapping):
-        return ", ".join(f"{name} {value}" for name, value in spec.items() if value is not None)
-    values = spec if isinstance(spec, list | tuple) else [spec]
-    return ", ".join(str(value) if not isinstance(value, bool) else "on" if value else "off" for value in values)
-
-
-def _values_table(record: TrialRecord) -> str:
-    """The objectives with their sources, and what was predicted beside what came out."""
-    names = list(record.values)
-    predicted = {name: value for name in GOALS if (value := predicted_value(record, name)) is not None}
-    names += [name for name in predicted if name not in names]
-    if not names:
-        return ""
+def _values_table(record: TrialRecord) -> TextTable:
+    """Return the objectives with their sources, and what was predicted beside the values."""
+    predicted = {name: value for name in GOALS if (value := _predicted_value(record, name)) is not None}
     rows = []
-    for name in names:
+    for name in dict.fromkeys([*record.values, *predicted]):
         # A probe measures what is no value of its trial; of a peak after memory ran out only a part is known.
         value = record.values.get(name)
         if value is None and record.outcome != "out_of_memory":
             value = numeric_value(record, name)
         row = [GOALS[name].label, "" if value is None else GOALS[name].show_with_unit(value), record.sources.get(name, "")]
         if predicted:
-            by_plan = record.attributes.get(f"predicted_{name}_source") == "plan"
-            row.insert(2, _prediction(name, predicted.get(name), value) + (" by the memory plan" if by_plan else ""))
+            by_estimate = record.attributes.get(f"predicted_{name}_source") == "plan"
+            prediction = _prediction(name, predicted.get(name), value)
+            row.insert(2, f"{prediction} by the memory estimate" if by_estimate else prediction)
         rows.append(row)
-    return markdown_table(["", "value", *(["predicted"] if predicted else []), "where it comes from"], rows)
+    return TextTable(["", "value", *(["predicted"] if predicted else []), "where it comes from"], rows)
 
 
-def predicted_value(record: TrialRecord, name: str) -> float | None:
-    """What was predicted of an objective before it was measured: stored as `predicted_<objective>`, or by the trial's probe."""
+def _predicted_value(record: TrialRecord, name: str) -> float | None:
+    """Return an objective's prediction from before it was measured: as stored with the trial, or by the trial's probe."""
     stored = record.attributes.get(f"predicted_{name}")
     if stored is None and name == "train_time_s" and record.sources.get(name) == "measured":
         stored = (record.attributes.get("probe") or {}).get("estimated_train_time_s")
@@ -217,25 +177,19 @@ def _prediction(name: str, predicted: float | None, value: float | None) -> str:
     return f"{text} ({(predicted - value) / value:+.1%})" if value else text
 
 
-def _memory_table(record: TrialRecord) -> str:
-    rows = [
-        [words, f"{value:,.0f} MiB"]
-        for name, words in MEMORY_FIGURES.items()
-        if (value := numeric_value(record, name)) is not None
-    ]  # fmt: skip
-    if (context := numeric_value(record, "context_mib")) is not None:
-        rows.append(["of it before the model was built", f"{context:,.0f} MiB"])
-    return markdown_table(["instrument", "peak"], rows) if rows else ""
+def _memory_table(record: TrialRecord) -> TextTable:
+    peaks = {words: numeric_value(record, name) for name, words in MEMORY_INSTRUMENTS.items()}
+    return TextTable(
+        ["instrument", "peak"], [[words, f"{peak:,.0f} MiB"] for words, peak in peaks.items() if peak is not None]
+    )  # fmt: skip
 
 
 def _times(record: TrialRecord) -> str:
-    """What the trial itself took, in a sentence."""
-    parts = []
-    if (taken := numeric_value(record, "trial_time_s")) is not None:
-        parts.append(f"the trial took {taken:,.1f} s")
-    if (first := numeric_value(record, "first_step_time_s")) is not None:
-        parts.append(f"its first step ended after {first:,.1f} s")
-    if (speed := numeric_value(record, "samples_per_s")) is not None:
-        parts.append(f"it trained {speed:,.1f} samples/s")
-    text = ", ".join(parts)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    """Return what the trial itself took, in a sentence without its full stop."""
+    words = {
+        "trial_time_s": "the trial took {:,.1f} s",
+        "first_step_time_s": "its first step ended after {:,.1f} s",
+        "samples_per_s": "it trained {:,.1f} samples/s",
+    }
+    values = {name: value for name in words if (value := numeric_value(record, name)) is not None}
+    return capitalized(", ".join(words[name].format(value) for name, value in values.items()))

@@ -36,15 +36,10 @@ def feasible(records: Sequence[TrialRecord]) -> list[TrialRecord]:
             continue
         configuration = frozenset(record.params.items())
         earlier = speaks.get(configuration)
-        if earlier is None or is_derived(earlier) or not is_derived(record):
+        if earlier is None or earlier.is_derived or not record.is_derived:
             speaks[configuration] = record
     chosen = [record for record in speaks.values() if record.outcome == "completed" and not record.attributes.get("violated")]
     return sorted(chosen, key=lambda record: record.number)
-
-
-def is_derived(record: TrialRecord) -> bool:
-    """Whether the trial's values come from other trials rather than from a training of its own."""
-    return record.is_derived
 
 
 def dominates(a: TrialRecord, b: TrialRecord, objectives: Sequence[str]) -> bool:

@@ -24,7 +24,7 @@ from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.execution.preparation import Preparation, prepare
 from tradeoff.studies.export.export import export, export_files
 from tradeoff.studies.export.train import train_export
-from tradeoff.studies.reporting.notes import how_to_read
+from tradeoff.studies.reporting.notes import study_note
 from tradeoff.studies.reporting.text_tables import front_text_table
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.results import StudyResults, read_results
@@ -164,7 +164,7 @@ def test_tables_and_notes_count_the_devices() -> None:
     results = two_devices(made_up(record(3, (0.7, 10.0, 1000.0), params(4, 8))))
     header, rows = front_text_table(results.records, results.objectives)
     assert rows[0][header.index("effective batch")] == "64"
-    assert "their product, times the 2 devices that train it together" in how_to_read(results)
+    assert "their product, times the 2 devices that train it together" in study_note(results)
 
 
 @pytest.mark.parametrize(("kind", "distributed_type"), [("cpu", "MULTI_CPU"), ("cuda", "MULTI_GPU")])

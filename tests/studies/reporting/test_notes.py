@@ -49,7 +49,7 @@ def test_the_four_memory_figures_are_told_apart_and_what_is_missing_is_left_out(
     note = trial_note(record(0, (0.8, 40.0, 900.0), params(8), **figures))
     assert "| tensors in torch's CUDA allocator | 700 MiB |" in note
     assert "| what torch's CUDA allocator held, its cache included | 800 MiB |" in note
-    assert "| what all processes held on the card | 1,500 MiB |" in note
+    assert "| what all processes held on the GPU | 1,500 MiB |" in note
     assert "| what the process held |" not in note
 
 
@@ -81,7 +81,7 @@ def test_the_note_of_the_study_counts_outcomes_and_names_knee_and_extremes(resul
     assert "- **Knee**, the nearest to the best of everything at once: trial 1, 16 x 1, fp32: accuracy 0.790" in note
     assert "- **Lowest training time**: trial 2, 32 x 1, fp32" in note
     assert "- device: Test CPU, 8,192 MiB" in note
-    assert "- memory budget: 2,500 MiB" in note
+    assert "- memory limit: 2,500 MiB" in note
     assert "tradeoff export stars --storage InMemoryStorage --knee --output best" in note
 
 
@@ -106,6 +106,7 @@ def test_code_is_fenced_by_more_backquotes_than_it_holds():
 
 def test_a_cell_can_not_end_its_column():
     assert plain("a|b") == "a\\|b"
+    assert plain("adamw_torch _a_ b__c") == r"adamw_torch \_a\_ b\_\_c"
     assert markdown_table(["x", "y"], [["1", "a|\nb"]]) == "| x | y |\n| :--- | :--- |\n| 1 | a\\| b |"
     assert (
         markdown_table(["x|", "y"], [["1", "2"]], num_left=0, is_last_left=False) == "| x\\| | y |\n| ---: | ---: |\n| 1 | 2 |"
