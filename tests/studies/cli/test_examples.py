@@ -120,7 +120,7 @@ def test_a_language_model_is_searched_by_its_perplexity_and_trained_again_after_
 def test_a_study_of_ones_own_job_has_a_report_and_a_card_that_name_its_metric(stars: StudyResults) -> None:
     card = model_card(stars, choose(stars, Selection()), {}, ["train.py"])
     assert "# stars:build" in card
-    assert "what stars:build needs" in card
+    assert "what `stars:build` needs" in card
     assert "rmse" in markdown_report(stars)
     assert "Rmse over samples" in html_report(stars)
 
