@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,19 @@ def test_the_site_has_every_page():
 
     nav = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
     assert sorted(pages(nav)) == sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_that_is_named_exists(page):
+    named = re.findall(
+        r"`((?:searchspace|objectives|studies|tests|benchmarks|examples|docs)/[\w/.-]+)`", page.read_text(encoding="utf-8")
+    )
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_python_examples_import_what_there_is(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        for module, names in re.findall(r"^from (tradeoff[\w.]*) import (.+)$", block, flags=re.MULTILINE):
+            for name in names.split(", "):
+                assert hasattr(import_module(module), name), f"{module} has no {name}"

@@ -191,7 +191,7 @@ def plan(
 ) -> list[MemoryPrediction]:
     """Predicts the peak memory of configurations, in the order given; see `Planner` and `Device` for the arguments.
 
-    Example:
+    Examples:
         >>> from transformers import BertConfig
         >>> small = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=100)
         >>> [prediction] = plan(

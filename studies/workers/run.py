@@ -37,7 +37,7 @@ def run_study(
 ) -> optuna.Study:
     """Creates the study of `config`, or goes on with it, and runs it to its number of trials.
 
-    Example:
+    Examples:
         >>> from tradeoff.studies.config.presets import embedded
         >>> study = run_study(embedded(), storage="sqlite:///tradeoff.db")  # doctest: +SKIP
 
@@ -89,7 +89,11 @@ def join_study(
     Args:
         name: The study's name; None for the one created last.
         storage: A database URL, or the path of a SQLite file.
-        workers, timeout_s, display, cache, waits_for_storage: As for `run_study`.
+        workers: As for `run_study`.
+        timeout_s: As for `run_study`.
+        display: As for `run_study`.
+        cache: As for `run_study`.
+        waits_for_storage: As for `run_study`.
 
     Returns:
         The study.
