@@ -1,62 +1,45 @@
-"""A task that runs beside the trials, in a process of its own: its answer is fetched once it is there."""
+"""A task that runs beside the trials, in a process of its own: its reply is fetched once it is there."""
 
-import contextlib
-import json
-import os
-import select
-import signal
-import socket
-import time
-from typing import Any
+from tradeoff.objectives.isolation.endings import kill
+from tradeoff.objectives.trial.messages import Answer, Channel, Measured, Progress, Refusal, Reply
 
 
 class BackgroundTask:
-    """A process forked from the warm server that sends one answer.
+    """A process forked from the warm server that sends one reply.
 
     Args:
-        channel: Our end of the socket to it.
+        channel: The channel to it.
         pid: Its process, which leads a group of its own.
     """
 
-    def __init__(self, channel: socket.socket, pid: int) -> None:
+    def __init__(self, channel: Channel[Progress | Measured | Reply], pid: int) -> None:
         self._channel = channel
         self.pid = pid
-        self._received = b""
-        self._closed = False
+        self._reply: Answer | Refusal | None = None
 
-    def answer(self, *, timeout_s: float | None = 0.0) -> dict[str, Any] | None:
-        """Waits for the end of the process.
+    def reply(self, *, timeout_s: float | None = 0.0) -> Answer | Refusal | None:
+        """Wait for the reply.
 
         Args:
             timeout_s: How long; None for as long as it takes.
 
         Returns:
-            Its last message, `{"answer": ...}` or `{"error": sentence}`, empty where it ended without one; None while it runs.
+            The reply, a refusal if the process ended without one; None while it runs.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._closed:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not select.select([self._channel], [], [], left)[0]:
-                return None
+        while self._reply is None and self._channel.poll(timeout_s):
             try:
-                data = self._channel.recv(1 << 16)
-            except ConnectionError:
-                data = b""
-            self._received += data
-            if not data:
+                message = self._channel.receive()
+            except EOFError:
+                message = Refusal(error="the process has ended without an answer")
+            if isinstance(message, Answer | Refusal):
+                self._reply = message
                 self._channel.close()
-                self._closed = True
-        lines = self._received.splitlines()
-        with contextlib.suppress(ValueError):  # cut short: the process was killed while it wrote
-            return dict(json.loads(lines[-1])) if lines else {}
-        return {}
+        return self._reply
 
     def cancel(self) -> None:
-        """Ends the process if it still runs."""
+        """End the process if it still runs."""
         # A process that has ended by itself is gone, and its number may be another's.
-        if self.answer() is None:
-            for kill in (os.killpg, os.kill):  # before it has called setsid there is no group of its own
-                with contextlib.suppress(ProcessLookupError):
-                    kill(self.pid, signal.SIGKILL)
+        if self.reply() is None:
+            kill(self.pid)
+            self._reply = Refusal(error="it was cancelled")
             self._channel.close()
-            self._closed = True

@@ -2,108 +2,105 @@
 
 Ranks wait for each other in collectives, so one that is gone would leave the others waiting for as long as the process group's
 time limit (optuna/optuna#5190). Here each has a channel of its own to the parent. As soon as one has failed, run out of memory
-or vanished, the trial is over: the parent ends the rest, and the one that went first speaks for all.
+or vanished, the trial is over: the parent ends the rest, and the outcome of the one that went first is the trial's.
 """
 
 import contextlib
-import json
-import select
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
 from typing import Any
 
-from tradeoff.objectives.isolation.endings import Ended, measurements_of
-from tradeoff.objectives.measurements.outcome import Completed, TimedOut
+from tradeoff.objectives.isolation.endings import ProcessResult, measurements_of
+from tradeoff.objectives.measurements.outcome import Completed, Outcome, OutOfMemory, TimedOut
+from tradeoff.objectives.trial.messages import Channel, Finished, Measured, Progress, Reply
 
-Progress = Callable[[Mapping[str, Any]], None]
+OnProgress = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(kw_only=True)
 class Followed:
-    """A process of a trial, and what it has said so far.
+    """A process of a trial.
 
     Attributes:
-        channel: Where it is heard.
-        ended: What it said, and how it ended.
+        channel: Where its messages arrive.
+        result: What it has sent, and how it ended.
         identifier: The server's number of it.
         pid: Its process id.
     """
 
-    channel: socket.socket
-    ended: Ended = field(default_factory=Ended)
+    channel: Channel[Progress | Measured | Reply]
+    result: ProcessResult
     identifier: int
     pid: int
-    _unread: bytes = b""
 
-    def receive(self, on_progress: Progress | None) -> bool:
-        """Reads what there is; False when the process has closed its channel."""
+    def receive(self, on_progress: OnProgress | None) -> bool:
+        """Receive every message that has arrived; return False once the process has closed its channel."""
         try:
-            data = self.channel.recv(1 << 16)
-        except ConnectionError:
+            while True:
+                self._take(self.channel.receive(), on_progress)
+                if not self.channel.poll():
+                    return True
+        except EOFError:
             return False
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        for line in lines:
-            self._take(json.loads(line), on_progress)
-        return bool(data)
 
     def drain(self) -> None:
-        """Takes what a process that has ended had still said of its measurements; its answer came too late."""
-        answers = list(self.ended.messages)
-        self.channel.setblocking(False)  # a process that it started may hold the other end
-        with contextlib.suppress(BlockingIOError):
-            while self.receive(None):
-                pass
-        self.ended.messages[:] = answers
+        """Receive the measurements that a process which has ended had still sent; its reply came too late."""
+        reply = self.result.reply
+        with contextlib.suppress(EOFError):
+            while self.channel.poll():  # a process that it started may hold the other end
+                self._take(self.channel.receive(), None)
+        self.result.reply = reply
 
-    def _take(self, message: dict[str, Any], on_progress: Progress | None) -> None:
-        if "progress" in message:
-            self.ended.stage = message["progress"]["stage"]
-            if on_progress is not None:
-                on_progress(message["progress"])
-        elif "measurements" in message:
-            self.ended.measurements = message["measurements"]
-        else:
-            self.ended.messages.append(message)
+    def _take(self, message: Progress | Measured | Reply, on_progress: OnProgress | None) -> None:
+        match message:
+            case Progress():
+                self.result.stage = message.stage
+                if on_progress is not None:
+                    on_progress(message.event())
+            case Measured():
+                self.result.measurements = message.measurements
+            case _:
+                self.result.reply = message
 
 
-def follow(processes: Sequence[Followed], deadline: float | None, on_progress: Progress | None) -> None:
-    """Reads what the processes say until all have closed their channels, one is lost, or time is up.
+def follow(processes: Sequence[Followed], deadline_s: float | None, on_progress: OnProgress | None) -> None:
+    """Receive what the processes send until all have closed their channels, one is lost, or time is up.
 
     Args:
         processes: The ranks, in order; the first one reports progress.
-        deadline: A time of `time.perf_counter`, or None.
+        deadline_s: A time of `time.perf_counter`, or None.
         on_progress: Called with each stage and step.
     """
     unheard = list(processes)
     while unheard:
-        timeout = None if deadline is None else max(0.0, deadline - time.perf_counter())
-        ready = select.select([process.channel for process in unheard], [], [], timeout)[0]
+        timeout_s = None if deadline_s is None else max(0.0, deadline_s - time.perf_counter())
+        ready = wait([process.channel.fileno() for process in unheard], timeout_s)
         if not ready:
             for process in unheard:
-                process.ended.timed_out = True
+                process.result.timed_out = True
             return
-        for process in [process for process in unheard if process.channel in ready]:
+        for process in [process for process in unheard if process.channel.fileno() in ready]:
             if not process.receive(on_progress if process is processes[0] else None):
-                process.ended.closed = True
+                process.result.closed = True
                 unheard.remove(process)
-        if len(processes) > 1 and any(_is_lost(process.ended) for process in processes):
+        if len(processes) > 1 and any(_is_lost(process.result) for process in processes):
             return
 
 
-def first_to_go(ranks: Sequence[Ended]) -> int:
-    """The rank whose end is the trial's: the one at fault, or 0 where none is.
+def first_to_go(ranks: Sequence[ProcessResult]) -> int:
+    """Return the rank whose end is the trial's: the one at fault, or 0 if none is.
 
-    A rank that loses another one fails within milliseconds, and both may be heard at once. Out-of-memory is nobody's
+    A rank that loses another one fails within milliseconds, and both may be noticed at once. Running out of memory is nobody's
     consequence, and neither is a process that vanished before the parent ended any; of errors, the earliest counts.
     """
-    lost = [rank for rank, ended in enumerate(ranks) if _is_lost(ended)]
+    lost = [rank for rank, result in enumerate(ranks) if _is_lost(result)]
     return min(lost, key=lambda rank: _precedence(ranks[rank]), default=0)
 
 
-def of_ranks(outcome: Any, rank: int, ranks: Sequence[Ended]) -> Any:
-    """The outcome of a trial on several devices, which `rank` speaks for: with the rank's name, and what rank 0 measured."""
+def of_ranks(outcome: Outcome, rank: int, ranks: Sequence[ProcessResult]) -> Outcome:
+    """Return the outcome of a trial on several devices: that of `rank` with its name, and with rank 0's measurements."""
     if isinstance(outcome, Completed):
         return outcome
     # A time limit is everybody's.
@@ -112,13 +109,11 @@ def of_ranks(outcome: Any, rank: int, ranks: Sequence[Ended]) -> Any:
     return replace(outcome, reason=reason, measurements=measurements)
 
 
-def _is_lost(ended: Ended) -> bool:
-    outcome = ended.answer("outcome")
-    return ended.closed if outcome is None else outcome["kind"] != "completed"
+def _is_lost(result: ProcessResult) -> bool:
+    return result.closed if result.outcome is None else not isinstance(result.outcome, Completed)
 
 
-def _precedence(ended: Ended) -> tuple[int, float]:
-    outcome = ended.answer("outcome")
-    if outcome is None:
+def _precedence(result: ProcessResult) -> tuple[int, float]:
+    if not isinstance(result.reply, Finished):
         return 1, 0.0
-    return (0 if outcome["kind"] == "out_of_memory" else 2), float(ended.answer("at_s") or 0.0)
+    return (0 if isinstance(result.reply.outcome, OutOfMemory) else 2), result.reply.at_s

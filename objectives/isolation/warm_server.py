@@ -3,20 +3,16 @@
 Importing the libraries takes seconds, a fork takes milliseconds, and every trial still starts from the same untouched state.
 The server itself computes nothing and never initialises CUDA, because a CUDA context does not survive a fork.
 
-`TrialServer` starts it as `python -m tradeoff.objectives.isolation.warm_server FD`; it speaks over that in lines of JSON:
-
-    parent -> server   {"start": 7}               with file descriptors: the process's channel and its log
-    server -> parent   {"started": 7, "pid": 4711}
-    server -> parent   {"ended": 7, "status": 0, "max_rss_mib": 812.4}      status as in `subprocess`: -9 is SIGKILL
-
-The request and the outcome go over the process's own channel. When the parent is gone, the socket closes, and the server takes
-its trials with it: no orphan is left, whatever killed the parent.
+`TrialServer` starts it as `python -m tradeoff.objectives.isolation.warm_server FD`. Over that socket it receives the number of
+a process to start, with file descriptors: the process's channel and its log. It sends a message when it is ready, and when a
+process has started or ended. The request and the outcome go over the process's own channel. When the parent is gone, the socket
+closes, and the server kills its trials: no orphan is left, whatever killed the parent.
 
 A trial on several devices is several such processes, a rank each, with a channel each. The first one gets a third descriptor,
 the socket on which the others find it. They are forked here and not launched by torchrun because a rank then starts in
-milliseconds instead of the seconds of its imports, and because the parent hears of each rank by itself. That is sound: this
-process has initialised neither CUDA nor a process group, has no other thread, and a rank reads its number and its device from
-its request, as torchrun's ranks do from their environment.
+milliseconds instead of the seconds of its imports, and because the parent can follow each rank. That is sound: this process has
+initialised neither CUDA nor a process group, has no other thread, and a rank reads its number and its device from its request,
+as torchrun's ranks do from their environment.
 
 `multiprocessing`'s forkserver is not used because its children import the parent's main module again, which costs a trial
 the import of the command and demands a `__main__` guard of every user's script.
@@ -25,7 +21,6 @@ the import of the command and demands a `__main__` guard of every user's script.
 import contextlib
 import gc
 import importlib
-import json
 import os
 import selectors
 import signal
@@ -33,6 +28,12 @@ import socket
 import sys
 import traceback
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, TypeAdapter
+
+from tradeoff.objectives.isolation.endings import kill
+from tradeoff.objectives.trial.messages import REQUEST, Channel
 
 # Imported before the first fork: what a trial needs up to its first optimizer step. torch would import `_dynamo` at that step.
 PRELOADED = (
@@ -49,10 +50,40 @@ PRELOADED = (
 )
 
 
-def server_environment(base: dict[str, str]) -> dict[str, str]:
-    """The environment in which the server may import torch and fork.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """Everything is imported."""
 
-    torch is asked to count cards through NVML, because counting them through CUDA would initialise it. Tokenizers and
+    kind: Literal["ready"] = "ready"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """The process with the parent's number `identifier` has started."""
+
+    identifier: int
+    pid: int
+    kind: Literal["started"] = "started"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exited:
+    """The process with the parent's number `identifier` has ended, with a status as in `subprocess`: -9 is SIGKILL."""
+
+    identifier: int
+    status: int
+    max_rss_mib: float
+    kind: Literal["exited"] = "exited"
+
+
+FromServer = Annotated[Ready | Started | Exited, Discriminator("kind")]
+FROM_SERVER: TypeAdapter[Ready | Started | Exited] = TypeAdapter(FromServer)
+
+
+def server_environment(base: dict[str, str]) -> dict[str, str]:
+    """Return the environment in which the server may import torch and fork.
+
+    torch counts the GPUs through NVML, because counting them through CUDA would initialise it. Tokenizers and
     numerical libraries are kept from starting threads, which a fork would lose.
     """
     return base | {
@@ -74,10 +105,12 @@ def server_environment(base: dict[str, str]) -> dict[str, str]:
 class _Server:
     parent: socket.socket
     identifiers: dict[int, int] = field(default_factory=dict)  # by process id
-    unread: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.channel = Channel(self.parent.dup(), REQUEST)
 
     def serve(self) -> None:
-        """Starts and reaps trials until the parent is gone."""
+        """Start and reap trials until the parent is gone."""
         # A SIGCHLD wakes the loop through this pipe; reaping in the handler itself would race with a fork.
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_read, False)
@@ -87,7 +120,7 @@ class _Server:
         with selectors.DefaultSelector() as selector:
             selector.register(self.parent, selectors.EVENT_READ)
             selector.register(wake_read, selectors.EVENT_READ)
-            self._send({"ready": os.getpid()})
+            self._send(Ready())
             while True:
                 for key, _ in selector.select():
                     if key.fileobj is self.parent:
@@ -105,7 +138,6 @@ class _Server:
         if not data:
             return False
         channel, log, *listener = passed
-        message = json.loads(data)
         pid = os.fork()
         if pid == 0:
             for descriptor in descriptors:
@@ -113,17 +145,18 @@ class _Server:
             self._become_trial(channel, log, listener)
         for descriptor in passed:
             os.close(descriptor)
-        self.identifiers[pid] = message["start"]
-        self._send({"started": message["start"], "pid": pid})
+        self.identifiers[pid] = int(data)
+        self._send(Started(identifier=int(data), pid=pid))
         return True
 
     def _become_trial(self, channel: int, log: int, listener: list[int]) -> None:
-        """Runs the trial in the forked process and ends it without the server's clean-up."""
+        """Run the trial in the forked process, and exit without the server's clean-up."""
         status = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.parent.close()
+            self.channel.close()
             os.setsid()  # one group for the trial and its data loaders, so that all can be ended at once
             _end_with_parent()
             os.dup2(log, 1)
@@ -131,8 +164,8 @@ class _Server:
             os.close(log)
             from tradeoff.objectives.trial.worker import answer
 
-            with socket.socket(fileno=channel) as connection:
-                status = answer(connection, socket.socket(fileno=listener[0]) if listener else None)
+            connection = Channel(socket.socket(fileno=channel), REQUEST)
+            status = answer(connection, socket.socket(fileno=listener[0]) if listener else None)
         except BaseException:  # noqa: BLE001  nothing above would print it, and the log is all that the parent gets
             traceback.print_exc()
         finally:
@@ -150,29 +183,25 @@ class _Server:
             if pid == 0:
                 return
             identifier = self.identifiers.pop(pid)
-            _end_group(pid)  # data loaders of a trial that was killed
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # data loaders of a trial that was killed
             status = os.waitstatus_to_exitcode(raw)
             # Linux counts ru_maxrss in KiB.
-            self._send({"ended": identifier, "status": status, "max_rss_mib": usage.ru_maxrss / 1024})
+            self._send(Exited(identifier=identifier, status=status, max_rss_mib=usage.ru_maxrss / 1024))
 
-    def _send(self, message: dict[str, object]) -> None:
+    def _send(self, message: Ready | Started | Exited) -> None:
         # A parent that is gone is noticed by the next read.
         with contextlib.suppress(ConnectionError):
-            self.parent.sendall(json.dumps(message).encode() + b"\n")
+            self.channel.send(message)
 
     def end_trials(self) -> None:
-        """Kills what still runs."""
+        """Kill the trials that still run."""
         for pid in self.identifiers:
-            _end_group(pid)
-
-
-def _end_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+            kill(pid)
 
 
 def _end_with_parent() -> None:
-    """Asks the kernel to kill this process when the server dies, even when it is killed itself (Linux)."""
+    """Ask the kernel to kill this process when the server dies, even when it is killed itself (Linux)."""
     if sys.platform == "linux":
         import ctypes
 
@@ -181,7 +210,7 @@ def _end_with_parent() -> None:
 
 
 def main(descriptor: int, modules: tuple[str, ...]) -> None:
-    """Imports `modules`, then serves on the socket `descriptor` until the other end closes."""
+    """Import `modules`, then serve on the socket `descriptor` until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     # Trials inherit this socket only until they have started; an exec'd data loader must not hold it open.
     os.set_inheritable(descriptor, False)

@@ -6,7 +6,7 @@ parent run anything. Quantities carry their unit in their name; None means "not 
 
 import json
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator, TypeAdapter
 
@@ -202,16 +202,16 @@ class Interrupted:
 
 
 Outcome = Annotated[Completed | OutOfMemory | TimedOut | Failed | Interrupted, Discriminator("kind")]
-_OUTCOME: TypeAdapter[Any] = TypeAdapter(Outcome)
+_OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
 
-def to_json(outcome: Any) -> str:
+def to_json(outcome: Outcome) -> str:
     """The outcome as a line of JSON; a loss that is NaN or infinite stays what it is."""
     # pydantic's own JSON writer turns NaN into null; the standard library's keeps it.
     return json.dumps(_OUTCOME.dump_python(outcome))
 
 
-def from_json(text: str) -> Any:
+def from_json(text: str) -> Outcome:
     """The outcome that `to_json` wrote.
 
     Raises:

@@ -1,16 +1,14 @@
-"""How a trial's process tells its parent what happens, as it happens."""
+"""Reports from a trial's process to its parent as the trial goes."""
 
-import json
-import socket
 import time
-from dataclasses import asdict
 from typing import Any
 
 from tradeoff.objectives.measurements.outcome import Measurements, Stage
+from tradeoff.objectives.trial.messages import Channel, Measured, Progress, Reply
 
 
 class Reporter:
-    """Sends what happens in the trial to the parent, a line of JSON each.
+    """Sends the events of a trial to the parent.
 
     Attributes:
         stage: The stage that the trial is in.
@@ -18,30 +16,27 @@ class Reporter:
 
     _PROGRESS_INTERVAL_S = 0.2
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, channel: Channel[Any]) -> None:
+        self._channel = channel
         self._last_progress_s = 0.0
         self.stage: Stage = "start"
 
     def enter(self, stage: Stage) -> None:
-        """Notes and sends that a stage begins."""
+        """Note and send that a stage begins."""
         self.stage = stage
-        self._send({"progress": {"stage": stage}})
+        self._channel.send(Progress(stage=stage))
 
     def step(self, done: int, total: int) -> None:
-        """Sends how far the stage is, a few times a second at most."""
-        now = time.perf_counter()
-        if now - self._last_progress_s >= self._PROGRESS_INTERVAL_S:
-            self._last_progress_s = now
-            self._send({"progress": {"stage": self.stage, "step": done, "total": total}})
+        """Send how far the stage is, a few times a second at most."""
+        now_s = time.perf_counter()
+        if now_s - self._last_progress_s >= self._PROGRESS_INTERVAL_S:
+            self._last_progress_s = now_s
+            self._channel.send(Progress(stage=self.stage, step=done, total=total))
 
     def measured(self, measurements: Measurements) -> None:
-        """Sends everything measured so far, so that it is kept if the process ends without an outcome."""
-        self._send({"measurements": asdict(measurements)})
+        """Send everything measured so far."""
+        self._channel.send(Measured(measurements=measurements))
 
-    def finish(self, message: dict[str, Any]) -> None:
-        """Sends the answer."""
-        self._send(message)
-
-    def _send(self, message: dict[str, Any]) -> None:
-        self._connection.sendall(json.dumps(message).encode() + b"\n")
+    def finish(self, reply: Reply) -> None:
+        """Send the reply."""
+        self._channel.send(reply)

@@ -4,7 +4,6 @@ This is the one place where every exception is caught. What was measured is repo
 the process; out-of-memory, wherever it comes from, is told apart from a real error here and nowhere else.
 """
 
-import json
 import os
 import resource
 import socket
@@ -23,8 +22,9 @@ from tradeoff.objectives.device.memory_limit import (
 from tradeoff.objectives.device.meters import memory_meter
 from tradeoff.objectives.device.out_of_memory import MemoryDetails, out_of_memory_details
 from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
-from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, OutOfMemory, to_json
+from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, OutOfMemory
 from tradeoff.objectives.trainers.workloads import load_workload, prepare_workload
+from tradeoff.objectives.trial.messages import Answer, Channel, Finished, Refusal
 from tradeoff.objectives.trial.probe import probe
 from tradeoff.objectives.trial.ranks import Ranks
 from tradeoff.objectives.trial.reporter import Reporter
@@ -35,48 +35,47 @@ from tradeoff.searchspace import TrialParameters
 _PLANNING_NICENESS = 10
 
 
-def answer(connection: socket.socket, listener: socket.socket | None = None) -> int:
-    """Reads the request from the connection, does it and sends the answer.
+def answer(channel: Channel[dict[str, Any]], listener: socket.socket | None = None) -> int:
+    """Reads the request from the channel, does it and sends the reply.
 
     Args:
-        connection: To the parent.
+        channel: To the parent.
         listener: Where the other ranks of a trial find this one, which is the first of several.
 
     Returns:
         The exit status of the process: 0 if an answer was sent.
     """
-    with connection.makefile("r", encoding="utf-8") as lines:
-        request = json.loads(lines.readline())
-    reporter = Reporter(connection)
+    request = channel.receive()
+    reporter = Reporter(channel)
     if request["task"] != "describe" and request.get("num_ranks", 1) == 1:
         see_one_card()
     try:
         if request["task"] == "describe":
-            reporter.finish({"answer": describe_device().as_dict()})
+            reporter.finish(Answer(answer=describe_device().as_dict()))
         elif request["task"] == "prepare":
             reporter.finish(_prepare(request, reporter))
         elif request["task"] == "plan":
             reporter.finish(_plan(request))
         else:
             outcome = run_trial(request, reporter, listener)
-            reporter.finish({"outcome": json.loads(to_json(outcome)), "at_s": time.monotonic()})
+            reporter.finish(Finished(outcome=outcome, at_s=time.monotonic()))
     except ConnectionError:
         return 1  # the parent is gone: nobody is left to answer
     return 0
 
 
-def _prepare(request: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+def _prepare(request: dict[str, Any], reporter: Reporter) -> Answer | Refusal:
     reporter.enter("data")
     try:
         answer = prepare_workload(parse_job(request["job"]), Path(request["cache_folder"]))
     except (ValueError, OSError) as error:
         # A file or a folder that can't be read or written is the user's to mend as well.
         traceback.print_exc()
-        return {"error": str(error)}
-    return {"answer": answer}
+        return Refusal(error=str(error))
+    return Answer(answer=answer)
 
 
-def _plan(request: dict[str, Any]) -> dict[str, Any]:
+def _plan(request: dict[str, Any]) -> Answer | Refusal:
     from tradeoff.objectives.memory_estimator.job import estimate_for_search
 
     if request["device"]["kind"] == "cuda":
@@ -92,8 +91,8 @@ def _plan(request: dict[str, Any]) -> dict[str, Any]:
         )
     except (ValueError, OSError) as error:
         traceback.print_exc()
-        return {"error": str(error)}
-    return {"answer": made.as_dict()}
+        return Refusal(error=str(error))
+    return Answer(answer=made.as_dict())
 
 
 def run_trial(

@@ -18,6 +18,7 @@ from tradeoff.objectives.isolation.trial_server import TrialServer, WorkerError
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.memory_estimator.estimates import MEMORY_ESTIMATES
 from tradeoff.objectives.objective import Objective
+from tradeoff.objectives.trial.messages import Refusal
 from tradeoff.searchspace import MemoryClass, SearchSpace, TrialParameters
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
@@ -78,13 +79,13 @@ class MemoryEstimation:
 
     def poll(self, study: optuna.Study, objective: Objective, *, timeout_s: float | None = 0.0) -> None:
         """Store the estimates with the study once they are there, and say in a line what they rule out."""
-        if self.task is None or (message := self.task.answer(timeout_s=timeout_s)) is None:
+        if self.task is None or (reply := self.task.reply(timeout_s=timeout_s)) is None:
             return
         self.task = None
-        if "answer" not in message:
-            self._do_without(message.get("error", "the process that was to make it has ended"))
+        if isinstance(reply, Refusal):
+            self._do_without(reply.error)
             return
-        study.set_user_attr(MEMORY_ESTIMATES, message["answer"])
+        study.set_user_attr(MEMORY_ESTIMATES, reply.answer)
         knowledge = objective.snapshot(study).knowledge
         needs = [knowledge.memory.lower_bound_mib(structure) or 0.0 for structure in objective.setup.space.structures]
         limit_mib = objective.setup.memory_limit_mib

@@ -30,6 +30,7 @@ from tradeoff.objectives.measurements.outcome import (
 )
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.objective import Objective, TrialFailed
+from tradeoff.objectives.trial.messages import Answer, Refusal
 from tradeoff.searchspace import Categorical, Precision, Reuse, SearchSpace, TrialParameters
 from tradeoff.studies.samplers.decoupled import DecoupledSampler
 
@@ -189,9 +190,9 @@ class SimulatedPlan:
     """`tradeoff.objectives.isolation.background.BackgroundTask` whose answer is made when it is asked for."""
 
     request: Mapping[str, Any]
-    make: Callable[[Mapping[str, Any]], dict[str, Any] | None]
+    make: Callable[[Mapping[str, Any]], Answer | Refusal | None]
 
-    def answer(self, *, timeout_s: float | None = 0.0) -> dict[str, Any] | None:
+    def reply(self, *, timeout_s: float | None = 0.0) -> Answer | Refusal | None:
         return self.make(self.request)
 
     def cancel(self) -> None: ...
@@ -202,7 +203,9 @@ class SimulatedServer:
     """`TrialServer` for `run_study`, over a simulated runner."""
 
     runner: SimulatedRunner
-    plan_answer: Callable[[Mapping[str, Any]], dict[str, Any] | None] = field(default=lambda request: {"error": "simulated"})
+    plan_answer: Callable[[Mapping[str, Any]], Answer | Refusal | None] = field(
+        default=lambda request: Refusal(error="simulated")
+    )
 
     def __enter__(self) -> "SimulatedServer":
         return self

@@ -9,6 +9,7 @@ from transformers import LongformerConfig
 
 from tradeoff.objectives.measurements.outcome import Completed
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
+from tradeoff.objectives.trial.messages import Refusal
 from tradeoff.searchspace import TrialParameters
 
 DEVICE = {"kind": "cpu", "precisions": ["fp32", "bf16"], "total_memory_mib": 4000.0}
@@ -21,7 +22,7 @@ def start(tmp_path, job=None, **changes):
         "job": (job or tiny_job()).model_dump(),
         "configurations": [TrialParameters(per_device_train_batch_size=batch).as_dict() for batch in BATCHES],
         "device": DEVICE,
-        "budget_mib": 1000.0,
+        "memory_limit_mib": 1000.0,
         "sequence_length": 32,
         "cache_folder": str(tmp_path),
     }
@@ -32,8 +33,8 @@ def test_a_plan_is_made_while_a_trial_runs_and_is_near_what_the_trial_measures(t
     task = start(tmp_path)
     outcome = run(stages=("probe",), per_device_train_batch_size=64)
     assert isinstance(outcome, Completed)
-    message = task.answer(timeout_s=None)
-    plan = MemoryEstimates.from_dict(message["answer"])
+    message = task.reply(timeout_s=None)
+    plan = MemoryEstimates.from_dict(message.answer)
     planned = [plan.planned(TrialParameters(per_device_train_batch_size=1).memory_class(), batch) for batch in BATCHES]
     peaks = [one.peak_memory_mib for one in planned]
     assert peaks == sorted(peaks)
@@ -41,7 +42,7 @@ def test_a_plan_is_made_while_a_trial_runs_and_is_near_what_the_trial_measures(t
     measured = outcome.measurements.probe.memory.peak_memory_mib
     # A process of a few MiB: what the libraries take for themselves is as much again.
     assert planned[-1].lower_bound_mib < measured < planned[-1].peak_memory_mib + 20
-    assert task.answer() == message
+    assert task.reply() == message
     assert [path.suffixes[-2:] for path in tmp_path.iterdir()] == [[".json", ".gz"]] * 3
 
 
@@ -50,7 +51,7 @@ def test_a_model_that_cannot_be_traced_is_named_in_a_sentence(tmp_path):
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=100, attention_window=8
     ).save_pretrained(tmp_path / "model")
     task = start(tmp_path / "traces", tiny_job(model=str(tmp_path / "model")))
-    assert "the memory of longformer models can't be predicted" in task.answer(timeout_s=None)["error"]
+    assert "the memory of longformer models can't be predicted" in task.reply(timeout_s=None).error
 
 
 def test_a_cancelled_task_ends_and_the_server_goes_on(tmp_path):
@@ -65,11 +66,11 @@ def test_a_cancelled_task_ends_and_the_server_goes_on(tmp_path):
 def test_a_task_that_was_killed_has_no_answer(tmp_path):
     task = start(tmp_path)
     os.kill(task.pid, signal.SIGKILL)
-    assert task.answer(timeout_s=None) == {}
+    assert task.reply(timeout_s=None) == Refusal(error="the process has ended without an answer")
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, 0.01])
 def test_a_task_that_runs_has_no_answer_yet(tmp_path, timeout_s):
     task = start(tmp_path)
-    assert task.answer(timeout_s=timeout_s) is None
+    assert task.reply(timeout_s=timeout_s) is None
     task.cancel()

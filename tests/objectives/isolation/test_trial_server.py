@@ -24,6 +24,7 @@ from running import (
 
 from tradeoff.objectives.isolation.trial_server import JobError, ProcessKilledError, TrialServer
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Interrupted, TimedOut
+from tradeoff.objectives.trial.messages import Answer
 
 # Far longer than any test waits.
 ENDLESS = tiny_job(epochs=100_000)
@@ -209,7 +210,7 @@ def test_a_task_beside_the_trials_is_started_though_the_server_has_just_died(wat
     assert server._process is not None
     os.kill(server._process.pid, signal.SIGKILL)
     # Nobody waits for its end: it may still look alive.
-    assert server.start_task({"task": "describe"}).answer(timeout_s=None) == {"answer": device}
+    assert server.start_task({"task": "describe"}).reply(timeout_s=None) == Answer(answer=device)
 
 
 def test_a_server_that_is_killed_while_it_imports_is_replaced_too(watched: tuple[TrialServer, Path]) -> None:

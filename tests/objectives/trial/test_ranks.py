@@ -14,9 +14,10 @@ import pytest
 from running import LOOPBACK, Children, Events, is_alive, listening_addresses, poll, request, shared_server, tiny_job
 
 from tradeoff.objectives.device.procfs import own_memory_mib
-from tradeoff.objectives.isolation.endings import Ended
+from tradeoff.objectives.isolation.endings import ProcessResult
 from tradeoff.objectives.isolation.following import first_to_go
-from tradeoff.objectives.measurements.outcome import Completed, Failed, Interrupted, Memory, OutOfMemory, TimedOut, to_json
+from tradeoff.objectives.measurements.outcome import Completed, Failed, Interrupted, Memory, OutOfMemory, TimedOut
+from tradeoff.objectives.trial.messages import Finished
 from tradeoff.objectives.trial.ranks import highest
 
 ENDLESS = tiny_job(epochs=1000)
@@ -192,8 +193,8 @@ def test_nothing_is_bound_but_the_loopback_address() -> None:
     assert set(addresses) <= LOOPBACK
 
 
-def answered(outcome: Any, at_s: float) -> Ended:
-    return Ended(messages=[{"outcome": json.loads(to_json(outcome)), "at_s": at_s}])
+def answered(outcome: Any, at_s: float) -> ProcessResult:
+    return ProcessResult(reply=Finished(outcome=outcome, at_s=at_s))
 
 
 ERROR = Failed(stage="train", reason="RuntimeError: connection closed by peer")
@@ -205,7 +206,7 @@ def test_out_of_memory_comes_before_the_error_that_it_causes() -> None:
 
 
 def test_a_rank_that_vanished_comes_before_the_error_that_it_causes() -> None:
-    assert first_to_go([answered(ERROR, 2.0), Ended(closed=True)]) == 1
+    assert first_to_go([answered(ERROR, 2.0), ProcessResult(closed=True)]) == 1
 
 
 def test_of_two_errors_the_earlier_one_speaks() -> None:

@@ -28,6 +28,7 @@ from tradeoff.objectives.isolation.trial_server import WorkerError
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import read_record
 from tradeoff.objectives.memory_estimator.estimates import MEMORY_ESTIMATES, MemoryEstimate, MemoryEstimates
+from tradeoff.objectives.trial.messages import Answer, Refusal
 from tradeoff.searchspace import Categorical, IntRange, SearchSpace, TrialParameters
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
@@ -181,7 +182,7 @@ class Planning:
         self.requests.append(request)
         if len(self.requests) <= self.after:
             return None
-        return {"answer": plan(FEW).as_dict()} if self.error is None else {"error": self.error}
+        return Answer(answer=plan(FEW).as_dict()) if self.error is None else Refusal(error=self.error)
 
 
 @pytest.fixture
