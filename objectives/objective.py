@@ -21,7 +21,15 @@ from tradeoff.objectives.knowledge.other_workers import PROBED_ALONE, TRAINS_ATT
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.snapshot import StudyReader, StudySnapshot
 from tradeoff.objectives.measurements.goals import GOALS, learning_curve
-from tradeoff.objectives.measurements.outcome import Completed, Failed, Interrupted, Measurements, OutOfMemory, TimedOut
+from tradeoff.objectives.measurements.outcome import (
+    Completed,
+    Failed,
+    Interrupted,
+    Measurements,
+    Outcome,
+    OutOfMemory,
+    TimedOut,
+)
 from tradeoff.objectives.measurements.records import TrialRecord, measurement_attributes, outcome_attributes
 from tradeoff.objectives.measurements.seeds import averaged_attributes
 from tradeoff.searchspace import TrialParameters
@@ -64,8 +72,8 @@ class Runner(Protocol):
 
     def run_trial(
         self, request: Mapping[str, Any], *, time_limit_s: float | None, on_progress: Callable[[Mapping[str, Any]], None] | None
-    ) -> Any:
-        """Returns an `tradeoff.objectives.measurements.outcome.Outcome`."""
+    ) -> Outcome:
+        """Run the request to its outcome."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +104,7 @@ class Objective:
     on_start: Callable[[int, TrialParameters], None] | None = None
     on_progress: Callable[[Mapping[str, Any]], None] | None = None
     decision_lock: Callable[[], AbstractContextManager[None]] | None = None
-    on_outcome: Callable[[optuna.Trial, TrialParameters, Any], None] | None = None
+    on_outcome: Callable[[optuna.Trial, TrialParameters, Outcome], None] | None = None
 
     @cached_property
     def _reader(self) -> StudyReader:
@@ -185,7 +193,7 @@ class Objective:
             request["stop_rule"] = self._stop_rule(trial.study, parameters)
         return request
 
-    def _run(self, trial: optuna.Trial, parameters: TrialParameters, request: Mapping[str, Any]) -> Any:
+    def _run(self, trial: optuna.Trial, parameters: TrialParameters, request: Mapping[str, Any]) -> Outcome:
         if self.on_start is not None:
             self.on_start(trial.number, parameters)
         return self.runner.run_trial(request, time_limit_s=self.time_limit_s, on_progress=self.on_progress)
@@ -271,7 +279,7 @@ class Objective:
             "num_ranks": self.setup.num_devices,
         }
 
-    def conclude(self, trial: optuna.Trial, parameters: TrialParameters, outcome: Any) -> tuple[float, ...]:
+    def conclude(self, trial: optuna.Trial, parameters: TrialParameters, outcome: Outcome) -> tuple[float, ...]:
         """Stores an outcome on its trial and ends the trial as Optuna's samplers understand it."""
         _hold(trial)
         attributes = outcome_attributes(outcome)

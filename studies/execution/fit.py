@@ -1,6 +1,6 @@
-"""The largest micro-batch that fits, exactly, for each way to compute: by probes, where a linear model says.
+"""The largest micro-batch that fits, exactly, for each compute configuration: found by probes that a linear model guides.
 
-Memory is close to linear in the micro-batch, so after two probes the line through them meets the budget near the answer, and
+Memory is close to linear in the micro-batch, so after two probes the line through them meets the limit near the answer, and
 the next two mostly settle it: one batch fits, the next does not. Where the line turns out to be wrong, steps away from it that
 double, and halving the bracket at last, find the answer in a number of probes that grows with its logarithm.
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
-from tradeoff.objectives.measurements.outcome import Completed, Interrupted, OutOfMemory
+from tradeoff.objectives.measurements.outcome import Completed, Interrupted, Outcome, OutOfMemory
 from tradeoff.objectives.measurements.records import TrialRecord, outcome_attributes
 from tradeoff.searchspace import MemoryClass, SearchSpace, TrialParameters
 from tradeoff.searchspace.constraints import check_attention
@@ -30,21 +30,21 @@ GROWTH = 4
 MEMORY_FIELDS = frozenset(each.name for each in fields(MemoryClass))
 FURTHER_FIELDS = MEMORY_FIELDS - {"gradient_checkpointing", "precision", "accumulates"}
 
-Probe = Callable[[TrialParameters], Any]
+Probe = Callable[[TrialParameters], Outcome]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """The largest micro-batch of one way to compute.
+    """The largest micro-batch of one compute configuration.
 
     Attributes:
-        parameters: The way to compute, with the batch that was found, or with 1 where not even that fits.
-        batch: The largest batch that fits; None where none does, or where a probe failed.
-        peak_memory_mib: What it holds at its peak.
+        parameters: The configuration with the batch that was found, or with 1 if not even that fits.
+        batch: The largest batch that fits; None if none does, or a probe failed.
+        peak_memory_mib: Its peak memory.
         samples_per_s: Training samples a second at this batch, updates left out.
-        next_needs_mib: What the next batch needs, at least; None where it was not tried.
+        next_needs_mib: The least memory that the next batch needs; None if it was not tried.
         num_probes: Probes that were run.
-        elapsed_s: What they took together.
+        elapsed_s: The time of all probes.
         is_all: Whether the batch holds all training samples, so that there is no larger one.
         failure: The error of a probe that failed for another reason than memory, or None.
     """
@@ -82,10 +82,10 @@ class Fit:
         }
 
 
-def ways_to_compute(space: SearchSpace) -> list[TrialParameters]:
-    """A configuration, with a batch of 1, for each memory class of a space: checkpointing, precision, accumulation and more.
+def compute_configurations(space: SearchSpace) -> list[TrialParameters]:
+    """Return a configuration, with a batch of 1, for each memory class of a space: checkpointing, precision and so on.
 
-    What does not change what a step holds on the device takes the first of its values, which is as good as any.
+    A parameter that does not change the memory of a step takes the first of its values.
     """
     left_out = ("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate")
     listed = {
@@ -95,33 +95,33 @@ def ways_to_compute(space: SearchSpace) -> list[TrialParameters]:
     }
     steps = space.domains.get("gradient_accumulation_steps")
     listed["gradient_accumulation_steps"] = tuple(sorted((steps.values() if steps is not None else None) or (1,)))
-    ways: dict[Any, TrialParameters] = {}
+    found: dict[MemoryClass, TrialParameters] = {}
     for values in itertools.product(*listed.values()):
         parameters = TrialParameters(per_device_train_batch_size=1, **dict(zip(listed, values, strict=True)))
         if check_attention(parameters) is None:
-            ways.setdefault(parameters.memory_class(), parameters)
-    return list(ways.values())
+            found.setdefault(parameters.memory_class(), parameters)
+    return list(found.values())
 
 
 def fit_study(
-    ready: Preparation, *, limit_mib: float | None = None, on_probe: Callable[[TrialParameters, Any], None] | None = None
+    ready: Preparation, *, limit_mib: float | None = None, on_probe: Callable[[TrialParameters, Outcome], None] | None = None
 ) -> Iterator[Fit]:
-    """Finds the largest batch for each way to compute of a study, one after the other.
+    """Find the largest batch for each compute configuration of a study, one after the other.
 
     Args:
         ready: The study, prepared.
-        limit_mib: The memory budget, instead of the study's or the device's.
+        limit_mib: The memory limit, instead of the study's or the device's.
         on_probe: Called with each probe's configuration and outcome.
 
     Raises:
-        KeyboardInterrupt: The user ended it.
+        KeyboardInterrupt: The user stopped it.
     """
     enforced_mib = limit_mib or ready.config.limits.peak_memory_mib
     if enforced_mib is None and ready.device["kind"] == "cpu":
         # A process that takes all of the machine's memory would take others down with it.
         enforced_mib = ready.setup.memory_limit_mib
 
-    def probe(parameters: TrialParameters) -> Any:
+    def probe(parameters: TrialParameters) -> Outcome:
         request = {
             "job": ready.config.job.model_dump(),
             "parameters": parameters.as_dict(),
@@ -143,28 +143,28 @@ def fit_study(
         num_train=ready.setup.num_train // ready.setup.num_devices,
         memory_limit_mib=limit_mib or ready.setup.memory_limit_mib,
     )
-    return fit_all(ways_to_compute(ready.space), probe, Knowledge(setup=setup))
+    return fit_all(compute_configurations(ready.space), probe, Knowledge(setup=setup))
 
 
-def fit_all(ways: Iterable[TrialParameters], probe: Probe, knowledge: Knowledge) -> Iterator[Fit]:
-    """Finds the largest batch for each of `ways`; what one of them has shown guides the next.
+def fit_all(configurations: Iterable[TrialParameters], probe: Probe, knowledge: Knowledge) -> Iterator[Fit]:
+    """Find the largest batch for each of `configurations`; the probes of one of them guide those of the next.
 
     Args:
-        ways: Configurations; their batch does not count.
-        probe: Runs a configuration's probe to an `tradeoff.objectives.measurements.outcome.Outcome`.
-        knowledge: What is known before; its setup's `num_train` is the largest batch that there is.
+        configurations: The configurations; their batch is not used.
+        probe: Runs a configuration's probe to its outcome.
+        knowledge: What is known already; its setup's `num_train` is the largest batch that there is.
     """
-    for way in ways:
-        search = _Search(way=way, probe=probe, knowledge=knowledge)
+    for configuration in configurations:
+        search = _Search(configuration=configuration, probe=probe, knowledge=knowledge)
         yield search.run()
         knowledge = search.knowledge
 
 
 @dataclass(kw_only=True)
 class _Search:
-    """One way to compute: the largest batch that fitted, and the smallest that did not."""
+    """The search for one configuration: the largest batch that fitted, and the smallest that did not."""
 
-    way: TrialParameters
+    configuration: TrialParameters
     probe: Probe
     knowledge: Knowledge
     low: int = 0
@@ -179,7 +179,7 @@ class _Search:
         self.high = self.knowledge.setup.num_train + 1
 
     def run(self) -> Fit:
-        """Probes until the bracket is closed."""
+        """Probe until the bracket is closed."""
         begin_s = time.perf_counter()
         while self.high - self.low > 1 and self.failure is None:
             batch = self._next_batch()
@@ -199,7 +199,7 @@ class _Search:
         )
 
     def _next_batch(self) -> int:
-        """Where the line meets the budget; where a probe has shown the line to be wrong, ever farther away from there."""
+        """Return where the line meets the limit; once a probe has shown the line to be wrong, ever farther away from there."""
         # Of a batch that can't have been measured, only a line can tell.
         if self.knowledge.memory_mib(self._with(self.knowledge.setup.num_train + 1)) is None:
             return self._without_a_line()
@@ -231,7 +231,7 @@ class _Search:
 
     @property
     def _has_failed(self) -> bool:
-        """Whether the upper end of the bracket was probed."""
+        """True if the upper end of the bracket was probed."""
         return self.high <= self.knowledge.setup.num_train
 
     def _predicted(self, batch: int) -> float:
@@ -239,7 +239,7 @@ class _Search:
         assert memory is not None  # there is a line
         return memory[0]
 
-    def _take(self, batch: int, outcome: Any) -> None:
+    def _take(self, batch: int, outcome: Outcome) -> None:
         self.num_probes += 1
         parameters = self._with(batch)
         attributes = outcome_attributes(outcome)
@@ -254,4 +254,4 @@ class _Search:
                 self.failure = f"batch {batch}: {outcome.reason}"
 
     def _with(self, batch: int) -> TrialParameters:
-        return replace(self.way, per_device_train_batch_size=batch)
+        return replace(self.configuration, per_device_train_batch_size=batch)

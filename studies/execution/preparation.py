@@ -16,7 +16,7 @@ from tradeoff.objectives.isolation.trial_server import JobError, ProcessKilledEr
 from tradeoff.objectives.job.arguments import job_of_data
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.knowledge.setup import StudySetup
-from tradeoff.objectives.measurements.outcome import Interrupted
+from tradeoff.objectives.measurements.outcome import Interrupted, Outcome
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import SearchSpace
 from tradeoff.studies.config.availability import available_space, check_attention, check_batches, check_devices
@@ -52,7 +52,7 @@ class InterruptibleRunner:
 
     def run_trial(
         self, request: Mapping[str, Any], *, time_limit_s: float | None, on_progress: Callable[[Mapping[str, Any]], None] | None
-    ) -> Any:
+    ) -> Outcome:
         """Runs the request, unless the user has asked to end."""
         if self.interrupts.requested:
             return Interrupted(stage="start")

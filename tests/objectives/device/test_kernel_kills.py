@@ -137,7 +137,7 @@ def test_where_no_kills_are_counted_a_kill_at_the_limit_of_memory_is_taken_for_t
     )
     if limit_mib == 64:
         assert isinstance(outcome, OutOfMemory)
-        assert "of the 64 MiB that there are, in stage 'train': taken for the kernel's kill" in outcome.reason
+        assert "of the 64 MiB that there are, in stage 'train': taken for a kill by the kernel" in outcome.reason
     else:
         assert isinstance(outcome, Failed)
         assert outcome.reason == "the trial's process was killed by SIGKILL, in stage 'train'"

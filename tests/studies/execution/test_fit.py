@@ -15,7 +15,7 @@ from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, Memory, OutOfMemory, ProbeResult
 from tradeoff.searchspace import Categorical, Precision, SearchSpace, TrialParameters
 from tradeoff.studies.cli import fit as fit_command
-from tradeoff.studies.execution.fit import Fit, fit_all, ways_to_compute
+from tradeoff.studies.execution.fit import Fit, compute_configurations, fit_all
 
 PLAIN = TrialParameters(per_device_train_batch_size=1)
 
@@ -128,7 +128,7 @@ def test_there_is_a_row_for_each_way_that_differs_in_memory() -> None:
             "precision": Categorical(("fp32",)),
         }
     )
-    ways = ways_to_compute(space)
+    ways = compute_configurations(space)
     assert [(way.gradient_checkpointing, way.gradient_accumulation_steps) for way in ways] == [
         (False, 1), (False, 2), (True, 1), (True, 2)
     ]  # fmt: skip
@@ -138,7 +138,7 @@ def test_a_space_that_always_accumulates_has_no_row_without() -> None:
     space = SearchSpace(
         domains={"per_device_train_batch_size": Categorical((4,)), "gradient_accumulation_steps": Categorical((4, 8))}
     )
-    assert [way.gradient_accumulation_steps for way in ways_to_compute(space)] == [4]
+    assert [way.gradient_accumulation_steps for way in compute_configurations(space)] == [4]
 
 
 def test_the_command_finds_the_batch_of_real_trainings(
