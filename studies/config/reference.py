@@ -15,9 +15,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from tradeoff.searchspace import CHOICES, Precision
+from tradeoff.searchspace import CHOICES, Precision, kinds
 from tradeoff.searchspace.choices import OPTIMIZERS
-from tradeoff.studies.config import domain_specs
 from tradeoff.studies.config.presets import PRESETS
 from tradeoff.studies.config.study import SpaceConfig, StudyConfig
 
@@ -92,7 +91,7 @@ def _table(model: type[BaseModel], path: str) -> str:
 
 
 def _space() -> str:
-    forms = (inspect.getdoc(domain_specs) or "").split("\n\n", 1)[1]
+    forms = (inspect.getdoc(kinds) or "").split("\n\n", 1)[1]
     listed = []
     for name, values in CHOICES.items():
         needs = {value: OPTIMIZERS.get(value) if name == "optim" else None for value in values}

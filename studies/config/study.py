@@ -23,7 +23,7 @@ from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import BUILT_IN, GOALS, cost_names, learned_names, metric_name
 from tradeoff.searchspace import EffectiveBatchSizeRange, Reuse, SearchSpace, TrialParameters
 from tradeoff.searchspace.choices import check_choice
-from tradeoff.studies.config.domain_specs import READERS
+from tradeoff.searchspace.kinds import READERS
 
 # Of which all are looked at, many times.
 MAX_CONFIGURATIONS = 100_000

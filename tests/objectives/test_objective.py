@@ -11,7 +11,7 @@ from running import Events, end_trial, prepared, shared_server, tiny_job
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.objective import DASHBOARD_CONSTRAINTS, Objective, TrialFailed
 from tradeoff.searchspace import EffectiveBatchSizeRange, Reuse, SearchSpace
-from tradeoff.studies.config.domain_specs import READERS
+from tradeoff.searchspace.kinds import READERS
 
 OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")
 SMALL = {

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from tradeoff.searchspace import CHOICES, Categorical, Domain, FloatRange, IntRange, PowersOfTwo, Precision
-from tradeoff.searchspace.choices import check_choice
+from tradeoff.searchspace.choices import CHOICES, check_choice
+from tradeoff.searchspace.domains import Categorical, Domain, FloatRange, IntRange, PowersOfTwo
+from tradeoff.searchspace.parameters import Precision
 
 # Every configuration of a space is looked at, many times: a slip of the hand must not make a space that takes forever.
 MAX_VALUES = 1000
