@@ -137,7 +137,7 @@ def fill(study: optuna.Study, num_trials: int) -> None:
     grid = space.structures
     trials = []
     for number in range(len(study.get_trials(deepcopy=False)), num_trials):
-        p = grid[int(random.integers(len(grid)))].with_learning_rate(float(10 ** random.uniform(-5, -3)))
+        p = grid[int(random.integers(len(grid)))].replace(learning_rate=float(10 ** random.uniform(-5, -3)))
         attributes = outcome_attributes(Completed(measurements=measurements(p)))
         if number % MEMBERS:
             attributes = {name: value for name, value in attributes.items() if name not in ("probe", "training")}
@@ -156,7 +156,7 @@ def add_running(study: optuna.Study, num_trials: int) -> None:
     first = len(study.get_trials(deepcopy=False))
     trials = []
     for number in range(first, first + num_trials):
-        p = space.structures[number % len(space.structures)].with_learning_rate(float(10 ** random.uniform(-5, -3)))
+        p = space.structures[number % len(space.structures)].replace(learning_rate=float(10 ** random.uniform(-5, -3)))
         trial = create_trial(
             state=TrialState.RUNNING,
             params=space.stored(p),

@@ -93,7 +93,7 @@ def measure(path: Path, config: StudyConfig) -> None:
         grid = list(space.grid())
         structures: dict[str, Any] = table.setdefault("structures", {})
         for number, parameters in enumerate(grid):
-            name, structure = key(parameters.as_dict()), key(parameters.with_learning_rate(None).as_dict())
+            name, structure = key(parameters.as_dict()), key(parameters.structure.as_dict())
             if name not in table["outcomes"]:
                 if structure not in structures:
                     outcome = server.run_trial(_request(config, prepared, parameters))

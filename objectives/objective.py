@@ -252,7 +252,7 @@ class Objective:
         knowledge = snapshot.knowledge
         members = []
         for structure in self.setup.space.structures:
-            member = structure.with_learning_rate(parameters.learning_rate)
+            member = structure.replace(**parameters.learning_only)
             if knowledge.class_of(member) == knowledge.class_of(parameters) and (cost := knowledge.cost(member)) is not None:
                 known = {name: value for name in costs if (value := cost.value(name)) is not None}
                 if len(known) < len(costs):

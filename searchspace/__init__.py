@@ -1,22 +1,26 @@
-"""What may be tried: the parameters of a trial, their domains, and the rules they must meet.
+"""What may be tried: the knobs, the parameters of a trial, their domains, and the rules they must meet.
 
 Nothing here imports torch or transformers, so a study can be read and listed without them.
 """
 
-from tradeoff.searchspace.choices import CHOICES, OPTIMIZERS
+from tradeoff.searchspace.choices import Precision
 from tradeoff.searchspace.constraints import EffectiveBatchSizeRange, Violation
 from tradeoff.searchspace.domains import Categorical, Domain, FloatRange, IntRange, PowersOfTwo
-from tradeoff.searchspace.parameters import LearningClass, MemoryClass, Precision, Reuse, SpeedClass, TrialParameters
+from tradeoff.searchspace.knob import Knob, Learning
+from tradeoff.searchspace.knobs import KNOBS, MICRO_BATCH
+from tradeoff.searchspace.parameters import LearningClass, MemoryClass, Reuse, SpeedClass, TrialParameters
 from tradeoff.searchspace.space import SearchSpace
 
 __all__ = [
-    "CHOICES",
-    "OPTIMIZERS",
+    "KNOBS",
+    "MICRO_BATCH",
     "Categorical",
     "Domain",
     "EffectiveBatchSizeRange",
     "FloatRange",
     "IntRange",
+    "Knob",
+    "Learning",
     "LearningClass",
     "MemoryClass",
     "PowersOfTwo",

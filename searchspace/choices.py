@@ -1,8 +1,19 @@
-"""The named values that some parameters may take, and what a machine must have for them.
+"""The named values that some knobs take, and what a machine must have for them.
 
 They are the names of `transformers`, written down here so that a study file can be checked without importing it; a test
 compares them with the installed version.
 """
+
+from enum import StrEnum
+
+
+class Precision(StrEnum):
+    """The arithmetic of a training step: full precision, or mixed precision with 16-bit activations."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
 
 # Values of `TrainingArguments.optim`, and the package that each needs besides torch and transformers.
 OPTIMIZERS: dict[str, str | None] = {
@@ -25,7 +36,7 @@ OPTIMIZERS: dict[str, str | None] = {
     "grokadamw": "grokadamw",
     "stable_adamw": "optimi",
 }  # fmt: skip
-# Names that transformers knows and a study can't use, and why.
+# Optimizers of transformers that a study can't use, and why.
 REFUSED_OPTIMIZERS: dict[str, str] = {
     **dict.fromkeys(
         (
@@ -37,42 +48,15 @@ REFUSED_OPTIMIZERS: dict[str, str] = {
     **dict.fromkeys(("lomo", "adalomo"), "it updates within the backward pass, so gradients can't accumulate"),
     "adamw_torch_xla": "it is for TPUs",
     "adamw_torch_npu_fused": "it is for NPUs",
-    "adamw_anyprecision": "its package, torchdistx, is no longer kept",
+    "adamw_anyprecision": "its package, torchdistx, is no longer maintained",
 }  # fmt: skip
-# Names of one algorithm: what they learn differs by rounding alone.
+# Names of one algorithm: results differ only by rounding.
 SAME_ALGORITHM = {"adamw_torch_fused": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit"}
 
 PADDINGS = ("max_length", "longest")
 # Values of `TrainingArguments.train_sampling_strategy` that shuffle.
-SAMPLING_STRATEGIES = ("random", "group_by_length")
+GROUP_BY_LENGTH = "group_by_length"
+SAMPLING_STRATEGIES = ("random", GROUP_BY_LENGTH)
 # Values of `attn_implementation` in `from_pretrained`.
-ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2")
 FLASH_ATTENTION = "flash_attention_2"
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "optim": tuple(OPTIMIZERS),
-    "padding": PADDINGS,
-    "train_sampling_strategy": SAMPLING_STRATEGIES,
-    "attn_implementation": ATTENTION_IMPLEMENTATIONS,
-}
-
-
-def check_choice(name: str, value: object) -> None:
-    """Checks a value of a parameter that takes names.
-
-    Raises:
-        ValueError: There is no such value, or a study can't use it; the sentence says which there are.
-    """
-    if value in CHOICES[name]:
-        return
-    if name == "optim" and value in REFUSED_OPTIMIZERS:
-        raise ValueError(f"optim {value!r} can't be used here: {REFUSED_OPTIMIZERS[str(value)]}; choose another")
-    close = _closest(str(value), CHOICES[name])
-    hint = f"did you mean {close!r}?" if close is not None else f"there are {', '.join(CHOICES[name])}"
-    raise ValueError(f"{name} must be a name that transformers has, got {value!r}; {hint}")
-
-
-def _closest(value: str, names: tuple[str, ...]) -> str | None:
-    import difflib
-
-    return next(iter(difflib.get_close_matches(value, names, n=1, cutoff=0.75)), None)
+ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa", FLASH_ATTENTION)

@@ -1,14 +1,14 @@
 """Rules that a configuration must meet before anything is run: pure functions of its parameters.
 
-A rule answers with a violation: how far the configuration is from meeting it, in the form that Optuna's samplers learn from
-(positive means infeasible), and a sentence for a person.
+A rule that is broken gives a violation: how far the configuration is from meeting it, in the form that Optuna's samplers learn
+from (positive means infeasible), and a sentence for the user.
 """
 
 import math
 from dataclasses import dataclass
 
-from tradeoff.searchspace.choices import FLASH_ATTENTION
-from tradeoff.searchspace.parameters import Precision, TrialParameters
+from tradeoff.searchspace.knobs import KNOBS
+from tradeoff.searchspace.parameters import TrialParameters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class EffectiveBatchSizeRange:
             raise ValueError(f"the smallest effective batch size must not exceed the largest, got {self.low} and {self.high}")
 
     def check(self, parameters: TrialParameters) -> Violation | None:
-        """The violation, measured in doublings (the logarithm of the ratio to the nearer end), or None."""
+        """Return the violation, measured in doublings (the logarithm of the ratio to the nearer end), or None."""
         size = parameters.effective_batch_size(self.num_devices)
         if self.low is not None and size < self.low:
             return self._violation(self.low / size, f"effective batch size {size} is below the limit of {self.low}")
@@ -58,9 +58,9 @@ class EffectiveBatchSizeRange:
         return Violation(name="effective_batch_size_doublings", amount=math.log2(ratio), reason=reason)
 
 
-def check_attention(parameters: TrialParameters) -> Violation | None:
-    """The violation of flash attention in full precision, which it does not have, or None."""
-    if parameters.attn_implementation == FLASH_ATTENTION and parameters.precision is Precision.FP32:
-        reason = f"{FLASH_ATTENTION} computes in 16 bits alone, and precision is fp32"
-        return Violation(name="attention_needs_16_bits", amount=1.0, reason=reason)
+def check_conflicts(parameters: TrialParameters) -> Violation | None:
+    """Return the violation of the first rule between knobs that a configuration breaks, or None."""
+    for knob in KNOBS.values():
+        if knob.conflict is not None and (reason := knob.conflict.reason(parameters)) is not None:
+            return Violation(name=knob.conflict.name, amount=1.0, reason=reason)
     return None

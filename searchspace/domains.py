@@ -1,8 +1,7 @@
 """The values that one parameter may take, and how an Optuna trial draws one of them.
 
-Everything is stored under the parameter's own name with the parameter's own value: a person who reads the study in a
-dashboard, and a program that enqueues a trial, deal with a batch size of 8 and never with its exponent or its position in a
-list.
+Everything is stored under the parameter's own name with the parameter's own value: whoever reads the study in a dashboard or
+enqueues a trial deals with a batch size of 8, never with its exponent or its position in a list.
 """
 
 import math
@@ -24,13 +23,16 @@ class Domain(Protocol):
     """A finite or continuous set of values that a sampler can draw from."""
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Any:
-        """Draws a value with the trial's sampler."""
+        """Draw a value with the trial's sampler."""
 
     def distribution(self) -> BaseDistribution:
-        """The distribution under which Optuna stores what `suggest` draws."""
+        """Return the distribution under which Optuna stores what `suggest` draws."""
 
     def values(self) -> tuple[Any, ...] | None:
-        """Every value, or None where there are infinitely many."""
+        """Return every value, or None where there are infinitely many."""
+
+    def examples(self) -> tuple[Any, ...]:
+        """Return every value, or the ends of a continuous range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +55,18 @@ class Categorical:
                 raise ValueError(f"a domain must name each value once, got {kind[1]!r} twice")
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Any:
-        """Draws one of the choices."""
+        """Draw one of the choices."""
         return trial.suggest_categorical(name, self.choices)
 
     def distribution(self) -> CategoricalDistribution:
-        """A categorical distribution over the choices."""
+        """Return a categorical distribution over the choices."""
         return CategoricalDistribution(self.choices)
 
     def values(self) -> tuple[Any, ...]:
-        """The choices in the order given."""
+        """Return the choices in the order given."""
         return self.choices
+
+    examples = values
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +108,22 @@ class IntRange:
             raise ValueError(f"step must be at least 1, got {self.step}")
         if self.low > self.high:
             raise ValueError(f"low must not exceed high, got low={self.low} and high={self.high}")
-        # Optuna shortens such a range with a warning; `values` and the sampler must agree on the last value.
+        # Optuna would shorten the range too, with a warning; `values` and the sampler must agree on the last value.
         object.__setattr__(self, "high", self.low + (self.high - self.low) // self.step * self.step)
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> int:
-        """Draws an integer of the range."""
+        """Draw an integer of the range."""
         return trial.suggest_int(name, self.low, self.high, step=self.step)
 
     def distribution(self) -> IntDistribution:
-        """An integer distribution over the range."""
+        """Return an integer distribution over the range."""
         return IntDistribution(self.low, self.high, step=self.step)
 
     def values(self) -> tuple[int, ...]:
-        """The integers in ascending order."""
+        """Return the integers in ascending order."""
         return tuple(range(self.low, self.high + 1, self.step))
+
+    examples = values
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +147,23 @@ class FloatRange:
             raise ValueError(f"low must be positive on a logarithmic scale, got {self.low}")
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> float:
-        """Draws a number of the range."""
+        """Draw a number of the range."""
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
     def distribution(self) -> FloatDistribution:
-        """A float distribution over the range."""
+        """Return a float distribution over the range."""
         return FloatDistribution(self.low, self.high, log=self.log)
 
     def values(self) -> tuple[float, ...] | None:
-        """None, unless the range is a single number."""
+        """Return None, unless the range is a single number."""
         return (self.low,) if self.low == self.high else None
+
+    def examples(self) -> tuple[float, float]:
+        """Return both ends."""
+        return self.low, self.high
+
+    def at(self, share: float) -> float:
+        """Return the number that lies a share (0 to 1) of the way from low to high, on the range's scale."""
+        if self.log:
+            return float(self.low * (self.high / self.low) ** share)
+        return float(self.low + (self.high - self.low) * share)

@@ -1,138 +1,171 @@
-"""How a study file writes the values of a parameter, and how they are read.
+"""The kinds of values that knobs take: how a study file writes them, and which are legal.
 
 8                              always this value
 [1, 2, 4, 8]                   one of these
 {powers_of_two: [1, 64]}       1, 2, 4, ... 64
 {low: 1, high: 12}             whole numbers, with an optional step
-{low: 1e-5, high: 1e-3, log: true}    any number between, for a parameter that is not whole
+{low: 1e-5, high: 1e-3, log: true}    any number in between, for a parameter that need not be whole
 """
 
-from collections.abc import Callable
-from functools import partial
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from tradeoff.searchspace.choices import CHOICES, check_choice
 from tradeoff.searchspace.domains import Categorical, Domain, FloatRange, IntRange, PowersOfTwo
-from tradeoff.searchspace.parameters import Precision
 
-# Every configuration of a space is looked at, many times: a slip of the hand must not make a space that takes forever.
+# Every configuration of a space is looked at many times: a typing error must not make a space that takes forever.
 MAX_VALUES = 1000
 MAX_INTEGER = 2**31 - 1
+# A longer list of names is not repeated in an error.
+MAX_NAMES_LISTED = 6
 
 
-def integers(spec: Any) -> Domain:
-    """Reads the values of a whole-number parameter.
+@dataclass(frozen=True, kw_only=True)
+class Kind(ABC):
+    """A kind of values.
 
-    Raises:
-        ValueError: The values are not written in one of the forms above.
+    Attributes:
+        must: The rule for a value in words, after "must": "be at least 1".
+        allows: The rule.
     """
-    if isinstance(spec, dict):
+
+    must: str = ""
+    allows: Callable[[Any], bool] = lambda _: True
+
+    @abstractmethod
+    def read_value(self, value: Any) -> Any:
+        """Return one value as a study file writes it.
+
+        Raises:
+            ValueError: It is of another type.
+        """
+
+    def read(self, spec: Any) -> Domain:
+        """Return the domain that a study file describes in one of the forms above.
+
+        Raises:
+            ValueError: It is written in another form.
+        """
+        if isinstance(spec, dict):
+            raise ValueError(f"must be a value or a list of values, got {spec!r}")
+        values = list(spec) if isinstance(spec, list | tuple) else [spec]
+        if len(values) > MAX_VALUES:
+            raise ValueError(f"a parameter may have at most {MAX_VALUES:,} values, got {len(values):,}")
+        return Categorical(tuple(self.read_value(value) for value in values))
+
+    def check(self, name: str, value: Any) -> None:
+        """Check that a value is legal.
+
+        Raises:
+            ValueError: It is not; the sentence states the rule.
+        """
+        if not self.allows(value):
+            raise ValueError(f"{name} must {self.must}, got {value}")
+
+    def options(self) -> tuple[Any, ...]:
+        """Return every value there is; nothing where that is a matter of numbers."""
+        return ()
+
+
+class WholeNumbers(Kind):
+    """Integers: a list, a range with a step, or powers of two."""
+
+    def read_value(self, value: Any) -> int:
+        """Return an integer."""
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"must be a whole number, got {value!r}")
+        if abs(value) > MAX_INTEGER:
+            raise ValueError(f"must be a whole number of at most {MAX_INTEGER:,}, got {value:,}")
+        return value
+
+    def read(self, spec: Any) -> Domain:
+        """Return the integers that a study file describes."""
+        if not isinstance(spec, dict):
+            return super().read(spec)
         if set(spec) == {"powers_of_two"}:
             ends = spec["powers_of_two"]
             if not isinstance(ends, list) or len(ends) != 2:
                 raise ValueError(f"powers_of_two must be two numbers, [low, high], got {ends!r}")
-            return PowersOfTwo(low=_integer(ends[0]), high=_integer(ends[1]))
-        low, high, rest = _ends(spec, _integer, {"step"})
-        step = _integer(rest.get("step", 1))
+            return PowersOfTwo(low=self.read_value(ends[0]), high=self.read_value(ends[1]))
+        _check_keys(spec, "step")
+        low, high, step = (self.read_value(value) for value in (spec["low"], spec["high"], spec.get("step", 1)))
         if step > 0 and (count := (high - low) // step + 1) > MAX_VALUES:
             raise ValueError(f"a parameter may have at most {MAX_VALUES:,} values, got {count:,}; use a step or powers_of_two")
         return IntRange(low, high, step)
-    return Categorical(tuple(_integer(value) for value in _listed(spec)))
 
 
-def numbers(spec: Any) -> Domain:
-    """Reads the values of a parameter that is any number.
+class Numbers(Kind):
+    """Numbers: a list, or a range on a linear or a logarithmic scale."""
 
-    Raises:
-        ValueError: The values are not written in one of the forms above.
+    def read_value(self, value: Any) -> float:
+        """Return a number; YAML 1.1 reads 5e-5, without a point, as text."""
+        try:
+            if isinstance(value, bool):
+                raise ValueError
+            return float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"must be a number, got {value!r}") from None
+
+    def read(self, spec: Any) -> Domain:
+        """Return the numbers that a study file describes."""
+        if not isinstance(spec, dict):
+            return super().read(spec)
+        _check_keys(spec, "log")
+        log = Switch().read_value(spec.get("log", False))
+        return FloatRange(self.read_value(spec["low"]), self.read_value(spec["high"]), log)
+
+
+class Switch(Kind):
+    """True and false."""
+
+    def read_value(self, value: Any) -> bool:
+        """Return a truth value."""
+        if not isinstance(value, bool):
+            raise ValueError(f"must be true or false, got {value!r}")
+        return value
+
+    def options(self) -> tuple[bool, ...]:
+        """Return both."""
+        return (False, True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names(Kind):
+    """Names out of a list.
+
+    Attributes:
+        names: The list.
+        refused: Names that exist and can't be used, with the reason.
     """
-    if isinstance(spec, dict):
-        low, high, rest = _ends(spec, _number, {"log"})
-        return FloatRange(low, high, **{name: _boolean(value) for name, value in rest.items()})
-    return Categorical(tuple(_number(value) for value in _listed(spec)))
+
+    names: tuple[str, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def read_value(self, value: Any) -> str:
+        """Return the name; `check` says whether it exists."""
+        if not isinstance(value, str):
+            raise ValueError(f"must be a name, got {value!r}")
+        return value
+
+    def check(self, name: str, value: Any) -> None:
+        """Check that a name is on the list."""
+        if value in self.names:
+            return
+        if value in self.refused:
+            raise ValueError(f"{name} {value!r} can't be used here: {self.refused[value]}; choose another")
+        if len(self.names) <= MAX_NAMES_LISTED:
+            raise ValueError(f"{name} must be one of {', '.join(self.names)}, got {value!r}")
+        close = difflib.get_close_matches(value, self.names, n=1, cutoff=0.75)
+        hint = f"did you mean {close[0]!r}?" if close else f"it can be {', '.join(self.names)}"
+        raise ValueError(f"{name} must be a name that transformers has, got {value!r}; {hint}")
+
+    def options(self) -> tuple[str, ...]:
+        """Return the list."""
+        return self.names
 
 
-def booleans(spec: Any) -> Domain:
-    """Reads the values of a switch.
-
-    Raises:
-        ValueError: A value is neither true nor false.
-    """
-    return Categorical(tuple(_boolean(value) for value in _listed(spec)))
-
-
-def precisions(spec: Any) -> Domain:
-    """Reads precisions.
-
-    Raises:
-        ValueError: A value is not the name of a precision.
-    """
-    names = [precision.value for precision in Precision]
-    for value in _listed(spec):
-        if value not in names:
-            raise ValueError(f"a precision must be one of {', '.join(names)}, got {value!r}")
-    return Categorical(tuple(_listed(spec)))
-
-
-def names(parameter: str, spec: Any) -> Domain:
-    """Reads the values of a parameter that takes names, such as the optimizer.
-
-    Raises:
-        ValueError: A value is not a name that the parameter takes.
-    """
-    for value in _listed(spec):
-        check_choice(parameter, value)
-    return Categorical(tuple(_listed(spec)))
-
-
-READERS: dict[str, Callable[[Any], Domain]] = {
-    "per_device_train_batch_size": integers,
-    "gradient_accumulation_steps": integers,
-    "gradient_checkpointing": booleans,
-    "precision": precisions,
-    "learning_rate": numbers,
-    "dataloader_num_workers": integers,
-    "dataloader_pin_memory": booleans,
-    **{name: partial(names, name) for name in CHOICES},
-    "torch_compile": booleans,
-}
-
-
-def _listed(spec: Any) -> list[Any]:
-    if isinstance(spec, dict):
-        raise ValueError(f"must be a value or a list of values, got {spec!r}")
-    values = list(spec) if isinstance(spec, list | tuple) else [spec]
-    if len(values) > MAX_VALUES:
-        raise ValueError(f"a parameter may have at most {MAX_VALUES:,} values, got {len(values):,}")
-    return values
-
-
-def _ends(spec: dict[str, Any], read: Callable[[Any], Any], optional: set[str]) -> tuple[Any, Any, dict[str, Any]]:
-    if not {"low", "high"} <= set(spec) <= {"low", "high"} | optional:
-        forms = "low, high" + "".join(f", {name}" for name in sorted(optional))
-        raise ValueError(f"a range has the keys {forms}, got {', '.join(map(str, spec)) or 'none'}")
-    return read(spec["low"]), read(spec["high"]), {name: spec[name] for name in optional if name in spec}
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"must be a whole number, got {value!r}")
-    if abs(value) > MAX_INTEGER:
-        raise ValueError(f"must be a whole number of at most {MAX_INTEGER:,}, got {value:,}")
-    return value
-
-
-def _number(value: Any) -> float:
-    # YAML 1.1 reads 5e-5, without a point, as text.
-    try:
-        if isinstance(value, bool):
-            raise ValueError
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"must be a number, got {value!r}") from None
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"must be true or false, got {value!r}")
-    return value
+def _check_keys(spec: Mapping[Any, Any], optional: str) -> None:
+    if not {"low", "high"} <= set(spec) <= {"low", "high", optional}:
+        raise ValueError(f"a range has the keys low, high, {optional}, got {', '.join(map(str, spec)) or 'none'}")

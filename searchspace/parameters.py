@@ -1,14 +1,18 @@
-"""The parameters of one trial, and what makes two trials equal in what they learn or in the memory they need.
+"""The parameters of one trial, and what makes two trials equal in what they learn, in memory or in speed.
 
-A trial has three outcomes that do not depend on the same parameters. Accuracy depends on the learning class (how the
-effective batch is split does not matter); peak memory, within a memory class, depends on the micro-batch alone.
+A trial's outcomes do not depend on the same parameters. Accuracy depends on the learning class: how the effective batch is
+split does not matter. Within a memory class and a speed class, peak memory and the time of a micro-step depend on the
+micro-batch alone. The classes derive from the knobs' declarations.
 """
 
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
-from tradeoff.searchspace.choices import CHOICES, SAME_ALGORITHM, check_choice
+from tradeoff.searchspace.choices import Precision
+from tradeoff.searchspace.knob import Learning
+from tradeoff.searchspace.knobs import KNOBS, MICRO_BATCH
 
 
 class Reuse(StrEnum):
@@ -19,195 +23,204 @@ class Reuse(StrEnum):
     EFFECTIVE_BATCH = "effective-batch"
 
 
-class Precision(StrEnum):
-    """The arithmetic of a training step: full precision, or mixed precision with 16-bit activations."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LearningClass:
-    """Trials that learn the same: within a class, accuracy differs by no more than a change of seed makes it differ.
-
-    Attributes:
-        effective_batch_size: Samples per optimizer step.
-        precision: The arithmetic.
-        learning_rate: None where the job's holds.
-        optimizer: The algorithm, by one of its names; None where the job's holds.
-        train_sampling_strategy: None where samples are shuffled without regard to their length.
-        split: What else must be equal where less is shared: micro-batch, steps, and how the same arithmetic is carried out;
-            empty by default.
-    """
-
-    effective_batch_size: int
-    precision: Precision
-    learning_rate: float | None
-    optimizer: str | None = None
-    train_sampling_strategy: str | None = None
-    split: tuple[Any, ...] = ()
+# How much the trials of a learning class may differ in what they learn.
+_SHARED = {
+    Reuse.OFF: Learning.NOTHING,
+    Reuse.CHECKPOINTING: Learning.RECOMPUTED,
+    Reuse.EFFECTIVE_BATCH: Learning.ROUNDING,
+}
+# The knobs that must be equal within a learning class, each with the names that stand for one algorithm there.
+_LEARNED: dict[Reuse, dict[str, Mapping[Any, Any]]] = {
+    reuse: {name: knob.same if shared >= Learning.ROUNDING else {} for name, knob in KNOBS.items() if knob.learning > shared}
+    for reuse, shared in _SHARED.items()
+}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryClass:
-    """Trials whose peak memory is ordered by, and close to linear in, the micro-batch.
+class Values(Mapping[str, Any]):
+    """An immutable mapping that can be a key of others; a name whose value is None is not in it."""
 
-    Accumulation counts only as "one step or more": with more than one, the gradients of earlier micro-batches stay
-    allocated during the forward pass. Padding counts because samples need not be as long as `max_length`. How samples are put
-    together does not: the peak is that of the longest ones.
-    """
+    def __init__(self, **values: Any) -> None:
+        self._values = {name: value for name, value in values.items() if value is not None}
 
-    gradient_checkpointing: bool
-    precision: Precision
-    accumulates: bool
-    optim: str | None = None
-    attn_implementation: str | None = None
-    torch_compile: bool | None = None
-    padding: str | None = None
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._values == self._values
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Not the hash, which is another in every process.
+        return {"_values": self._values}
+
+    def replace(self, **values: Any) -> Self:
+        """Return these values with some others; None takes one out."""
+        return type(self)(**{**self._values, **values})
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(frozenset(self._values.items()))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SpeedClass:
-    """Trials whose micro-step time depends on the micro-batch alone, and is close to linear in it.
+class LearningClass(Values):
+    """Trials that learn the same: within a class, accuracy differs by no more than a change of seed makes it differ."""
 
-    The optimizer counts though a micro-step does not use it: an update's time does depend on it, and so each optimizer is
-    probed.
-    """
-
-    gradient_checkpointing: bool
-    precision: Precision
-    dataloader_num_workers: int | None
-    dataloader_pin_memory: bool | None
-    optim: str | None = None
-    attn_implementation: str | None = None
-    torch_compile: bool | None = None
-    padding: str | None = None
-    train_sampling_strategy: str | None = None
+    @property
+    def effective_batch_size(self) -> int:
+        """Samples per optimizer step."""
+        size: int = self["effective_batch_size"]
+        return size
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrialParameters:
-    """The settings of one training run, under the names that transformers gives them.
+class MemoryClass(Values):
+    """Trials whose peak memory is ordered by, and close to linear in, the micro-batch."""
 
-    A field that is None is not searched: the job's own value holds, or transformers' default.
+    @cached_property
+    def other_accumulation(self) -> "MemoryClass":
+        """The class that differs from this one only in whether gradients are accumulated."""
+        return self.replace(accumulates=not self["accumulates"])
+
+
+class SpeedClass(Values):
+    """Trials whose micro-step time depends on the micro-batch alone, and is close to linear in it."""
+
+
+class TrialParameters(Values):
+    """The settings of one training run: values of knobs, by name.
+
+    A knob that is left out has its default; where that is None, it is not in here, and the job's own value or transformers'
+    default holds.
 
     Raises:
-        ValueError: A batch size or a number of accumulation steps is below 1, a learning rate is not positive, or a name is not
-            one that transformers has.
+        ValueError: There is no such knob, or a value is not legal.
+
+    Example:
+        >>> parameters = TrialParameters(per_device_train_batch_size=8, optim="adafactor")
+        >>> parameters.gradient_accumulation_steps, parameters.get("optim"), parameters.get("learning_rate")
+        (1, 'adafactor', None)
     """
 
-    per_device_train_batch_size: int
-    gradient_accumulation_steps: int = 1
-    gradient_checkpointing: bool = False
-    precision: Precision = Precision.FP32
-    learning_rate: float | None = None
-    dataloader_num_workers: int | None = None
-    dataloader_pin_memory: bool | None = None
-    optim: str | None = None
-    padding: str | None = None
-    train_sampling_strategy: str | None = None
-    attn_implementation: str | None = None
-    torch_compile: bool | None = None
+    def __init__(self, **values: Any) -> None:
+        if unknown := values.keys() - KNOBS.keys():
+            raise ValueError(f"{min(unknown)} is not a parameter; there are {', '.join(KNOBS)}")
+        held = {}
+        for name, knob in KNOBS.items():
+            if (value := values.get(name)) is None:
+                value = knob.default
+            else:
+                knob.kind.check(name, value)
+            held[name] = value.value if isinstance(value, Precision) else value
+        if held[MICRO_BATCH] is None:
+            raise ValueError(f"{MICRO_BATCH} must have a value")
+        super().__init__(**held)
 
-    def __post_init__(self) -> None:
-        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if self.dataloader_num_workers is not None and self.dataloader_num_workers < 0:
-            raise ValueError(f"dataloader_num_workers must be at least 0, got {self.dataloader_num_workers}")
-        for name in CHOICES:
-            if getattr(self, name) is not None:
-                check_choice(name, getattr(self, name))
-        object.__setattr__(self, "precision", Precision(self.precision))
+    @property
+    def per_device_train_batch_size(self) -> int:
+        """The micro-batch: samples in one forward pass of a device."""
+        size: int = self._values[MICRO_BATCH]
+        return size
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        """Micro-batches in one optimizer step."""
+        steps: int = self._values["gradient_accumulation_steps"]
+        return steps
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether activations are computed again in the backward pass."""
+        value: bool = self._values["gradient_checkpointing"]
+        return value
+
+    @cached_property
+    def precision(self) -> Precision:
+        """The arithmetic."""
+        return Precision(self._values["precision"])
 
     def effective_batch_size(self, num_devices: int = 1) -> int:
-        """Samples that one optimizer step learns from: micro-batch x accumulation x devices."""
+        """Return the samples that one optimizer step learns from: micro-batch x accumulation x devices."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * num_devices
 
     def learning_class(self, num_devices: int = 1, reuse: Reuse = Reuse.EFFECTIVE_BATCH) -> LearningClass:
-        """The class of trials that reach this one's accuracy.
-
-        Padding is masked, and attention implementations and compiled code compute the same: they change what rounding, or a
-        dropout that draws in another order, changes. So does the fused form of an optimizer.
+        """Return the class of trials that reach this one's accuracy.
 
         Args:
             num_devices: Devices that share an optimizer step.
             reuse: How much is shared: all splits of an effective batch, one split with and without checkpointing, or nothing.
         """
-        split: tuple[Any, ...] = ()
-        if reuse != Reuse.EFFECTIVE_BATCH:
-            split = (self.per_device_train_batch_size, self.gradient_accumulation_steps)
-            split = (*split, self.optim, self.padding, self.attn_implementation, self.torch_compile)
-        if reuse == Reuse.OFF:
-            split = (*split, int(self.gradient_checkpointing))
-        return LearningClass(
-            effective_batch_size=self.effective_batch_size(num_devices),
-            precision=self.precision,
-            learning_rate=self.learning_rate,
-            optimizer=None if self.optim is None else SAME_ALGORITHM.get(self.optim, self.optim),
-            train_sampling_strategy=self.train_sampling_strategy,
-            split=split,
-        )
+        held = self._values
+        learned = {name: same.get(held[name], held[name]) for name, same in _LEARNED[reuse].items() if name in held}
+        return LearningClass(effective_batch_size=self.effective_batch_size(num_devices), **learned)
 
     def memory_class(self) -> MemoryClass:
-        """The class of trials whose peak memory this one's micro-batch is compared with."""
-        return MemoryClass(
-            gradient_checkpointing=self.gradient_checkpointing,
-            precision=self.precision,
-            accumulates=self.gradient_accumulation_steps > 1,
-            optim=self.optim,
-            attn_implementation=self.attn_implementation,
-            torch_compile=self.torch_compile,
-            padding=self.padding,
-        )
-
-    def with_learning_rate(self, learning_rate: float | None) -> "TrialParameters":
-        """The same configuration with another learning rate."""
-        return self if learning_rate == self.learning_rate else replace(self, learning_rate=learning_rate)
+        """Return the class of trials whose peak memory this one's micro-batch is compared with."""
+        return self._memory_class
 
     def speed_class(self) -> SpeedClass:
-        """The class of trials whose micro-steps this one's are compared with."""
-        return SpeedClass(
-            gradient_checkpointing=self.gradient_checkpointing,
-            precision=self.precision,
-            dataloader_num_workers=self.dataloader_num_workers,
-            dataloader_pin_memory=self.dataloader_pin_memory,
-            optim=self.optim,
-            attn_implementation=self.attn_implementation,
-            torch_compile=self.torch_compile,
-            padding=self.padding,
-            train_sampling_strategy=self.train_sampling_strategy,
-        )
+        """Return the class of trials whose micro-steps this one's are compared with."""
+        return self._speed_class
 
     def needs_at_least_the_memory_of(self, other: "TrialParameters") -> bool:
-        """Whether this configuration can't need less memory than `other`, by the order that holds on every device.
+        """Return True if this configuration can't need less memory than `other`, by the order that holds on every device.
 
-        Memory grows with the micro-batch, from checkpointing on to off, and from no accumulation to any. There is no order
-        between precisions: mixed precision keeps a second copy of the weights, and at a small batch needs more than fp32. Nor
-        is there one between optimizers, attention implementations, compiled and other code, whose workspaces differ, or
-        between paddings: batches of many lengths leave a caching allocator's memory in pieces.
+        Memory grows with the micro-batch, from checkpointing on to off, and from no accumulation to any. Between other settings
+        there is no order.
         """
-        return (
-            self.precision == other.precision
-            and self._machinery == other._machinery
-            and self.per_device_train_batch_size >= other.per_device_train_batch_size
-            and self.gradient_checkpointing <= other.gradient_checkpointing
-            and (self.gradient_accumulation_steps > 1) >= (other.gradient_accumulation_steps > 1)
-        )
+        (ours, our_ranks), (theirs, their_ranks) = self._memory_order, other._memory_order
+        if ours != theirs or our_ranks.keys() != their_ranks.keys():
+            return False
+        return all(our_ranks[name] >= rank for name, rank in their_ranks.items())
 
-    @property
-    def _machinery(self) -> tuple[Any, ...]:
-        """What changes memory in no known order."""
-        return self.optim, self.attn_implementation, self.torch_compile, self.padding
+    @cached_property
+    def learning_only(self) -> Mapping[str, Any]:
+        """The values on which neither memory nor time depends, such as the learning rate."""
+        return {name: value for name, value in self._values.items() if KNOBS[name].changes_learning_only}
+
+    @cached_property
+    def structure(self) -> "TrialParameters":
+        """The configuration without them: what memory and time depend on."""
+        return self.replace(**dict.fromkeys(self.learning_only)) if self.learning_only else self
 
     def as_dict(self) -> dict[str, Any]:
-        """The searched fields as plain values, by name: what is stored, exported and sent to a trial's process."""
-        return {name: value for name, value in asdict(self).items() if value is not None} | {"precision": self.precision.value}
+        """Return plain values by name: what is stored, exported and sent to a trial's process."""
+        return dict(self._values)
 
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Every parameter that a search space may hold, in the order in which they are shown."""
-        return tuple(field.name for field in fields(cls))
+    @cached_property
+    def _memory_class(self) -> MemoryClass:
+        return MemoryClass(
+            **{
+                memory.name or name: memory.seen_as(value)
+                for name, value in self._values.items()
+                if name != MICRO_BATCH and (memory := KNOBS[name].memory) is not None
+            }
+        )
+
+    @cached_property
+    def _speed_class(self) -> SpeedClass:
+        return SpeedClass(
+            **{name: value for name, value in self._values.items() if name != MICRO_BATCH and KNOBS[name].changes_time}
+        )
+
+    @cached_property
+    def _memory_order(self) -> tuple[dict[str, Any], dict[str, float]]:
+        """What changes memory in no known order, and the ranks of what changes it in one."""
+        unordered, ranks = {}, {}
+        for name, value in self._values.items():
+            if (memory := KNOBS[name].memory) is None:
+                continue
+            if memory.order:
+                ranks[name] = memory.order * memory.seen_as(value)
+            else:
+                unordered[name] = memory.seen_as(value)
+        return unordered, ranks

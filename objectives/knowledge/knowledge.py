@@ -124,7 +124,7 @@ class Knowledge:
 
     def cost(self, parameters: TrialParameters) -> Cost | None:
         """Return the costs of a configuration, measured or predicted; None while too little is known."""
-        structure = parameters.with_learning_rate(None)  # neither depends on it
+        structure = parameters.structure
         if structure not in self._costs:
             self._costs[structure] = self._cost(structure)
         return self._costs[structure]

@@ -4,7 +4,7 @@ Within a memory class it is close to linear in the micro-batch, so two measured 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from tradeoff.objectives.knowledge.interpolation import interpolate
@@ -41,13 +41,13 @@ class MemoryModel:
             return planned
         if len(points) >= 2:
             return interpolate(points, batch), "model"
-        other = self._points.get(_other_accumulation(memory_class), {})
+        other = self._points.get(memory_class.other_accumulation, {})
         if len(other) < 2 and batch not in other:
             return None
         base = other[batch] if batch in other else interpolate(other, batch)
         # Too low for a batch so small that the update is its peak. A prediction that is too low is corrected by the probe that
         # checks it once it is on the front; one that is too high would never be checked.
-        return max(0.0, base + self._gradients_mib * (1 if memory_class.accumulates else -1)), "model"
+        return max(0.0, base + self._gradients_mib * (1 if memory_class["accumulates"] else -1)), "model"
 
     def measured_mib(self, parameters: TrialParameters) -> float | None:
         """Return the peak in MiB measured at exactly this memory class and micro-batch; None if there is none."""
@@ -112,7 +112,3 @@ class MemoryModel:
         """The size of all gradients, which is the same in every configuration of a job."""
         probes = [o.record.attributes["probe"] for o in self.observations if "probe" in o.record.attributes]
         return max((probe["gradients_mib"] for probe in probes), default=0.0)
-
-
-def _other_accumulation(memory_class: MemoryClass) -> MemoryClass:
-    return replace(memory_class, accumulates=not memory_class.accumulates)

@@ -19,7 +19,7 @@ class PowerModel:
     """Average power by compute configuration and micro-batch.
 
     Attributes:
-        energies_j: Energies measured by trainings, by configuration without its learning rate.
+        energies_j: Energies measured by trainings, by structure.
         powers_w: Median power measured by probes, by speed class and micro-batch.
         calibration: The median ratio of measured energies to power x time of the probes: loading data, for one, draws less.
     """
@@ -39,7 +39,7 @@ class PowerModel:
                 by_batch = probed_w.setdefault(parameters.speed_class(), {})
                 by_batch.setdefault(float(parameters.per_device_train_batch_size), []).append(power_w)
             if record.outcome == "completed" and (energy_j := record.attributes.get("energy_j")) is not None:
-                structure = parameters.with_learning_rate(None)
+                structure = parameters.structure
                 energies_j[structure] = energy_j
                 trained_w[structure] = energy_j / record.attributes["train_time_s"]
         powers_w = {key: {b: statistics.median(w) for b, w in points.items()} for key, points in probed_w.items()}
@@ -54,7 +54,7 @@ class PowerModel:
         """Return the energy of a training in joules and its source; None if no power was measured.
 
         Args:
-            structure: The configuration, without its learning rate.
+            structure: The configuration, as `TrialParameters.structure` gives it.
             train_time_s: The time of its training.
             time_source: The source of that time.
         """

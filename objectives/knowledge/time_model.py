@@ -26,7 +26,7 @@ class TimeModel:
 
     def train_time_s(self, parameters: TrialParameters) -> tuple[float, str] | None:
         """Return the training time in seconds and its source: "measured", or "probe" or "model" for step times x steps."""
-        if (measured := self._measured_times_s.get(parameters.with_learning_rate(None))) is not None:
+        if (measured := self._measured_times_s.get(parameters.structure)) is not None:
             return measured, "measured"
         predicted = self._uncalibrated_time_s(parameters)
         return None if predicted is None else (predicted[0] * self._calibration, predicted[1])
@@ -51,9 +51,9 @@ class TimeModel:
 
     @cached_property
     def _measured_times_s(self) -> dict[TrialParameters, float]:
-        """The latest measured training time of each configuration, whatever its learning rate."""
+        """The latest measured training time of each structure."""
         return {
-            o.parameters.with_learning_rate(None): o.train_time_s
+            o.parameters.structure: o.train_time_s
             for o in self.observations
             if o.record.outcome == "completed" and o.train_time_s is not None
         }
@@ -75,7 +75,7 @@ class TimeModel:
         times_s: dict[str | None, list[float]] = {}
         for observation in self.observations:
             if observation.step_times_s is not None:
-                times_s.setdefault(observation.parameters.optim, []).append(observation.step_times_s[1])
+                times_s.setdefault(observation.parameters.get("optim"), []).append(observation.step_times_s[1])
         return {optimizer: statistics.median(all_s) for optimizer, all_s in times_s.items()}
 
     @cached_property
@@ -98,7 +98,7 @@ class TimeModel:
             return None
         schedule = Schedule.of(self.setup.job, parameters, num_samples=self.setup.num_train, num_devices=self.setup.num_devices)
         compile_s = self._compile_times_s.get(parameters.speed_class(), 0.0)
-        return compile_s + schedule.train_time_s(micro_step_s, self._update_times_s[parameters.optim]), source
+        return compile_s + schedule.train_time_s(micro_step_s, self._update_times_s[parameters.get("optim")]), source
 
     @cached_property
     def _estimated_and_measured(self) -> list[tuple[float, float]]:

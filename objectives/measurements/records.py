@@ -19,7 +19,7 @@ from tradeoff.objectives.measurements.outcome import (
     OutOfMemory,
     TimedOut,
 )
-from tradeoff.searchspace import TrialParameters
+from tradeoff.searchspace import KNOBS
 
 OutcomeKind = Literal[
     "completed", "stopped_early", "diverged", "out_of_memory", "timed_out", "probed", "skipped", "interrupted", "failed"
@@ -84,7 +84,7 @@ def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices:
         number=trial.number,
         outcome=outcome if trial.state.is_finished() else None,
         # A gRPC proxy passes them on in no order.
-        params={name: trial.params[name] for name in TrialParameters.names() if name in trial.params} | trial.params,
+        params={name: trial.params[name] for name in KNOBS if name in trial.params} | trial.params,
         values=values,
         sources={name: attributes.pop(f"{name}_source") for name in objectives if f"{name}_source" in attributes},
         reason=attributes.pop("reason", ""),

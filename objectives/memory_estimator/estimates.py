@@ -10,11 +10,11 @@ CPU, the code of kernels on a card), and the differences between configurations 
 import statistics
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tradeoff.searchspace import MemoryClass, Precision, TrialParameters
+from tradeoff.searchspace import MemoryClass, TrialParameters
 
 # A measured slope beyond these is taken for noise between two peaks that lie close together.
 _SLOPES = (0.5, 2.0)
@@ -81,7 +81,7 @@ class MemoryEstimates:
         return {
             "classes": [
                 {
-                    "class": asdict(memory_class),
+                    "class": dict(memory_class),
                     "batches": list(curve),
                     "peak_memory_mib": [round(one.peak_memory_mib, 2) for one in curve.values()],
                     "at_least_mib": [round(one.lower_bound_mib, 2) for one in curve.values()],
@@ -95,9 +95,8 @@ class MemoryEstimates:
         """The plan that `as_dict` wrote."""
         curves = {}
         for entry in values["classes"]:
-            memory_class = MemoryClass(**entry["class"])
             peaks = zip(entry["batches"], entry["peak_memory_mib"], entry["at_least_mib"], strict=True)
-            curves[replace(memory_class, precision=Precision(memory_class.precision))] = {
+            curves[MemoryClass(**entry["class"])] = {
                 batch: MemoryEstimate(peak_memory_mib=peak, lower_bound_mib=at_least) for batch, peak, at_least in peaks
             }
         return cls(curves=curves)
@@ -133,14 +132,14 @@ class CorrectedEstimates:
             return None
         at = planned.peak_memory_mib
         own = self._pairs.get(memory_class, [])
-        sibling = self._pairs.get(replace(memory_class, accumulates=not memory_class.accumulates), [])
+        sibling = self._pairs.get(memory_class.other_accumulation, [])
         if len(own) >= 2:
             return max(0.0, _along(own, at)), "model"
         if len(sibling) >= 2:
             # Its line, moved to where the one peak of this class is.
             moved = own[0][1] - _along(sibling, own[0][0]) if own else 0.0
             return max(0.0, _along(sibling, at) + moved), "model"
-        near = own or sibling or self._of_precision(memory_class.precision) or self._of_all
+        near = own or sibling or self._of_precision(memory_class["precision"]) or self._of_all
         offset = statistics.median(measured - self._slope * x for x, measured in near) if near else 0.0
         return max(0.0, offset + (self._slope if near else 1.0) * at), "plan"
 
@@ -167,8 +166,8 @@ class CorrectedEstimates:
     def _of_all(self) -> list[tuple[float, float]]:
         return [pair for pairs in self._pairs.values() for pair in pairs]
 
-    def _of_precision(self, precision: Precision) -> list[tuple[float, float]]:
-        return [pair for key, pairs in self._pairs.items() if key.precision == precision for pair in pairs]
+    def _of_precision(self, precision: str) -> list[tuple[float, float]]:
+        return [pair for key, pairs in self._pairs.items() if key["precision"] == precision for pair in pairs]
 
     @cached_property
     def _slope(self) -> float:

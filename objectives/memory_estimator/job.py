@@ -1,7 +1,7 @@
 """What a prediction takes from a training job: the model's configuration and how a step is computed."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,20 @@ from tradeoff.objectives.memory_estimator.estimates import MemoryEstimate, Memor
 from tradeoff.objectives.memory_estimator.estimator import plan
 from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB
 from tradeoff.objectives.memory_estimator.settings import OPTIMIZERS, TraceSettings
-from tradeoff.searchspace import TrialParameters
-from tradeoff.searchspace.choices import FLASH_ATTENTION
+from tradeoff.searchspace import MemoryClass, TrialParameters
+from tradeoff.searchspace.choices import PADDINGS
 
 # On a CPU a peak is counted in pages that were touched: 6.5% below what was asked for at worst, in 40 probes of the embedded
 # job. A bound by which configurations are left out keeps more than twice that distance.
 CPU_BOUND_SHARE = 0.85
+# What can be traced of the knobs that change memory, besides checkpointing, precision and accumulation: not compiled code,
+# which allocates as its compiler likes, and not the package of flash attention.
+_TRACED: Mapping[str, Collection[Any]] = {
+    "optim": OPTIMIZERS,
+    "attn_implementation": ("eager", "sdpa"),
+    "padding": PADDINGS,
+    "torch_compile": (False,),
+}
 
 
 def trace_settings(
@@ -86,26 +94,25 @@ def estimate_for_search(
     Raises:
         ValueError: The model's memory can't be predicted.
     """
-    groups: dict[tuple[Any, ...], list[TrialParameters]] = {}
+    groups: dict[MemoryClass, list[TrialParameters]] = {}
     for parameters in configurations:
-        key = (parameters.optim, parameters.attn_implementation, parameters.padding)
-        # Compiled code allocates as its compiler likes, and flash attention's package is not traced.
-        if not parameters.torch_compile and parameters.attn_implementation != FLASH_ATTENTION:
-            groups.setdefault(key, []).append(parameters)
-    known = {key: group for key, group in groups.items() if key[0] is None or key[0] in OPTIMIZERS}
-    if not known:
+        # What the tracer varies by itself is not a part of its settings.
+        settings_of = parameters.memory_class().replace(gradient_checkpointing=None, precision=None, accumulates=None)
+        if all(name in _TRACED and value in _TRACED[name] for name, value in settings_of.items()):
+            groups.setdefault(settings_of, []).append(parameters)
+    if not groups:
         raise ValueError(f"memory is predicted for {', '.join(OPTIMIZERS)} with eager or sdpa attention, and not compiled")
     on_card = device["kind"] == "cuda"
     measured_context = device.get("context_mib") if on_card else 0.0
     context = DEFAULT_CONTEXT_MEMORY_MIB if measured_context is None else float(measured_context)
     predictions = []
-    for (optimizer, attention, padding), group in known.items():
+    for searched, group in groups.items():
         settings = trace_settings(
             job,
             # What is padded to the limit is as long as it, whatever the samples are.
-            sequence_length=job.max_length if padding == "max_length" else sequence_length,
-            attention=attention,
-            optimizer=optimizer,
+            sequence_length=job.max_length if searched.get("padding") == "max_length" else sequence_length,
+            attention=searched.get("attn_implementation"),
+            optimizer=searched.get("optim"),
         )
         if on_card:
             workspaces = BlasWorkspace.of_environment(os.environ)

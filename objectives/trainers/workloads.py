@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
-from tradeoff.objectives.job.arguments import beside_arguments, padding
+from tradeoff.objectives.job.arguments import padding, settings_beside_arguments
 from tradeoff.objectives.job.settings import AnyJob, CustomJob, TextClassificationJob
 from tradeoff.objectives.trainers import prepared_data as data
 from tradeoff.objectives.trainers.accuracy import compute_metrics
@@ -42,7 +42,7 @@ class TextClassification(Workload):
 
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
         return Trainer(
-            model=data.build_model(self._job, self._data, attention=parameters.attn_implementation),
+            model=data.build_model(self._job, self._data, attention=parameters.get("attn_implementation")),
             args=arguments,
             train_dataset=self._data.train,
             eval_dataset=self._data.eval,
@@ -62,7 +62,7 @@ class Custom(Workload):
         self._job = job
 
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
-        return build_trainer(self._job, arguments, beside_arguments(parameters))
+        return build_trainer(self._job, arguments, settings_beside_arguments(parameters))
 
 
 def load_workload(job: AnyJob, folder: str) -> Workload:

@@ -52,7 +52,7 @@ def probe(session: TrialSession) -> ProbeResult:
     """
     session.reporter.enter("probe")
     begin_s = session.clock_s()
-    compiles = bool(session.parameters.torch_compile)
+    compiles = bool(session.parameters.get("torch_compile"))
     clock = StepClock(session.clock_s, skip_steps=WARM_UP_STEPS, num_compiled=num_compiled if compiles else None)
     compile_clock = CompileClock(session.clock_s)
     session.meter.reset_peak()
@@ -124,7 +124,7 @@ def _measure_time(
     """
     num_ranks = session.ranks.world_size
     num_steps = WARM_UP_STEPS + (MAX_POWER_STEPS if session.measures_power else MAX_TIMED_STEPS)
-    num_steps += COMPILING_STEPS if session.parameters.torch_compile else 0
+    num_steps += COMPILING_STEPS if session.parameters.get("torch_compile") else 0
     # The Trainer reads its arguments again for each training; one micro-batch a step tells both times apart.
     trainer.args.gradient_accumulation_steps = trainer.accelerator.gradient_accumulation_steps = 1
     trainer.args.max_steps = num_steps
@@ -132,7 +132,7 @@ def _measure_time(
     clock.attach(trainer, exchanges=num_ranks > 1)
     enough_s = POWER_S if session.measures_power else TIMED_S
     with NvmlReader.open(session.device.uuid if session.measures_power else None) as nvml:
-        compiles = bool(session.parameters.torch_compile)
+        compiles = bool(session.parameters.get("torch_compile"))
         until = _UntilTimed(clock, session.clock_s, nvml.total_energy_j, enough_s, session.ranks, compiles=compiles)
         trainer.add_callback(until)
         trainer.train()
@@ -174,7 +174,7 @@ def _timed_rows(session: TrialSession, dataset: Any, num_steps: int) -> Any:
     the mean length stand for all.
     """
     batch = session.parameters.per_device_train_batch_size
-    lengths = row_lengths(dataset) if session.parameters.train_sampling_strategy == "group_by_length" else None
+    lengths = row_lengths(dataset) if session.parameters.get("train_sampling_strategy") == "group_by_length" else None
     if lengths is None or len(lengths) < batch:
         return ordinary_rows(dataset, batch * num_steps, session.job.seed)
     effective_batch = batch * session.parameters.gradient_accumulation_steps

@@ -51,7 +51,7 @@ class TrialSession:
             torch.use_deterministic_algorithms(True, warn_only=True)
             # Filling fresh tensors with NaN would cost time and memory, and changes nothing for code that writes first.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        if self.parameters.torch_compile:
+        if self.parameters.get("torch_compile"):
             compile_from_scratch()
         self.note_memory("context")
 
@@ -107,7 +107,7 @@ class TrialSession:
             # The caller's name keeps the Trainer itself alive; what is large hangs on these.
             trainer.accelerator.free_memory()
             trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = trainer.callback_handler = None
-            if self.parameters.torch_compile:
+            if self.parameters.get("torch_compile"):
                 forget_compiled_code()
             gc.collect()
             if self.device.kind == "cuda":

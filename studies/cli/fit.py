@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.objectives.measurements.outcome import Completed, Measurements, Outcome, OutOfMemory, ProbeResult
-from tradeoff.searchspace import TrialParameters
+from tradeoff.searchspace import KNOBS, TrialParameters
 from tradeoff.studies.cli.options import Overrides, Preset, StudyFile, TableOrJson
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.execution.display import PlainDisplay, output_console
@@ -74,7 +74,7 @@ def fit_table(fits: Sequence[Fit], memory_limit_mib: float) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    further = [name for name in TrialParameters.names() if any(name in fit.further for fit in fits)]
+    further = [name for name in KNOBS if any(name in fit.further for fit in fits)]
     for name in ("checkpointing", "precision", "accumulates", *(SHORT_NAMES.get(name, name) for name in further)):
         table.add_column(name)
     for name in ("batch", "memory (MiB)", "next needs (MiB)", "samples/s", "probes", "time (s)"):

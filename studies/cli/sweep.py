@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tradeoff.objectives.measurements.goals import GOALS
-from tradeoff.searchspace import TrialParameters
+from tradeoff.searchspace import KNOBS
 from tradeoff.studies.cli.options import Overrides, StorageUrl
 from tradeoff.studies.config.published_tables import SOURCE, TABLES
 from tradeoff.studies.errors import TradeoffError
@@ -171,7 +171,7 @@ def _notes(rows: Sequence[SweepRow], results: StudyResults, memory_limit_mib: fl
 
 def _parameters(rows: Sequence[SweepRow], *, always: Sequence[str]) -> list[str]:
     """Return the parameters with a column: those in `always`, and others whose values differ; all if `always` is empty."""
-    held = [name for name in TrialParameters.names() if any(name in row.params for row in rows)]
+    held = [name for name in KNOBS if any(name in row.params for row in rows)]
     if not always:
         return held
     return [name for name in held if name in always or len({row.params.get(name) for row in rows}) > 1]

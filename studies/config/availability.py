@@ -6,8 +6,7 @@ Every check here is called once, by `tradeoff.studies.execution.preparation`, be
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from tradeoff.objectives.device.extras import KNOBS_WITH_NEEDS, missing
-from tradeoff.searchspace import Precision, SearchSpace
+from tradeoff.searchspace import KNOBS, SearchSpace
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 
@@ -19,34 +18,23 @@ def available_space(config: StudyConfig, device: Mapping[str, Any]) -> tuple[Sea
         TradeoffError: Nothing is left of a parameter, or what the job itself names is not there.
     """
     space, lines = config.search_space(), []
-    extras = frozenset(device.get("extras", ()))
-    if "optim" not in space.domains and (why := missing("optim", config.job.optim, extras)) is not None:
-        raise TradeoffError(f"job.optim: {config.job.optim} needs {why}; install it, or choose another optimizer")
-    for name in ("precision", *KNOBS_WITH_NEEDS):
+    abilities = {*device["precisions"], *device.get("extras", ())}
+    for name, knob in KNOBS.items():
         if name not in space.domains:
+            value = getattr(config.job, name, None)
+            if value is not None and (need := knob.missing(value, abilities)) is not None:
+                raise TradeoffError(f"job.{name}: {value} {need.reason}; install it, or choose another")
             continue
-        reasons = {value: _lacks(name, value, device) for value in space.domains[name].values() or ()}
-        taken = {value: reason for value, reason in reasons.items() if reason is not None}
+        taken = {value: need for value in space.domains[name].examples() if (need := knob.missing(value, abilities))}
         try:
-            space = (
-                space.without_precisions(frozenset(map(Precision, taken)))
-                if name == "precision"
-                else space.without(name, taken)
-            )
+            space = space.without(name, taken) if taken else space
         except ValueError as error:
             raise TradeoffError(f"space.{name}: {error}") from None
-        for reason in dict.fromkeys(taken.values()):
-            values = [value if isinstance(value, str) else name for value, other in taken.items() if other == reason]
-            lines.append(f"{' and '.join(values)} left out: {reason.format(them='it' if len(values) == 1 else 'them')}")
+        for reason in dict.fromkeys(need.reason for need in taken.values()):
+            values = [value if isinstance(value, str) else name for value, need in taken.items() if need.reason == reason]
+            them = "it" if len(values) == 1 else "them"
+            lines.append(f"{' and '.join(values)} left out: {reason.format(device=device['name'], them=them)}")
     return space, "\n".join(lines) or None
-
-
-def _lacks(name: str, value: Any, device: Mapping[str, Any]) -> str | None:
-    """Return the reason why a value can't be tried here, or None."""
-    if name == "precision":
-        return None if value in device["precisions"] else f"{device['name']} does not train in {{them}}"
-    why = missing(name, value, frozenset(device.get("extras", ())))
-    return None if why is None else f"needs {why}"
 
 
 def check_batches(space: SearchSpace, num_train: int, num_devices: int = 1) -> None:

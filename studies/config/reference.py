@@ -15,8 +15,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from tradeoff.searchspace import CHOICES, Precision, kinds
-from tradeoff.searchspace.choices import OPTIMIZERS
+from tradeoff.searchspace import KNOBS, kinds
 from tradeoff.studies.config.presets import PRESETS
 from tradeoff.studies.config.study import SpaceConfig, StudyConfig
 
@@ -39,10 +38,12 @@ Each parameter is written in one of these forms:
 {forms}
 ```
 
-A parameter with no values is not searched: the job's own value holds, or transformers' default. What a device or an
-installation lacks (a precision, the package of an optimizer, flash attention, a compiler) is taken out before the study starts,
-with a line that says so. A precision is one of {precisions}.
-{choices}"""
+A parameter without values is not searched: the job's own value holds, or transformers' default. What a device or an
+installation lacks (a precision, the package of an optimizer, flash attention, a compiler) is left out before the study starts,
+with a line that says so. These parameters take names:
+
+{names}
+"""
 
 _NUMBERS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 _BOUNDS = {
@@ -93,14 +94,16 @@ def _table(model: type[BaseModel], path: str) -> str:
 def _space() -> str:
     forms = (inspect.getdoc(kinds) or "").split("\n\n", 1)[1]
     listed = []
-    for name, values in CHOICES.items():
-        needs = {value: OPTIMIZERS.get(value) if name == "optim" else None for value in values}
-        common = ", ".join(f"`{value}`" for value, package in needs.items() if package is None)
-        listed.append(f"\n- `{name}`: {common}")
-        for package in dict.fromkeys(package for package in needs.values() if package is not None):
-            listed.append(f"; with {package} {', '.join(f'`{value}`' for value in values if needs[value] == package)}")
-    precisions = ", ".join(f"`{precision.value}`" for precision in Precision)
-    return _SPACE.format(forms=forms, precisions=precisions, choices="".join(listed))
+    for knob in KNOBS.values():
+        if not isinstance(knob.kind, kinds.Names):
+            continue
+        by_package: dict[str | None, list[str]] = {}
+        for name in knob.kind.names:
+            need = knob.needs(name)
+            by_package.setdefault(None if need is None else need.package, []).append(f"`{name}`")
+        parts = [(f"with {package} " if package else "") + ", ".join(names) for package, names in by_package.items()]
+        listed.append(f"- `{knob.name}`: {'; '.join(parts)}")
+    return _SPACE.format(forms=forms, names="\n".join(listed))
 
 
 def _type(field: FieldInfo) -> str:

@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from tradeoff.objectives.job.settings import (
     CustomJob,
@@ -21,9 +30,7 @@ from tradeoff.objectives.job.settings import (
 )
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import BUILT_IN, GOALS, cost_names, learned_names, metric_name
-from tradeoff.searchspace import EffectiveBatchSizeRange, Reuse, SearchSpace, TrialParameters
-from tradeoff.searchspace.choices import check_choice
-from tradeoff.searchspace.kinds import READERS
+from tradeoff.searchspace import KNOBS, MICRO_BATCH, Domain, EffectiveBatchSizeRange, Reuse, SearchSpace, TrialParameters
 
 # Of which all are looked at, many times.
 MAX_CONFIGURATIONS = 100_000
@@ -35,40 +42,27 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SpaceConfig(_Model):
-    """The values that each parameter may take: one value, a list, or a range."""
+_KNOB_FIELDS: dict[str, Any] = {knob.name: (Any, Field(knob.searched, description=knob.description)) for knob in KNOBS.values()}
 
-    per_device_train_batch_size: Any = Field([4, 8, 16, 32], description="micro-batch: samples in one forward pass")
-    gradient_accumulation_steps: Any = Field([1, 2, 4], description="micro-batches in one optimizer step")
-    gradient_checkpointing: Any = Field([False, True], description="recompute activations in the backward pass")
-    precision: Any = Field(["fp32", "fp16", "bf16"], description="full precision, or mixed precision")
-    learning_rate: Any = Field(None, description="searched instead of the job's where it is given")
-    dataloader_num_workers: Any = Field(None, description="processes that load data")
-    dataloader_pin_memory: Any = Field(None, description="load into page-locked memory")
-    optim: Any = Field(None, description="optimizer, by transformers' name; the job's where it is not given")
-    padding: Any = Field(None, description="pad to max_length, or to the longest of a batch; the job's where it is not given")
-    train_sampling_strategy: Any = Field(None, description="random, or group_by_length: samples of similar length together")
-    attn_implementation: Any = Field(None, description="eager, sdpa or flash_attention_2; what transformers chooses by default")
-    torch_compile: Any = Field(None, description="compile the model with torch.compile")
+
+class SpaceConfig(create_model("_Knobs", __base__=_Model, **_KNOB_FIELDS)):  # type: ignore[misc]  # a key for each knob
+    """The values that each parameter may take: one value, a list, or a range."""
 
     @field_validator("*")
     @classmethod
-    def _read(cls, spec: Any, info: Any) -> Any:
+    def _read(cls, spec: Any, info: ValidationInfo) -> Any:
+        if spec is None and info.field_name == MICRO_BATCH:
+            raise ValueError("it must have values")
         if spec is not None:
-            domain = READERS[info.field_name](spec)
-            if info.field_name != "per_device_train_batch_size":
-                # A parameter's own rules (at least 1, positive) are checked by the space that holds it.
-                batch = READERS["per_device_train_batch_size"](1)
-                SearchSpace(domains={"per_device_train_batch_size": batch, info.field_name: domain})
-            else:
-                SearchSpace(domains={info.field_name: domain})
+            knob = KNOBS[str(info.field_name)]
+            for value in knob.kind.read(spec).examples():
+                knob.kind.check(knob.name, value)
         return spec
 
-    @model_validator(mode="after")
-    def _check(self) -> "SpaceConfig":
-        if self.per_device_train_batch_size is None:
-            raise ValueError("per_device_train_batch_size must have values")
-        return self
+    def domains(self) -> dict[str, Domain]:
+        """Return the domains of the parameters that are searched, by name."""
+        specs = {name: getattr(self, name) for name in KNOBS}
+        return {name: KNOBS[name].kind.read(spec) for name, spec in specs.items() if spec is not None}
 
 
 class EffectiveBatchSizeLimits(_Model):
@@ -180,10 +174,10 @@ class StudyConfig(_Model):
         counts = [len(domain.values() or (None,)) for domain in space.domains.values()]
         if (size := math.prod(counts)) > MAX_CONFIGURATIONS:
             raise ValueError(f"a space may have at most {MAX_CONFIGURATIONS:,} configurations, got {size:,}; give fewer values")
-        if self.sampler == "grid" and space.size() is None:
-            raise ValueError("sampler: grid needs a list of values for every parameter, and learning_rate is a range")
+        if self.sampler == "grid" and (continuous := space.continuous()):
+            raise ValueError(f"sampler: grid needs a list of values for every parameter, and {continuous[0]} is a range")
         try:
-            check_choice("optim", self.job.optim)
+            KNOBS["optim"].kind.check("optim", self.job.optim)
         except ValueError as error:
             raise ValueError(f"job.{error}") from None
         if space.size() == 0:
@@ -199,9 +193,8 @@ class StudyConfig(_Model):
     def search_space(self) -> SearchSpace:
         """The space that the file describes."""
         limits = self.limits.effective_batch_size
-        specs = {name: getattr(self.space, name) for name in READERS}
         return SearchSpace(
-            domains={name: READERS[name](spec) for name, spec in specs.items() if spec is not None},
+            domains=self.space.domains(),
             effective_batch_size=EffectiveBatchSizeRange(low=limits.min, high=limits.max, num_devices=self.devices_per_trial),
         )
 

@@ -11,15 +11,15 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.measurements.outcome import Completed, Interrupted, Outcome, OutOfMemory
 from tradeoff.objectives.measurements.records import TrialRecord, outcome_attributes
-from tradeoff.searchspace import MemoryClass, SearchSpace, TrialParameters
-from tradeoff.searchspace.constraints import check_attention
+from tradeoff.searchspace import KNOBS, MICRO_BATCH, MemoryClass, SearchSpace, TrialParameters
+from tradeoff.searchspace.constraints import check_conflicts
 from tradeoff.studies.execution.preparation import Preparation
 
 # The first batch to try; a batch of one says little about the next one.
@@ -27,8 +27,8 @@ FIRST_BATCH = 8
 # With nothing to draw a line through, a batch that fits is followed by one this many times larger.
 GROWTH = 4
 
-MEMORY_FIELDS = frozenset(each.name for each in fields(MemoryClass))
-FURTHER_FIELDS = MEMORY_FIELDS - {"gradient_checkpointing", "precision", "accumulates"}
+# Parts of a memory class that have fields of their own in what is printed.
+ALWAYS_SHOWN = ("gradient_checkpointing", "precision", "accumulates")
 
 Probe = Callable[[TrialParameters], Outcome]
 
@@ -62,7 +62,7 @@ class Fit:
     @property
     def further(self) -> dict[str, Any]:
         """The rest of what decides memory, where it is searched: optimizer, attention and the like."""
-        return {name: value for name, value in self.parameters.as_dict().items() if name in FURTHER_FIELDS}
+        return {name: value for name, value in self.parameters.memory_class().items() if name not in ALWAYS_SHOWN}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -87,9 +87,9 @@ def compute_configurations(space: SearchSpace) -> list[TrialParameters]:
 
     A parameter that does not change the memory of a step takes the first of its values.
     """
-    left_out = ("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate")
+    left_out = {MICRO_BATCH, "gradient_accumulation_steps", *space.learning_only}
     listed = {
-        name: (domain.values() or (None,))[: None if name in MEMORY_FIELDS else 1]
+        name: (domain.values() or (None,))[: None if KNOBS[name].memory else 1]
         for name, domain in space.domains.items()
         if name not in left_out
     }
@@ -98,7 +98,7 @@ def compute_configurations(space: SearchSpace) -> list[TrialParameters]:
     found: dict[MemoryClass, TrialParameters] = {}
     for values in itertools.product(*listed.values()):
         parameters = TrialParameters(per_device_train_batch_size=1, **dict(zip(listed, values, strict=True)))
-        if check_attention(parameters) is None:
+        if check_conflicts(parameters) is None:
             found.setdefault(parameters.memory_class(), parameters)
     return list(found.values())
 
@@ -254,4 +254,4 @@ class _Search:
                 self.failure = f"batch {batch}: {outcome.reason}"
 
     def _with(self, batch: int) -> TrialParameters:
-        return replace(self.configuration, per_device_train_batch_size=batch)
+        return self.configuration.replace(per_device_train_batch_size=batch)

@@ -116,7 +116,7 @@ def _example_script(job: AnyJob, parameters: TrialParameters, num_devices: int) 
 
     None where that script can't: it reads data and models of the hub alone, and has no option for the attention.
     """
-    if isinstance(job, CustomJob) or not _has_hub_data(job) or job.model == EMBEDDED or parameters.attn_implementation:
+    if isinstance(job, CustomJob) or not _has_hub_data(job) or job.model == EMBEDDED or "attn_implementation" in parameters:
         return None
     options = {
         "model_name_or_path": job.model,

@@ -96,7 +96,7 @@ def train_export(
             f"{device.name} does not train in {parameters.precision.value}, it has {', '.join(device.precisions)};"
             " export a configuration of another precision"
         )
-    if (why := first_missing(parameters, optimizer=job.optim, extras=frozenset(device.extras))) is not None:
+    if (why := first_missing(parameters, optimizer=job.optim, abilities={*device.precisions, *device.extras})) is not None:
         raise TradeoffError(f"{why}; install it, or export another configuration")
     say.print(f"device: {device.name}\npreparing the data", highlight=False)
     try:

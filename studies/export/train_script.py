@@ -8,7 +8,7 @@ job it calls the user's function.
 import json
 from pathlib import Path
 
-from tradeoff.objectives.job.arguments import beside_arguments, job_of_data, padding
+from tradeoff.objectives.job.arguments import job_of_data, padding, settings_beside_arguments
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob
 from tradeoff.objectives.measurements.goals import metric_name
 from tradeoff.searchspace import TrialParameters
@@ -53,7 +53,7 @@ def embedded_module() -> str:
 
 def _custom_values(job: CustomJob, parameters: TrialParameters) -> dict[str, object]:
     module, _, function = job.build.partition(":")
-    settings = {**job.kwargs, **beside_arguments(parameters)}
+    settings = {**job.kwargs, **settings_beside_arguments(parameters)}
     key = None if job.metric is None else f"eval_{job.metric.removeprefix('eval_')}"
     return {
         "module": module,
@@ -81,7 +81,7 @@ def _text_classification_values(job: TextClassificationJob, parameters: TrialPar
         "is_embedded_model": job.model == EMBEDDED,
         "has_weights": job.model != EMBEDDED
         and (not local.is_dir() or any(next(local.glob(pattern), None) for pattern in _WEIGHTS)),
-        "attention": parameters.attn_implementation,
+        "attention": parameters.get("attn_implementation"),
         "padding": padding(job, parameters),
         "is_padded_later": job_of_data(job, parameters.as_dict()).padding != "max_length",
     }

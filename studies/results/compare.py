@@ -6,7 +6,7 @@ from typing import Any
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.searchspace import TrialParameters
+from tradeoff.searchspace import KNOBS
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.front import dominates, extremes, pareto_front
@@ -81,7 +81,7 @@ def compare_trials(results: StudyResults, a: int, b: int) -> Comparison:
     left, right = _trial(results, a), _trial(results, b)
     rows = [
         Row(name=name, label=SHORT_NAMES.get(name, name), a=left.params.get(name), b=right.params.get(name))
-        for name in TrialParameters.names()
+        for name in KNOBS
         if left.params.get(name) != right.params.get(name)
     ]
     batches = [numeric_value(record, "effective_batch_size") for record in (left, right)]

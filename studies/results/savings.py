@@ -71,7 +71,7 @@ def savings(records: Sequence[TrialRecord], knowledge: Knowledge) -> Savings:
     is_finite = space.size() is not None
     grid = list(space.grid()) if is_finite else list(space.structures)
     read = [
-        (record, parameters if is_finite else parameters.with_learning_rate(None))
+        (record, parameters if is_finite else parameters.structure)
         for record in records
         if (parameters := space.read(record.params)) is not None
     ]

@@ -13,29 +13,14 @@ from typing import TYPE_CHECKING, Any
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import NUM_SEEDS, spread_name
-from tradeoff.searchspace import TrialParameters
+from tradeoff.searchspace import KNOBS, MICRO_BATCH
 from tradeoff.studies.results.front import extremes, knee
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-# How a parameter is headed in a table, where room is scarce.
-SHORT_NAMES = {
-    "per_device_train_batch_size": "batch",
-    "gradient_accumulation_steps": "accumulation",
-    "gradient_checkpointing": "checkpointing",
-    "learning_rate": "learning rate",
-    "dataloader_num_workers": "workers",
-    "dataloader_pin_memory": "pinned memory",
-    "optim": "optimizer",
-    "train_sampling_strategy": "sampling",
-    "attn_implementation": "attention",
-    "torch_compile": "compiled",
-}
-# Values that say by themselves what they are of.
-_SPEAKING = frozenset({"precision", "optim", "train_sampling_strategy"})
-# Values that a reader takes for granted, and that a configuration in words leaves out.
-_USUAL = {"train_sampling_strategy": "random"}
+# Parameter names in a table, where room is scarce.
+SHORT_NAMES = {name: knob.label for name, knob in KNOBS.items()}
 ELSEWHERE = "~"
 
 
@@ -141,17 +126,16 @@ def shown_value(record: TrialRecord, objective: str) -> str:
 
 
 def short_configuration(params: Mapping[str, Any]) -> str:
-    """A configuration in a few words: "32 x 2, checkpointing, bf16" for batch 32 with 2 accumulation steps."""
-    if "per_device_train_batch_size" not in params:
+    """Return a configuration in a few words: "32 x 2, checkpointing, bf16" for batch 32 with 2 accumulation steps."""
+    if MICRO_BATCH not in params:
         return "no configuration yet"  # its worker died before it had chosen one
-    words = [f"{params['per_device_train_batch_size']} x {params.get('gradient_accumulation_steps', 1)}"]
+    words = [f"{params[MICRO_BATCH]} x {params.get('gradient_accumulation_steps', 1)}"]
     for name, value in params.items():
-        if name in ("per_device_train_batch_size", "gradient_accumulation_steps") or value is None or value is False:
+        knob = KNOBS[name]
+        if name in (MICRO_BATCH, "gradient_accumulation_steps") or value is None or value is False or value == knob.usual:
             continue
-        if _USUAL.get(name) == value:
-            continue
-        label = SHORT_NAMES.get(name, name)
-        words.append(label if value is True else str(value) if name in _SPEAKING else f"{label} {show_parameter(value)}")
+        shown = knob.label if value is True else str(value) if knob.names_itself else f"{knob.label} {show_parameter(value)}"
+        words.append(shown)
     return ", ".join(words)
 
 
@@ -168,7 +152,7 @@ def _shown(front: Sequence[TrialRecord], only: TrialRecord | None) -> Sequence[T
 def _parameter_names(records: Sequence[TrialRecord]) -> list[str]:
     """The parameters that any of the records holds, in the order in which they are shown."""
     held = {name for record in records for name in record.params}
-    return [name for name in TrialParameters.names() if name in held]
+    return [name for name in KNOBS if name in held]
 
 
 def is_elsewhere(record: TrialRecord, objective: str) -> bool:

@@ -2,9 +2,8 @@
 
 Time and memory of all members of a class are known from the survey, so one training places them all at once, and the only
 unknown is the accuracy, or another metric, that they share. It is modelled by a Gaussian process over the logarithm of the
-effective batch, the precision and, if they are searched, the logarithm of the learning rate, the optimizer and the grouping by
-length. The expected improvement is then a sum over a few quantiles of that metric, each an exact hypervolume. Several metrics
-are modelled independently.
+effective batch and the coordinates of the knobs that change learning. The expected improvement is then a sum over a few
+quantiles of that metric, each an exact hypervolume. Several metrics are modelled independently.
 
 Decoupled evaluation of objectives is known from Bayesian optimisation: D. Hernandez-Lobato et al., "Predictive Entropy Search
 for Multi-objective Bayesian Optimization", ICML 2016, section 3.3. The improvement is divided by a power of the cost, as in
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.measurements.goals import GOALS, Goal, learned_names
-from tradeoff.searchspace import OPTIMIZERS, LearningClass, Precision, TrialParameters
+from tradeoff.searchspace import KNOBS, LearningClass, TrialParameters
 
 # Medians of five equally likely parts of a normal distribution.
 QUANTILES = (-1.2816, -0.5244, 0.0, 0.5244, 1.2816)
@@ -141,18 +140,29 @@ def _cost(candidate: Candidate) -> float:
 def _first_guess(candidates: Sequence[Candidate]) -> Candidate:
     """Return the class to train first: the fastest one with effective batch 32, which most published fine-tunings use.
 
-    If a learning rate is searched, the middle one is taken: people choose a range around what they believe in.
+    Of what changes learning only, such as the learning rate, the middle is taken: people choose a range around what they
+    believe in.
     """
-    rates = {rate for candidate in candidates if (rate := candidate.learning_class.learning_rate) is not None}
-    middle = float(np.median(np.log(sorted(rates)))) if rates else 0.0
+    places = {candidate.learning_class: _place(candidate.learning_class) for candidate in candidates}
+    middle = np.median(sorted(set(places.values())), axis=0)
 
     def distance(candidate: Candidate) -> tuple[float, float, float]:
         learning_class = candidate.learning_class
         from_32 = abs(math.log2(learning_class.effective_batch_size) - 5)
-        rate = learning_class.learning_rate
-        return from_32, 0.0 if rate is None else abs(math.log(rate) - middle), candidate.fastest[1].train_time_s
+        from_middle = float(np.abs(np.subtract(places[learning_class], middle)).sum())
+        return from_32, from_middle, candidate.fastest[1].train_time_s
 
     return min(candidates, key=distance)
+
+
+def _place(learning_class: LearningClass) -> tuple[float, ...]:
+    """Return the coordinates of what changes learning only, without regard to the batch."""
+    return tuple(
+        coordinate
+        for name, knob in KNOBS.items()
+        if knob.changes_learning_only and knob.coordinates is not None and name in learning_class
+        for coordinate in knob.coordinates(learning_class[name], 1)
+    )
 
 
 def _values_of(name: str, trained: Mapping[LearningClass, Sequence[Mapping[str, float]]]) -> list[tuple[LearningClass, float]]:
@@ -237,30 +247,15 @@ class MetricGP:
 
 
 def _features(classes: Sequence[LearningClass]) -> Array:
-    """Return classes as points, in which three doublings of the batch, three times the rate, or two optimizers are 1 apart.
+    """Return classes as points, in which three doublings of the effective batch are 1 apart, and settings as their knobs say.
 
-    A learning rate counts beside the square root of the batch, with which the best one grows (S. Malladi et al., "On the SDEs
-    and Scaling Rules for Adaptive Gradient Algorithms", NeurIPS 2022): so what is learned at one batch tells of the others.
-
-    Each optimizer is a coordinate of its own, since there is no order between them; grouping by length is half a unit from
-    shuffling, as the precisions are. These coordinates are there only where they are searched.
+    A setting has coordinates only if it is searched.
     """
-    order = list(Precision)
-    features = np.array(
-        [
-            [
-                math.log2(c.effective_batch_size) / 3,
-                0.0 if c.precision == order[0] else 0.5,
-                math.log(c.learning_rate / math.sqrt(c.effective_batch_size), 3) if c.learning_rate is not None else 0.0,
-            ]
-            for c in classes
-        ]
-    ).reshape(-1, 3)
-    if any(c.optimizer is not None for c in classes):
-        features = np.hstack([features, [[(c.optimizer == name) / math.sqrt(2) for name in OPTIMIZERS] for c in classes]])
-    if any(c.train_sampling_strategy is not None for c in classes):
-        features = np.hstack([features, [[0.5 * (c.train_sampling_strategy == "group_by_length")] for c in classes]])
-    return features
+    columns = [[[math.log2(c.effective_batch_size) / 3] for c in classes]]
+    for name, knob in KNOBS.items():
+        if knob.coordinates is not None and any(name in c for c in classes):
+            columns.append([list(knob.coordinates(c[name], c.effective_batch_size)) for c in classes])
+    return np.hstack(columns) if classes else np.zeros((0, 1))
 
 
 class Volume:

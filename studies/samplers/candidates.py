@@ -1,19 +1,20 @@
 """Candidates of the decoupled search, the learning classes with their members that fit, and the reference point."""
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from optuna.distributions import FloatDistribution
 
 from tradeoff.objectives.knowledge.knowledge import Cost, Knowledge
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import GOALS, Goal
-from tradeoff.searchspace import LearningClass, SearchSpace, TrialParameters
+from tradeoff.searchspace import FloatRange, LearningClass, SearchSpace, TrialParameters
 from tradeoff.studies.samplers.acquisition import Candidate
 
-# Learning rates drawn for a decision, where the learning rate is searched over a range.
-NUM_LEARNING_RATES = 12
+# Points drawn for a decision for each parameter that changes learning only and is searched over a range.
+NUM_DRAWS = 12
 # How far beyond the worst value the reference is, as a share of the range, if there is no other measure.
 RANGE_MARGIN = 0.1
 # A learned value counts up to this many times the distance between best and median, once there are so many values.
@@ -31,20 +32,20 @@ def candidates(
 
     Args:
         knowledge: The models fitted to the study's trials.
-        seed: The seed of the learning rates that are drawn.
-        num_trials: The number of trials of the study: after each trial other rates are drawn.
+        seed: The seed of the values that are drawn from ranges, such as the learning rate's.
+        num_trials: The number of trials of the study: after each trial other values are drawn.
     """
     groups: dict[LearningClass, list[tuple[TrialParameters, Cost]]] = {}
     setup = knowledge.setup
-    rates = _learning_rates(setup.space, seed, num_trials)
+    settings = _learning_settings(setup.space, seed, num_trials)
     for structure in setup.space.structures:
         cost = knowledge.cost(structure)
         if cost is None or cost.peak_memory_mib > setup.memory_limit_mib or knowledge.out_of_memory(structure) is not None:
             continue
         if not cost.knows(setup.costs):
             continue  # it can't be placed
-        for rate in rates:
-            parameters = structure.with_learning_rate(rate)
+        for values in settings:
+            parameters = structure.replace(**values)
             groups.setdefault(knowledge.class_of(parameters), []).append((parameters, cost))
     return [Candidate(learning_class=key, members=tuple(group)) for key, group in groups.items()]
 
@@ -101,16 +102,11 @@ def worst_that_counts(goal: Goal, values: Collection[float], baseline: float | N
     return goal.sign * (worst - RANGE_MARGIN * ((best - worst) or abs(best) or 1.0))
 
 
-def _learning_rates(space: SearchSpace, seed: int | None, num_trials: int) -> list[float | None]:
-    domain = space.domains.get("learning_rate")
-    if domain is None:
-        return [None]
-    if (values := domain.values()) is not None:
-        return list(values)
-    distribution = domain.distribution()
-    assert isinstance(distribution, FloatDistribution)
-    drawn = np.random.default_rng([seed or 0, num_trials]).random(NUM_LEARNING_RATES)
-    low, high = distribution.low, distribution.high
-    if distribution.log:
-        return [float(low * (high / low) ** share) for share in drawn]
-    return [float(low + (high - low) * share) for share in drawn]
+def _learning_settings(space: SearchSpace, seed: int | None, num_trials: int) -> list[dict[str, Any]]:
+    """Return values of the parameters that change learning only: every combination of lists, with draws from ranges."""
+    lists = {name: values for name, domain in space.learning_only.items() if (values := domain.values()) is not None}
+    ranges = {name: d for name, d in space.learning_only.items() if name not in lists and isinstance(d, FloatRange)}
+    shares = np.random.default_rng([seed or 0, num_trials]).random((len(ranges), NUM_DRAWS * len(ranges)))
+    drawn = [{name: ranges[name].at(share) for name, share in zip(ranges, point, strict=True)} for point in shares.T]
+    listed = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
+    return [point | values for point in drawn or [{}] for values in listed]

@@ -59,9 +59,8 @@ def _settled(knowledge: Knowledge) -> Iterator[tuple[TrialParameters, Observatio
     for structure in knowledge.setup.space.structures:
         structures.setdefault(knowledge.class_of(structure), []).append(structure)
     for training in knowledge.trainings.values():
-        rate = training.parameters.learning_rate
-        for structure in structures[knowledge.class_of(training.parameters.with_learning_rate(None))]:
-            yield structure.with_learning_rate(rate), training
+        for structure in structures[knowledge.class_of(training.parameters.structure)]:
+            yield structure.replace(**training.parameters.learning_only), training
 
 
 def _probed(knowledge: Knowledge) -> Iterator[tuple[TrialParameters, Observation]]:

@@ -16,12 +16,10 @@ to what it postponed once the rest is exhausted.
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import fields, replace
 from enum import IntEnum
-from typing import Any
 
 from tradeoff.objectives.knowledge.knowledge import Cost, Knowledge
-from tradeoff.searchspace import MemoryClass, SearchSpace, SpeedClass, TrialParameters
+from tradeoff.searchspace import KNOBS, Learning, LearningClass, MemoryClass, SearchSpace, SpeedClass, TrialParameters
 
 # A batch predicted to exceed the limit by up to this share may still fit, and is probed.
 BOUNDARY_MARGIN = 0.05
@@ -32,12 +30,9 @@ MEMORY_TOLERANCE = 0.05
 # Probes per line, on average: used to estimate what is left of a survey.
 PROBES_A_LINE = 2
 
-# Compute configurations that differ in exactly one of these are compared at the same batch.
-SIBLING_FIELDS = ("precision", "optim", "attn_implementation", "torch_compile", "padding", "train_sampling_strategy")
-
 Line = dict[int, TrialParameters]
-# Costs of configurations that can replace each other: by effective batch and whatever else changes learning in kind.
-Known = dict[tuple[Any, ...], list[tuple[SpeedClass, Cost]]]
+# Costs of configurations that can replace each other: by learning class, without regard to precision.
+Known = dict[LearningClass, list[tuple[SpeedClass, Cost]]]
 
 
 class Depth(IntEnum):
@@ -61,10 +56,10 @@ def next_probe(
         pending: Configurations that another worker is running, or was running when it died.
         depth: The extent of the survey.
     """
-    busy = {parameters.with_learning_rate(None) for parameters in pending}
+    busy = {parameters.structure for parameters in pending}
     # A probe that failed or timed out would do so again.
     hopeless = {
-        observation.parameters.with_learning_rate(None)
+        observation.parameters.structure
         for observation in knowledge.observations
         if observation.record.outcome in ("failed", "timed_out") and observation.step_times_s is None
     }
@@ -107,12 +102,13 @@ def _families(space: SearchSpace) -> dict[SpeedClass, dict[bool, Line]]:
 def _memory_class(lines: dict[bool, Line]) -> MemoryClass:
     """Return the memory class of a compute configuration, without regard to accumulation."""
     line = next(iter(lines.values()))
-    return replace(next(iter(line.values())).memory_class(), accumulates=False)
+    return next(iter(line.values())).memory_class().replace(accumulates=False)
 
 
 def _are_siblings(a: SpeedClass, b: SpeedClass) -> bool:
-    different = [field.name for field in fields(a) if getattr(a, field.name) != getattr(b, field.name)]
-    return len(different) == 1 and different[0] in SIBLING_FIELDS
+    """Return True if they differ only in one knob that changes the arithmetic, so that one batch is enough to compare them."""
+    different = [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
+    return len(different) == 1 and KNOBS[different[0]].learning >= Learning.ROUNDING
 
 
 def _known_costs(knowledge: Knowledge) -> Known:
@@ -124,9 +120,13 @@ def _known_costs(knowledge: Knowledge) -> Known:
     for parameters in knowledge.setup.space.structures:
         if (cost := knowledge.cost(parameters)) is not None:
             learning = parameters.learning_class(knowledge.setup.num_devices)
-            key = (learning.effective_batch_size, learning.optimizer, learning.train_sampling_strategy)
-            known[key].append((parameters.speed_class(), cost))
+            method = {name: value for name, value in learning.items() if _is_method(name)}
+            known[LearningClass(**method)].append((parameters.speed_class(), cost))
     return known
+
+
+def _is_method(name: str) -> bool:
+    return name not in KNOBS or KNOBS[name].learning is Learning.METHOD
 
 
 def _looks_dominated(speed_class: SpeedClass, known: Known) -> bool:

@@ -74,8 +74,8 @@ def accuracy(p: TrialParameters) -> float:
     """What a class reaches in the mean of all seeds: best at a batch of 8, and at a learning rate that grows with the batch."""
     x = math.log2(p.effective_batch_size())
     away = 0.0
-    if p.learning_rate is not None:
-        away = math.log(p.learning_rate / (BEST_LEARNING_RATE * 2 ** (x / 2 - 1.5)), 3)
+    if "learning_rate" in p:
+        away = math.log(p["learning_rate"] / (BEST_LEARNING_RATE * 2 ** (x / 2 - 1.5)), 3)
         # A fitting rate makes up for half of what a large batch loses.
         x = 3 + (x - 3) / 2
     lost = (0.012 if x <= 3 else 0.0095) * (x - 3) ** 2 + 0.03 * away**2
@@ -136,7 +136,7 @@ class SimulatedRunner:
 
     def measured_accuracy(self, p: TrialParameters, job_seed: int = JOB.seed) -> float:
         """What a training of exactly this configuration reaches with this seed."""
-        rate = 0 if p.learning_rate is None else round(p.learning_rate * 1e9)
+        rate = round(p.get("learning_rate", 0) * 1e9)
         key = [
             self.seed, p.per_device_train_batch_size, p.gradient_accumulation_steps, list(Precision).index(p.precision), rate,
         ]  # fmt: skip

@@ -10,8 +10,7 @@ from running import Events, end_trial, prepared, shared_server, tiny_job
 
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.objective import DASHBOARD_CONSTRAINTS, Objective, TrialFailed
-from tradeoff.searchspace import EffectiveBatchSizeRange, Reuse, SearchSpace
-from tradeoff.searchspace.kinds import READERS
+from tradeoff.searchspace import KNOBS, EffectiveBatchSizeRange, Reuse, SearchSpace
 
 OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")
 SMALL = {
@@ -30,7 +29,7 @@ def space(**limits: int) -> SearchSpace:
         "precision": ["fp32"],
     }
     return SearchSpace(
-        domains={name: READERS[name](spec) for name, spec in specs.items()},
+        domains={name: KNOBS[name].kind.read(spec) for name, spec in specs.items()},
         effective_batch_size=EffectiveBatchSizeRange(**limits),
     )
 

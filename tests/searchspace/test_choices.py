@@ -2,8 +2,8 @@
 
 import pytest
 
-from tradeoff.searchspace import OPTIMIZERS, Categorical, SearchSpace, TrialParameters
-from tradeoff.searchspace.choices import REFUSED_OPTIMIZERS, SAME_ALGORITHM, SAMPLING_STRATEGIES
+from tradeoff.searchspace import Categorical, SearchSpace, TrialParameters
+from tradeoff.searchspace.choices import OPTIMIZERS, REFUSED_OPTIMIZERS, SAME_ALGORITHM, SAMPLING_STRATEGIES
 
 
 def space(**values):
@@ -33,9 +33,9 @@ def test_the_sampling_strategies_are_some_of_those_of_transformers():
     [
         ("optim", "adamw_torch_fuse", "got 'adamw_torch_fuse'; did you mean 'adamw_torch_fused'"),
         ("optim", "galore_adamw", "'galore_adamw' can't be used here: it must be told which layers to treat"),
-        ("attn_implementation", "flash", "there are eager, sdpa, flash_attention_2"),
-        ("padding", "none", "padding must be a name that transformers has, got 'none'; there are max_length, longest"),
-        ("train_sampling_strategy", "group_by_lenght", "did you mean 'group_by_length'"),
+        ("attn_implementation", "flash", "must be one of eager, sdpa, flash_attention_2, got 'flash'"),
+        ("padding", "none", "padding must be one of max_length, longest, got 'none'"),
+        ("train_sampling_strategy", "group_by_lenght", "must be one of random, group_by_length, got 'group_by_lenght'"),
     ],
 )
 def test_a_name_that_does_not_exist_is_refused_with_what_would_be_right(name, value, message):
@@ -45,10 +45,10 @@ def test_a_name_that_does_not_exist_is_refused_with_what_would_be_right(name, va
 
 def test_flash_attention_in_full_precision_is_no_configuration():
     searched = space(attn_implementation=("sdpa", "flash_attention_2"), precision=("fp32", "bf16"))
-    found = {(p.attn_implementation, p.precision.value) for p in searched.grid()}
+    found = {(p.get("attn_implementation"), p.precision.value) for p in searched.grid()}
     assert found == {("sdpa", "fp32"), ("sdpa", "bf16"), ("flash_attention_2", "bf16")}
     broken = TrialParameters(per_device_train_batch_size=8, attn_implementation="flash_attention_2")
-    assert searched.violation(broken).reason == "flash_attention_2 computes in 16 bits alone, and precision is fp32"
+    assert searched.violation(broken).reason == "flash_attention_2 computes in 16 bits only, and precision is fp32"
 
 
 def test_values_that_are_not_there_are_taken_out_and_an_empty_rest_is_refused():
@@ -56,5 +56,5 @@ def test_values_that_are_not_there_are_taken_out_and_an_empty_rest_is_refused():
     left = searched.without("optim", {"lion_8bit"})
     assert left.domains["optim"].values() == ("adafactor",)
     assert searched.without("padding", {"longest"}) is searched
-    with pytest.raises(ValueError, match=r"none of the values to search is available here \(adafactor\)"):
+    with pytest.raises(ValueError, match=r"none of the values to search is available here \(adafactor\); add adamw_torch"):
         left.without("optim", {"adafactor"})

@@ -1,7 +1,7 @@
 import optuna
 import pytest
 
-from tradeoff.searchspace import Categorical, EffectiveBatchSizeRange, FloatRange, Precision, SearchSpace, TrialParameters
+from tradeoff.searchspace import Categorical, EffectiveBatchSizeRange, FloatRange, SearchSpace, TrialParameters
 
 BATCH = Categorical((8, 16))
 ACCUMULATION = Categorical((1, 2, 4))
@@ -68,7 +68,7 @@ def test_a_space_that_can_not_be_is_refused(domains, message):
 
 def test_precisions_that_a_device_lacks_are_taken_out():
     full = SearchSpace(domains={"per_device_train_batch_size": BATCH, "precision": Categorical(("fp32", "fp16"))})
-    left = full.without_precisions(frozenset({Precision.FP16}))
-    assert left.domains["precision"].values() == ("fp32",)
-    with pytest.raises(ValueError, match="none of the precisions"):
-        left.without_precisions(frozenset({Precision.FP32}))
+    left = full.without("precision", {"fp32"})
+    assert left.domains["precision"].values() == ("fp16",)
+    with pytest.raises(ValueError, match=r"none of the values to search is available here \(fp16\); add fp32"):
+        left.without("precision", {"fp16"})

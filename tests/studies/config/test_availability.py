@@ -30,7 +30,7 @@ def test_a_device_that_has_all_precisions_takes_nothing_out() -> None:
 
 
 def test_a_device_with_none_of_the_precisions_ends_the_study() -> None:
-    with pytest.raises(TradeoffError, match=r"space\.precision: the device has none of the precisions .*\(fp16\); add fp32"):
+    with pytest.raises(TradeoffError, match=r"space\.precision: none of the values .* available here \(fp16\); add fp32"):
         available_space(precisions("fp16"), CPU)
 
 

@@ -15,7 +15,8 @@ from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.memory_estimator.job import estimate_for_search
-from tradeoff.searchspace import OPTIMIZERS, Categorical, LearningClass, Precision, SearchSpace, TrialParameters
+from tradeoff.searchspace import Categorical, LearningClass, Precision, SearchSpace, TrialParameters
+from tradeoff.searchspace.choices import OPTIMIZERS
 from tradeoff.studies.cli.plan import estimate_memory
 from tradeoff.studies.config.availability import available_space, check_attention
 from tradeoff.studies.config.study import StudyConfig
@@ -61,8 +62,8 @@ def test_what_is_not_installed_is_left_out_before_the_study_in_a_line_each() -> 
     assert lines is not None
     assert lines.splitlines() == [
         "adamw_bnb_8bit and lion_8bit left out: needs the package bitsandbytes, which is not installed",
-        "flash_attention_2 left out: needs a card and the package flash_attn",
-        "torch_compile left out: needs a compiler: g++ (clang++ on macOS) on a CPU, triton and gcc or clang on a card",
+        "flash_attention_2 left out: needs a GPU and the package flash_attn",
+        "torch_compile left out: needs a compiler: g++ (clang++ on macOS) on a CPU, triton and gcc or clang on a GPU",
     ]
     assert available_space(config, CPU | {"extras": ["bitsandbytes", "flash_attention_2", "torch_compile"]})[1] is None
 
@@ -93,7 +94,7 @@ def test_a_name_that_does_not_exist_is_refused_when_the_file_is_read(change: dic
 
 
 def test_flash_attention_alone_in_full_precision_leaves_no_configuration() -> None:
-    with pytest.raises(ValueError, match="flash_attention_2 computes in 16 bits alone, and precision is fp32"):
+    with pytest.raises(ValueError, match="flash_attention_2 computes in 16 bits only, and precision is fp32"):
         study(attn_implementation="flash_attention_2")
 
 
@@ -121,30 +122,30 @@ def test_a_configuration_in_words_names_what_was_chosen() -> None:
 
 
 def test_spaces_without_the_further_knobs_get_no_further_coordinates() -> None:
-    classes = [learning_class(8), learning_class(64, precision=Precision.BF16), learning_class(24, rate=3e-5)]
-    points = _features(classes)
-    assert points.shape == (3, 3)
-    searched = [learning_class(8, optimizer="sgd"), learning_class(64, precision=Precision.BF16, optimizer="sgd")]
+    points = _features([learning_class(8), learning_class(64, precision=Precision.BF16)])
+    assert points.shape == (2, 2)
+    assert _features([learning_class(8, rate=3e-5), learning_class(24, rate=3e-5)]).shape == (2, 3)
+    searched = _features([learning_class(8, optim="sgd"), learning_class(64, precision=Precision.BF16, optim="sgd")])
     # The same coordinates, and the same distances between classes of one optimizer.
-    assert np.array_equal(_features(searched)[:, :3], points[:2])
-    assert np.array_equal(np.ptp(_features(searched)[:, 3:], axis=0), np.zeros(len(OPTIMIZERS)))
+    assert np.array_equal(searched[:, :2], points)
+    assert np.array_equal(np.ptp(searched[:, 2:], axis=0), np.zeros(len(OPTIMIZERS)))
 
 
 def test_two_optimizers_are_a_unit_apart_whichever_they_are() -> None:
     names = ("adamw_torch", "sgd", "adafactor")
-    points = _features([learning_class(8, optimizer=name) for name in names])
+    points = _features([learning_class(8, optim=name) for name in names])
     distances = {round(float(np.linalg.norm(points[a] - points[b])), 9) for a, b in ((0, 1), (0, 2), (1, 2))}
     assert distances == {1.0}
 
 
 def test_what_one_optimizer_learns_says_little_of_another() -> None:
     trained = [
-        (learning_class(8, optimizer="adamw_torch"), 0.60),
-        (learning_class(64, optimizer="adamw_torch"), 0.58),
-        (learning_class(8, optimizer="sgd"), 0.20),
+        (learning_class(8, optim="adamw_torch"), 0.60),
+        (learning_class(64, optim="adamw_torch"), 0.58),
+        (learning_class(8, optim="sgd"), 0.20),
     ]
     means, deviations = MetricGP(trained).predict(
-        [learning_class(16, optimizer=name) for name in ("adamw_torch", "sgd", "adafactor")]
+        [learning_class(16, optim=name) for name in ("adamw_torch", "sgd", "adafactor")]
     )
     assert means[1] < 0.4 < means[0]
     assert deviations[2] > deviations[0]
@@ -195,7 +196,7 @@ def test_an_optimizer_that_costs_more_is_not_put_off_because_another_is_cheaper(
         probe = next_probe(knowledge, depth=Depth.PROMISING)
         if probe is None:
             break
-        asked.append((probe.optim, probe.attn_implementation))
+        asked.append((probe["optim"], probe["attn_implementation"]))
         step_s, memory_mib = costs[asked[-1]]  # type: ignore[index]
         records.append(probed(number, probe, step_s=step_s, update_s=0.01, memory_mib=memory_mib))
     assert set(asked) == set(costs)
@@ -257,7 +258,7 @@ def test_ways_to_compute_that_need_the_same_memory_are_each_timed(knob: dict[str
     survey = Survey(searched).run()
     knowledge = survey.knowledge()
     fitting = [parameters for parameters in searched.grid() if memory_mib(parameters) <= BUDGET_MIB]
-    assert {getattr(parameters, name) for parameters in fitting} == set(values)
+    assert {parameters[name] for parameters in fitting} == set(values)
     assert all(knowledge.cost(parameters) is not None for parameters in fitting)
     # Memory is the same: what did not fit with the one is not tried with the other.
     assert len({p.per_device_train_batch_size for p in survey.runner.out_of_memory}) == len(survey.runner.out_of_memory)

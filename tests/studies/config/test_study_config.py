@@ -37,7 +37,7 @@ def test_values_are_one_a_list_or_a_range():
         ({"job": {"epoch": 1}}, ("job", "epoch"), "Extra inputs"),
         ({"space": {"per_device_train_batch_size": []}}, ("space", "per_device_train_batch_size"), "at least one value"),
         ({"space": {"per_device_train_batch_size": [4, 0]}}, ("space", "per_device_train_batch_size"), "at least 1, got 0"),
-        ({"space": {"per_device_train_batch_size": None}}, ("space",), "must have values"),
+        ({"space": {"per_device_train_batch_size": None}}, ("space", "per_device_train_batch_size"), "must have values"),
         ({"space": {"per_device_train_batch_size": [True]}}, ("space", "per_device_train_batch_size"), "whole number"),
         ({"space": {"gradient_checkpointing": ["yes"]}}, ("space", "gradient_checkpointing"), "true or false"),
         ({"space": {"precision": ["fp8"]}}, ("space", "precision"), "one of fp32, fp16, bf16, got 'fp8'"),

@@ -239,7 +239,7 @@ def custom_job(text: str) -> AnyJob:
 @pytest.mark.parametrize("job_of", [lambda text: TINY, hub_job, file_job, custom_job])
 def test_no_text_of_a_study_becomes_code(job_of: Callable[[str], AnyJob]) -> None:
     """The script of texts that hold line breaks and quotes has the statements of one that holds none."""
-    parameters = replace(ANY, attn_implementation="eager")
+    parameters = ANY.replace(attn_implementation="eager")
 
     def statements(text: str) -> list[str]:
         script = train_script(job_of(text), parameters, title=text, expected=text)

@@ -130,7 +130,7 @@ def test_the_best_learning_rate_of_a_batch_tells_that_of_a_larger_one_to_grow_wi
 def test_the_first_training_takes_the_learning_rate_in_the_middle():
     rates = (1e-5, 1e-4, 1e-3)
     classes = [candidate(32, (20 - i, 500), rate=rate) for i, rate in enumerate(rates)]
-    assert select_next(classes, {}, [], OBJECTIVES, REFERENCE).candidate.learning_class.learning_rate == 1e-4
+    assert select_next(classes, {}, [], OBJECTIVES, REFERENCE).candidate.learning_class["learning_rate"] == 1e-4
 
 
 def test_learning_rates_far_apart_tell_little_of_each_other():

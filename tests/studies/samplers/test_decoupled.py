@@ -338,9 +338,9 @@ def test_a_study_without_memory_ends_with_a_front_of_accuracy_and_time():
 def test_learning_rates_are_drawn_and_the_survey_is_not_repeated_for_them():
     space = SearchSpace(domains={**SMALL.domains, "learning_rate": FloatRange(1e-5, 1e-3, log=True)})
     searched = Searched(space=space).run(max_trials=40)
-    structures = [p.with_learning_rate(None) for p in searched.runner.probed]
+    structures = [p.structure for p in searched.runner.probed]
     assert len(structures) == len(set(structures))
-    rates = {p.learning_rate for p in searched.runner.trained}
+    rates = {p["learning_rate"] for p in searched.runner.trained}
     assert len(rates) > 3
     assert all(1e-5 <= rate <= 1e-3 for rate in rates)
 

@@ -65,7 +65,7 @@ def test_a_probe_that_is_running_is_not_proposed_again():
 def test_a_running_probe_of_another_learning_rate_is_the_same_probe():
     survey = Survey(SPACE)
     first = survey.next()
-    assert survey.next([first.with_learning_rate(1e-3)]) != first
+    assert survey.next([first.replace(learning_rate=1e-3)]) != first
 
 
 def test_a_worker_that_died_takes_no_line_with_it():
@@ -134,7 +134,7 @@ def test_a_way_that_is_slower_and_no_smaller_at_the_same_effective_batch_gets_on
         if p.precision.value != "fp16":
             return None
         # As large as fp32, and three times as slow.
-        like = replace(p, precision=Precision.FP32)
+        like = p.replace(precision=Precision.FP32)
         probe = simulated_probe(like)
         slowed = replace(probe, micro_step_time_s=3 * probe.micro_step_time_s, optimizer_step_time_s=3 * UPDATE_S)
         asked.append(p)

@@ -1,0 +1,207 @@
+"""The knobs: one declaration for everything that a study can search.
+
+Whatever else depends on a knob derives from its declaration here: the study file's keys and their reference page, the classes
+of trials that share a measurement (`tradeoff.searchspace.parameters`), the `TrainingArguments` of a trial, what is left out on
+a device that lacks something, the features of the sampler's model, and the names in tables. The order is that in which knobs
+are shown.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tradeoff.searchspace.choices import (
+    ATTENTION_IMPLEMENTATIONS,
+    FLASH_ATTENTION,
+    GROUP_BY_LENGTH,
+    OPTIMIZERS,
+    PADDINGS,
+    REFUSED_OPTIMIZERS,
+    SAME_ALGORITHM,
+    SAMPLING_STRATEGIES,
+    Precision,
+)
+from tradeoff.searchspace.kinds import Names, Numbers, Switch, WholeNumbers
+from tradeoff.searchspace.knob import Conflict, Knob, Learning, Memory, Need, Target
+
+# What the classes of memory and speed leave open: both are close to linear in the micro-batch.
+MICRO_BATCH = "per_device_train_batch_size"
+
+
+def _checkpointing(value: bool) -> dict[str, Any]:
+    # The re-entrant variant needs inputs that require gradients, and torch advises against it:
+    # https://docs.pytorch.org/docs/stable/checkpoint.html
+    # Newer versions of transformers have a second name for the switch and warn of this one, which all of version 5 reads.
+    # Off is the default of both.
+    return {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}} if value else {}
+
+
+def _precision_need(value: str) -> Need | None:
+    return None if value == Precision.FP32 else Need(ability=value, reason="{device} does not train in {them}")
+
+
+def _optimizer_need(value: str) -> Need | None:
+    if (package := OPTIMIZERS.get(value)) is None:
+        return None
+    return Need(ability=package, package=package, reason=f"needs the package {package}, which is not installed")
+
+
+def _attention_need(value: str) -> Need | None:
+    if value != FLASH_ATTENTION:
+        return None
+    return Need(ability=value, package="flash_attn", on="cuda", reason="needs a GPU and the package flash_attn")
+
+
+def _flash_attention_in_full_precision(values: Mapping[str, Any]) -> str | None:
+    if values.get("attn_implementation") != FLASH_ATTENTION or values["precision"] != Precision.FP32:
+        return None
+    return f"{FLASH_ATTENTION} computes in 16 bits only, and precision is fp32"
+
+
+def _compiler_need(value: bool) -> Need | None:
+    reason = "needs a compiler: g++ (clang++ on macOS) on a CPU, triton and gcc or clang on a GPU"
+    return Need(ability="torch_compile", compiler=True, reason=reason) if value else None
+
+
+def _apart(names: Sequence[str]) -> Callable[[Any, int], tuple[float, ...]]:
+    """Return coordinates in which any two of these names are a unit apart, since there is no order between them."""
+    return lambda value, _: tuple((value == name) / math.sqrt(2) for name in names)
+
+
+_DECLARED = (
+    Knob(
+        name=MICRO_BATCH,
+        kind=WholeNumbers(must="be at least 1", allows=lambda size: size >= 1),
+        description="micro-batch: samples in one forward pass",
+        label="batch",
+        searched=[4, 8, 16, 32],
+        memory=Memory(order=1),
+        changes_time=True,
+        # How an effective batch is split; its size, which is another method, counts by itself.
+        learning=Learning.ROUNDING,
+    ),
+    Knob(
+        name="gradient_accumulation_steps",
+        kind=WholeNumbers(must="be at least 1", allows=lambda steps: steps >= 1),
+        description="micro-batches in one optimizer step",
+        label="accumulation",
+        searched=[1, 2, 4],
+        default=1,
+        # With more than one step, the gradients of earlier micro-batches stay allocated during the forward pass.
+        memory=Memory(name="accumulates", seen_as=lambda steps: steps > 1, order=1),
+        learning=Learning.ROUNDING,
+    ),
+    Knob(
+        name="gradient_checkpointing",
+        kind=Switch(),
+        description="recompute activations in the backward pass",
+        label="checkpointing",
+        searched=[False, True],
+        default=False,
+        memory=Memory(order=-1),
+        changes_time=True,
+        learning=Learning.RECOMPUTED,
+        arguments=_checkpointing,
+    ),
+    Knob(
+        name="precision",
+        kind=Names(names=tuple(precision.value for precision in Precision)),
+        description="full precision, or mixed precision",
+        searched=["fp32", "fp16", "bf16"],
+        default="fp32",
+        # In no order: mixed precision keeps a second copy of the weights, and at a small batch needs more than fp32.
+        memory=Memory(),
+        changes_time=True,
+        learning=Learning.PRECISION,
+        coordinates=lambda value, _: (0.0 if value == Precision.FP32 else 0.5,),
+        arguments=lambda value: {"fp16": value == Precision.FP16, "bf16": value == Precision.BF16},
+        needs=_precision_need,
+        names_itself=True,
+    ),
+    Knob(
+        name="learning_rate",
+        kind=Numbers(must="be positive", allows=lambda rate: rate > 0),
+        description="peak learning rate; default: the job's",
+        label="learning rate",
+        learning=Learning.METHOD,
+        # Three times the rate is a unit apart. A rate counts relative to the square root of the batch, with which the best one
+        # grows (S. Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", NeurIPS 2022): so what is
+        # learned at one batch size tells of the others.
+        coordinates=lambda rate, batch: (math.log(rate / math.sqrt(batch), 3),),
+    ),
+    Knob(
+        name="dataloader_num_workers",
+        kind=WholeNumbers(must="be at least 0", allows=lambda workers: workers >= 0),
+        description="processes that load data",
+        label="workers",
+        changes_time=True,
+    ),
+    Knob(
+        name="dataloader_pin_memory",
+        kind=Switch(),
+        description="load into page-locked memory",
+        label="pinned memory",
+        changes_time=True,
+    ),
+    Knob(
+        name="optim",
+        kind=Names(names=tuple(OPTIMIZERS), refused=REFUSED_OPTIMIZERS),
+        description="optimizer, by transformers' name; default: the job's",
+        label="optimizer",
+        memory=Memory(),
+        # A micro-step does not use the optimizer, but an update does: so each optimizer is probed.
+        changes_time=True,
+        learning=Learning.METHOD,
+        same=SAME_ALGORITHM,
+        coordinates=_apart(tuple(OPTIMIZERS)),
+        needs=_optimizer_need,
+        names_itself=True,
+    ),
+    Knob(
+        name="padding",
+        kind=Names(names=PADDINGS),
+        description="pad to max_length, or to the longest of a batch; default: the job's",
+        # Samples need not be as long as `max_length`; but batches of many lengths fragment the allocator's memory.
+        memory=Memory(),
+        changes_time=True,
+        # Padding is masked.
+        learning=Learning.ROUNDING,
+        target=Target.DATA,
+    ),
+    Knob(
+        name="train_sampling_strategy",
+        kind=Names(names=SAMPLING_STRATEGIES),
+        description="random, or group_by_length: samples of similar length together",
+        label="sampling",
+        # The peak is that of the longest samples, however they are put together.
+        changes_time=True,
+        learning=Learning.METHOD,
+        coordinates=lambda value, _: (0.5 * (value == GROUP_BY_LENGTH),),
+        names_itself=True,
+        usual="random",
+    ),
+    Knob(
+        name="attn_implementation",
+        kind=Names(names=ATTENTION_IMPLEMENTATIONS),
+        description="eager, sdpa or flash_attention_2; default: transformers' choice",
+        label="attention",
+        memory=Memory(),
+        changes_time=True,
+        learning=Learning.ROUNDING,
+        target=Target.MODEL,
+        needs=_attention_need,
+        conflict=Conflict(name="attention_needs_16_bits", reason=_flash_attention_in_full_precision),
+    ),
+    Knob(
+        name="torch_compile",
+        kind=Switch(),
+        description="compile the model with torch.compile",
+        label="compiled",
+        memory=Memory(),
+        changes_time=True,
+        learning=Learning.ROUNDING,
+        needs=_compiler_need,
+    ),
+)
+
+KNOBS: Mapping[str, Knob] = {knob.name: knob for knob in _DECLARED}
