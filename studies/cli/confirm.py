@@ -146,7 +146,7 @@ def confirmations_as_json(confirmations: Sequence[Confirmation], objectives: Seq
 def _nothing_to_confirm(results: StudyResults, trial: int | None) -> str:
     if trial is None:
         return f"nothing to confirm: no configuration of the front of {results.name!r} is derived ({results.summary()})"
-    record = results.record(trial)
+    record = results.trial(trial)
     assert record is not None
     measured = measured_by(results, record)
     if measured is None or measured.number == trial:

@@ -203,8 +203,8 @@ class StudyConfig(_Model):
         return self.reuse if self.job.shares_accuracy else Reuse.OFF
 
     def memory_limit_mib(self, device: Mapping[str, Any]) -> float:
-        """Return the most memory that a configuration may need: the study's limit, or all that the device has."""
-        return self.limits.peak_memory_mib or float(device["total_memory_mib"])
+        """Return the most memory that a configuration may need; see the function of that name."""
+        return memory_limit_mib(self.limits.peak_memory_mib, device)
 
     def setup(self, space: SearchSpace, device: Mapping[str, Any], *, num_train: int) -> StudySetup:
         """Return the terms of the study on a device.
@@ -229,6 +229,11 @@ class StudyConfig(_Model):
     def plain(self) -> dict[str, Any]:
         """The config as JSON types: what is stored, compared and exported."""
         return self.model_dump(mode="json")
+
+
+def memory_limit_mib(peak_memory_mib: float | None, device: Mapping[str, Any]) -> float:
+    """Return the most memory that a configuration may need: the study's limit, or all that the device has."""
+    return peak_memory_mib or float(device["total_memory_mib"])
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:

@@ -89,9 +89,7 @@ def to_confirm(results: StudyResults, trial: int | None = None) -> list[int]:
     """
     if trial is None:
         return [record.number for record in pareto_front(results.records, results.objectives) if record.is_derived]
-    record = results.record(trial)
-    if record is None:
-        raise TradeoffError(f"the study {results.name!r} has no trial {trial} ({results.summary()})")
+    record = results.trial(trial)
     if record.outcome != "completed":
         raise TradeoffError(
             f"a trial must have completed to be confirmed, and trial {trial} is {OUTCOME_WORDS[record.outcome]}; "

@@ -11,7 +11,6 @@ from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.templating import capitalized, render
 from tradeoff.studies.reporting.text_tables import TextTable, front_text_table, has_values_from_elsewhere, trials_text_table
-from tradeoff.studies.reporting.trade_off_plots import memory_budget_mib
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.front import extremes, knee, pareto_front
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
@@ -106,7 +105,7 @@ def _study_facts(results: StudyResults) -> list[tuple[str, str]]:
     if "name" in device:
         total = device.get("total_memory_mib")
         facts.append(("device", str(device["name"]) + (f", {total:,.0f} MiB" if total else "")))
-    limit_mib = memory_budget_mib(results)
+    limit_mib = results.memory_limit_mib
     facts.append(("memory limit", "none" if limit_mib is None else f"{limit_mib:,.0f} MiB"))
     if "sampler" in config:
         facts.append(("sampler", f"{config['sampler']}, {config.get('trials', len(results.records))} trials"))

@@ -13,7 +13,7 @@ from tradeoff.objectives.measurements.goals import GOALS, learned_names, learnin
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.heat_maps import heat_map_figure, heat_map_metrics, heat_maps
 from tradeoff.studies.reporting.plot_style import BLUE, axis, layout
-from tradeoff.studies.reporting.trade_off_plots import MEMORY, group, memory_budget_mib, pair_figure, space_figure
+from tradeoff.studies.reporting.trade_off_plots import MEMORY, group, pair_figure, space_figure
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.hypervolume import hypervolume_over_cost
 from tradeoff.studies.results.results import StudyResults
@@ -197,16 +197,16 @@ def _has_completed(results: StudyResults) -> bool:
 
 
 def _edge_note(results: StudyResults, shape: str, names: Sequence[str]) -> str:
-    """What a plot with memory in it says of the budget and of out-of-memory trials."""
+    """Return a sentence on the memory limit and the out-of-memory trials for a plot that shows memory."""
     num_over = sum(record.outcome == "out_of_memory" for record in results.records)
     if MEMORY not in names or not num_over:
         return ""
-    if memory_budget_mib(results) is None:
-        return "Trials that ran out of memory are not drawn: no memory budget is known."
+    if results.memory_limit_mib is None:
+        return "Trials that ran out of memory are not drawn: no memory limit is known."
     return (
-        f"The dashed {shape} is the memory budget; trials that ran out of memory have no other values and stand at the edge."
+        f"The dashed {shape} is the memory limit; trials that ran out of memory have no other values and stand at the edge."
         if shape == "line"
-        else "The plane is the memory budget; trials that ran out of memory have no other values and stand at the edges."
+        else "The plane is the memory limit; trials that ran out of memory have no other values and stand at the edges."
     )
 
 

@@ -7,15 +7,14 @@ from typing import Any
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import KNOBS
-from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.front import dominates, extremes, pareto_front
-from tradeoff.studies.results.hypervolume import REFERENCE_MARGIN
+from tradeoff.studies.results.hypervolume import hypervolumes
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
 from tradeoff.studies.results.tables import SHORT_NAMES, short_configuration
 
-# Figures of a trial that are worth comparing besides the study's objectives, with the decimals worth showing.
-_FIGURES = {
+# Measurements worth comparing besides the study's objectives: label, and decimals worth showing.
+_MEASUREMENTS = {
     "samples_per_s": ("samples/s", 2),
     "eval_loss": ("evaluation loss", 4),
     "peak_reserved_mib": ("reserved by torch (MiB)", 0),
@@ -29,12 +28,12 @@ class Row:
     """A line of a comparison.
 
     Attributes:
-        name: What is compared, under its full name.
-        label: The same for a person.
-        a: On the left.
-        b: On the right.
-        digits: Decimals worth showing, of figures; None of settings.
-        better: Which of the two is better, "a" or "b"; None where neither is or nobody can say.
+        name: The full name of the parameter, the measurement or the setting.
+        label: Its name for a person.
+        a: The value on the left.
+        b: The value on the right.
+        digits: Decimals worth showing of a number; None for a setting.
+        better: The better of the two, "a" or "b"; None where neither is or nobody can say.
     """
 
     name: str
@@ -46,22 +45,22 @@ class Row:
 
     @property
     def difference(self) -> float | None:
-        """`b - a` of two figures."""
+        """The difference `b - a` of two numbers."""
         return self.b - self.a if self.digits is not None and is_number(self.a) and is_number(self.b) else None
 
     @property
     def ratio(self) -> float | None:
-        """`b / a` of two figures that are above 0."""
+        """The ratio `b / a` of two numbers above 0."""
         return self.b / self.a if self.difference is not None and self.a > 0 and self.b > 0 else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """What is compared, line by line, and what it comes to.
+    """Two trials or two studies, line by line, and sentences about them.
 
     Attributes:
-        a: What stands on the left.
-        b: What stands on the right.
+        a: The name of the left one.
+        b: The name of the right one.
         rows: The lines.
         notes: Sentences below them.
     """
@@ -73,12 +72,12 @@ class Comparison:
 
 
 def compare_trials(results: StudyResults, a: int, b: int) -> Comparison:
-    """Two trials of a study: the parameters that differ, and every figure of both.
+    """Compare two trials of a study: the parameters that differ, and the measurements of both.
 
     Raises:
         TradeoffError: The study has no such trial.
     """
-    left, right = _trial(results, a), _trial(results, b)
+    left, right = results.trial(a), results.trial(b)
     rows = [
         Row(name=name, label=SHORT_NAMES.get(name, name), a=left.params.get(name), b=right.params.get(name))
         for name in KNOBS
@@ -90,7 +89,7 @@ def compare_trials(results: StudyResults, a: int, b: int) -> Comparison:
         goal = GOALS[name]
         x, y = left.values.get(name), right.values.get(name)
         rows.append(Row(name=name, label=goal.heading, a=x, b=y, digits=goal.digits, better=_better(name, x, y)))
-    for name, (label, digits) in _FIGURES.items():
+    for name, (label, digits) in _MEASUREMENTS.items():
         x, y = numeric_value(left, name), numeric_value(right, name)
         if x is not None or y is not None:
             rows.append(Row(name=name, label=label, a=x, b=y, digits=digits))
@@ -98,7 +97,7 @@ def compare_trials(results: StudyResults, a: int, b: int) -> Comparison:
 
 
 def compare_studies(a: StudyResults, b: StudyResults) -> Comparison:
-    """Two studies: settings that differ, trials by outcome, the best of each objective, and their fronts' hypervolumes."""
+    """Compare two studies: settings that differ, trials by outcome, the best of each objective, the fronts' hypervolumes."""
     rows = [
         Row(name=path, label=path, a=ours, b=theirs)
         for path, ours, theirs in _different(_settings(a), _settings(b))
@@ -133,8 +132,7 @@ def compare_studies(a: StudyResults, b: StudyResults) -> Comparison:
             " that ends a tenth beyond the worst"
         )
         notes += [
-            f"{_num_dominated(mine, theirs, shared)} of {len(theirs)} on the front of {other} are dominated by one of {name},"
-            " which is at least as good in everything"
+            f"{_num_dominated(mine, theirs, shared)} of {len(theirs)} on the front of {other} are dominated by one of {name}"
             for mine, theirs, name, other in (
                 (fronts[0], fronts[1], a.name, b.name),
                 (fronts[1], fronts[0], b.name, a.name),
@@ -143,36 +141,6 @@ def compare_studies(a: StudyResults, b: StudyResults) -> Comparison:
     if a.device.get("name") != b.device.get("name"):
         notes.append("times and memory of different devices can't be compared")
     return Comparison(a=a.name, b=b.name, rows=tuple(rows), notes=tuple(notes))
-
-
-def hypervolumes(fronts: Sequence[Sequence[TrialRecord]], objectives: Sequence[str]) -> list[float]:
-    """The hypervolume of each front, on one scale: comparable with each other, and with nothing else.
-
-    Each objective is scaled to 0 (the best value of all fronts) and 1 (the worst one); the reference point is 1.1 in each, so
-    that the worst ones count for something, and the result is a share of that box (E. Zitzler and L. Thiele, "Multiobjective
-    Evolutionary Algorithms: A Comparative Case Study and the Strength Pareto Approach", IEEE Transactions on Evolutionary
-    Computation 3(4), 1999). An empty front has 0.
-    """
-    from moocore import hypervolume
-
-    costs = [[[GOALS[name].cost(record.values[name]) for name in objectives] for record in front] for front in fronts]
-    columns = list(zip(*(point for points in costs for point in points), strict=True))
-    low, high = [min(column) for column in columns], [max(column) for column in columns]
-    reference = 1.0 + REFERENCE_MARGIN
-    shares = []
-    for points in costs:
-        # An objective in which all are equal is at its best everywhere.
-        scaled = [[(x - p) / (q - p) if q > p else 0.0 for x, p, q in zip(point, low, high, strict=True)] for point in points]
-        box = reference ** len(objectives)
-        shares.append(float(hypervolume(scaled, ref=[reference] * len(objectives))) / box if scaled else 0.0)
-    return shares
-
-
-def _trial(results: StudyResults, number: int) -> TrialRecord:
-    record = results.record(number)
-    if record is None:
-        raise TradeoffError(f"the study {results.name!r} has no trial {number} ({results.summary()})")
-    return record
 
 
 def _trial_notes(results: StudyResults, a: TrialRecord, b: TrialRecord) -> list[str]:
@@ -205,7 +173,7 @@ def _num_dominated(front: Sequence[TrialRecord], other: Sequence[TrialRecord], o
 
 
 def _different(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The keys, with their path, under which two settings differ, and both values."""
+    """Yield the path of each key under which two settings differ, and both values."""
     for key in dict.fromkeys([*a, *b]):
         ours, theirs = a.get(key), b.get(key)
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
@@ -215,12 +183,12 @@ def _different(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> It
 
 
 def _better(name: str, a: float | None, b: float | None) -> str | None:
-    """Which of two values of an objective is better: "a", "b", or None."""
+    """Return the better of two values of an objective: "a", "b", or None."""
     if a is None or b is None or a == b:
         return None
     return "a" if GOALS[name].better(a, b) else "b"
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number, which True and False are not."""
+    """Return whether a value is a number, which True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
 """The Pareto front of a study's trials, and its knee: pure functions over records.
 
-A configuration that ran more than once stands on the front once, with what its last run measured. A run of its own counts more
-than values derived from another trial, and a last run that ended out of memory takes the configuration off the front.
+A configuration that ran more than once is on the front once, with the measurements of its last run. A run of its own counts
+more than values derived from another trial, and a last run that ended out of memory takes the configuration off the front.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from tradeoff.objectives.measurements.records import TrialRecord
 
 
 def pareto_front(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
-    """The feasible configurations that no other one dominates.
+    """Return the feasible configurations that no other one dominates.
 
     Args:
         records: Trials of one study.
@@ -29,27 +29,27 @@ def pareto_front(records: Sequence[TrialRecord], objectives: Sequence[str]) -> l
 
 
 def feasible(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The record that speaks for each configuration that completed within all limits, in the order of the trials."""
-    speaks: dict[frozenset[tuple[str, object]], TrialRecord] = {}
+    """Return the latest record of each configuration that completed within all limits, in the order of the trials."""
+    latest: dict[frozenset[tuple[str, object]], TrialRecord] = {}
     for record in sorted(records, key=lambda record: record.number):
         if record.outcome not in ("completed", "out_of_memory"):
             continue
         configuration = frozenset(record.params.items())
-        earlier = speaks.get(configuration)
+        earlier = latest.get(configuration)
         if earlier is None or earlier.is_derived or not record.is_derived:
-            speaks[configuration] = record
-    chosen = [record for record in speaks.values() if record.outcome == "completed" and not record.attributes.get("violated")]
+            latest[configuration] = record
+    chosen = [record for record in latest.values() if record.outcome == "completed" and not record.attributes.get("violated")]
     return sorted(chosen, key=lambda record: record.number)
 
 
 def dominates(a: TrialRecord, b: TrialRecord, objectives: Sequence[str]) -> bool:
-    """Whether `a` is at least as good as `b` in every objective and better in one."""
+    """Return whether `a` is at least as good as `b` in every objective and better in one."""
     costs_a, costs_b = _costs(a, objectives), _costs(b, objectives)
     return costs_a != costs_b and all(x <= y for x, y in zip(costs_a, costs_b, strict=True))
 
 
 def knee(front: Sequence[TrialRecord], objectives: Sequence[str], weights: Mapping[str, float] | None = None) -> TrialRecord:
-    """The knee: the record at the smallest Manhattan distance from the ideal point.
+    """Return the knee: the record at the smallest Manhattan distance from the ideal point.
 
     Each objective is scaled to 0 (the best on the front) and 1 (the worst on the front); the ideal point, best in everything,
     is the origin, and the distance is the sum of the scaled values. This is the minimum Manhattan distance approach of W.-Y.
@@ -61,38 +61,32 @@ def knee(front: Sequence[TrialRecord], objectives: Sequence[str], weights: Mappi
     Args:
         front: What `pareto_front` returned, not empty.
         objectives: The objectives' names.
-        weights: How much each objective counts; 1 where it is not named.
+        weights: The weight of each objective; 1 where it is not named.
 
     Returns:
-        The knee; of equals, the one that comes first on the front.
+        The knee; among equals, the first one on the front.
     """
     distances = manhattan_distances(front, objectives, weights or {})
     return front[distances.index(min(distances))]
 
 
 def manhattan_distances(front: Sequence[TrialRecord], objectives: Sequence[str], weights: Mapping[str, float]) -> list[float]:
-    """The weighted sum of the objectives, each scaled to 0 at its best and 1 at its worst, for each record of the front."""
+    """Return each record's weighted sum of the objectives, scaled to 0 at their best and 1 at their worst on the front."""
     totals = [0.0] * len(front)
     for name in objectives:
-        costs = [_cost(record, name) for record in front]
+        costs = [GOALS[name].cost(record.values[name]) for record in front]
         low, high = min(costs), max(costs)
         if high == low:
-            continue  # an objective in which all are equal says nothing
+            continue  # an objective in which all are equal tells none apart
         for position, cost in enumerate(costs):
             totals[position] += weights.get(name, 1.0) * (cost - low) / (high - low)
     return totals
 
 
 def extremes(front: Sequence[TrialRecord], objectives: Sequence[str]) -> dict[str, TrialRecord]:
-    """For each objective the record that is best in it; of equals, the one better in the other objectives."""
-    return {
-        name: min(front, key=lambda record: (_cost(record, name), *_costs(record, objectives))) for name in objectives
-    }  # fmt: skip
-
-
-def _cost(record: TrialRecord, name: str) -> float:
-    return GOALS[name].cost(record.values[name])
+    """Return the best record of each objective; among equals, the one better in the other objectives."""
+    return {name: min(front, key=lambda record: _costs(record, (name, *objectives))) for name in objectives}
 
 
 def _costs(record: TrialRecord, objectives: Sequence[str]) -> tuple[float, ...]:
-    return tuple(_cost(record, name) for name in objectives)
+    return tuple(GOALS[name].cost(record.values[name]) for name in objectives)

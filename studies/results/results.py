@@ -1,6 +1,6 @@
-"""A stored study as values: its trials, and what was searched, on which device, with which versions.
+"""A stored study as values: its trials, its configuration, its device and its library versions.
 
-Everything that shows, chooses or exports works on a `StudyResults`; nothing but this file reads an Optuna study for them.
+Whatever shows, chooses or exports works on a `StudyResults`; only this file reads an Optuna study for them.
 """
 
 from collections import Counter
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from tradeoff.objectives.job.settings import objective_names
 from tradeoff.objectives.measurements.records import OutcomeKind, TrialRecord, read_record
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates, stored_memory_estimates
+from tradeoff.studies.config.study import memory_limit_mib
+from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.storage.opening import describe
 
 if TYPE_CHECKING:
     import optuna
 
-# The order in which outcomes are counted, and how each is said.
+# Each outcome in words, in the order in which they are counted.
 OUTCOME_WORDS: dict[OutcomeKind | None, str] = {
     "completed": "completed",
     "out_of_memory": "out of memory",
@@ -37,14 +39,14 @@ class StudyResults:
 
     Attributes:
         name: The study's name.
-        objectives: What it optimises, in its own order.
+        objectives: Its objectives, in its own order.
         records: Its trials by number.
         config: The study file as plain data.
-        device: What the trials ran on: kind, name, total_memory_mib, ...
+        device: The device that the trials ran on: kind, name, total_memory_mib, ...
         versions: Library versions by package.
         tradeoff_version: The version that made the study.
         storage: Where it is kept, without a password.
-        memory_plan: What was predicted of memory before anything ran; None where there is no plan.
+        memory_estimates: The memory estimates from before the first trial; None where there are none.
     """
 
     name: str
@@ -62,26 +64,41 @@ class StudyResults:
         """Devices that train a configuration together."""
         return int(self.config.get("devices_per_trial", 1))
 
+    @property
+    def memory_limit_mib(self) -> float | None:
+        """The most memory that a configuration may need; None for a CPU without a limit, whose memory no trial comes near."""
+        limit_mib = self.config.get("limits", {}).get("peak_memory_mib")
+        if limit_mib is None and self.device.get("kind") != "cuda":
+            return None
+        return memory_limit_mib(limit_mib, self.device)
+
     def counts(self) -> dict[str, int]:
-        """The number of trials by outcome, in words, in a fixed order, without zeros."""
+        """Return the number of trials by outcome, in words, in a fixed order, without zeros."""
         counted = Counter(record.outcome for record in self.records)
         return {words: counted[outcome] for outcome, words in OUTCOME_WORDS.items() if counted[outcome]}
 
     def summary(self) -> str:
-        """The counts in a sentence's part: "9 trials: 7 completed, 2 out of memory"."""
+        """Return the counts in a sentence's part: "9 trials: 7 completed, 2 out of memory"."""
         total = len(self.records)
         if not total:
             return "no trial yet"
         parts = ", ".join(f"{count} {words}" for words, count in self.counts().items())
         return f"{total} {'trial' if total == 1 else 'trials'}: {parts}"
 
-    def record(self, number: int) -> TrialRecord | None:
-        """The trial of that number, or None."""
-        return next((record for record in self.records if record.number == number), None)
+    def trial(self, number: int) -> TrialRecord:
+        """Return the trial of that number.
+
+        Raises:
+            TradeoffError: The study has no such trial.
+        """
+        for record in self.records:
+            if record.number == number:
+                return record
+        raise TradeoffError(f"the study {self.name!r} has no trial {number} ({self.summary()}); name another one")
 
 
 def read_results(study: "optuna.Study") -> StudyResults:
-    """Reads a study that `tradeoff` made.
+    """Read a study that `tradeoff` made.
 
     A trial that completed but breaks a constraint has the constraints it breaks, by name, under the attribute `violated`.
 

@@ -1,7 +1,7 @@
-"""What a study has saved: a line at its end, computed from its trials.
+"""The time that a study has saved, and the errors of its predictions: the last lines of `tradeoff run`.
 
-What training every configuration would have cost is an estimate: each one's training and evaluation as measured or predicted,
-and for one that does not fit what running out of memory cost in the mean. What was spent is measured.
+The cost of training every configuration is an estimate: each one's training and evaluation as measured or predicted, and for
+one that does not fit the average cost of running out of memory. The time spent is measured.
 """
 
 import statistics
@@ -16,23 +16,23 @@ from tradeoff.studies.config.availability import available_space
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.results.results import StudyResults
 
-# Below this the search has saved nothing worth saying.
+# Below this the search has saved nothing worth mentioning.
 MIN_RATIO = 1.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Savings:
-    """A study's configurations by what was done for them, and what that cost.
+    """A study's configurations by how they were settled, and the cost.
 
     Attributes:
-        num_configurations: Configurations of the space; with a learning rate out of a range, those without it.
-        num_probed: Probes that were run for themselves.
+        num_configurations: Configurations of the space; where the learning rate is a range, those without it.
+        num_probed: Trials that were only probed.
         num_trained: Configurations that were trained, to the end or until they were stopped.
         num_derived: Configurations whose values follow from others.
         num_out_of_memory: Configurations that ran out of memory, or need at least as much as one that did.
-        num_ruled_out: Further ones that the memory plan says surely do not fit.
-        spent_s: Time of everything that was run.
-        all_s: Time that training every configuration would take (an estimate); None while that can't be told.
+        num_ruled_out: Further ones that cannot fit by the memory estimate.
+        spent_s: Time spent on trials.
+        all_s: Time that training every configuration would take, an estimate; None while it is not known.
     """
 
     num_configurations: int
@@ -50,7 +50,7 @@ class Savings:
             f"{self.num_trained} trained",
             f"{self.num_derived} derived",
             f"{self.num_out_of_memory} out of memory",
-            *([f"{self.num_ruled_out} ruled out by the memory plan"] if self.num_ruled_out else []),
+            *([f"{self.num_ruled_out} ruled out by the memory estimate"] if self.num_ruled_out else []),
         ]
         text = f"{self.num_configurations} configurations: {', '.join(counts)}"
         if self.all_s is None or not self.spent_s:
@@ -61,11 +61,11 @@ class Savings:
 
 
 def savings(records: Sequence[TrialRecord], knowledge: Knowledge) -> Savings:
-    """Counts what was done, and estimates what training everything would cost.
+    """Count a study's configurations, and estimate the cost of training all of them.
 
     Args:
         records: The trials of a study.
-        knowledge: What they settle.
+        knowledge: The knowledge from them.
     """
     space, limit_mib = knowledge.setup.space, knowledge.setup.memory_limit_mib
     is_finite = space.size() is not None
@@ -94,33 +94,31 @@ def savings(records: Sequence[TrialRecord], knowledge: Knowledge) -> Savings:
     )
 
 
-def how_far_off(records: Sequence[TrialRecord], knowledge: Knowledge) -> str:
-    """How far predicted memory and time were from measured ones, in a sentence.
+def prediction_errors(records: Sequence[TrialRecord], knowledge: Knowledge) -> str:
+    """Return the errors of predicted memory and time in a sentence.
 
-    Predictions that were stored before their trial ran count first; without any, each measurement is predicted from the others.
+    Predictions that were stored before their trial ran come first; without any, each measurement is predicted from the others.
     """
     memory = stored_errors(records, "peak_memory_mib", source="model") or knowledge.memory.errors()
-    planned = stored_errors(records, "peak_memory_mib", source="plan")
+    estimated = stored_errors(records, "peak_memory_mib", source="plan")
     # A correction learnt from the same trainings would make these look better than they are: only stored ones count.
     time = stored_errors(records, "train_time_s")
-    by_plan = f", by the memory plan {_median_and_worst(planned)}" if planned else ""
-    return (
-        f"predicted against measured: peak memory {_median_and_worst(memory)}{by_plan}; training time {_median_and_worst(time)}"
-    )
+    by_estimate = f", by the memory estimate {_median_and_worst(estimated)}" if estimated else ""
+    return f"prediction errors: peak memory {_median_and_worst(memory)}{by_estimate}; training time {_median_and_worst(time)}"
 
 
 def stored_errors(records: Sequence[TrialRecord], name: str, *, source: str | None = None) -> list[float]:
-    """Relative errors of the predictions of an objective that were stored beside a measured value of the trial's own.
+    """Return the relative errors of an objective's predictions that were stored beside the trial's own measured value.
 
     Args:
         records: The trials.
         name: The objective.
-        source: Whose predictions: "plan" or "model"; None for all. One that names no source is a model's.
+        source: "plan" for those of the memory estimate, "model" for all others; None for both.
     """
     errors = []
     for record in records:
         predicted, measured = record.attributes.get(f"predicted_{name}"), record.attributes.get(name)
-        # What is known of a peak after memory ran out is a part of it.
+        # After memory ran out only a part of the peak is known.
         has_measured = bool(measured) and not record.is_derived and record.outcome != "out_of_memory"
         is_asked = source is None or (record.attributes.get(f"predicted_{name}_source") == "plan") == (source == "plan")
         if predicted is not None and has_measured and is_asked:
@@ -129,7 +127,7 @@ def stored_errors(records: Sequence[TrialRecord], name: str, *, source: str | No
 
 
 def lines(results: StudyResults) -> list[str]:
-    """What `tradeoff run` says at the end of a study."""
+    """Return the last lines of `tradeoff run`; none while the number of training samples is not known."""
     config = StudyConfig.model_validate(results.config)
     num_train = _num_train(results, config.job)
     if num_train is None:
@@ -137,11 +135,11 @@ def lines(results: StudyResults) -> list[str]:
     space, _ = available_space(config, results.device)
     setup = config.setup(space, results.device, num_train=num_train)
     knowledge = Knowledge.of(results.records, setup, memory_estimates=results.memory_estimates)
-    return [str(savings(results.records, knowledge)), how_far_off(results.records, knowledge)]
+    return [str(savings(results.records, knowledge)), prediction_errors(results.records, knowledge)]
 
 
 def _cost_s(parameters: TrialParameters, records: Sequence[TrialRecord], knowledge: Knowledge) -> float | None:
-    """What training a configuration costs, its evaluations included, or running out of memory in the attempt."""
+    """Return the cost of training a configuration with its evaluations, or of running out of memory in the attempt."""
     memory = knowledge.memory_mib(parameters)
     if knowledge.out_of_memory(parameters) is not None or (memory is not None and memory[0] > knowledge.setup.memory_limit_mib):
         return _out_of_memory_s(records)
@@ -150,13 +148,13 @@ def _cost_s(parameters: TrialParameters, records: Sequence[TrialRecord], knowled
 
 
 def _out_of_memory_s(records: Sequence[TrialRecord]) -> float:
-    """The mean cost of a trial that ran out of memory; nothing where none has."""
+    """Return the average cost of a trial that ran out of memory; 0 where none did."""
     times = [_trial_time_s(record) for record in records if record.outcome == "out_of_memory"]
     return statistics.mean(times) if times else 0.0
 
 
 def _eval_time_s(records: Sequence[TrialRecord]) -> float:
-    """All evaluations of a training; they take as long whatever is trained."""
+    """Return the time of a training's evaluations, which is the same for all configurations."""
     times = [
         record.attributes["training"]["eval_time_s"]
         for record in records
@@ -170,7 +168,7 @@ def _trial_time_s(record: TrialRecord) -> float:
 
 
 def _num_train(results: StudyResults, job: TrainingSettings) -> int | None:
-    """Training samples an epoch, as a training counted them; before one has, as many as the job asks for."""
+    """Return the training samples per epoch, as a training counted them; before the first one, as many as the job asks for."""
     for record in results.records:
         if record.outcome == "completed" and "training" in record.attributes:
             return round(int(record.attributes["training"]["num_samples"]) / job.epochs)
@@ -179,6 +177,7 @@ def _num_train(results: StudyResults, job: TrainingSettings) -> int | None:
 
 def _median_and_worst(errors: Sequence[float]) -> str:
     if not errors:
-        return "not enough to tell"
+        return "not known yet"
     sizes = [abs(error) for error in errors]
-    return f"{statistics.median(sizes):.1%} off in the median, {max(sizes):.1%} at worst, of {len(sizes)}"
+    num_trials = f"{len(sizes)} {'trial' if len(sizes) == 1 else 'trials'}"
+    return f"{statistics.median(sizes):.1%} median, {max(sizes):.1%} worst ({num_trials})"

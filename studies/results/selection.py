@@ -1,4 +1,4 @@
-"""Choosing from a study: which trials qualify, and which one of them is taken.
+"""The choice from a study: the trials that qualify, and the one of them that is chosen.
 
 `front` and `export` share it. Limits come first, then the front of what is left, then "within", then the choice: so the knee is
 the knee of what the user can use, and not of configurations that were ruled out.
@@ -17,16 +17,16 @@ from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """What a user asks of a study. At most one of `trial`, `knee`, `maximize`, `minimize` and `weights` is set.
+    """A user's criteria for a choice. At most one of `trial`, `knee`, `maximize`, `minimize` and `weights` is set.
 
     Attributes:
-        limits: Bounds that every candidate must keep.
+        limits: Limits that every candidate must satisfy.
         within: How far from the best a candidate may be.
-        trial: Take this trial, on the front or not.
-        knee: Take the knee.
-        maximize: Take the largest of this figure.
-        minimize: Take the smallest of this figure.
-        weights: Take the knee with these weights of the objectives; 1 where one is not named.
+        trial: Choose this trial, on the front or not.
+        knee: Choose the knee.
+        maximize: Choose the largest value of this measurement.
+        minimize: Choose the smallest value of this measurement.
+        weights: Choose the knee with these weights of the objectives; 1 where one is not named.
 
     Raises:
         TradeoffError: More than one way to choose is set.
@@ -43,12 +43,14 @@ class Selection:
     def __post_init__(self) -> None:
         ways = self.ways()
         if len(ways) > 1:
-            raise TradeoffError(f"choose in one way: {' and '.join(ways)} exclude each other")
+            raise TradeoffError(f"only one way to choose can be given, got {' and '.join(ways)}; keep one of them")
         if self.trial is not None and self.within:
-            raise TradeoffError("choose in one way: --trial takes that trial, and --within has nothing to choose from")
+            raise TradeoffError(
+                "--within goes with a choice from the front, and --trial names the trial; leave one of them out"
+            )
 
     def ways(self) -> list[str]:
-        """The ways to choose that are set, as options of the command."""
+        """Return the ways to choose that are set, as options of the command."""
         return [
             option
             for option, is_set in (
@@ -64,24 +66,24 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """A chosen trial, and why it was chosen in words."""
+    """A chosen trial, and the reason in words."""
 
     record: TrialRecord
     why: str
 
 
 def qualifying_front(results: StudyResults, selection: Selection) -> list[TrialRecord]:
-    """The front of the trials that qualify, best in the first objective first; empty if nothing completed.
+    """Return the front of the trials that qualify, best in the first objective first; empty if nothing completed.
 
     Raises:
-        TradeoffError: A name is unknown, or trials completed but none qualifies: the limit that excludes all is named, and the
-            nearest configuration.
+        TradeoffError: A name is unknown, or trials completed but none qualifies: the message names the limit that excludes all,
+            and the nearest configuration.
     """
     candidates = feasible(results.records)
     _check_names(results, selection, candidates)
     if not candidates:
         return []
-    kept = [record for record in candidates if all(limit.keeps(record) for limit in selection.limits)]
+    kept = [record for record in candidates if all(limit.is_satisfied_by(record) for limit in selection.limits)]
     if not kept:
         raise TradeoffError(_nothing_qualifies(candidates, selection.limits, results.objectives))
     front = pareto_front(kept, results.objectives)
@@ -91,30 +93,32 @@ def qualifying_front(results: StudyResults, selection: Selection) -> list[TrialR
         near = [record for record in near if record.number in close]
     if not near:
         asked = " and ".join(str(within) for within in selection.within)
-        raise TradeoffError(f"no configuration has {asked} of the best at once; allow more of one of them")
+        raise TradeoffError(f"no configuration has {asked} of the best at the same time; widen one of them")
     return near
 
 
 def choose(results: StudyResults, selection: Selection) -> Choice:
-    """Takes one trial.
+    """Choose one trial.
 
-    With no way to choose set it is the knee; with `within` alone, the best in the first of the objectives that `within` does
-    not name ("the fastest within half a point of the best").
+    By default it is the knee; with `within` alone, the best in the first of the objectives that `within` does not name ("the
+    fastest within half a point of the best").
 
     Raises:
-        TradeoffError: Nothing completed, nothing qualifies, or the trial asked for is not there or did not complete.
+        TradeoffError: Nothing completed, nothing qualifies, or the trial asked for does not exist or did not complete.
     """
     if selection.trial is not None:
         return _one_trial(results, selection.trial, selection.limits)
     front = qualifying_front(results, selection)
     if not front:
-        raise TradeoffError(f"the study {results.name!r} has no finished configuration to choose from ({results.summary()})")
+        raise TradeoffError(
+            f"a choice needs a completed trial, and the study {results.name!r} has none ({results.summary()}); run more trials"
+        )
     objectives = results.objectives
     if name := selection.maximize or selection.minimize:
         sign = -1.0 if selection.maximize else 1.0
         known = [(sign * value, record) for record in front if (value := numeric_value(record, name)) is not None]
         if not known:
-            raise TradeoffError(f"no configuration of the front has a figure {name}")
+            raise TradeoffError(f"no configuration of the front has a value of {name}; choose by another measurement")
         word = "largest" if selection.maximize else "smallest"
         return Choice(record=min(known, key=lambda pair: pair[0])[1], why=f"the {word} {name} on the front")
     if selection.weights:
@@ -130,17 +134,15 @@ def choose(results: StudyResults, selection: Selection) -> Choice:
 
 
 def _one_trial(results: StudyResults, number: int, limits: Sequence[Limit]) -> Choice:
-    record = results.record(number)
-    if record is None:
-        raise TradeoffError(f"the study {results.name!r} has no trial {number} ({results.summary()})")
+    record = results.trial(number)
     if record.outcome != "completed":
         reason = f" ({record.reason})" if record.reason else ""
         raise TradeoffError(
-            f"trial {number} did not complete, it is {OUTCOME_WORDS[record.outcome]}{reason}; choose another one"
+            f"a chosen trial must have completed, and trial {number} is {OUTCOME_WORDS[record.outcome]}{reason}; choose another"
         )
     for limit in limits:
-        if not limit.keeps(record):
-            raise TradeoffError(f"trial {number} does not keep {limit}: {_has(record, limit)}")
+        if not limit.is_satisfied_by(record):
+            raise TradeoffError(f"trial {number} does not satisfy {limit}: {_has(record, limit)}; choose another")
     better = [other.number for other in feasible(results.records) if dominates(other, record, results.objectives)]
     note = f"; trial {better[0]} is at least as good in every objective" if better else ""
     return Choice(record=record, why=f"asked for by number{note}")
@@ -150,7 +152,7 @@ def _check_names(results: StudyResults, selection: Selection, candidates: Sequen
     for name in (*(within.objective for within in selection.within), *selection.weights):
         if name not in results.objectives:
             raise TradeoffError(
-                f"{name} is not an objective of the study {results.name!r}; it has {', '.join(results.objectives)}"
+                f"{name} is not an objective of the study {results.name!r}; choose one of {', '.join(results.objectives)}"
             )
     asked = [limit.name for limit in selection.limits] + [name for name in (selection.maximize, selection.minimize) if name]
     for name in asked if candidates else ():
@@ -158,25 +160,23 @@ def _check_names(results: StudyResults, selection: Selection, candidates: Sequen
             names = {key for record in candidates for key in (*record.values, *record.attributes, *record.params)}
             known = sorted(key for key in names if any(numeric_value(record, key) is not None for record in candidates))
             others = [key for key in (*known, "effective_batch_size") if key not in results.objectives]
-            raise TradeoffError(f"no trial has a figure {name}; there are {', '.join((*results.objectives, *others))}")
+            raise TradeoffError(
+                f"{name} is not a measurement of any trial; choose one of {', '.join((*results.objectives, *others))}"
+            )
 
 
 def _nothing_qualifies(candidates: Sequence[TrialRecord], limits: Sequence[Limit], objectives: Sequence[str]) -> str:
-    excluding = [limit for limit in limits if not any(limit.keeps(record) for record in candidates)]
+    excluding = [limit for limit in limits if not any(limit.is_satisfied_by(record) for record in candidates)]
     if excluding:
-        subject = f"no configuration keeps {' or '.join(str(limit) for limit in excluding)}"
-        broken: Sequence[Limit] = excluding
+        subject = f"no configuration satisfies {' or '.join(str(limit) for limit in excluding)}"
     else:
-        subject = f"no configuration keeps {' and '.join(str(limit) for limit in limits)} at once"
-        broken = limits
+        subject = f"no configuration satisfies {' and '.join(str(limit) for limit in limits)} at the same time"
     front = pareto_front(candidates, objectives)
     nearest = min(candidates, key=lambda record: (sum(limit.excess(record) for limit in limits), record not in front))
-    figures = ", ".join(_has(nearest, limit) for limit in broken if not limit.keeps(nearest))
-    return f"{subject}; the nearest is trial {nearest.number}, whose {figures}"
+    broken = [limit for limit in excluding or limits if not limit.is_satisfied_by(nearest)]
+    return f"{subject}; the nearest is trial {nearest.number}, whose {', '.join(_has(nearest, limit) for limit in broken)}"
 
 
 def _has(record: TrialRecord, limit: Limit) -> str:
     value = numeric_value(record, limit.name)
-    if value is None:
-        return f"{limit.name} is unknown"
-    return f"{limit.name} is {value:.6g}"
+    return f"{limit.name} is {'unknown' if value is None else f'{value:.6g}'}"

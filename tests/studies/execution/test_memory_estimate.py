@@ -196,8 +196,8 @@ def test_a_study_keeps_its_plan_and_says_what_it_settles(storage, monkeypatch):
     assert "memory plan: 2 of 6 configurations surely need more than 7,611 MiB and are never tried" in display.messages
     assert runner.out_of_memory == []
     saved, off = lines(read_results(study))
-    assert "0 out of memory, 2 ruled out by the memory plan" in saved
-    assert ", by the memory plan 0.0% off in the median" in off
+    assert "0 out of memory, 2 ruled out by the memory estimate" in saved
+    assert ", by the memory estimate 0.0% median" in off
 
 
 def test_a_study_that_goes_on_takes_the_plan_that_it_has(storage, monkeypatch):

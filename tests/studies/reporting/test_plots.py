@@ -40,10 +40,10 @@ def test_a_plot_of_two_objectives_tells_the_front_from_what_is_dominated(results
     assert figure.layout.yaxis.title.text == "accuracy"
 
 
-def test_a_trial_out_of_memory_stands_beyond_the_budget_and_below_every_accuracy(results):
+def test_a_trial_out_of_memory_stands_beyond_the_limit_and_below_every_accuracy(results):
     figure = pair_figure(results, group(results), "accuracy", "peak_memory_mib")
     over = trace(figure, "out of memory")
-    assert over.x == (3012.0,)  # the budget of 2,500, and the shortfall of 512
+    assert over.x == (3012.0,)  # the limit of 2,500, and the shortfall of 512
     assert over.y[0] < 0.6
     line = figure.layout.shapes[0]
     assert (line.x0, line.x1) == (2500, 2500)
@@ -52,23 +52,23 @@ def test_a_trial_out_of_memory_stands_beyond_the_budget_and_below_every_accuracy
 def test_what_needs_far_too_much_memory_is_drawn_a_little_beyond_the_rest():
     far = results_of(completed((0.8, 40.0, 2400.0), params(8)), out_of_memory(params(64), shortfall_mib=90_000.0))
     over = trace(pair_figure(far, group(far), "accuracy", "peak_memory_mib"), "out of memory")
-    assert over.x == (3250.0,)  # 1.3 times the budget
+    assert over.x == (3250.0,)  # 1.3 times the limit
     assert "short of 90,000 MiB or more" in over.hovertext[0]
 
 
-def test_without_memory_among_its_axes_a_plot_draws_no_budget(results):
+def test_without_memory_among_its_axes_a_plot_draws_no_limit(results):
     figure = pair_figure(results, group(results), "accuracy", "train_time_s")
     assert not figure.layout.shapes
     assert "out of memory" not in {one.name for one in figure.data}
 
 
-def test_the_budget_is_a_plane_in_the_plot_of_three_objectives(results):
+def test_the_limit_is_a_plane_in_the_plot_of_three_objectives(results):
     plane = next(one for one in space_figure(results, group(results)).data if one.type == "mesh3d")
     assert set(plane.y) == {2500}
-    assert plane.name == "memory budget 2,500 MiB"
+    assert plane.name == "memory limit 2,500 MiB"
 
 
-def test_on_a_card_without_a_limit_the_budget_is_its_memory(results):
+def test_on_a_gpu_without_a_limit_it_is_its_memory(results):
     card = StudyResults(
         name="a",
         objectives=results.objectives,

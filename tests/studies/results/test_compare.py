@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.cli import main as cli
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.results.compare import Comparison, Row, compare_studies, compare_trials, hypervolumes
+from tradeoff.studies.results.compare import Comparison, Row, compare_studies, compare_trials
+from tradeoff.studies.results.hypervolume import hypervolumes
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.storage.opening import open_storage
 

@@ -3,6 +3,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from stored_studies import DISTRIBUTIONS, TRIALS, completed, make_study, out_of_memory, params
 
+from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.results import read_results
 
@@ -15,11 +16,12 @@ def test_a_study_is_read_back_as_it_was_stored() -> None:
     assert results.config["job"]["seed"] == 7
     assert results.versions["torch"] == "2.13.0"
     assert results.tradeoff_version == "0.1.0"
-    first = results.record(0)
+    first = results.trial(0)
     assert first is not None
     assert first.values == {"accuracy": 0.80, "train_time_s": 40.0, "peak_memory_mib": 900.0}
     assert first.sources == {"accuracy": "measured", "train_time_s": "measured", "peak_memory_mib": "measured"}
-    assert results.record(99) is None
+    with pytest.raises(TradeoffError, match="has no trial 99"):
+        results.trial(99)
 
 
 def test_trials_are_counted_by_outcome_in_words() -> None:

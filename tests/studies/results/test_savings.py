@@ -12,7 +12,7 @@ from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import Categorical, FloatRange, SearchSpace
 from tradeoff.studies.cli.run import show_end
 from tradeoff.studies.config.study import StudyConfig
-from tradeoff.studies.results.savings import Savings, how_far_off, savings, stored_errors
+from tradeoff.studies.results.savings import Savings, prediction_errors, savings, stored_errors
 from tradeoff.studies.workers.run import run_study
 
 SPACE = SearchSpace(
@@ -104,15 +104,14 @@ def test_predictions_that_were_stored_are_compared_with_what_the_trial_measured(
         record("probed", 16, peak_memory_mib=200.0, predicted_peak_memory_mib=190.0),
         record("completed", 16, train_time_s=10.0, predicted_train_time_s=12.0),
     ]
-    assert how_far_off(records, knowledge_of(records)) == (
-        "predicted against measured: peak memory 3.0% off in the median, 5.0% at worst, of 2;"
-        " training time 20.0% off in the median, 20.0% at worst, of 1"
+    assert prediction_errors(records, knowledge_of(records)) == (
+        "prediction errors: peak memory 3.0% median, 5.0% worst (2 trials); training time 20.0% median, 20.0% worst (1 trial)"
     )
 
 
 def test_without_predictions_there_is_not_enough_to_tell() -> None:
-    assert how_far_off(PROBES, knowledge_of(PROBES)) == (
-        "predicted against measured: peak memory not enough to tell; training time not enough to tell"
+    assert prediction_errors(PROBES, knowledge_of(PROBES)) == (
+        "prediction errors: peak memory not known yet; training time not known yet"
     )
 
 
@@ -134,7 +133,7 @@ def test_a_search_stores_what_it_predicted_beside_what_its_trials_measured() -> 
     )
     # Before two batches have been measured there is no line to predict from.
     assert "predicted_peak_memory_mib" not in records[0].attributes
-    assert "training time 0.0% off in the median" in how_far_off(records, knowledge)
+    assert "training time 0.0% median" in prediction_errors(records, knowledge)
 
 
 def test_a_study_that_has_run_ends_with_both_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,4 +147,4 @@ def test_a_study_that_has_run_ends_with_both_lines(tmp_path: Path, monkeypatch: 
     # Three batches, 1, 2 or 4 steps, with and without checkpointing, in three precisions.
     (counted,) = [line for line in display.messages if line.startswith("54 configurations: ")]
     assert counted.endswith(" x cheaper than training all (estimate)")
-    assert any(line.startswith("predicted against measured: peak memory ") for line in display.messages)
+    assert any(line.startswith("prediction errors: peak memory ") for line in display.messages)

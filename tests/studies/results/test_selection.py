@@ -112,11 +112,11 @@ def test_a_trial_asked_for_is_taken_also_off_the_front_and_that_is_said(results:
     ("asked", "sentence"),
     [
         ({"trial": 9}, "the study 'stars' has no trial 9 .6 trials"),
-        ({"trial": 5}, r"trial 5 did not complete, it is out of memory \(out of memory in the probe\)"),
-        ({"trial": 2, "limits": limits("peak_memory_mib<=1500")}, "trial 2 does not keep peak_memory_mib<=1500: .* is 2000"),
+        ({"trial": 5}, r"a chosen trial must have completed, and trial 5 is out of memory \(out of memory in the probe\)"),
+        ({"trial": 2, "limits": limits("peak_memory_mib<=1500")}, "trial 2 does not satisfy peak_memory_mib<=1500: .* is 2000"),
         (
             {"maximize": "speed"},
-            "no trial has a figure speed; there are accuracy, train_time_s, peak_memory_mib, .*samples_per_s",
+            "speed is not a measurement of any trial; choose one of accuracy, train_time_s, peak_memory_mib, .*samples_per_s",
         ),
         ({"within": within("samples_per_s:1")}, "samples_per_s is not an objective of the study 'stars'"),
         ({"weights": {"loss": 1.0}}, "loss is not an objective of the study 'stars'"),
@@ -131,7 +131,8 @@ def test_a_limit_that_nothing_keeps_is_named_with_the_nearest_configuration(resu
     with pytest.raises(TradeoffError) as caught:
         choose(results, Selection(limits=limits("accuracy>=0.5", "peak_memory_mib<=400")))
     assert (
-        str(caught.value) == "no configuration keeps peak_memory_mib<=400; the nearest is trial 4, whose peak_memory_mib is 500"
+        str(caught.value)
+        == "no configuration satisfies peak_memory_mib<=400; the nearest is trial 4, whose peak_memory_mib is 500"
     )
 
 
@@ -140,33 +141,36 @@ def test_limits_that_only_together_exclude_all_are_named_together(results: Study
         choose(results, Selection(limits=limits("accuracy>=0.8", "train_time_s<=30")))
     # Trial 1 misses the accuracy by 0.01 / 0.8; trial 0 misses the time by 10 / 30.
     assert str(caught.value) == (
-        "no configuration keeps accuracy>=0.8 and train_time_s<=30 at once; the nearest is trial 1, whose accuracy is 0.79"
+        "no configuration satisfies accuracy>=0.8 and train_time_s<=30 at the same time;"
+        " the nearest is trial 1, whose accuracy is 0.79"
     )
 
 
 def test_a_study_with_nothing_finished_has_an_empty_front_and_no_choice() -> None:
     empty = read_results(make_study(None, (out_of_memory(params(64)),)))
     assert qualifying_front(empty, Selection(limits=limits("peak_memory_mib<=1"))) == []
-    with pytest.raises(TradeoffError, match=r"no finished configuration to choose from \(1 trial: 1 out of memory\)"):
+    with pytest.raises(
+        TradeoffError, match=r"needs a completed trial, and the study 'stars' has none \(1 trial: 1 out of memory\)"
+    ):
         choose(empty, Selection())
 
 
 def test_two_ways_to_choose_exclude_each_other() -> None:
-    with pytest.raises(TradeoffError, match="--trial and --knee exclude each other"):
+    with pytest.raises(TradeoffError, match="only one way to choose can be given, got --trial and --knee"):
         Selection(trial=1, knee=True)
-    with pytest.raises(TradeoffError, match="--trial takes that trial, and --within has nothing to choose from"):
+    with pytest.raises(TradeoffError, match="--within goes with a choice from the front"):
         Selection(trial=1, within=within("accuracy:0.1"))
 
 
 @pytest.mark.parametrize("text", ["peak_memory_mib", "peak_memory_mib<=", "<=7", "peak_memory_mib=<7", "accuracy>=high", ""])
 def test_a_limit_that_can_not_be_read_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(TradeoffError, match="a limit must read like"):
+    with pytest.raises(TradeoffError, match="a limit must be written like"):
         Limit.parse(text)
 
 
 @pytest.mark.parametrize("text", ["accuracy", "accuracy:", "accuracy:-1", "accuracy=0.1", ":0.1"])
 def test_a_distance_that_can_not_be_read_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(TradeoffError, match=r"must read like accuracy:0\.005"):
+    with pytest.raises(TradeoffError, match=r"must be written like accuracy:0\.005"):
         Within.parse(text)
 
 
@@ -176,7 +180,7 @@ def test_a_limit_reads_with_spaces_and_exponents() -> None:
 
 def test_weights_are_read_and_negative_ones_refused() -> None:
     assert parse_weights(["accuracy:2", "train_time_s:0.5"]) == {"accuracy": 2.0, "train_time_s": 0.5}
-    with pytest.raises(TradeoffError, match="a weight must read like accuracy:2 and be at least 0, got 'accuracy:-2'"):
+    with pytest.raises(TradeoffError, match="a weight must be written like accuracy:2 and be at least 0, got 'accuracy:-2'"):
         parse_weights(["accuracy:-2"])
 
 
