@@ -68,18 +68,18 @@ class SpaceConfig(create_model("_Knobs", __base__=_Model, **_KNOB_FIELDS)):  # t
 class EffectiveBatchSizeLimits(_Model):
     """The effective batch sizes (batch x accumulation x devices) that may be tried."""
 
-    min: int | None = Field(None, ge=1, description="the smallest")
-    max: int | None = Field(None, ge=1, description="the largest")
+    min: int | None = Field(None, ge=1, description="smallest effective batch size")
+    max: int | None = Field(None, ge=1, description="largest effective batch size")
 
 
 class Limits(_Model):
     """What a configuration may cost."""
 
     peak_memory_mib: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="memory budget; enforced, below the device's memory too"
+        None, gt=0, allow_inf_nan=False, description="memory limit, enforced even if the device has more"
     )
     effective_batch_size: EffectiveBatchSizeLimits = EffectiveBatchSizeLimits()
-    trial_time_s: float | None = Field(None, gt=0, allow_inf_nan=False, description="a trial that takes longer is ended")
+    trial_time_s: float | None = Field(None, gt=0, allow_inf_nan=False, description="time after which a trial is ended")
 
 
 def _known_objectives(names: tuple[str, ...], job: TrainingSettings | None) -> tuple[str, ...]:
@@ -125,24 +125,26 @@ class StudyConfig(_Model):
     limits: Limits = Limits()
     objectives: tuple[str, ...] = Field(
         DEFAULT_OBJECTIVES,
-        description=f"what is traded off, two or more of {', '.join(BUILT_IN)}, and job.metric of a job with build",
+        description=f"two or more of {', '.join(BUILT_IN)}, and the job.metric of a custom job",
     )
-    sampler: SamplerName = Field("decoupled", description="how configurations are chosen")
-    sampler_seed: int | None = Field(None, ge=0, lt=2**32, description="repeats a search on the same measurements")
+    sampler: SamplerName = Field("decoupled", description="method that chooses configurations")
+    sampler_seed: int | None = Field(
+        None, ge=0, lt=2**32, description="seed that makes the search repeatable, given the same measurements"
+    )
     reuse: Annotated[Reuse, BeforeValidator(_yaml_switch)] = Field(
         Reuse.EFFECTIVE_BATCH,
-        description="how far one training's accuracy speaks for others: off, checkpointing, effective-batch",
+        description="what shares a training's accuracy: nothing, checkpointing on and off, or the whole learning class",
     )
     seeds_per_class: int = Field(
-        3, ge=1, description="seeds that a learning class may be trained with; more than one only where that is worth it"
+        3, ge=1, description="most seeds that a learning class is trained with; more than one only where noise decides its rank"
     )
-    devices_per_trial: int = Field(1, ge=1, le=64, description="cards that train a configuration together (DDP)")
-    early_stopping: bool = Field(True, description="end a training whose learning class can no longer reach the front")
+    devices_per_trial: int = Field(1, ge=1, le=64, description="GPUs that train a configuration together (DDP)")
+    early_stopping: bool = Field(True, description="stop a training whose learning class can no longer reach the front")
     plan: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)] = Field(
         "auto",
         description="predict memory before anything runs: where it costs no time, in any case, or not at all",
     )
-    trials: int = Field(24, ge=1, le=1_000_000, description="trials that were trained, or ran out of memory or time")
+    trials: int = Field(24, ge=1, le=1_000_000, description="number of trials that are trained, or run out of memory or time")
 
     @model_validator(mode="before")
     @classmethod
