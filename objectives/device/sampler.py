@@ -8,7 +8,7 @@ from typing import Self
 
 import torch
 
-from tradeoff.objectives.device.devices import DeviceInfo
+from tradeoff.objectives.device.base import DeviceInfo
 from tradeoff.objectives.device.nvml import NvmlReader
 from tradeoff.objectives.device.procfs import own_memory_mib
 

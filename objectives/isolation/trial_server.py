@@ -116,7 +116,7 @@ class TrialServer:
             self._process = None
 
     def describe_device(self) -> dict[str, Any]:
-        """Return the device that trials will run on, as `tradeoff.objectives.device.devices.DeviceInfo.as_dict` does."""
+        """Return the device that trials will run on, as `tradeoff.objectives.device.base.DeviceInfo.as_dict` does."""
         return self._request({"task": "describe"})
 
     def prepare(self, job: Mapping[str, Any], cache_folder: Path, on_progress: OnProgress | None = None) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def estimate_for_search(
     Args:
         job: What is trained.
         configurations: One for each memory class and micro-batch.
-        device: The device of the trials, as `tradeoff.objectives.device.devices.DeviceInfo.as_dict` gives it.
+        device: The device of the trials, as `tradeoff.objectives.device.base.DeviceInfo.as_dict` gives it.
         memory_limit_mib: What a trial may hold.
         sequence_length: Tokens of the longest sequence; None for `job.max_length`.
         cache_folder: Where traces are kept.

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import Trainer, TrainingArguments, set_seed
 
 from tradeoff.objectives.data.samples import first_rows, num_rows
-from tradeoff.objectives.device.devices import describe_device
+from tradeoff.objectives.device.base import describe_device
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.settings import CustomJob

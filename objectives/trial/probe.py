@@ -23,8 +23,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from tradeoff.objectives.data.samples import longest_rows, ordinary_rows, row_lengths, take
-from tradeoff.objectives.device.memory_limit import check_budget, lift_memory_budget
-from tradeoff.objectives.device.meters import page_allocation
+from tradeoff.objectives.device.cpu import page_allocation
+from tradeoff.objectives.device.data_limit import check_budget, lift_memory_budget
 from tradeoff.objectives.device.nvml import NvmlReader
 from tradeoff.objectives.job.schedule import Schedule
 from tradeoff.objectives.measurements.outcome import Memory, ProbeResult

@@ -19,8 +19,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils.logging import disable_progress_bar
 
-from tradeoff.objectives.device.devices import DeviceInfo
-from tradeoff.objectives.device.meters import memory_meter
+from tradeoff.objectives.device.base import DeviceInfo
+from tradeoff.objectives.device.cpu import memory_meter
 from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.measurements.outcome import Evaluation, Measurements, Stage, TrainingResult
 from tradeoff.objectives.trainers.evaluations import evaluation, watch_evaluations

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments, set_seed
 
-from tradeoff.objectives.device.devices import DeviceInfo
-from tradeoff.objectives.device.meters import MemoryMeter, synchronized_clock
+from tradeoff.objectives.device.base import DeviceInfo
+from tradeoff.objectives.device.cpu import MemoryMeter, synchronized_clock
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.measurements.outcome import Measurements, ProbeResult, TrainingResult

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
-from tradeoff.objectives.device.meters import DeviceSampler
+from tradeoff.objectives.device.cpu import DeviceSampler
 from tradeoff.objectives.measurements.goals import Goal, learned_value
 from tradeoff.objectives.measurements.outcome import Evaluation, Memory, TrainingResult
 from tradeoff.objectives.trainers.evaluations import evaluation, watch_evaluations

@@ -12,14 +12,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from tradeoff.objectives.device.devices import describe_device, see_one_card
-from tradeoff.objectives.device.memory_limit import (
+from tradeoff.objectives.device.base import describe_device, see_one_card
+from tradeoff.objectives.device.cpu import memory_meter
+from tradeoff.objectives.device.data_limit import (
     MemoryBudgetExceeded,
     current_data_mib,
     enforce_memory_budget,
     lift_memory_budget,
 )
-from tradeoff.objectives.device.meters import memory_meter
 from tradeoff.objectives.device.out_of_memory import MemoryDetails, out_of_memory_details
 from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, OutOfMemory

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tradeoff.objectives.device.devices import processor_name
+from tradeoff.objectives.device.base import processor_name
 from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
 from tradeoff.objectives.measurements.goals import GOALS

@@ -83,7 +83,7 @@ def train_export(
     # Read by torch and datasets when they are imported, which happens below and not before.
     os.environ.update(server_environment(dict(os.environ)))
     say.print("importing torch and transformers", highlight=False)
-    from tradeoff.objectives.device.devices import describe_device, see_one_card
+    from tradeoff.objectives.device.base import describe_device, see_one_card
     from tradeoff.objectives.device.out_of_memory import out_of_memory_details
     from tradeoff.objectives.trainers.workloads import load_workload, prepare_workload
     from tradeoff.objectives.trial.retraining import remove_checkpoints, retrain

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tradeoff.objectives.device.visible_gpus import visible_cards
+from tradeoff.objectives.device.cuda import visible_cards
 from tradeoff.studies.errors import TradeoffError
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 
-from tradeoff.objectives.device.visible_gpus import visible_cards
+from tradeoff.objectives.device.cuda import visible_cards
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import StudyFailed, TradeoffError

@@ -7,15 +7,15 @@ import sys
 import pytest
 import torch
 
-from tradeoff.objectives.device.devices import DeviceInfo
+from tradeoff.objectives.device.base import DeviceInfo
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 PRELUDE = """
 import json, os, torch
-from tradeoff.objectives.device.devices import describe_device
-from tradeoff.objectives.device.memory_limit import enforce_memory_budget
-from tradeoff.objectives.device.meters import DeviceSampler, memory_meter, synchronized_clock
+from tradeoff.objectives.device.base import describe_device
+from tradeoff.objectives.device.data_limit import enforce_memory_budget
+from tradeoff.objectives.device.cpu import DeviceSampler, memory_meter, synchronized_clock
 from tradeoff.objectives.device.nvml import NvmlReader
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 

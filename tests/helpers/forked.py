@@ -10,9 +10,9 @@ from typing import Any
 _SERVER = """
 import json, os, sys, traceback
 import torch
-from tradeoff.objectives.device import devices
-from tradeoff.objectives.device import memory_limit as memory_budget
-from tradeoff.objectives.device import meters
+from tradeoff.objectives.device import base
+from tradeoff.objectives.device import data_limit as memory_budget
+from tradeoff.objectives.device import cpu
 from tradeoff.objectives.device import out_of_memory as oom
 
 for line in sys.stdin:

@@ -112,7 +112,7 @@ def test_a_kill_after_the_last_checkpoint_costs_no_more_than_the_last_evaluation
     """In a process of its own: a training changes settings of torch."""
     code = f"""
 import dataclasses, json, pathlib
-from tradeoff.objectives.device.devices import describe_device
+from tradeoff.objectives.device.base import describe_device
 from tradeoff.objectives.trial.retraining import last_checkpoint, retrain
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.trainers.workloads import load_workload, prepare_workload

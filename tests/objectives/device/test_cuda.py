@@ -6,7 +6,7 @@ from nvml_stub import NvmlStub, compile_stub
 FIRST = "GPU-11111111-1111-1111-1111-111111111111"
 SECOND = "GPU-22222222-2222-2222-2222-222222222222"
 INSTANCES = ["MIG-33333333-3333-3333-3333-333333333333", "MIG-44444444-4444-4444-4444-444444444444"]
-ASK = "import os; from tradeoff.objectives.device.visible_gpus import visible_cards; answer = visible_cards()"
+ASK = "import os; from tradeoff.objectives.device.cuda import visible_cards; answer = visible_cards()"
 
 
 @pytest.fixture(scope="module")

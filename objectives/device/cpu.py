@@ -14,7 +14,7 @@ from resource import RUSAGE_SELF, getrusage
 
 import torch
 
-from tradeoff.objectives.device.devices import DeviceInfo, warm_up
+from tradeoff.objectives.device.base import DeviceInfo, warm_up
 from tradeoff.objectives.device.malloc import page_allocation
 from tradeoff.objectives.device.nvml import NvmlReader
 from tradeoff.objectives.device.procfs import own_memory_mib

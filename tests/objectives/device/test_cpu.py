@@ -10,8 +10,8 @@ CARD = "GPU-11111111-1111-1111-1111-111111111111"
 
 PRELUDE = """
 import json, torch
-from tradeoff.objectives.device.devices import DeviceInfo, describe_device
-from tradeoff.objectives.device.meters import CpuMemoryMeter, DeviceSampler, memory_meter, page_allocation, synchronized_clock
+from tradeoff.objectives.device.base import DeviceInfo, describe_device
+from tradeoff.objectives.device.cpu import CpuMemoryMeter, DeviceSampler, memory_meter, page_allocation, synchronized_clock
 
 device = DeviceInfo(kind="cpu", name="a processor", total_memory_mib=8192.0, precisions=("fp32",), num_cpus=2)
 
@@ -196,8 +196,8 @@ print(json.dumps([figures, mib[0], mib[-1], list(seconds) == sorted(seconds)]))
 SAMPLE = """
 import os
 from pathlib import Path
-from tradeoff.objectives.device.devices import DeviceInfo
-from tradeoff.objectives.device.meters import DeviceSampler
+from tradeoff.objectives.device.base import DeviceInfo
+from tradeoff.objectives.device.cpu import DeviceSampler
 state = Path(os.environ["NVML_STUB"])
 device = DeviceInfo(kind="cuda", name="a card", uuid={uuid!r}, total_memory_mib=8192.0, precisions=("fp32",), num_cpus=2)
 

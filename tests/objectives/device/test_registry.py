@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from tradeoff.objectives.device.devices import DeviceInfo, describe_device, nvml_uuid, processor_name, see_one_card, warm_up
+from tradeoff.objectives.device.base import DeviceInfo, describe_device, nvml_uuid, processor_name, see_one_card, warm_up
 
 CARD = DeviceInfo(
     kind="cuda",

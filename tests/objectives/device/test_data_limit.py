@@ -3,16 +3,16 @@
 import pytest
 from forked import run_forked
 
-from tradeoff.objectives.device.devices import DeviceInfo
-from tradeoff.objectives.device.memory_limit import current_data_mib, enforce_memory_budget
+from tradeoff.objectives.device.base import DeviceInfo
+from tradeoff.objectives.device.data_limit import current_data_mib, enforce_memory_budget
 
 CPU = DeviceInfo(kind="cpu", name="a processor", total_memory_mib=8192.0, precisions=("fp32",), num_cpus=2)
 
 PRELUDE = """
 import json, resource, threading, torch
-from tradeoff.objectives.device.devices import describe_device
-from tradeoff.objectives.device.memory_limit import current_data_mib, enforce_memory_budget
-from tradeoff.objectives.device.meters import memory_meter, page_allocation
+from tradeoff.objectives.device.base import describe_device
+from tradeoff.objectives.device.data_limit import current_data_mib, enforce_memory_budget
+from tradeoff.objectives.device.cpu import memory_meter, page_allocation
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 
 def fits(mib):
@@ -115,12 +115,12 @@ def test_a_budget_of_nothing_is_refused(limit_mib):
 def test_a_budget_below_the_cuda_context_is_refused(monkeypatch):
     card = DeviceInfo(kind="cuda", name="a card", total_memory_mib=8192.0, precisions=("fp32",), num_cpus=2, context_mib=417.0)
     # There is no card to warm up; the budget is judged before it is set.
-    monkeypatch.setattr("tradeoff.objectives.device.memory_limit.warm_up", lambda kind: None)
+    monkeypatch.setattr("tradeoff.objectives.device.data_limit.warm_up", lambda kind: None)
     with pytest.raises(ValueError, match="must be above the CUDA context, 417 MiB on a card, got 400"):
         enforce_memory_budget(card, 400.0)
 
 
 def test_a_system_that_does_not_tell_a_processs_data_is_named(monkeypatch):
-    monkeypatch.setattr("tradeoff.objectives.device.memory_limit.own_memory_mib", dict)
+    monkeypatch.setattr("tradeoff.objectives.device.data_limit.own_memory_mib", dict)
     with pytest.raises(ValueError, match=r"needs Linux, got .*: remove limits\.peak_memory_mib"):
         current_data_mib()

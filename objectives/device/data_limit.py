@@ -12,7 +12,7 @@ training that fits runs out of memory, and the limit should be lifted first.
 import resource
 import sys
 
-from tradeoff.objectives.device.devices import DeviceInfo, warm_up
+from tradeoff.objectives.device.base import DeviceInfo, warm_up
 from tradeoff.objectives.device.procfs import own_memory_mib
 
 # On a CPU the meter has the last word (`check_budget`), so that every configuration is judged by the same figure; the limit is
