@@ -1,26 +1,24 @@
-"""The device that a trial runs on: what it is, what it can, and what only starting it takes.
+"""The base class of a kind of device: all that the rest of the product asks of it, and so all that a new kind must provide.
 
-It is described in the trial's own process, because CUDA must not be initialised in a process that forks. A card goes by its
-UUID: CUDA_VISIBLE_DEVICES renumbers torch's devices, and NVML's keep their numbers.
+A kind is one module beside this one with a subclass of `Device`, registered in `registry.KINDS`. Nobody else compares kinds:
+they ask the class (what holds for every device of the kind, and can be asked of a stored study anywhere) or the device itself
+(in a trial's process, where it is started). Class attributes and the methods under "Before a process uses a device" must
+neither import torch nor start the device: a process that has initialised CUDA holds memory on the GPU and can't fork.
 """
 
+# ruff: noqa: B027  the empty methods are optional: a kind without anything to do leaves them out
+
 import os
-import platform
-import threading
-from collections.abc import Callable, Mapping
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, ClassVar, Literal, Self
 
-from tradeoff.objectives.device.extras import available_extras
-from tradeoff.objectives.device.malloc import give_back_free_blocks
-from tradeoff.objectives.device.nvml import NvmlReader, driver_version, used_memory_by_uuid_mib
-from tradeoff.searchspace import Precision
-
-DeviceKind = Literal["cuda", "cpu"]
-
-# glibc keeps up to 40 MiB of stacks for reuse: four of 8 MiB.
-_NUM_CACHED_STACKS = 4
+from tradeoff.objectives.device.extras import installation_needs, is_installed
+from tradeoff.objectives.measurements.outcome import Memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,21 +26,21 @@ class DeviceInfo:
     """A device as plain values, so that it crosses a process boundary and is stored with a study.
 
     Attributes:
-        kind: What torch calls it.
-        name: The card's model, or the processor's.
-        uuid: The card's or the MIG instance's, as NVML writes it; None on a CPU.
-        total_memory_mib: The card's memory, or the machine's.
-        precisions: The values of `searchspace.Precision` that it has.
-        driver: Version of NVIDIA's driver; None on a CPU or where NVML does not say.
+        kind: torch's name for this type of device; the key of its class in `registry.KINDS`.
+        name: The model of the GPU or of the processor.
+        uuid: The UUID of the GPU or MIG instance, as NVML writes it; None on a CPU.
+        total_memory_mib: The memory of the GPU, or of the machine.
+        precisions: The values of `searchspace.Precision` that it supports.
+        driver: Version of NVIDIA's driver; None on a CPU or if NVML does not report it.
         num_cpus: Processors that this process may use.
-        context_mib: What initialising CUDA took on the card, libraries of the first operations included, and, where several
-            cards train together, what connecting them took; None on a CPU.
-        measures_energy: Whether NVML counts the card's energy; it does not on a CPU, and not for a MIG instance.
-        num_cards: Cards that this process may use; None on a CPU.
-        extras: What some values of a space need and is there: see `tradeoff.objectives.device.extras`.
+        context_mib: Memory that starting the device took on it, including the libraries of the first operations and, if
+            several devices train together, their connections; None on a CPU.
+        measures_energy: True if the device's energy can be read; NVML does not count it for a MIG instance.
+        num_cards: GPUs that this process may use; None on a CPU. (The name is the one that is stored.)
+        extras: What some values of a space need and is available: see `tradeoff.objectives.device.extras`.
     """
 
-    kind: DeviceKind
+    kind: str
     name: str
     uuid: str | None = None
     total_memory_mib: float
@@ -54,167 +52,249 @@ class DeviceInfo:
     num_cards: int | None = None
     extras: tuple[str, ...] = ()
 
-    @property
-    def model_key(self) -> str:
-        """What memory and time depend on: devices with equal keys share what is known of either, others never do."""
-        cores = f", {self.num_cpus} processors" if self.kind == "cpu" else ""
-        return f"{self.name}, {self.total_memory_mib:.0f} MiB{cores}"
-
     def as_dict(self) -> dict[str, Any]:
-        """The fields as plain values; `from_dict` reads them again."""
+        """Return the fields as JSON types; `from_dict` reads them."""
         return asdict(self) | {"precisions": list(self.precisions), "extras": list(self.extras)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DeviceInfo":
-        """The device that `as_dict` wrote."""
+        """Return the description that `as_dict` wrote."""
         return cls(**{**values, "precisions": tuple(values["precisions"]), "extras": tuple(values.get("extras", ()))})
 
 
-def describe_device(*, index: int = 0, connect: Callable[[DeviceKind], None] | None = None) -> DeviceInfo:
-    """Describes the device that trials use: a card, or else the CPU. Initialises CUDA in this process.
+class MemoryLimitExceededError(MemoryError):
+    """A measured peak is above the memory limit, although no allocation failed.
+
+    Attributes:
+        shortfall_mib: By how much.
+    """
+
+    def __init__(self, peak_memory_mib: float, memory_limit_mib: float) -> None:
+        super().__init__(f"peak memory {peak_memory_mib:,.1f} MiB is above the limit of {memory_limit_mib:,.1f} MiB")
+        self.shortfall_mib = peak_memory_mib - memory_limit_mib
+
+
+class MemoryMeter(ABC):
+    """Measures the memory of this process from a baseline, which is its level when the meter is made."""
+
+    @abstractmethod
+    def reset_peak(self) -> None:
+        """Start a new peak from what is held now; the baseline stays."""
+
+    @abstractmethod
+    def read(self) -> Memory:
+        """Return the peaks since the last reset."""
+
+    @abstractmethod
+    def held_mib(self) -> float:
+        """Return what is held now, by the measure of `peak_memory_mib`."""
+
+
+class DeviceMonitor:
+    """What a device's driver reports besides torch. Each figure is None where it reports nothing, as in this base class."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the driver's library; every figure is None afterwards."""
+
+    def process_memory_mib(self) -> float | None:
+        """Return what this process holds on the device, its context included."""
+        return None
+
+    def device_memory_mib(self) -> float | None:
+        """Return what all processes hold on the device."""
+        return None
+
+    def utilization_percent(self) -> float | None:
+        """Return the share of the last sampling period in which the device was busy, 0 to 100."""
+        return None
+
+    def total_energy_j(self) -> float | None:
+        """Return the energy used since an arbitrary moment; only a difference of two readings has a meaning."""
+        return None
+
+
+class Device(ABC):
+    """A device that trials train on; each subclass is one kind.
+
+    Attributes:
+        kind: torch's name for the type of device, as in `torch.ones(1, device=kind)`; stored with every study.
+        uses_host_processors: True if training runs on the machine's own processors. Trials then share them with everything
+            else, their number is part of what a time means, and the Trainer needs `use_cpu`.
+        uses_host_memory: True if the device has no memory of its own, so that a trial without a limit could take the
+            machine's.
+        peak_includes_context: True if `peak_memory_mib` counts what starting the device took; otherwise it lies above that.
+        peak_scope: The same in words, for a report.
+        training_shows_peak: True if the peak of a whole training is comparable with the probe's. If it is not, only the probe
+            measures `peak_memory_mib`.
+        traced_allocator: The allocator that the memory estimator replays for this kind: `cuda` is torch's caching allocator,
+            `cpu` gives each freed block back.
+        process_group_backend: The backend of `torch.distributed` for data parallel training.
+        out_of_memory_phrases: Regular expressions of the complete phrases by which this kind's allocator and libraries
+            report that memory ran out, in a RuntimeError or an OSError. A phrase that other errors share must not be here.
 
     Args:
-        index: Torch's number of the card, which becomes its current one.
-        connect: Called once the device can be used, and before what starting it took is measured: what connecting several
-            cards takes, such as NCCL's buffers, is gone for the training as well.
+        info: The description of the device, as it was found in this process.
     """
-    import torch
 
-    if torch.cuda.is_available():
-        return _describe_card(index, connect)
-    if connect is not None:
-        connect("cpu")
-    return DeviceInfo(
-        kind="cpu",
-        name=processor_name(),
-        total_memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20,
-        precisions=(Precision.FP32.value, Precision.BF16.value),
-        num_cpus=_num_cpus(),
-        extras=available_extras("cpu"),
-    )
+    kind: ClassVar[str]
+    uses_host_processors: ClassVar[bool] = False
+    uses_host_memory: ClassVar[bool] = False
+    peak_includes_context: ClassVar[bool] = True
+    peak_scope: ClassVar[str]
+    training_shows_peak: ClassVar[bool] = True
+    traced_allocator: ClassVar[Literal["cuda", "cpu"]]
+    process_group_backend: ClassVar[str]
+    out_of_memory_phrases: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, info: DeviceInfo) -> None:
+        self.info = info
+
+    # Before a process uses a device
+
+    @classmethod
+    @abstractmethod
+    def visible(cls, environment: Mapping[str, str] = os.environ) -> list[str]:
+        """Return a name for each device of this kind that a process with this environment may use.
+
+        The names are those that `visibility` takes. A kind that is not divided among workers returns none.
+        """
+
+    @classmethod
+    def visibility(cls, names: Sequence[str]) -> dict[str, str]:
+        """Return the environment variables that leave a process these devices alone."""
+        return {}
+
+    @classmethod
+    def see_one(cls) -> None:
+        """Leave this process the first of the devices that it sees; it must not have started any.
+
+        With more, the Trainer would split a batch that many times as large between them (DataParallel), which is not the
+        effective batch size that was asked for.
+        """
+
+    @classmethod
+    def name_without_starting(cls) -> str | None:
+        """Return the name that `start` would find on this machine, or None if only starting the device tells."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def can_compile(cls) -> bool:
+        """Return True if what `torch.compile` needs for this kind is installed."""
+
+    @classmethod
+    def extras(cls) -> tuple[str, ...]:
+        """Return the extras that are available here, as `DeviceInfo.extras` holds them."""
+        return tuple(
+            sorted(
+                need.ability
+                for need in installation_needs()
+                if need.on in (None, cls.kind)
+                and (need.package is None or is_installed(need.package))
+                and (not need.compiler or cls.can_compile())
+            )
+        )
+
+    # Starting it, in the process that trains
+
+    @classmethod
+    @abstractmethod
+    def is_available(cls) -> bool:
+        """Return True if torch can use a device of this kind in this process."""
+
+    @classmethod
+    @abstractmethod
+    def start(cls, *, index: int = 0, connect: Callable[[type["Device"]], None] | None = None) -> Self:
+        """Start a device in this process and describe it.
+
+        Args:
+            index: torch's number of the device, which becomes the current one.
+            connect: Called once the device can be used, and before the memory that starting it took is measured: what the
+                connections to other devices take, such as NCCL's buffers, is not available to the training.
+        """
+
+    @classmethod
+    def warm_up(cls) -> None:
+        """Run one small training step, so that threads, libraries and workspaces exist and memory differs by tensors alone.
+
+        The step's tensors are large enough for a parallel loop to use its whole pool, and are gone afterwards.
+        """
+        import torch
+
+        weight = torch.ones(256, 256, device=cls.kind, requires_grad=True)
+        (torch.ones(512, 256, device=cls.kind) @ weight).tanh().sum().backward()  # type: ignore[no-untyped-call]
+        cls.synchronize()
+
+    @classmethod
+    def prepare_rank(cls, num_ranks: int) -> None:
+        """Set this process up as one of `num_ranks` that train together, before it connects to the others."""
+
+    # Time
+
+    @classmethod
+    def synchronize(cls) -> None:
+        """Wait until all work on the device has finished; nothing to do for a kind that computes synchronously."""
+
+    def clock_s(self) -> float:
+        """Return a monotonic time in seconds, with all work on the device finished. Only differences have a meaning."""
+        self.synchronize()
+        return time.perf_counter()
+
+    # Memory
+
+    @abstractmethod
+    def memory_meter(self) -> MemoryMeter:
+        """Return a meter with its baseline taken now: make it after the device has started and before a model is built."""
+
+    @abstractmethod
+    def held_mib(self) -> float:
+        """Return the memory that this process holds now, its context included."""
+
+    @abstractmethod
+    def enforce_memory_limit(self, memory_limit_mib: float) -> None:
+        """Make allocations beyond a limit fail from now on, so that a configuration above it runs out of memory for real.
+
+        Args:
+            memory_limit_mib: The limit, by the measure of `peak_memory_mib`.
+
+        Raises:
+            ValueError: The limit leaves nothing for a training, or this system has no such limit.
+        """
+
+    def lift_memory_limit(self) -> None:
+        """Undo `enforce_memory_limit` if it would get in the way of steps that are timed; a kind may keep it."""
+
+    def left_in_limit_mib(self) -> float | None:
+        """Return what an enforced limit still allows, for an error that does not say it; None if the kind can't tell."""
+        return None
+
+    def check_peak(self, peak_memory_mib: float, memory_limit_mib: float) -> None:
+        """Compare a measured peak with the limit, if the limit alone does not stop everything above it.
+
+        Raises:
+            MemoryLimitExceededError: The peak is above the limit.
+        """
+
+    def measuring_memory(self) -> AbstractContextManager[None]:
+        """Return a context for steps whose memory is measured; their times are not used."""
+        return nullcontext()
+
+    def release_cached_memory(self) -> None:
+        """Give memory that torch keeps for reuse back to the device."""
+
+    # What the driver reports
+
+    def monitor(self) -> DeviceMonitor:
+        """Return the driver's figures for this device, energy among them."""
+        return DeviceMonitor()
 
 
-def see_one_card() -> None:
-    """Leaves this process the first of the cards that it sees. CUDA must not have been initialised in it.
-
-    With more, the Trainer splits batches that many times as large between them (DataParallel): another effective batch than the
-    one that was asked for.
-    """
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    os.environ["CUDA_VISIBLE_DEVICES"] = first
-
-
-def warm_up(kind: DeviceKind) -> None:
-    """Brings what a training step starts on first use, so that later levels of memory differ by tensors alone.
-
-    It runs one small step: threads, libraries and workspaces are there afterwards. The tensors are large enough for a parallel
-    loop to use its whole pool, and are gone. On a CPU, where threads and free blocks count as memory, a few threads leave
-    their stacks in glibc's cache for the next ones (models are loaded by a pool of them), and free blocks go back.
-    """
-    import torch
-
-    weight = torch.ones(256, 256, device=kind, requires_grad=True)
-    (torch.ones(512, 256, device=kind) @ weight).tanh().sum().backward()  # type: ignore[no-untyped-call]
-    if kind == "cuda":
-        torch.cuda.synchronize()
-    else:
-        _fill_stack_cache()
-        give_back_free_blocks()
-
-
-def _fill_stack_cache() -> None:
-    together = threading.Barrier(_NUM_CACHED_STACKS)
-    threads = [threading.Thread(target=together.wait) for _ in range(_NUM_CACHED_STACKS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's model name, or as much of it as this system tells."""
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def nvml_uuid(torch_uuid: str, *, name: str, visible_devices: str | None, index: int) -> str:
-    """The name by which NVML knows one of torch's cards.
-
-    Args:
-        torch_uuid: What torch says, which has no prefix.
-        name: The card's name; that of a MIG instance says so.
-        visible_devices: CUDA_VISIBLE_DEVICES, or None.
-        index: Torch's number of the card.
-    """
-    entries = [entry.strip() for entry in (visible_devices or "").split(",")]
-    if index < len(entries) and entries[index].startswith("MIG-"):
-        # What the user wrote is NVML's own name; of a MIG instance torch may give the UUID of the card around it.
-        return entries[index]
-    if torch_uuid.startswith(("GPU-", "MIG-")):
-        return torch_uuid
-    return f"{'MIG' if ' MIG ' in f' {name} ' else 'GPU'}-{torch_uuid}"
-
-
-def _num_cpus() -> int:
+def num_cpus() -> int:
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _describe_card(index: int, connect: Callable[[DeviceKind], None] | None) -> DeviceInfo:
-    import torch
-
-    # Read before CUDA starts here: the difference is this process's context, even where NVML lists no processes.
-    before_mib = {} if torch.cuda.is_initialized() else used_memory_by_uuid_mib()  # type: ignore[no-untyped-call]
-    torch.cuda.set_device(index)
-    warm_up("cuda")
-    if connect is not None:
-        connect("cuda")
-    properties = torch.cuda.get_device_properties(index)
-    uuid = nvml_uuid(
-        str(properties.uuid),
-        name=properties.name,
-        visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        index=index,
-    )
-    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return DeviceInfo(
-        kind="cuda",
-        name=properties.name,
-        uuid=uuid,
-        total_memory_mib=properties.total_memory / 2**20,
-        precisions=tuple(precision.value for precision in Precision if precision is not Precision.BF16 or has_bf16),
-        driver=driver_version(),
-        num_cpus=_num_cpus(),
-        context_mib=_context_mib(uuid, before_mib),
-        measures_energy=_measures_energy(uuid),
-        num_cards=torch.cuda.device_count(),
-        extras=available_extras("cuda"),
-    )
-
-
-def _measures_energy(uuid: str) -> bool:
-    with NvmlReader.open(uuid) as nvml:
-        return nvml.total_energy_j() is not None
-
-
-def _context_mib(uuid: str, before_mib: Mapping[str, float]) -> float:
-    """What this process holds on the card besides what torch's allocator reserved.
-
-    By NVML's figure for this process; where it lists no such process (a container may see the host's process ids), by the
-    card's before and after; without NVML, by what CUDA says is in use, which counts other processes as well.
-    """
-    import torch
-
-    free, total = torch.cuda.mem_get_info()
-    with NvmlReader.open(uuid) as nvml:
-        held_mib = nvml.process_memory_mib()
-        if held_mib is None:
-            after_mib = nvml.device_memory_mib()
-            if after_mib is not None and uuid in before_mib:
-                held_mib = after_mib - before_mib[uuid]
-    if held_mib is None:
-        held_mib = (total - free) / 2**20
-    return max(0.0, held_mib - torch.cuda.memory_reserved() / 2**20)

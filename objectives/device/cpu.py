@@ -1,105 +1,159 @@
-"""Meters of one trial: peak memory, memory and load over time, and a clock that waits for the device.
+"""The CPU: training on the machine's own processors and memory.
 
-The objective is what the process holds on the card at its peak, the CUDA context included: it decides whether the next run
-fits. Without a GPU it is what the process holds in anonymous memory (tensors and the heap) at its peak, above its level when
+Its `peak_memory_mib` is what the process holds in anonymous memory (tensors and the heap) at its peak, above its level when
 the meter was made. Mapped files, which are libraries and the data set, are left out: they depend on which of their pages were
-ever touched, the kernel can drop them at any time, and a memory budget does not count them either.
+ever touched, the kernel can drop them at any time, and a memory limit does not count them either.
 """
 
+import os
+import platform
 import sys
-import time
-from abc import ABC, abstractmethod
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
+from typing import Self
 
-import torch
+import psutil
 
-from tradeoff.objectives.device.base import DeviceInfo, warm_up
-from tradeoff.objectives.device.malloc import page_allocation
-from tradeoff.objectives.device.nvml import NvmlReader
-from tradeoff.objectives.device.procfs import own_memory_mib
-from tradeoff.objectives.device.sampler import DeviceSampler
+from tradeoff.objectives.device.base import Device, DeviceInfo, MemoryLimitExceededError, MemoryMeter, num_cpus
+from tradeoff.objectives.device.data_limit import left_in_data_limit_mib, lift_data_limit, set_data_limit
+from tradeoff.objectives.device.extras import has_compiler
+from tradeoff.objectives.device.malloc import give_back_free_blocks, page_allocation
+from tradeoff.objectives.device.procfs import status_mib
 from tradeoff.objectives.measurements.outcome import Memory
+from tradeoff.searchspace import Precision
 
-__all__ = [
-    "CpuMemoryMeter",
-    "CudaMemoryMeter",
-    "DeviceSampler",
-    "MemoryMeter",
-    "memory_meter",
-    "page_allocation",
-    "synchronized_clock",
-]
+# glibc keeps up to 40 MiB of stacks for reuse: four of 8 MiB.
+_NUM_CACHED_STACKS = 4
 
 
-class MemoryMeter(ABC):
-    """Measures the memory of this process from a baseline, which is its level when the meter is made."""
+class CpuDevice(Device):
+    """The machine's processors.
 
-    @abstractmethod
-    def reset_peak(self) -> None:
-        """Starts a new peak from what is held now; the baseline stays."""
-
-    @abstractmethod
-    def read(self) -> Memory:
-        """The peaks since the last reset."""
-
-    @abstractmethod
-    def held_mib(self) -> float:
-        """What is held now, by the measure of `peak_memory_mib`."""
-
-
-class CudaMemoryMeter(MemoryMeter):
-    """A card: the context as measured when CUDA started, plus what torch's caching allocator reserved.
-
-    NVML's figures are those at the time of reading. The caching allocator gives nothing back by itself, so for this process
-    they are its peak as long as nobody emptied the cache; `DeviceSampler` follows them over time.
-
-    Args:
-        device: The card, as `describe_device` found it in this process.
+    Memory is enforced and measured only while freed blocks go back to the system (`malloc.page_allocation`), which slows steps
+    down; so the limit is lifted, and the peak no longer measured, before anything is timed.
     """
 
-    def __init__(self, device: DeviceInfo) -> None:
-        self._context_mib = device.context_mib or 0.0
-        self._uuid = device.uuid
-        self.reset_peak()
+    kind = "cpu"
+    uses_host_processors = True
+    uses_host_memory = True
+    peak_includes_context = False
+    peak_scope = "above the loaded libraries"
+    training_shows_peak = False
+    traced_allocator = "cpu"
+    process_group_backend = "gloo"
+    out_of_memory_phrases = (
+        r"\bDefaultCPUAllocator: (?:can't allocate memory|not enough memory)",
+        r"\bunable to mmap \d+ bytes from file .*: Cannot allocate memory",
+    )
 
-    def reset_peak(self) -> None:  # noqa: D102
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
+    @classmethod
+    def visible(cls, environment: Mapping[str, str] = os.environ) -> list[str]:
+        """Return no names: workers get processors, not devices."""
+        return []
 
-    def read(self) -> Memory:  # noqa: D102
-        torch.cuda.synchronize()
-        reserved_mib = torch.cuda.max_memory_reserved() / 2**20
-        with NvmlReader.open(self._uuid) as nvml:
-            return Memory(
-                peak_memory_mib=self._context_mib + reserved_mib,
-                peak_allocated_mib=torch.cuda.max_memory_allocated() / 2**20,
-                peak_reserved_mib=reserved_mib,
-                peak_process_mib=nvml.process_memory_mib(),
-                peak_device_mib=nvml.device_memory_mib(),
-                context_mib=self._context_mib,
+    @classmethod
+    def name_without_starting(cls) -> str:
+        """Return the processor's model."""
+        return processor_name()
+
+    @classmethod
+    def can_compile(cls) -> bool:
+        """Return True if there is a C++ compiler: torch.compile writes C++ for a CPU (torch._inductor.cpp_builder)."""
+        return has_compiler("CXX", ("clang++",) if sys.platform == "darwin" else ("g++",))
+
+    @classmethod
+    def is_available(cls) -> bool:  # noqa: D102
+        return True
+
+    @classmethod
+    def start(cls, *, index: int = 0, connect: Callable[[type[Device]], None] | None = None) -> Self:  # noqa: D102
+        if connect is not None:
+            connect(cls)
+        return cls(
+            DeviceInfo(
+                kind=cls.kind,
+                name=processor_name(),
+                total_memory_mib=psutil.virtual_memory().total / 2**20,
+                precisions=(Precision.FP32.value, Precision.BF16.value),
+                num_cpus=num_cpus(),
+                extras=cls.extras(),
             )
+        )
 
-    def held_mib(self) -> float:  # noqa: D102
-        return self._context_mib + torch.cuda.memory_reserved() / 2**20
+    @classmethod
+    def warm_up(cls) -> None:
+        """Run one small step, and settle what counts as memory on a CPU besides tensors: threads and free blocks.
+
+        A few threads leave their stacks in glibc's cache for the next ones (models are loaded by a pool of them), and free
+        blocks go back to the system.
+        """
+        super().warm_up()
+        together = threading.Barrier(_NUM_CACHED_STACKS)
+        threads = [threading.Thread(target=together.wait) for _ in range(_NUM_CACHED_STACKS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        give_back_free_blocks()
+
+    @classmethod
+    def prepare_rank(cls, num_ranks: int) -> None:
+        """Share the processors: as many threads as processors in each rank would slow all of them down."""
+        import torch
+
+        num_threads = max(1, torch.get_num_threads() // num_ranks)
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)  # Accelerate reads it
+        torch.set_num_threads(num_threads)
+
+    def memory_meter(self) -> MemoryMeter:  # noqa: D102
+        return CpuMemoryMeter()
+
+    def held_mib(self) -> float:
+        """Return the resident memory of the whole process."""
+        return float(psutil.Process().memory_info().rss) / 2**20
+
+    def enforce_memory_limit(self, memory_limit_mib: float) -> None:
+        """Limit what the process may map above what it has now, until `lift_memory_limit`."""
+        self.warm_up()
+        set_data_limit(memory_limit_mib)
+
+    def lift_memory_limit(self) -> None:
+        """Remove the limit: when steps are timed the allocator keeps freed blocks, and those are not the model's."""
+        lift_data_limit()
+
+    def left_in_limit_mib(self) -> float | None:  # noqa: D102
+        return left_in_data_limit_mib()
+
+    def check_peak(self, peak_memory_mib: float, memory_limit_mib: float) -> None:
+        """Compare the peak with the limit, which has a little slack (see `data_limit`) and may not be enforced at all."""
+        if peak_memory_mib > memory_limit_mib:
+            raise MemoryLimitExceededError(peak_memory_mib, memory_limit_mib)
+
+    def measuring_memory(self) -> AbstractContextManager[None]:
+        """Let freed blocks go back to the system, or the peak would count them."""
+        return page_allocation()
 
 
 class CpuMemoryMeter(MemoryMeter):
-    """A CPU: the kernel's own peak of resident memory, less the mapped files, above the baseline.
+    """The kernel's own peak of resident memory, less the mapped files, above the baseline.
 
-    The kernel keeps the peak of the sum (VmHWM) alone, so the files mapped at the time of reading are taken from it: between
-    peak and reading, libraries and data touched for the first time make the peak look smaller by that much. Read soon, and
-    after a warm-up.
+    The kernel keeps only the peak of the sum (VmHWM), so the files mapped at the time of reading are subtracted from it:
+    libraries and data that are first touched between the peak and the reading make the peak look smaller by that much. Read
+    soon, and after a warm-up.
 
     Where the peak can't be reset (no /proc/self/clear_refs, as on macOS), it is the peak of the process's whole life
-    (`ru_maxrss`), files included, above what that peak was before: a trial looks smaller by what starting its process took in
-    passing, and a second figure of the same process may repeat the first.
+    (`ru_maxrss`), files included, above what that peak was before: a trial looks smaller by what starting its process took for
+    a moment, and a second reading of the same process may repeat the first.
     """
 
     _CLEAR_REFS = Path("/proc/self/clear_refs")
 
     def __init__(self) -> None:
-        warm_up("cpu")
+        CpuDevice.warm_up()
+        self._process = psutil.Process()
         self._has_kernel_peak = self._CLEAR_REFS.exists()
         self._context_mib = self._level_mib()
         self.reset_peak()
@@ -110,12 +164,11 @@ class CpuMemoryMeter(MemoryMeter):
             self._CLEAR_REFS.write_text("5", encoding="ascii")
 
     def read(self) -> Memory:  # noqa: D102
-        if self._has_kernel_peak:
-            figures = own_memory_mib()
-            process_mib = figures["VmHWM"]
-            peak_mib = process_mib - figures["RssFile"] - figures["RssShmem"]
-        else:
+        process_mib = status_mib("VmHWM") if self._has_kernel_peak else None
+        if process_mib is None:
             process_mib = peak_mib = _life_peak_mib()
+        else:
+            peak_mib = process_mib - self._process.memory_info().shared / 2**20
         return Memory(
             peak_memory_mib=max(0.0, peak_mib - self._context_mib),
             peak_process_mib=process_mib,
@@ -126,19 +179,20 @@ class CpuMemoryMeter(MemoryMeter):
         return max(0.0, self._level_mib() - self._context_mib)
 
     def _level_mib(self) -> float:
-        return own_memory_mib()["RssAnon"] if self._has_kernel_peak else _life_peak_mib()
+        if not self._has_kernel_peak:
+            return _life_peak_mib()
+        memory = self._process.memory_info()
+        return float(memory.rss - memory.shared) / 2**20  # "shared" is what mapped files take
 
 
-def memory_meter(device: DeviceInfo) -> MemoryMeter:
-    """A meter for a device, with its baseline taken now: after the device is initialised, before a model is built."""
-    return CudaMemoryMeter(device) if device.kind == "cuda" else CpuMemoryMeter()
-
-
-def synchronized_clock(device: DeviceInfo) -> float:
-    """Seconds on a clock that only a difference of is of use, with all work on the device finished."""
-    if device.kind == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's model name, or as much of it as this system reports."""
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def _life_peak_mib() -> float:

@@ -1,55 +1,41 @@
-"""What some values of a space need besides torch and transformers, and whether it is there.
+"""The packages and compilers that some values of a space need besides torch and transformers, and whether they are available.
 
-It is found out once, in a trial's process, and stored with the device: what a study left out can be told anywhere. Nothing is
-imported to find out, since a package may take seconds to import or initialise CUDA.
+It is found out once, in a trial's process, and stored with the device, so that what a study leaves out can be told anywhere.
+Nothing is imported to find out, because a package may take seconds to import or initialise CUDA.
 """
 
 import os
 import shutil
-import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 
 from tradeoff.searchspace import KNOBS, TrialParameters
 from tradeoff.searchspace.knob import Need
 
-# The variable that names the compiler, and the names that are looked for without it.
-_COMPILERS = {
-    "cpu": ("CXX", ("clang++",) if sys.platform == "darwin" else ("g++",)),
-    "cuda": ("CC", ("gcc", "clang")),
-}
 
-
-def available_extras(kind: str) -> tuple[str, ...]:
-    """Return the abilities that an installation gives a device, as `tradeoff.searchspace.knob.Need` names them.
-
-    Args:
-        kind: "cuda" or "cpu".
-    """
+def installation_needs() -> set[Need]:
+    """Return all that a value of a knob may need of an installation."""
     needs = {need for knob in KNOBS.values() for value in knob.kind.options() if (need := knob.needs(value)) is not None}
-    return tuple(sorted(need.ability for need in needs if (need.package or need.compiler) and _is_met(need, kind)))
+    return {need for need in needs if need.package or need.compiler}
 
 
-def _is_met(need: Need, kind: str) -> bool:
-    if need.on not in (None, kind) or (need.package is not None and find_spec(need.package) is None):
-        return False
-    return not need.compiler or _has_compiler(kind)
+def is_installed(package: str) -> bool:
+    """Return True if a package can be imported."""
+    return find_spec(package) is not None
 
 
-def _has_compiler(kind: str) -> bool:
-    # Triton builds its launcher with a C compiler; on a CPU, torch.compile writes C++ (torch._inductor.cpp_builder).
-    variable, names = _COMPILERS[kind]
-    has_compiler = any(shutil.which(os.environ.get(variable) or name) for name in names)
-    return has_compiler and (kind == "cpu" or find_spec("triton") is not None)
+def has_compiler(variable: str, names: Sequence[str]) -> bool:
+    """Return True if there is a compiler: the one that an environment variable names, or one of `names`."""
+    return any(shutil.which(os.environ.get(variable) or name) for name in names)
 
 
 def first_missing(parameters: TrialParameters, *, optimizer: str, abilities: Collection[str]) -> str | None:
-    """Return in a sentence what one configuration needs and does not have, or None if it can be trained.
+    """Return in a sentence what a configuration needs and does not have, or None if it can be trained.
 
     Args:
         parameters: The configuration.
-        optimizer: The job's, which holds where none is searched.
-        abilities: What the device and the installation have.
+        optimizer: The job's, which is used if none is searched.
+        abilities: The precisions and extras of the device.
     """
     for name, value in ({"optim": optimizer} | parameters.as_dict()).items():
         if (need := KNOBS[name].missing(value, abilities)) is not None:

@@ -1,11 +1,12 @@
-"""The kernel's kills for lack of memory: whether it has killed, and at how much memory it would."""
+"""The kernel's kills for lack of memory: their number, and the limit at which they happen."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-# Of a control group, in its second and its first version.
+import psutil
+
+# Files of a control group, in cgroup v2 and v1.
 _COUNTERS = ("memory.events", "memory.oom_control")
 _LIMITS = ("memory.max", "memory.limit_in_bytes")
 
@@ -13,8 +14,8 @@ _LIMITS = ("memory.max", "memory.limit_in_bytes")
 class KernelKillWatch:
     """Counts the processes that the kernel kills for lack of memory, from now on.
 
-    The counter of the process's own control group is used if there is one: it counts the kills of trials started from here,
-    and of little else. Without one, it is the whole machine's, where another's kill at the same time counts too.
+    The counter is that of the process's own control group if there is one, which counts the kills of trials started from here
+    and of little else. Otherwise it is the whole machine's, which also counts kills of unrelated processes.
 
     Args:
         proc: Where procfs is mounted.
@@ -28,21 +29,21 @@ class KernelKillWatch:
         self._before = self._read()
 
     def kills_since(self) -> int | None:
-        """Kills since the watch began; None where the kernel does not count them."""
+        """Return the number of kills since the watch began; None if the kernel does not count them."""
         now = self._read()
         return None if now is None or self._before is None else now - self._before
 
     def limit_mib(self) -> float:
-        """The memory beyond which the kernel kills: that of the process's control group, or of the machine."""
+        """Return the memory beyond which the kernel kills: that of the process's control group, or of the machine."""
         limits = [limit for path in _own_files(self._membership, self._cgroup, _LIMITS) if (limit := _limit_mib(path))]
-        return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20, *limits])
+        return min([psutil.virtual_memory().total / 2**20, *limits])
 
     def _read(self) -> int | None:
         return None if self._counter is None else _kills(self._counter)
 
 
 def _own_files(membership: Path, cgroup: Path, names: tuple[str, str]) -> Iterator[Path]:
-    """Where the process's own group may have a file; in a container its group can be mounted as the root."""
+    """Yield the places where the process's own group may have a file; in a container its group can be mounted as the root."""
     if not membership.exists():
         return
     name, older_name = names
@@ -69,5 +70,5 @@ def _kills(path: Path) -> int | None:
 def _limit_mib(path: Path) -> float | None:
     if not path.is_file():
         return None
-    text = path.read_text(encoding="utf-8").strip()  # "max" where there is none
+    text = path.read_text(encoding="utf-8").strip()  # "max" if there is none
     return int(text) / 2**20 if text.isdecimal() else None

@@ -1,4 +1,4 @@
-"""How glibc's malloc treats freed blocks: given back to the system for a true peak, or kept for speed."""
+"""Controls how glibc's malloc treats freed blocks: gives them back to the system for a true peak, or keeps them for speed."""
 
 import ctypes
 import sys
@@ -10,19 +10,19 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 _PAGE_THRESHOLD = 64 * 1024
-# What glibc's dynamic thresholds grow to by themselves in a process that frees large blocks (mallopt(3)). They can't be made
-# dynamic again once they were set.
+# glibc's dynamic thresholds grow to this by themselves in a process that frees large blocks (mallopt(3)). They can't be made
+# dynamic again once they have been set.
 _FAST_MMAP_THRESHOLD = 32 * 1024 * 1024
 _FAST_TRIM_THRESHOLD = 2 * _FAST_MMAP_THRESHOLD
 
 
 @contextmanager
 def page_allocation() -> Iterator[None]:
-    """Gives each block of 64 KiB or more pages of its own, which go back to the system when it is freed.
+    """Give each block of 64 KiB or more pages of its own, which go back to the system when it is freed.
 
-    Resident memory then follows live tensors, as a card's allocator would show them; otherwise glibc keeps freed blocks, and
-    the peak hides what gradient checkpointing saves. Steps take 1.4 to 2 times as long, so time nothing inside. Blocks from
-    before stay where they are. With another C library than glibc it changes nothing.
+    Resident memory then follows live tensors, as a GPU's allocator would show them; otherwise glibc keeps freed blocks, and
+    the peak hides what gradient checkpointing saves. Steps take 1.4 to 2 times as long, so time nothing inside. Earlier
+    blocks stay where they are. With a C library other than glibc it changes nothing.
     """
     libc = _glibc()
     if libc is None:
@@ -38,7 +38,7 @@ def page_allocation() -> Iterator[None]:
 
 
 def give_back_free_blocks() -> None:
-    """Gives the system back what was freed so far, so that a later trim does not lower a level that was read before it."""
+    """Give what was freed so far back to the system, so that a later trim does not lower a level that was read before it."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)

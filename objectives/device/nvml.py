@@ -1,23 +1,25 @@
-"""Reads a card through NVML (NVIDIA's management library), found by UUID.
+"""Reads a GPU through NVML (NVIDIA's management library), found by UUID.
 
-NVML knows what torch does not: what a process holds beyond torch's allocator, what the whole card holds, how busy it is, what
-energy it used. None of it is needed to search: where NVML is missing, refuses, or does not list this process (in a container
-it may show the host's process ids), a figure is None and the reason is kept.
+NVML knows what torch does not: what a process holds beyond torch's allocator, what the whole GPU holds, how busy it is, what
+energy it used. A search needs none of it: where NVML is missing, refuses, or does not list this process (in a container it may
+show the host's process ids), a figure is None and the reason is kept. Nothing here starts CUDA.
 """
 
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from types import TracebackType
+from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
 import pynvml
 
+from tradeoff.objectives.device.base import DeviceMonitor
+
 T = TypeVar("T")
 
 
-class NvmlReader:
-    """One card, or one MIG instance, as NVML shows it.
+class NvmlReader(DeviceMonitor):
+    """One GPU, or one MIG instance, as NVML shows it.
 
     NVML does not measure utilisation and energy of a MIG instance, so these are None there.
 
@@ -35,13 +37,13 @@ class NvmlReader:
 
     @classmethod
     def open(cls, uuid: str | None) -> Self:
-        """Finds a card; never fails, but its figures may all be None.
+        """Find a GPU. Never fails, but all of its figures may be None.
 
         Args:
-            uuid: The card's or the MIG instance's, with NVML's prefix or without one; None for no card.
+            uuid: UUID of the GPU or MIG instance, with NVML's prefix or without one; None for no GPU.
         """
         if uuid is None:
-            return cls(None, "no card")
+            return cls(None, "no GPU")
         names = [uuid] if uuid.startswith(("GPU-", "MIG-")) else [f"GPU-{uuid}", f"MIG-{uuid}"]
         try:
             pynvml.nvmlInit()
@@ -56,21 +58,15 @@ class NvmlReader:
         _shut_down()
         return cls(None, reason)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Gives NVML back; figures are None afterwards."""
+        """Release NVML; every figure is None afterwards."""
         if self._handle is not None:
             self._handle = None
             self.unavailable_reason = "closed"
             _shut_down()
 
     def process_memory_mib(self) -> float | None:
-        """What this process holds on the card, the CUDA context included; None if NVML does not list it."""
+        """Return what this process holds on the GPU, the CUDA context included; None if NVML does not list it."""
         processes = self._ask(pynvml.nvmlDeviceGetComputeRunningProcesses)
         used = [process.usedGpuMemory for process in processes or () if process.pid == os.getpid()]
         # On a system that does not account by process, the figure is missing though the process is listed.
@@ -78,22 +74,22 @@ class NvmlReader:
         return sum(known) / 2**20 if known else None
 
     def device_memory_mib(self) -> float | None:
-        """What all processes hold on the card, without what the driver keeps for itself where NVML tells them apart."""
+        """Return what all processes hold on the GPU, without the driver's own reserve if NVML tells them apart."""
         memory = self._memory()
         return None if memory is None else memory.used / 2**20
 
     def total_memory_mib(self) -> float | None:
-        """The card's memory."""
+        """Return the GPU's memory."""
         memory = self._memory()
         return None if memory is None else memory.total / 2**20
 
     def utilization_percent(self) -> float | None:
-        """The share of the last sampling period (between 1/6 s and 1 s) in which a kernel ran."""
+        """Return the share of the last sampling period (between 1/6 s and 1 s) in which a kernel ran, 0 to 100."""
         rates = self._ask(pynvml.nvmlDeviceGetUtilizationRates)
         return None if rates is None else float(rates.gpu)
 
     def total_energy_j(self) -> float | None:
-        """What the card used since the driver was loaded; a difference of two readings is what is of use."""
+        """Return the energy used since the driver was loaded; only a difference of two readings has a meaning."""
         energy_mj = self._ask(pynvml.nvmlDeviceGetTotalEnergyConsumption)
         return None if energy_mj is None else energy_mj / 1000
 
@@ -111,47 +107,54 @@ class NvmlReader:
 
 
 def used_memory_by_uuid_mib() -> dict[str, float]:
-    """What is held on each card and each MIG instance of the machine; empty if NVML does not say. Does not start CUDA."""
+    """Return the memory in use on each GPU and each MIG instance of the machine; empty if NVML does not report it."""
     used: dict[str, float] = {}
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return used
-    with contextlib.suppress(pynvml.NVMLError):
-        for handle in _handles():
-            # A card that refuses leaves the others readable.
-            with contextlib.suppress(pynvml.NVMLError):
-                used[str(pynvml.nvmlDeviceGetUUID(handle))] = _memory_info(handle).used / 2**20
-    _shut_down()
+    with contextlib.suppress(pynvml.NVMLError), _started():
+        for gpu, instances in _gpus():
+            for handle in (gpu, *instances):
+                # A GPU that refuses leaves the others readable.
+                with contextlib.suppress(pynvml.NVMLError):
+                    used[_uuid(handle)] = _memory_info(handle).used / 2**20
     return used
 
 
+def gpu_uuids() -> dict[str, list[str]]:
+    """Return the UUIDs of the machine's GPUs in NVML's order, each with those of its MIG instances; empty without NVML."""
+    with contextlib.suppress(pynvml.NVMLError), _started():
+        return {_uuid(gpu): [_uuid(instance) for instance in instances] for gpu, instances in _gpus()}
+    return {}
+
+
 def driver_version() -> str | None:
-    """The version of NVIDIA's driver, or None if NVML does not say."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
+    """Return the version of NVIDIA's driver, or None if NVML does not report it."""
+    with contextlib.suppress(pynvml.NVMLError), _started():
         return str(pynvml.nvmlSystemGetDriverVersion())
-    except pynvml.NVMLError:
-        return None
+    return None
+
+
+@contextmanager
+def _started() -> Iterator[None]:
+    pynvml.nvmlInit()
+    try:
+        yield
     finally:
         _shut_down()
 
 
-def _handles() -> Iterator[Any]:
+def _gpus() -> Iterator[tuple[Any, list[Any]]]:
+    """Yield each GPU's handle with those of its MIG instances."""
     for index in range(pynvml.nvmlDeviceGetCount()):
-        card = pynvml.nvmlDeviceGetHandleByIndex(index)
-        yield card
-        try:
-            num_instances = pynvml.nvmlDeviceGetMaxMigDeviceCount(card)
-        except pynvml.NVMLError:
-            continue  # a card without MIG
-        for instance in range(num_instances):
-            # Places for instances that were not made are not found.
-            with contextlib.suppress(pynvml.NVMLError):
-                yield pynvml.nvmlDeviceGetMigDeviceHandleByIndex(card, instance)
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+        instances = []
+        with contextlib.suppress(pynvml.NVMLError):  # a GPU without MIG
+            for instance in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+                with contextlib.suppress(pynvml.NVMLError):  # a place for an instance that was not created
+                    instances.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, instance))
+        yield gpu, instances
+
+
+def _uuid(handle: Any) -> str:
+    return str(pynvml.nvmlDeviceGetUUID(handle))
 
 
 def _memory_info(handle: Any) -> Any:
@@ -163,6 +166,6 @@ def _memory_info(handle: Any) -> Any:
 
 
 def _shut_down() -> None:
-    # NVML counts initialisations; ending one more than there were is no harm to anyone.
+    # NVML counts initialisations; one shutdown too many does no harm.
     with contextlib.suppress(pynvml.NVMLError):
         pynvml.nvmlShutdown()

@@ -1,8 +1,8 @@
-"""Tells an out-of-memory from a real error, by an exception's type and the exact words of whoever raised it.
+"""Tells running out of memory from any other error, by an exception's type and the exact words of whoever raised it.
 
-Out-of-memory is knowledge that a search builds on, so a real error must never pass for one. Hence the texts below are whole
+Out of memory is knowledge that a search builds on, so another error must never pass for it. Hence the texts are complete
 phrases of torch, CUDA's libraries, NumPy and the C++ runtime, looked for only in errors of the types that these raise. Two that
-are often read as out-of-memory are not: CUDNN_STATUS_NOT_SUPPORTED, which a shape or a layout raises as well, and
+are often taken for it are not: CUDNN_STATUS_NOT_SUPPORTED, which a shape or a layout raises as well, and
 CUBLAS_STATUS_NOT_INITIALIZED, which a failed assertion on the device raises as well.
 
 Nothing here imports torch: the process that starts the trials uses it too.
@@ -10,31 +10,17 @@ Nothing here imports torch: the process that starts the trials uses it too.
 
 import errno
 import re
-import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tradeoff.objectives.device.procfs import own_memory_mib
+from tradeoff.objectives.device.data_limit import left_in_data_limit_mib
+from tradeoff.objectives.device.registry import KINDS
 
 _PHRASES = re.compile(
-    "|".join(
-        (
-            r"(?:CUDA|HIP|XPU|MPS backend) out of memory\b",
-            r"(?:CUDA|HIP|CUDA driver|HIP driver) error: out of memory\b",
-            r"Triton Error \[(?:CUDA|HIP)\]: out of memory\b",
-            r"\bCuda failure (?:\d+ )?'out of memory'",  # NCCL
-            r"\bNVRTC_ERROR_OUT_OF_MEMORY\b",
-            r"\b(?:CUBLAS|CUDNN|CUSPARSE|CUSOLVER)_STATUS_ALLOC_FAILED\b",
-            r"\bCUDNN_STATUS_INTERNAL_ERROR_(?:HOST|DEVICE)_ALLOCATION_FAILED\b",
-            r"\bCUFFT_ALLOC_FAILED\b",
-            r"\bDefaultCPUAllocator: (?:can't allocate memory|not enough memory)",
-            r"\bstd::bad_alloc\b",
-            r"\bunable to mmap \d+ bytes from file .*: Cannot allocate memory",
-        )
-    ),
+    "|".join((r"\bstd::bad_alloc\b", *(phrase for device in KINDS.values() for phrase in device.out_of_memory_phrases))),
     re.DOTALL,
 )
-# A process that ends itself says no more than this, on its standard error.
+# All that a process says on its standard error when native code ends it.
 _LAST_WORDS = re.compile(
     r"terminate called after throwing an instance of 'std::bad_alloc'"
     r"|^memory allocation of (?P<bytes>\d+) bytes failed"  # Rust
@@ -43,21 +29,21 @@ _LAST_WORDS = re.compile(
 )
 _SIZE = r"([\d.]+) (bytes|KiB|MiB|GiB)"
 _MIB = {"bytes": 2.0**-20, "KiB": 2.0**-10, "MiB": 1.0, "GiB": 2.0**10}
-# These have other causes too. They are out-of-memory where a limit leaves next to nothing: a stack takes 8 MiB, and oneDNN,
-# torch's library for a CPU, asks for its generated code and scratch space in small pieces.
+# These have other causes too. They mean out of memory only if a limit leaves next to nothing: a stack takes 8 MiB, and oneDNN,
+# torch's library for a CPU, allocates its generated code and scratch space in small pieces.
 _AMBIGUOUS = ("can't start new thread", "could not create a primitive")
 _NEXT_TO_NOTHING_MIB = 16.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryDetails:
-    """What an out-of-memory error says of itself.
+    """What an out-of-memory error reports.
 
     Attributes:
-        message: Its first line, under the name of its type.
-        requested_mib: The allocation that failed, where the error says it.
-        free_mib: What was free for it, where the error says it: on the card, or within the process's share of the card if that
-            is less.
+        message: Its first line, after the name of its type.
+        requested_mib: The allocation that failed, if the error says it.
+        free_mib: The memory that was free for it, if the error says it: on the GPU, or within the process's share of the GPU
+            if that is less.
     """
 
     message: str
@@ -66,15 +52,15 @@ class MemoryDetails:
 
 
 def out_of_memory_details(error: BaseException) -> MemoryDetails | None:
-    """Reads an error, and those it came from, as an out-of-memory.
+    """Read an error, or one that it came from, as running out of memory.
 
-    Call it before a resource limit is lifted: some errors are out-of-memory only where the limit leaves nothing.
+    Call it before a resource limit is lifted: some errors mean out of memory only if the limit leaves nothing.
 
     Args:
         error: What was raised.
 
     Returns:
-        What the error says, or None if it is another error.
+        What the error reports, or None if it is any other error.
     """
     for link in _chain(error):
         if _is_out_of_memory(link):
@@ -83,10 +69,10 @@ def out_of_memory_details(error: BaseException) -> MemoryDetails | None:
 
 
 def out_of_memory_last_words(log: str) -> MemoryDetails | None:
-    """Reads the output of a process that ended itself as an out-of-memory in native code, where no exception exists.
+    """Read the output of a process that native code ended for lack of memory, where there is no exception.
 
     Args:
-        log: What it wrote to its standard error.
+        log: The process's standard error.
     """
     found = _LAST_WORDS.search(log)
     if found is None:
@@ -122,20 +108,14 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError | OSError):
         return False
     if str(error) in _AMBIGUOUS:
-        return _is_limit_used_up()
+        left_mib = left_in_data_limit_mib()
+        return left_mib is not None and left_mib < _NEXT_TO_NOTHING_MIB
     return _PHRASES.search(str(error)) is not None
-
-
-def _is_limit_used_up() -> bool:
-    """Whether a resource limit leaves this process next to no memory."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
-    data_mib = own_memory_mib().get("VmData")
-    return soft != resource.RLIM_INFINITY and data_mib is not None and soft / 2**20 - data_mib < _NEXT_TO_NOTHING_MIB
 
 
 def _details(error: BaseException) -> MemoryDetails:
     text = str(error).strip()
-    # A data loader's error brings its worker's traceback; the phrase itself says more than "Caught ...".
+    # A data loader's error includes its worker's traceback; the phrase itself says more than "Caught ...".
     found = _PHRASES.search(text)
     line = (text[found.start() :] if found else text).splitlines()[0] if text else "no message"
     requested_mib = _first_size(rf"[Tt]ried to allocate {_SIZE}", text)
@@ -145,7 +125,7 @@ def _details(error: BaseException) -> MemoryDetails:
 
 
 def _free_mib(text: str) -> float | None:
-    """What was free by torch's own account; a share of a card (a memory fraction) can be used up long before the card is."""
+    """Return what was free according to torch; a share of a GPU (a memory fraction) can be used up long before the GPU is."""
     free_mib = _first_size(rf"of which {_SIZE} is free", text)
     if free_mib is None:
         free_mib = _first_size(rf"; {_SIZE} free", text)  # torch before 2.1

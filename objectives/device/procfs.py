@@ -1,23 +1,20 @@
-"""What Linux says of this process's own memory, in /proc/self/status."""
+"""Two figures of this process's memory that psutil does not have: its peak and its data, from Linux's /proc/self/status."""
 
+import re
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
 
 
-def own_memory_mib(status: Path = STATUS) -> dict[str, float]:
-    """The memory figures of this process in MiB, by the kernel's names (proc_pid_status(5)).
+def status_mib(name: str, status: Path = STATUS) -> float | None:
+    """Return a memory figure of this process by the kernel's name (proc_pid_status(5)); None on a system without /proc.
 
-    Returns:
-        Among others `VmData` (private writable memory, what RLIMIT_DATA limits), `VmHWM` (peak resident), and what is resident
-        now, `VmRSS`, in its parts `RssAnon`, `RssFile` and `RssShmem`; empty on a system without /proc.
+    Args:
+        name: `VmData`, private writable memory, which is what RLIMIT_DATA limits (psutil's `data` counts the stack too), or
+            `VmHWM`, the peak resident memory, which can be reset (`ru_maxrss` includes earlier programs of the process).
+        status: The file to read.
     """
     if not status.exists():
-        return {}
-    figures = {}
-    for line in status.read_text(encoding="utf-8").splitlines():
-        name, _, value = line.partition(":")
-        amount, _, unit = value.strip().partition(" ")
-        if unit == "kB":
-            figures[name] = int(amount) / 1024
-    return figures
+        return None
+    found = re.search(rf"^{name}:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE)
+    return None if found is None else int(found[1]) / 1024

@@ -1,4 +1,4 @@
-"""Follows a training from a thread of its own: peaks that only NVML sees, load, energy, and memory over time."""
+"""Follows a training from a thread of its own: peaks that only the driver sees, load, energy, and memory over time."""
 
 import threading
 import time
@@ -6,18 +6,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-import torch
-
-from tradeoff.objectives.device.base import DeviceInfo
-from tradeoff.objectives.device.nvml import NvmlReader
-from tradeoff.objectives.device.procfs import own_memory_mib
+from tradeoff.objectives.device.base import Device
 
 
 class MemoryTrace:
     """Memory over time in a bounded number of points, whatever the duration.
 
-    Each point holds the highest sample of its stretch of time, so a peak is never thinned out. When there are too many
-    points, two become one.
+    Each point holds the highest sample of its interval, so that no peak is lost. When there are too many points, each two
+    become one.
 
     Attributes:
         points: Seconds and MiB, in order of time.
@@ -30,7 +26,7 @@ class MemoryTrace:
         self.points: list[tuple[float, float]] = []
 
     def add(self, seconds: float, mib: float) -> None:
-        """Adds a sample, later than all before it."""
+        """Add a sample, which must be later than all before it."""
         if self.points and self._in_last < self._stride:
             self.points[-1] = max(self.points[-1], (seconds, mib), key=lambda point: point[1])
             self._in_last += 1
@@ -46,25 +42,25 @@ class MemoryTrace:
 class DeviceSampler:
     """Samples a device in the background between entering and leaving.
 
-    Without NVML, as on a CPU, all but the memory over time is None.
+    If the driver reports nothing, as on a CPU, all but the memory over time is None.
 
     Attributes:
-        peak_process_mib: The most that NVML showed this process to hold.
-        peak_device_mib: The most that NVML showed all processes to hold on the card.
+        peak_process_mib: The most that the driver reported for this process.
+        peak_device_mib: The most that the driver reported for all processes on the device.
         gpu_utilization_percent: Mean of the samples; each covers 1/6 s to 1 s before it (NVML's own sampling).
-        energy_j: What the whole card used between entering and leaving.
+        energy_j: The energy that the whole device used between entering and leaving.
         memory_samples: Seconds since entering, and MiB held; 200 points at most.
 
     Args:
         device: The device.
-        held_mib: What is held now; `MemoryMeter.held_mib` of the trial counts from its baseline. By default the context and
-            what torch reserved, or on a CPU the whole process's resident memory.
+        held_mib: Returns what is held now; `MemoryMeter.held_mib` of the trial counts from its baseline. Default:
+            `Device.held_mib`.
         interval_s: Seconds between samples.
     """
 
-    def __init__(self, device: DeviceInfo, *, held_mib: Callable[[], float] | None = None, interval_s: float = 0.2) -> None:
+    def __init__(self, device: Device, *, held_mib: Callable[[], float] | None = None, interval_s: float = 0.2) -> None:
         self._device = device
-        self._held_mib = held_mib if held_mib is not None else self._held_by_process_mib
+        self._held_mib = held_mib or device.held_mib
         self._interval_s = interval_s
         self._ended = threading.Event()
         self._trace = MemoryTrace()
@@ -82,12 +78,12 @@ class DeviceSampler:
         return sum(self._utilization) / len(self._utilization) if self._utilization else None
 
     def total_energy_j(self) -> float | None:
-        """What the card used since its driver was loaded, to tell parts of the time apart; None where NVML does not say."""
-        return self._nvml.total_energy_j()
+        """Return `DeviceMonitor.total_energy_j`, to measure a part of the time."""
+        return self._monitor.total_energy_j()
 
     def __enter__(self) -> Self:
-        self._nvml = NvmlReader.open(self._device.uuid)
-        self._begin_energy_j = self._nvml.total_energy_j()
+        self._monitor = self._device.monitor()
+        self._begin_energy_j = self._monitor.total_energy_j()
         self._begin_s = time.perf_counter()
         self._sample()
         self._thread = threading.Thread(target=self._run, name="device-sampler", daemon=True)
@@ -98,10 +94,10 @@ class DeviceSampler:
         self._ended.set()
         self._thread.join()
         self._sample()
-        end_energy_j = self._nvml.total_energy_j()
+        end_energy_j = self._monitor.total_energy_j()
         if self._begin_energy_j is not None and end_energy_j is not None:
             self.energy_j = end_energy_j - self._begin_energy_j
-        self._nvml.close()
+        self._monitor.close()
 
     def _run(self) -> None:
         while not self._ended.wait(self._interval_s):
@@ -109,16 +105,11 @@ class DeviceSampler:
 
     def _sample(self) -> None:
         self._trace.add(time.perf_counter() - self._begin_s, self._held_mib())
-        self.peak_process_mib = _higher(self.peak_process_mib, self._nvml.process_memory_mib())
-        self.peak_device_mib = _higher(self.peak_device_mib, self._nvml.device_memory_mib())
-        utilization_percent = self._nvml.utilization_percent()
+        self.peak_process_mib = _higher(self.peak_process_mib, self._monitor.process_memory_mib())
+        self.peak_device_mib = _higher(self.peak_device_mib, self._monitor.device_memory_mib())
+        utilization_percent = self._monitor.utilization_percent()
         if utilization_percent is not None:
             self._utilization.append(utilization_percent)
-
-    def _held_by_process_mib(self) -> float:
-        if self._device.kind == "cuda":
-            return (self._device.context_mib or 0.0) + torch.cuda.memory_reserved() / 2**20
-        return own_memory_mib().get("VmRSS", 0.0)
 
 
 def _higher(first: float | None, second: float | None) -> float | None:

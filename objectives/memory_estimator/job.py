@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimate, MemoryEstimates
@@ -102,8 +103,9 @@ def estimate_for_search(
             groups.setdefault(settings_of, []).append(parameters)
     if not groups:
         raise ValueError(f"memory is predicted for {', '.join(OPTIMIZERS)} with eager or sdpa attention, and not compiled")
-    on_card = device["kind"] == "cuda"
-    measured_context = device.get("context_mib") if on_card else 0.0
+    target = device_class(device).traced_allocator
+    is_caching = target == "cuda"
+    measured_context = device.get("context_mib") if is_caching else 0.0
     context = DEFAULT_CONTEXT_MEMORY_MIB if measured_context is None else float(measured_context)
     predictions = []
     for searched, group in groups.items():
@@ -114,16 +116,16 @@ def estimate_for_search(
             attention=searched.get("attn_implementation"),
             optimizer=searched.get("optim"),
         )
-        if on_card:
+        if is_caching:
             workspaces = BlasWorkspace.of_environment(os.environ)
             settings = replace(settings, flash_attention="bf16" in device["precisions"], blas=workspaces)
         else:
-            settings = replace(settings, target="cpu", foreach=False)
+            settings = replace(settings, target=target, foreach=False)
         predictions += plan(
             model_config(job, settings),
             group,
             settings=settings,
-            device_memory_mib=memory_limit_mib if on_card and memory_limit_mib > context else None,
+            device_memory_mib=memory_limit_mib if is_caching and memory_limit_mib > context else None,
             context_memory_mib=context,
             # A trial's peak counts the context as it was measured at its start.
             loaded_code_memory_mib=0.0,
@@ -133,7 +135,7 @@ def estimate_for_search(
     planned = []
     for prediction in predictions:
         low = prediction.predicted_low_mib
-        if on_card:
+        if is_caching:
             # A context that nobody measured is no part of what is surely needed.
             at_least = low if measured_context is not None else low - context
             one = MemoryEstimate(peak_memory_mib=prediction.predicted_peak_memory_mib, lower_bound_mib=at_least)

@@ -14,8 +14,8 @@ from typing import Any
 from transformers import Trainer, TrainingArguments, set_seed
 
 from tradeoff.objectives.data.samples import first_rows, num_rows
-from tradeoff.objectives.device.base import describe_device
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
+from tradeoff.objectives.device.registry import start_device
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.settings import CustomJob
 from tradeoff.objectives.measurements.goals import learned_value, metric_name
@@ -98,7 +98,7 @@ def describe_trainer(job: CustomJob) -> dict[str, Any]:
         smallest = TrialParameters(per_device_train_batch_size=1)
         # With a strategy, the Trainer itself would refuse what is refused below in words of the job.
         settings = training_arguments(job, smallest, output_dir=folder) | {"disable_tqdm": True, "eval_strategy": "no"}
-        arguments = TrainingArguments(**settings, use_cpu=describe_device().kind == "cpu")
+        arguments = TrainingArguments(**settings, use_cpu=start_device().uses_host_processors)
         set_seed(job.seed)
         with _user_errors(job, "fails"):
             trainer = build_trainer(job, arguments, {})

@@ -23,9 +23,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from tradeoff.objectives.data.samples import longest_rows, ordinary_rows, row_lengths, take
-from tradeoff.objectives.device.cpu import page_allocation
-from tradeoff.objectives.device.data_limit import check_budget, lift_memory_budget
-from tradeoff.objectives.device.nvml import NvmlReader
+from tradeoff.objectives.device.base import DeviceMonitor
 from tradeoff.objectives.job.schedule import Schedule
 from tradeoff.objectives.measurements.outcome import Memory, ProbeResult
 from tradeoff.objectives.trainers.custom_trainer import tolerant_metrics
@@ -66,11 +64,9 @@ def probe(session: TrialSession) -> ProbeResult:
             compile_clock.attach(trainer)
         trained_on, evaluated_on = trainer.train_dataset, trainer.eval_dataset if session.job.evaluates else None
         memory = _measure_memory(session, trainer, evaluated_on)
-        if session.device.kind == "cpu":
-            # From here on the allocator keeps freed blocks, for speed, and those are not the model's.
-            lift_memory_budget()
-            if session.memory_limit_mib is not None and memory.peak_memory_mib is not None:
-                check_budget(memory.peak_memory_mib, session.memory_limit_mib)
+        session.device.lift_memory_limit()
+        if session.memory_limit_mib is not None and memory.peak_memory_mib is not None:
+            session.device.check_peak(memory.peak_memory_mib, session.memory_limit_mib)
         memory = highest([Memory(**peaks) for peaks in session.ranks.gather("probe", asdict(memory))])
         trainer.train_dataset = trained_on
         eval_batch_time_s, power_w = _measure_time(session, trainer, evaluated_on, clock)
@@ -99,8 +95,7 @@ def probe(session: TrialSession) -> ProbeResult:
 
 
 def _measure_memory(session: TrialSession, trainer: Trainer, evaluated_on: Any) -> Memory:
-    # On a CPU, freed blocks must go back to the system while memory is measured, or the peak would count them.
-    with page_allocation():
+    with session.device.measuring_memory():
         if evaluated_on is not None:
             _evaluate(trainer, longest_rows(evaluated_on, session.job.eval_batch_size * session.ranks.world_size))
         micro_batches = trainer.args.gradient_accumulation_steps * session.ranks.world_size
@@ -131,9 +126,9 @@ def _measure_time(
     trainer.train_dataset = _timed_rows(session, trainer.train_dataset, num_steps * num_ranks)
     clock.attach(trainer, exchanges=num_ranks > 1)
     enough_s = POWER_S if session.measures_power else TIMED_S
-    with NvmlReader.open(session.device.uuid if session.measures_power else None) as nvml:
+    with session.device.monitor() if session.measures_power else DeviceMonitor() as monitor:
         compiles = bool(session.parameters.get("torch_compile"))
-        until = _UntilTimed(clock, session.clock_s, nvml.total_energy_j, enough_s, session.ranks, compiles=compiles)
+        until = _UntilTimed(clock, session.clock_s, monitor.total_energy_j, enough_s, session.ranks, compiles=compiles)
         trainer.add_callback(until)
         trainer.train()
     powers_w = [power_w for power_w in session.ranks.gather("power", until.power_w) if power_w is not None]

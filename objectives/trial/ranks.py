@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tradeoff.objectives.device.base import Device
 from tradeoff.objectives.measurements.outcome import Memory
 
 LOOPBACK = "127.0.0.1"
@@ -55,8 +56,8 @@ class Ranks:
             )
         return ranks
 
-    def connect(self, kind: str) -> None:
-        """Starts the process group of a `kind` of device and its connections; nothing where there is one process."""
+    def connect(self, device: type[Device]) -> None:
+        """Start the process group of a kind of device and its connections; do nothing if this is the only process."""
         if self.world_size == 1:
             return
         import torch
@@ -66,24 +67,19 @@ class Ranks:
         loopback = "lo0" if sys.platform == "darwin" else "lo"
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
-        if kind == "cpu":
-            # As many threads as there are processors in each rank would be in each other's way. Accelerate reads the variable.
-            num_threads = max(1, torch.get_num_threads() // self.world_size)
-            os.environ["OMP_NUM_THREADS"] = str(num_threads)
-            torch.set_num_threads(num_threads)
+        device.prepare_rank(self.world_size)
         # The store closes the socket that it is given.
         descriptor = None if self.listener is None else self.listener.detach()
         self._store = TCPStore(LOOPBACK, self.port, self.world_size, is_master=self.rank == 0, master_listen_fd=descriptor)
         distributed.init_process_group(
-            "nccl" if kind == "cuda" else "gloo",
+            device.process_group_backend,
             store=PrefixStore("torch", self._store),
             rank=self.rank,
             world_size=self.world_size,
         )
         # Connections are made at the first exchange, and NCCL's buffers with them.
-        distributed.all_reduce(torch.ones(1, device=kind))
-        if kind == "cuda":
-            torch.cuda.synchronize()
+        distributed.all_reduce(torch.ones(1, device=device.kind))
+        device.synchronize()
 
     def gather(self, name: str, value: Any) -> list[Any]:
         """What every rank has, by rank. All of them call it, once for a name, with JSON types."""

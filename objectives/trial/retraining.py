@@ -19,8 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils.logging import disable_progress_bar
 
-from tradeoff.objectives.device.base import DeviceInfo
-from tradeoff.objectives.device.cpu import memory_meter
+from tradeoff.objectives.device.base import Device
 from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.measurements.outcome import Evaluation, Measurements, Stage, TrainingResult
 from tradeoff.objectives.trainers.evaluations import evaluation, watch_evaluations
@@ -57,7 +56,7 @@ def retrain(
     job: TrainingSettings,
     parameters: TrialParameters,
     workload: Workload,
-    device: DeviceInfo,
+    device: Device,
     *,
     output: Path,
     on_progress: Progress,
@@ -68,7 +67,7 @@ def retrain(
         job: The job.
         parameters: The configuration.
         workload: Makes its Trainers.
-        device: The device, as `describe_device` found it in this process.
+        device: The device, started in this process.
         output: The model's folder; it exists.
         on_progress: Called with `stage`; within the training with `step` and `total`, or with an `evaluation`.
 
@@ -83,7 +82,7 @@ def retrain(
         parameters=parameters,
         workload=workload,
         device=device,
-        meter=memory_meter(device),
+        meter=device.memory_meter(),
         reporter=_CallbackReporter(on_progress),
         folder=str(folder),
         begin_s=begin_s,
@@ -112,8 +111,8 @@ def retrain(
             trainer.evaluate()  # a kill between the last checkpoint and the last evaluation left that one out
         total_s = keeper.total_s()
         memory = session.meter.read()
-        if device.kind == "cpu":
-            memory = replace(memory, peak_memory_mib=None)  # freed blocks count while time is measured: the probe's peak holds
+        if not device.training_shows_peak:
+            memory = replace(memory, peak_memory_mib=None)
         train_time_s = total_s - keeper.eval_time_s - keeper.checkpoint_time_s
         num_samples = round((trainer.state.epoch or 0.0) * len(trainer.train_dataset))
         session.training_result = TrainingResult(

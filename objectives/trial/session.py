@@ -1,7 +1,6 @@
-"""What the stages of one trial share: the job, the device, its meters, and the way a Trainer is built.
+"""The state that the stages of one trial share: the job, the device, its meters, and the way a Trainer is built.
 
-A probe and a training build their Trainer here, from the same arguments, so that what the probe measures is what the training
-will do.
+A probe and a training build their Trainer here from the same arguments, so that the probe measures what the training will do.
 """
 
 import gc
@@ -14,8 +13,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments, set_seed
 
-from tradeoff.objectives.device.base import DeviceInfo
-from tradeoff.objectives.device.cpu import MemoryMeter, synchronized_clock
+from tradeoff.objectives.device.base import Device, MemoryMeter
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.measurements.outcome import Measurements, ProbeResult, TrainingResult
@@ -28,12 +26,12 @@ from tradeoff.searchspace import TrialParameters
 
 @dataclass(kw_only=True)
 class TrialSession:
-    """One trial in the making: its inputs, and what was measured so far."""
+    """One running trial: its inputs, and what has been measured so far."""
 
     job: TrainingSettings
     parameters: TrialParameters
     workload: Workload
-    device: DeviceInfo
+    device: Device
     meter: MemoryMeter
     memory_limit_mib: float | None
     reporter: Reporter
@@ -49,32 +47,32 @@ class TrialSession:
     def __post_init__(self) -> None:
         if self.job.deterministic:
             torch.use_deterministic_algorithms(True, warn_only=True)
-            # Filling fresh tensors with NaN would cost time and memory, and changes nothing for code that writes first.
+            # Filling new tensors with NaN would cost time and memory, and changes nothing for code that writes before it reads.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         if self.parameters.get("torch_compile"):
             compile_from_scratch()
         self.note_memory("context")
 
     def note_memory(self, stage: str) -> None:
-        """Records what the process holds now, as the lecture that this product reproduces prints it for each stage."""
+        """Record the memory that the process holds at the end of a stage."""
         # A stage that both the probe and the training pass through is recorded the first time.
         self.memory_by_stage_mib.setdefault(stage, self.meter.held_mib())
 
     def note_first_step(self) -> None:
-        """Records how long it took from the request to the first optimizer step."""
+        """Record the time from the request to the end of the first optimizer step."""
         if self.first_step_time_s is None:
             self.first_step_time_s = self.clock_s() - self.begin_s
 
     def clock_s(self) -> float:
-        """Now, with all work on the device finished."""
-        return synchronized_clock(self.device)
+        """Return the current time, with all work on the device finished."""
+        return self.device.clock_s()
 
     def report(self) -> None:
-        """Sends what is measured so far."""
+        """Send what has been measured so far."""
         self.reporter.measured(self.finish())
 
     def finish(self) -> Measurements:
-        """Everything measured so far."""
+        """Return everything that has been measured so far."""
         return Measurements(
             probe=self.probe_result,
             training=self.training_result,
@@ -85,17 +83,17 @@ class TrialSession:
 
     @contextmanager
     def trainer(self, **overrides: Any) -> Iterator[Trainer]:
-        """A Trainer with a fresh model; afterwards everything that it held is given back.
+        """Build a Trainer with a new model, and afterwards free everything that it held.
 
         Args:
-            overrides: Arguments that differ from the trial's own.
+            overrides: Arguments that replace the trial's own.
         """
         arguments = training_arguments(self.job, self.parameters, output_dir=self.folder) | {
-            "use_cpu": self.device.kind == "cpu",
+            "use_cpu": self.device.uses_host_processors,
             "disable_tqdm": True,
             "save_strategy": "no",
             "logging_strategy": "epoch",
-            "logging_nan_inf_filter": False,  # a loss that is not a number is shown as what it is
+            "logging_nan_inf_filter": False,  # a loss that is NaN is reported as such
             "report_to": "none",
         }
         set_seed(self.job.seed)
@@ -104,11 +102,10 @@ class TrialSession:
         try:
             yield trainer
         finally:
-            # The caller's name keeps the Trainer itself alive; what is large hangs on these.
+            # The caller keeps the Trainer itself alive; these hold what is large.
             trainer.accelerator.free_memory()
             trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = trainer.callback_handler = None
             if self.parameters.get("torch_compile"):
                 forget_compiled_code()
             gc.collect()
-            if self.device.kind == "cuda":
-                torch.cuda.empty_cache()
+            self.device.release_cached_memory()

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
-from tradeoff.objectives.device.cpu import DeviceSampler
+from tradeoff.objectives.device.sampler import DeviceSampler
 from tradeoff.objectives.measurements.goals import Goal, learned_value
 from tradeoff.objectives.measurements.outcome import Evaluation, Memory, TrainingResult
 from tradeoff.objectives.trainers.evaluations import evaluation, watch_evaluations
@@ -42,8 +42,7 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
         session.note_memory("train")
         train_time_s = total_s - curve.eval_time_s
         memory = session.meter.read()
-        if session.device.kind == "cpu":
-            # The allocator keeps freed blocks while time is measured: this peak is not comparable with the probe's.
+        if not session.device.training_shows_peak:
             memory = replace(memory, peak_memory_mib=None)
         memory = replace(memory, peak_device_mib=sampler.peak_device_mib)
         if sampler.peak_process_mib is not None:

@@ -5,22 +5,15 @@ the process; out-of-memory, wherever it comes from, is told apart from a real er
 """
 
 import os
-import resource
 import socket
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-from tradeoff.objectives.device.base import describe_device, see_one_card
-from tradeoff.objectives.device.cpu import memory_meter
-from tradeoff.objectives.device.data_limit import (
-    MemoryBudgetExceeded,
-    current_data_mib,
-    enforce_memory_budget,
-    lift_memory_budget,
-)
-from tradeoff.objectives.device.out_of_memory import MemoryDetails, out_of_memory_details
+from tradeoff.objectives.device.base import Device, MemoryLimitExceededError
+from tradeoff.objectives.device.out_of_memory import out_of_memory_details
+from tradeoff.objectives.device.registry import device_class, see_one_device, start_device
 from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, OutOfMemory
 from tradeoff.objectives.trainers.workloads import load_workload, prepare_workload
@@ -48,10 +41,10 @@ def answer(channel: Channel[dict[str, Any]], listener: socket.socket | None = No
     request = channel.receive()
     reporter = Reporter(channel)
     if request["task"] != "describe" and request.get("num_ranks", 1) == 1:
-        see_one_card()
+        see_one_device()
     try:
         if request["task"] == "describe":
-            reporter.finish(Answer(answer=describe_device().as_dict()))
+            reporter.finish(Answer(answer=start_device().info.as_dict()))
         elif request["task"] == "prepare":
             reporter.finish(_prepare(request, reporter))
         elif request["task"] == "plan":
@@ -78,7 +71,7 @@ def _prepare(request: dict[str, Any], reporter: Reporter) -> Answer | Refusal:
 def _plan(request: dict[str, Any]) -> Answer | Refusal:
     from tradeoff.objectives.memory_estimator.job import estimate_for_search
 
-    if request["device"]["kind"] == "cuda":
+    if not device_class(request["device"]).uses_host_processors:
         os.nice(_PLANNING_NICENESS)  # trials run meanwhile, and come first
     try:
         made = estimate_for_search(
@@ -109,13 +102,14 @@ def run_trial(
         listener: The socket of that port, in the first one.
     """
     begin_s = time.perf_counter()
+    device: Device | None = None
     session: TrialSession | None = None
     try:
         ranks = Ranks.of(request, listener)
-        device = describe_device(index=ranks.rank, connect=ranks.connect)
-        meter = memory_meter(device)
+        device = start_device(index=ranks.rank, connect=ranks.connect)
+        meter = device.memory_meter()
         if request["memory_limit_mib"] is not None and request.get("enforced", True):
-            enforce_memory_budget(device, request["memory_limit_mib"])
+            device.enforce_memory_limit(request["memory_limit_mib"])
         reporter.enter("data")
         job = parse_job(request["job"])
         session = TrialSession(
@@ -133,8 +127,8 @@ def run_trial(
         )
         if "probe" in request["stages"]:
             probe(session)
-        elif device.kind == "cpu":
-            lift_memory_budget()  # only a probe measures what is compared with a CPU's budget
+        else:
+            device.lift_memory_limit()
         if "train" in request["stages"]:
             train(session, request.get("stop_rule"))
         completed = Completed(measurements=session.finish())
@@ -142,8 +136,11 @@ def run_trial(
         return completed
     except BaseException as error:  # noqa: BLE001  the process boundary: everything becomes an outcome
         details = out_of_memory_details(error)
-        free_mib = _free_mib(details)
-        lift_memory_budget()  # the answer itself needs a little memory
+        free_mib = None if details is None else details.free_mib
+        if device is not None:
+            if details is not None and free_mib is None:
+                free_mib = device.left_in_limit_mib()
+            device.lift_memory_limit()  # the answer itself needs a little memory
         measurements = Measurements() if session is None else session.finish()
         if details is not None:
             return OutOfMemory(
@@ -161,17 +158,7 @@ def run_trial(
 
 def _shortfall_mib(error: BaseException, requested_mib: float | None, free_mib: float | None) -> float:
     """How much is missing, at least."""
-    if isinstance(error, MemoryBudgetExceeded):
+    if isinstance(error, MemoryLimitExceededError):
         return error.shortfall_mib
     # What was asked for and was not free is missing; without figures, any positive number says that it does not fit.
     return 1.0 if requested_mib is None else max(1.0, requested_mib - (free_mib or 0.0))
-
-
-def _free_mib(details: MemoryDetails | None) -> float | None:
-    """What was free when an allocation failed: in the error's own words, or what the resource limit had left."""
-    if details is None:
-        return None
-    if details.free_mib is not None:
-        return details.free_mib
-    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
-    return None if soft == resource.RLIM_INFINITY else max(0.0, soft / 2**20 - current_data_mib())

@@ -6,6 +6,7 @@ Every check here is called once, by `tradeoff.studies.execution.preparation`, be
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from tradeoff.objectives.device.registry import device_class
 from tradeoff.searchspace import KNOBS, SearchSpace
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
@@ -67,7 +68,7 @@ def check_devices(devices_per_trial: int, device: Mapping[str, Any]) -> str | No
     """
     if devices_per_trial == 1:
         return None
-    if device["kind"] == "cpu":
+    if device_class(device).uses_host_processors:
         return f"{devices_per_trial} ranks share this machine's processors: timings are not meaningful"
     if devices_per_trial > (num_cards := device.get("num_cards") or 1):
         raise TradeoffError(

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tradeoff.objectives.device.base import processor_name
+from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
 from tradeoff.objectives.measurements.goals import GOALS
@@ -174,11 +174,9 @@ def confirm_stored(
     interrupts = Interrupts()
     config = StudyConfig.model_validate(study.user_attrs["config"])
     device = study.user_attrs["device"]
-    if device["kind"] == "cpu" and device["name"] != processor_name():
+    if (name := device_class(device).name_without_starting()) not in (None, device["name"]):
         # Known without the seconds that starting the server takes.
-        raise OtherDeviceError(
-            f"the study {config.name!r} was measured on {device['name']}, and this machine has {processor_name()}"
-        )
+        raise OtherDeviceError(f"the study {config.name!r} was measured on {device['name']}, and this machine has {name}")
     be_patient(study._storage, say=display.message, stop=lambda: interrupts.requested)
     with interrupts.handled(), TrialServer() as server:
         ready = prepare(config, server, interrupts, display=display, cache=cache, measured_on=device["name"])

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.measurements.outcome import Completed, Interrupted, Outcome, OutOfMemory
@@ -117,7 +118,7 @@ def fit_study(
         KeyboardInterrupt: The user stopped it.
     """
     enforced_mib = limit_mib or ready.config.limits.peak_memory_mib
-    if enforced_mib is None and ready.device["kind"] == "cpu":
+    if enforced_mib is None and device_class(ready.device).uses_host_memory:
         # A process that takes all of the machine's memory would take others down with it.
         enforced_mib = ready.setup.memory_limit_mib
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 
+from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.isolation.background import BackgroundTask
 from tradeoff.objectives.isolation.trial_server import TrialServer, WorkerError
 from tradeoff.objectives.job.settings import TextClassificationJob
@@ -28,7 +29,7 @@ from tradeoff.studies.execution.interrupts import Interrupts
 # About what a plan saves where probes are as short as on a CPU: two for each way to compute.
 MAX_WAIT_S = 10.0
 # With fewer cores a trace would slow down the steps of a probe on a card as well.
-MIN_CPUS_BESIDE_A_CARD = 4
+MIN_CPUS_BESIDE_A_GPU = 4
 # Micro-batches that are planned in each memory class; what lies between is close to their line.
 MAX_BATCHES = 48
 
@@ -69,7 +70,8 @@ class MemoryEstimation:
             if self.failure is not None:
                 self._do_without(self.failure)
             return  # another worker makes them
-        waits = self.device["kind"] == "cpu" or self.device.get("num_cpus", 1) < MIN_CPUS_BESIDE_A_CARD
+        shares_processors = device_class(self.device).uses_host_processors
+        waits = shares_processors or self.device.get("num_cpus", 1) < MIN_CPUS_BESIDE_A_GPU
         timeout_s = None if self.config.plan == "on" else MAX_WAIT_S if waits else 0.0
         with self.interrupts.waiting():
             self.poll(study, objective, timeout_s=timeout_s)

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.goals import learned_names
@@ -91,7 +92,7 @@ def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> d
     job = parse_job(results.config["job"])
     parameters = TrialParameters(**choice.record.params)
     arguments = training_arguments(job, parameters, output_dir=output_dir)
-    if results.device.get("kind") == "cpu":
+    if device_class(results.device).uses_host_processors:
         # What the trials ran with; without it transformers refuses bf16 where there is no card.
         arguments["use_cpu"] = True
     files = {
@@ -123,7 +124,7 @@ def provenance(results: StudyResults, choice: Choice) -> dict[str, Any]:
             name: {"value": record.values[name], "source": record.sources.get(name, "unknown")} for name in results.objectives
         },
         "memory_mib": _present(figures, MEMORY_FIGURES),
-        "memory_to_leave_free_mib": memory_to_leave_free_mib(figures, kind=str(results.device.get("kind", ""))),
+        "memory_to_leave_free_mib": memory_to_leave_free_mib(figures, device_class(results.device)),
         "measured": _present(figures, OTHER_FIGURES),
         **_origin(job),
         "seed": job["seed"],

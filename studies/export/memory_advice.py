@@ -4,21 +4,22 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from tradeoff.objectives.device.base import Device
+
 # The same configuration peaks within 1% of itself from run to run; drivers, library versions and the allocator's luck move it
 # further. It is advice for a card that something else shares, so it errs on the safe side.
 MARGIN = 0.05
 
 
-def memory_to_leave_free_mib(figures: Mapping[str, Any], *, kind: str) -> int | None:
+def memory_to_leave_free_mib(figures: Mapping[str, Any], device: type[Device]) -> int | None:
     """The memory that should be free before a run starts, in MiB; None where its peak is not known.
 
     Args:
         figures: A trial's measurements by name, of which `peak_memory_mib` and `context_mib` are read.
-        kind: The device's kind. On a card the peak holds the context already; on a CPU it lies above what the process has
-            when its libraries are loaded.
+        device: The kind of device, which says whether the peak includes what the process holds once its libraries are loaded.
     """
     peak_mib = figures.get("peak_memory_mib")
     if peak_mib is None:
         return None
-    base_mib = (figures.get("context_mib") or 0.0) if kind == "cpu" else 0.0
+    base_mib = 0.0 if device.peak_includes_context else figures.get("context_mib") or 0.0
     return math.ceil((float(peak_mib) + float(base_mib)) * (1 + MARGIN))

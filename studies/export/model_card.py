@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.arguments import padding
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.goals import GOALS
@@ -34,9 +35,9 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
     parameters = TrialParameters(**record.params)
     front = pareto_front(results.records, results.objectives)
     shown = front if record.number in {other.number for other in front} else [*front, record]
-    is_cpu = results.device.get("kind") == "cpu"
+    device_kind = device_class(results.device)
     measurements = {**record.attributes, **record.values}
-    free_mib = memory_to_leave_free_mib(measurements, kind="cpu" if is_cpu else "")
+    free_mib = memory_to_leave_free_mib(measurements, device_kind)
     return render(
         "tradeoff.studies.export",
         "README.md.jinja",
@@ -61,7 +62,8 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
         free_mib=None if free_mib is None else f"{free_mib:,}",
         peak_mib=None if free_mib is None else GOALS["peak_memory_mib"].show(measurements["peak_memory_mib"]),
         margin_percent=round(100 * MARGIN),
-        is_cpu=is_cpu,
+        peak_scope=device_kind.peak_scope,
+        has_accelerate=num_devices == 1 or not device_kind.uses_host_processors,
         is_custom=isinstance(job, CustomJob),
         has_script="train.py" in files,
         launch=launch_command(num_devices),

@@ -83,22 +83,23 @@ def train_export(
     # Read by torch and datasets when they are imported, which happens below and not before.
     os.environ.update(server_environment(dict(os.environ)))
     say.print("importing torch and transformers", highlight=False)
-    from tradeoff.objectives.device.base import describe_device, see_one_card
     from tradeoff.objectives.device.out_of_memory import out_of_memory_details
+    from tradeoff.objectives.device.registry import see_one_device, start_device
     from tradeoff.objectives.trainers.workloads import load_workload, prepare_workload
     from tradeoff.objectives.trial.retraining import remove_checkpoints, retrain
     from tradeoff.studies.execution.preparation import cache_folder
 
-    see_one_card()
-    device = describe_device()
-    if parameters.precision.value not in device.precisions:
+    see_one_device()
+    device = start_device()
+    if parameters.precision.value not in device.info.precisions:
         raise TradeoffError(
-            f"{device.name} does not train in {parameters.precision.value}, it has {', '.join(device.precisions)};"
+            f"{device.info.name} does not train in {parameters.precision.value}, it has {', '.join(device.info.precisions)};"
             " export a configuration of another precision"
         )
-    if (why := first_missing(parameters, optimizer=job.optim, abilities={*device.precisions, *device.extras})) is not None:
+    abilities = {*device.info.precisions, *device.info.extras}
+    if (why := first_missing(parameters, optimizer=job.optim, abilities=abilities)) is not None:
         raise TradeoffError(f"{why}; install it, or export another configuration")
-    say.print(f"device: {device.name}\npreparing the data", highlight=False)
+    say.print(f"device: {device.info.name}\npreparing the data", highlight=False)
     try:
         data = prepare_workload(job_of_data(job, parameters.as_dict()), cache or cache_folder())
     except ValueError as error:
@@ -127,7 +128,7 @@ def train_export(
         "checkpoint_time_s": trained.checkpoint_time_s,
         "promised": promised(exported, num_train=data["num_train"]),
         "measured": measured(measurement_attributes(trained.measurements)),
-        "device": device.as_dict(),
+        "device": device.info.as_dict(),
         "promised_device": exported["device"].get("name"),
         "versions": library_versions(),
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 import optuna
 
+from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.studies.config.study import StudyConfig, differences
 from tradeoff.studies.environment import library_versions, tradeoff_version
@@ -70,7 +71,7 @@ def check_device(name: str, measured_on: Mapping[str, Any], device: Mapping[str,
             " choose another --name"
         )
     ours, theirs = device.get("num_cpus"), measured_on.get("num_cpus")
-    if device.get("kind") == "cpu" and None not in (ours, theirs) and ours != theirs:
+    if device_class(device).uses_host_processors and None not in (ours, theirs) and ours != theirs:
         processors = "1 processor" if theirs == 1 else f"{theirs} processors"
         raise TradeoffError(
             f"the study {name!r} was measured with {processors} for a trial, and here a trial has {ours}, so that times"

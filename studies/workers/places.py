@@ -1,10 +1,10 @@
-"""Where the workers of one machine run: a card each, or on a CPU a share of the processors each."""
+"""Where the workers of one machine run: on a GPU each, or on a CPU with a share of the processors each."""
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tradeoff.objectives.device.cuda import visible_cards
+from tradeoff.objectives.device.registry import VisibleDevices, visible_devices
 from tradeoff.studies.errors import TradeoffError
 
 
@@ -21,45 +21,44 @@ class Place:
     processors: tuple[int, ...] = ()
 
 
-def default_num_workers(cards: Sequence[str] | None = None, *, cards_each: int = 1) -> int:
-    """One worker for each card, or for each group of `cards_each`; one on a machine without any."""
-    cards = visible_cards() if cards is None else cards
-    return max(1, len(cards) // cards_each)
+def default_num_workers(devices: VisibleDevices | None = None, *, devices_each: int = 1) -> int:
+    """Return one worker for each GPU, or for each group of `devices_each`; one on a machine without any."""
+    return max(1, len((devices or visible_devices()).names) // devices_each)
 
 
 def places(
     num_workers: int,
     *,
-    cards: Sequence[str] | None = None,
+    devices: VisibleDevices | None = None,
     processors: Sequence[int] | None = None,
-    cards_each: int = 1,
+    devices_each: int = 1,
 ) -> list[Place]:
-    """A place for each worker.
+    """Return a place for each worker.
 
     On a CPU each worker has processors of its own, the same number as the others, so that what its trials measure can be
     compared. With more workers than processors they share them.
 
     Args:
         num_workers: How many workers there will be.
-        cards: The cards, as `visible_cards` names them; those of this process if None.
+        devices: The devices; those of this process if None.
         processors: The processors; those of this process if None.
-        cards_each: The cards that each worker has.
+        devices_each: The GPUs that each worker has.
 
     Raises:
-        TradeoffError: There are not enough cards.
+        TradeoffError: There are not enough GPUs.
     """
-    cards = visible_cards() if cards is None else cards
+    kind, names = devices or visible_devices()
     processors = sorted(os.sched_getaffinity(0)) if processors is None else processors
-    if cards:
-        if num_workers * cards_each > len(cards):
-            each = "a card" if cards_each == 1 else f"{cards_each} cards"
+    if names:
+        if num_workers * devices_each > len(names):
+            each = "a GPU" if devices_each == 1 else f"{devices_each} GPUs"
             raise TradeoffError(
-                f"--workers must leave {each} for each: {num_workers} workers, and {len(cards)} visible here"
-                f" ({', '.join(cards)}); trials that share a card would measure each other's memory"
+                f"--workers must leave {each} for each worker: got {num_workers} workers, and {len(names)} visible here"
+                f" ({', '.join(names)}); trials that share a GPU would measure each other's memory"
             )
         share = max(1, len(processors) // num_workers)
-        groups = [cards[start : start + cards_each] for start in range(0, num_workers * cards_each, cards_each)]
-        return [Place(environment={"CUDA_VISIBLE_DEVICES": ",".join(group), **_threads(share)}) for group in groups]
+        groups = [names[start : start + devices_each] for start in range(0, num_workers * devices_each, devices_each)]
+        return [Place(environment={**kind.visibility(group), **_threads(share)}) for group in groups]
     share = max(1, len(processors) // num_workers)
     starts = [index * share % len(processors) for index in range(num_workers)]
     return [Place(environment=_threads(share), processors=tuple(processors[start : start + share])) for start in starts]

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 
-from tradeoff.objectives.device.cuda import visible_cards
+from tradeoff.objectives.device.registry import visible_devices
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import StudyFailed, TradeoffError
@@ -298,7 +298,7 @@ def _connected(address: str) -> Iterator[None]:
     was_there = ray.is_initialized()
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == LOCAL:
-        settings |= {"include_dashboard": False, "num_gpus": len(visible_cards())}
+        settings |= {"include_dashboard": False, "num_gpus": len(visible_devices().names)}
     try:
         if not was_there:
             ray.init(address=address, **settings)

@@ -132,7 +132,7 @@ def _run(
     measured_on: str | None = None,
 ) -> optuna.Study:
     if workers is None:
-        workers = default_num_workers(cards_each=config.devices_per_trial)
+        workers = default_num_workers(devices_each=config.devices_per_trial)
     if workers < 1:
         raise TradeoffError(f"workers must be at least 1, got {workers}")
     interrupts = Interrupts()
@@ -149,7 +149,7 @@ def _run(
         return open_here(opened, device)
 
     if workers > 1:
-        where = places(workers, cards_each=config.devices_per_trial)
+        where = places(workers, devices_each=config.devices_per_trial)
         if where[0].processors:
             display.message(_shared_processors(where))
             num_processes, limit_mib = workers * config.devices_per_trial, config.limits.peak_memory_mib

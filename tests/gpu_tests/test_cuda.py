@@ -1,4 +1,4 @@
-"""What only a real card can show. Skipped as a whole where there is none."""
+"""What only a real GPU can show; skipped as a whole on a machine without one."""
 
 import json
 import subprocess
@@ -13,13 +13,12 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 PRELUDE = """
 import json, os, torch
-from tradeoff.objectives.device.base import describe_device
-from tradeoff.objectives.device.data_limit import enforce_memory_budget
-from tradeoff.objectives.device.cpu import DeviceSampler, memory_meter, synchronized_clock
 from tradeoff.objectives.device.nvml import NvmlReader
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
+from tradeoff.objectives.device.registry import start_device
+from tradeoff.objectives.device.sampler import DeviceSampler
 
-device = describe_device()
+device = start_device()
 
 def tensor(mib):
     return torch.ones(int(mib * 2**18), device="cuda")
@@ -33,18 +32,18 @@ def in_subprocess(code):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_card_is_described():
-    device = DeviceInfo.from_dict(in_subprocess("print(json.dumps(device.as_dict()))"))
+def test_the_gpu_is_described():
+    device = DeviceInfo.from_dict(in_subprocess("print(json.dumps(device.info.as_dict()))"))
     assert device.kind == "cuda"
     assert device.name == torch.cuda.get_device_name(0)
     assert device.total_memory_mib == torch.cuda.get_device_properties(0).total_memory / 2**20
     assert {"fp32", "fp16"} <= set(device.precisions)
 
 
-def test_the_card_is_nvmls_card_with_the_same_memory():
+def test_the_gpu_is_nvmls_gpu_with_the_same_memory():
     code = """
-with NvmlReader.open(device.uuid) as nvml:
-    print(json.dumps([nvml.total_memory_mib(), device.total_memory_mib, nvml.unavailable_reason]))
+with NvmlReader.open(device.info.uuid) as nvml:
+    print(json.dumps([nvml.total_memory_mib(), device.info.total_memory_mib, nvml.unavailable_reason]))
 """
     nvml_mib, torch_mib, reason = in_subprocess(code)
     assert nvml_mib is not None, reason
@@ -53,12 +52,12 @@ with NvmlReader.open(device.uuid) as nvml:
 
 
 def test_the_context_takes_memory_before_any_tensor():
-    assert 50 < in_subprocess("print(json.dumps(device.context_mib))") < 2048
+    assert 50 < in_subprocess("print(json.dumps(device.info.context_mib))") < 2048
 
 
 def test_the_peak_is_the_context_and_what_was_reserved_at_once():
     code = """
-meter = memory_meter(device)
+meter = device.memory_meter()
 before_mib = torch.cuda.memory_reserved() / 2**20
 first, second = tensor(400), tensor(600)
 del first, second
@@ -66,7 +65,7 @@ torch.cuda.empty_cache()
 third = tensor(300)
 memory = meter.read()
 held_mib = meter.held_mib()
-print(json.dumps([before_mib, device.context_mib, held_mib, memory.peak_memory_mib, memory.peak_reserved_mib,
+print(json.dumps([before_mib, device.info.context_mib, held_mib, memory.peak_memory_mib, memory.peak_reserved_mib,
                   memory.peak_allocated_mib]))
 """
     before_mib, context_mib, held_mib, peak_mib, reserved_mib, allocated_mib = in_subprocess(code)
@@ -78,7 +77,7 @@ print(json.dumps([before_mib, device.context_mib, held_mib, memory.peak_memory_m
 
 def test_a_reset_starts_a_new_peak():
     code = """
-meter = memory_meter(device)
+meter = device.memory_meter()
 gone = tensor(800)
 del gone
 torch.cuda.empty_cache()
@@ -91,7 +90,7 @@ print(json.dumps(meter.read().peak_allocated_mib))
 
 def test_nvmls_figure_for_the_process_is_the_objective_where_it_lists_the_process():
     code = """
-meter = memory_meter(device)
+meter = device.memory_meter()
 kept = tensor(1000)
 memory = meter.read()
 print(json.dumps([memory.peak_memory_mib, memory.peak_process_mib]))
@@ -102,11 +101,11 @@ print(json.dumps([memory.peak_memory_mib, memory.peak_process_mib]))
     assert process_mib == pytest.approx(peak_mib, abs=64)
 
 
-def test_within_the_budget_tensors_fit_and_beyond_it_they_run_out_of_memory():
+def test_within_the_limit_tensors_fit_and_beyond_it_they_run_out_of_memory():
     code = """
-limit_mib = device.context_mib + torch.cuda.memory_reserved() / 2**20 + 1000
-enforce_memory_budget(device, limit_mib)
-meter = memory_meter(device)
+limit_mib = device.info.context_mib + torch.cuda.memory_reserved() / 2**20 + 1000
+device.enforce_memory_limit(limit_mib)
+meter = device.memory_meter()
 kept = tensor(900)
 try:
     tensor(400)
@@ -124,10 +123,10 @@ print(json.dumps(answer))
     assert above_limit_mib <= 0
 
 
-def test_a_budget_below_the_context_is_refused():
+def test_a_limit_below_the_context_is_refused():
     code = """
 try:
-    enforce_memory_budget(device, device.context_mib / 2)
+    device.enforce_memory_limit(device.info.context_mib / 2)
 except ValueError as error:
     print(json.dumps(str(error)))
 """
@@ -144,11 +143,11 @@ def step():
         optimizer.step()
         optimizer.zero_grad()
 
-meter = memory_meter(device)
+meter = device.memory_meter()
 step()
 peak_mib = meter.read().peak_memory_mib
 torch.cuda.empty_cache()
-enforce_memory_budget(device, peak_mib + 2)
+device.enforce_memory_limit(peak_mib + 2)
 step()
 print(json.dumps(meter.read().peak_memory_mib <= peak_mib + 2))
 """
@@ -181,10 +180,10 @@ def test_the_clock_waits_for_the_device():
     code = """
 matrix = torch.ones(8192, 8192, device="cuda")
 event = torch.cuda.Event()
-synchronized_clock(device)
+device.clock_s()
 matrix @ matrix
 event.record()
-synchronized_clock(device)
+device.clock_s()
 print(json.dumps(event.query()))
 """
     assert in_subprocess(code) is True

@@ -10,10 +10,7 @@ from typing import Any
 _SERVER = """
 import json, os, sys, traceback
 import torch
-from tradeoff.objectives.device import base
-from tradeoff.objectives.device import data_limit as memory_budget
-from tradeoff.objectives.device import cpu
-from tradeoff.objectives.device import out_of_memory as oom
+from tradeoff.objectives.device import out_of_memory, sampler
 
 for line in sys.stdin:
     read, write = os.pipe()

@@ -26,6 +26,8 @@ from optuna.trial import FrozenTrial, TrialState
 from postgres import PostgresServer
 from running import PROC, Children, children, command_line, tiny_job
 
+from tradeoff.objectives.device.cpu import CpuDevice
+from tradeoff.objectives.device.registry import VisibleDevices
 from tradeoff.objectives.measurements.records import read_record
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
@@ -139,7 +141,7 @@ class UnderFire:
 
     def join(self) -> Command:
         """`tradeoff worker`, as on another machine with as many processors as each worker of `run` has."""
-        where = places(max(1, self.num_fleet), cards=())
+        where = places(max(1, self.num_fleet), devices=VisibleDevices(CpuDevice, []))
         command = self._start("worker", NAME)
         if processors := self.choose(where).processors:
             os.sched_setaffinity(command.process.pid, processors)

@@ -1,19 +1,23 @@
 """Memory meters on a CPU, in processes of their own, and the sampler against a stand-in for NVML."""
 
 import pytest
+import torch
 from forked import run_forked
 from nvml_stub import NvmlStub, compile_stub
 
+from tradeoff.objectives.device.cpu import CpuDevice, processor_name
 from tradeoff.objectives.device.sampler import MemoryTrace
 
-CARD = "GPU-11111111-1111-1111-1111-111111111111"
+GPU = "GPU-11111111-1111-1111-1111-111111111111"
 
 PRELUDE = """
 import json, torch
-from tradeoff.objectives.device.base import DeviceInfo, describe_device
-from tradeoff.objectives.device.cpu import CpuMemoryMeter, DeviceSampler, memory_meter, page_allocation, synchronized_clock
+from tradeoff.objectives.device.base import DeviceInfo
+from tradeoff.objectives.device.cpu import CpuDevice, CpuMemoryMeter
+from tradeoff.objectives.device.malloc import page_allocation
+from tradeoff.objectives.device.sampler import DeviceSampler
 
-device = DeviceInfo(kind="cpu", name="a processor", total_memory_mib=8192.0, precisions=("fp32",), num_cpus=2)
+device = CpuDevice(DeviceInfo(kind="cpu", name="a processor", total_memory_mib=8192.0, precisions=("fp32",), num_cpus=2))
 
 def tensor(mib):
     return torch.ones(int(mib * 2**18))
@@ -37,7 +41,7 @@ def stub(library, tmp_path):
 def test_the_peak_is_what_was_alive_at_once_above_the_baseline():
     code = """
 kept_before = tensor(50)
-meter = memory_meter(device)
+meter = device.memory_meter()
 with page_allocation():
     first = tensor(40)
     second = tensor(60)
@@ -54,7 +58,7 @@ print(json.dumps([memory.peak_memory_mib, meter.held_mib(), memory.context_mib >
 
 def test_a_reset_starts_a_new_peak_from_the_same_baseline():
     code = """
-meter = memory_meter(device)
+meter = device.memory_meter()
 with page_allocation():
     kept = tensor(20)
     gone = tensor(100)
@@ -71,7 +75,7 @@ def test_a_mapped_file_is_no_memory_of_the_model(tmp_path):
     path.write_bytes(b"\1" * 64 * 2**20)
     code = f"""
 import mmap
-meter = memory_meter(device)
+meter = device.memory_meter()
 with open({str(path)!r}, "rb") as file:
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     read = sum(mapped[::4096])
@@ -83,9 +87,9 @@ print(json.dumps([memory.peak_memory_mib, memory.peak_process_mib - memory.conte
     assert whole_process_mib > 64
 
 
-def test_on_a_cpu_there_are_no_figures_of_a_card():
+def test_on_a_cpu_there_are_no_figures_of_a_gpu():
     code = """
-memory = memory_meter(device).read()
+memory = device.memory_meter().read()
 print(json.dumps([memory.peak_allocated_mib, memory.peak_reserved_mib, memory.peak_device_mib]))
 """
     assert in_process(code) == [None, None, None]
@@ -111,7 +115,7 @@ print(json.dumps([before_reset_mib, meter.read().peak_memory_mib]))
 def test_page_allocation_gives_freed_blocks_back_which_plain_malloc_keeps():
     # 4,000 blocks of 100 KiB with a small one that stays after each: the free space lies in the middle of the heap.
     code = """
-meter = memory_meter(device)
+meter = device.memory_meter()
 
 def scatter():
     blocks, between = [], []
@@ -138,7 +142,7 @@ try:
         raise KeyError("x")
 except KeyError:
     pass
-meter = memory_meter(device)
+meter = device.memory_meter()
 blocks = [torch.ones(25 * 1024) for _ in range(2000)]
 wall = torch.ones(256)
 del blocks
@@ -149,7 +153,7 @@ print(json.dumps(meter.held_mib()))
 
 
 def test_the_clock_goes_forward():
-    assert in_process("first = synchronized_clock(device)\nprint(json.dumps(synchronized_clock(device) >= first))")
+    assert in_process("first = device.clock_s()\nprint(json.dumps(device.clock_s() >= first))")
 
 
 def test_a_trace_keeps_every_point_while_there_are_few():
@@ -179,7 +183,7 @@ def test_a_trace_stays_bounded_and_keeps_the_peak():
 
 def test_on_a_cpu_the_sampler_follows_memory_alone():
     code = """
-meter = memory_meter(device)
+meter = device.memory_meter()
 with DeviceSampler(device, held_mib=meter.held_mib, interval_s=0.01) as sampler:
     kept = tensor(100)
 figures = [sampler.peak_process_mib, sampler.peak_device_mib, sampler.gpu_utilization_percent, sampler.energy_j]
@@ -197,9 +201,10 @@ SAMPLE = """
 import os
 from pathlib import Path
 from tradeoff.objectives.device.base import DeviceInfo
-from tradeoff.objectives.device.cpu import DeviceSampler
+from tradeoff.objectives.device.cuda import CudaDevice
+from tradeoff.objectives.device.sampler import DeviceSampler
 state = Path(os.environ["NVML_STUB"])
-device = DeviceInfo(kind="cuda", name="a card", uuid={uuid!r}, total_memory_mib=8192.0, precisions=("fp32",), num_cpus=2)
+info = DeviceInfo(kind="cuda", name="a GPU", uuid={uuid!r}, total_memory_mib=8192.0, precisions=("fp32",), num_cpus=2)
 
 def rewrite(old, new):
     # Replaced as a whole, so that the sampler's thread never reads half a file.
@@ -207,7 +212,7 @@ def rewrite(old, new):
     unfinished.write_text(state.read_text().replace(old, new))
     unfinished.replace(state)
 
-with DeviceSampler(device, held_mib=lambda: 0.0, interval_s={interval_s}) as sampler:
+with DeviceSampler(CudaDevice(info), held_mib=lambda: 0.0, interval_s={interval_s}) as sampler:
 {body}
 answer = [sampler.peak_process_mib, sampler.peak_device_mib, sampler.gpu_utilization_percent, sampler.energy_j]
 """
@@ -215,13 +220,13 @@ answer = [sampler.peak_process_mib, sampler.peak_device_mib, sampler.gpu_utiliza
 
 def test_energy_and_load_are_those_of_the_time_between(stub):
     # One sample on entering, at 40% and 5 J, one on leaving, at 80% and 12.5 J.
-    stub.card(CARD, used_mib=3000, busy=40, energy_mj=5000, pid="self", process_mib=2048)
+    stub.card(GPU, used_mib=3000, busy=40, energy_mj=5000, pid="self", process_mib=2048)
     body = '    rewrite(" 40 5000 ", " 80 12500 ")'
-    assert stub.run(SAMPLE.format(uuid=CARD, interval_s=60, body=body)) == [2048.0, 3000.0, 60.0, 7.5]
+    assert stub.run(SAMPLE.format(uuid=GPU, interval_s=60, body=body)) == [2048.0, 3000.0, 60.0, 7.5]
 
 
 def test_a_peak_between_entering_and_leaving_is_seen(stub):
-    stub.card(CARD, used_mib=3000, busy=40, energy_mj=5000, pid="self", process_mib=2048)
+    stub.card(GPU, used_mib=3000, busy=40, energy_mj=5000, pid="self", process_mib=2048)
     body = f"""
     high, low = "{3000 * 2**20} ", "{7000 * 2**20} "
     rewrite(high, low)
@@ -229,9 +234,29 @@ def test_a_peak_between_entering_and_leaving_is_seen(stub):
         pass
     rewrite(low, high)
 """
-    assert stub.run(SAMPLE.format(uuid=CARD, interval_s=0.01, body=body))[1] == 7000.0
+    assert stub.run(SAMPLE.format(uuid=GPU, interval_s=0.01, body=body))[1] == 7000.0
 
 
-def test_a_card_that_nvml_does_not_know_is_sampled_without_its_figures(stub):
-    stub.card(CARD, used_mib=3000)
+def test_a_gpu_that_nvml_does_not_know_is_sampled_without_its_figures(stub):
+    stub.card(GPU, used_mib=3000)
     assert stub.run(SAMPLE.format(uuid="GPU-unknown", interval_s=60, body="    pass")) == [None, None, None, None]
+
+
+def test_a_warm_up_leaves_torchs_random_numbers_alone():
+    before = torch.random.get_rng_state()
+    CpuDevice.warm_up()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_processors_model_name_is_read(tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor\t: 0\nmodel\t\t: 85\nmodel name\t: A Fast Processor @ 3 GHz\n", encoding="utf-8")
+    assert processor_name(path) == "A Fast Processor @ 3 GHz"
+
+
+@pytest.mark.parametrize("text", [None, "processor\t: 0\nCPU implementer\t: 0x41\n"])
+def test_a_processor_without_a_model_name_is_named_by_its_architecture(tmp_path, text):
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    assert processor_name(path)

@@ -1,18 +1,15 @@
-"""A memory budget on a CPU, enforced by the operating system in processes of their own."""
+"""A memory limit on a CPU, enforced by the operating system in processes of their own."""
 
 import pytest
 from forked import run_forked
 
-from tradeoff.objectives.device.base import DeviceInfo
-from tradeoff.objectives.device.data_limit import current_data_mib, enforce_memory_budget
-
-CPU = DeviceInfo(kind="cpu", name="a processor", total_memory_mib=8192.0, precisions=("fp32",), num_cpus=2)
+from tradeoff.objectives.device.data_limit import current_data_mib, set_data_limit
 
 PRELUDE = """
-import json, resource, threading, torch
-from tradeoff.objectives.device.base import describe_device
-from tradeoff.objectives.device.data_limit import current_data_mib, enforce_memory_budget
-from tradeoff.objectives.device.cpu import memory_meter, page_allocation
+import json, threading, torch
+from tradeoff.objectives.device.registry import start_device
+from tradeoff.objectives.device.data_limit import current_data_mib
+from tradeoff.objectives.device.malloc import page_allocation
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 
 def fits(mib):
@@ -28,26 +25,26 @@ def in_process(code):
     return run_forked(PRELUDE + code)
 
 
-def test_a_tensor_within_the_budget_fits_and_one_beyond_it_does_not():
+def test_a_tensor_within_the_limit_fits_and_one_beyond_it_does_not():
     code = """
-enforce_memory_budget(describe_device(), 100.0)
+start_device().enforce_memory_limit(100.0)
 print(json.dumps([fits(90), fits(130), fits(90)]))
 """
     assert in_process(code) == [True, False, True]
 
 
-def test_freed_tensors_do_not_eat_the_budget_while_blocks_go_back():
+def test_freed_tensors_do_not_eat_the_limit_while_blocks_go_back():
     code = """
-enforce_memory_budget(describe_device(), 100.0)
+start_device().enforce_memory_limit(100.0)
 with page_allocation():
     print(json.dumps(all(fits(size) for size in range(2, 91))))
 """
     assert in_process(code) is True
 
 
-def test_a_few_threads_and_a_parallel_operation_leave_the_budget_to_tensors():
+def test_a_few_threads_and_a_parallel_operation_leave_the_limit_to_tensors():
     code = """
-enforce_memory_budget(describe_device(), 100.0)
+start_device().enforce_memory_limit(100.0)
 together = threading.Barrier(4)
 threads = [threading.Thread(target=together.wait) for _ in range(4)]
 for thread in threads:
@@ -59,21 +56,21 @@ print(json.dumps(fits(90)))
     assert in_process(code) is True
 
 
-def test_the_measured_peak_and_the_budget_are_the_same_measure():
-    # Three tensors of 32 MiB at once: what the meter shows is what a budget must at least be.
+def test_the_measured_peak_and_the_limit_are_the_same_measure():
+    # Three tensors of 32 MiB at once: what the meter shows is what a limit must at least be.
     code = """
 def train():
     tensors = [torch.ones(8 * 2**20) for _ in range(3)]
     return sum(tensor[0].item() for tensor in tensors)
 
-device = describe_device()
-meter = memory_meter(device)
+device = start_device()
+meter = device.memory_meter()
 with page_allocation():
     train()
     peak_mib = meter.read().peak_memory_mib
-    enforce_memory_budget(device, peak_mib + 4)
+    device.enforce_memory_limit(peak_mib + 4)
     train()
-    enforce_memory_budget(device, peak_mib - 20)  # 14 MiB short, with the room that libraries are left
+    device.enforce_memory_limit(peak_mib - 20)  # 14 MiB short, with the room that libraries are left
     try:
         train()
         fitted = True
@@ -88,13 +85,14 @@ print(json.dumps([round(peak_mib), fitted]))
 
 def test_the_limit_can_be_lifted_again():
     code = """
-enforce_memory_budget(describe_device(), 100.0)
+device = start_device()
+device.enforce_memory_limit(100.0)
 refused = not fits(300)
-_, hard = resource.getrlimit(resource.RLIMIT_DATA)
-resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
-print(json.dumps([refused, fits(300)]))
+left_mib = device.left_in_limit_mib()
+device.lift_memory_limit()
+print(json.dumps([refused, 90 < left_mib < 110, fits(300), device.left_in_limit_mib()]))
 """
-    assert in_process(code) == [True, True]
+    assert in_process(code) == [True, True, True, None]
 
 
 def test_current_data_grows_by_what_is_allocated():
@@ -107,20 +105,12 @@ print(json.dumps(current_data_mib() - before_mib))
 
 
 @pytest.mark.parametrize("limit_mib", [0.0, -1.0, float("nan")])
-def test_a_budget_of_nothing_is_refused(limit_mib):
+def test_a_limit_of_nothing_is_refused(limit_mib):
     with pytest.raises(ValueError, match=r"limits\.peak_memory_mib must be above 0, got"):
-        enforce_memory_budget(CPU, limit_mib)
-
-
-def test_a_budget_below_the_cuda_context_is_refused(monkeypatch):
-    card = DeviceInfo(kind="cuda", name="a card", total_memory_mib=8192.0, precisions=("fp32",), num_cpus=2, context_mib=417.0)
-    # There is no card to warm up; the budget is judged before it is set.
-    monkeypatch.setattr("tradeoff.objectives.device.data_limit.warm_up", lambda kind: None)
-    with pytest.raises(ValueError, match="must be above the CUDA context, 417 MiB on a card, got 400"):
-        enforce_memory_budget(card, 400.0)
+        set_data_limit(limit_mib)
 
 
 def test_a_system_that_does_not_tell_a_processs_data_is_named(monkeypatch):
-    monkeypatch.setattr("tradeoff.objectives.device.data_limit.own_memory_mib", dict)
+    monkeypatch.setattr("tradeoff.objectives.device.data_limit.status_mib", lambda name: None)
     with pytest.raises(ValueError, match=r"needs Linux, got .*: remove limits\.peak_memory_mib"):
         current_data_mib()

@@ -36,7 +36,7 @@ def read(stub, uuid, **environment):
     return stub.run(READ.format(uuid=uuid), **environment)
 
 
-def test_all_figures_of_a_card_are_read_in_their_units(stub):
+def test_all_figures_of_a_gpu_are_read_in_their_units(stub):
     stub.card(FIRST, total_mib=8192, used_mib=3000, busy=87, energy_mj=5500, pid="self", process_mib=2048)
     assert read(stub, FIRST) == {
         "process": 2048.0,
@@ -48,7 +48,7 @@ def test_all_figures_of_a_card_are_read_in_their_units(stub):
     }
 
 
-def test_a_card_that_cuda_renumbers_is_found_by_its_uuid(stub):
+def test_a_gpu_that_cuda_renumbers_is_found_by_its_uuid(stub):
     stub.card(FIRST, used_mib=1000)
     stub.card(SECOND, used_mib=2000)
     assert read(stub, SECOND, CUDA_VISIBLE_DEVICES="1")["device"] == 2000.0
@@ -91,7 +91,7 @@ def test_a_listed_process_without_a_figure_has_none(stub):
     assert read(stub, FIRST)["process"] is None
 
 
-def test_a_card_with_no_processes_has_no_figure_for_this_one(stub):
+def test_a_gpu_with_no_processes_has_no_figure_for_this_one(stub):
     stub.card(FIRST, used_mib=3000)
     assert read(stub, FIRST)["process"] is None
 
@@ -129,11 +129,11 @@ def test_a_machine_without_the_library_has_no_figures(stub):
     assert read(stub, FIRST) == NOTHING | {"reason": "NVML: NVML Shared Library Not Found"}
 
 
-def test_no_card_has_no_figures(stub):
-    assert read(stub, None) == NOTHING | {"reason": "no card"}
+def test_no_gpu_has_no_figures(stub):
+    assert read(stub, None) == NOTHING | {"reason": "no GPU"}
 
 
-def test_used_memory_is_told_for_every_card_and_instance(stub):
+def test_used_memory_is_told_for_every_gpu_and_instance(stub):
     stub.card(FIRST, used_mib=1000)
     stub.card(SECOND, used_mib=2000)
     stub.card(INSTANCE, parent=SECOND, used_mib=700)
@@ -141,14 +141,14 @@ def test_used_memory_is_told_for_every_card_and_instance(stub):
     assert stub.run(code) == {FIRST: 1000.0, SECOND: 2000.0, INSTANCE: 700.0}
 
 
-def test_a_card_that_refuses_its_memory_is_left_out(stub):
+def test_a_gpu_that_refuses_its_memory_is_left_out(stub):
     stub.card(FIRST, used_mib="-")
     stub.card(SECOND, used_mib=2000)
     code = "from tradeoff.objectives.device.nvml import used_memory_by_uuid_mib\nanswer = used_memory_by_uuid_mib()"
     assert stub.run(code) == {SECOND: 2000.0}
 
 
-def test_cards_that_nvml_does_not_count_leave_no_used_memory(stub):
+def test_gpus_that_nvml_does_not_count_leave_no_used_memory(stub):
     stub.card(FIRST, used_mib=1000)
     stub.refuse("nvmlDeviceGetCount_v2", 4)
     assert (

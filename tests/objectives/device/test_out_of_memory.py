@@ -179,10 +179,10 @@ def test_a_primitive_that_can_not_be_made_is_out_of_memory_only_when_the_limit_i
     code = """
 import resource, json
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
-from tradeoff.objectives.device.procfs import own_memory_mib
+from tradeoff.objectives.device.procfs import status_mib
 answers = []
 for left_mib in (8, 64):
-    limit = int((own_memory_mib()["VmData"] + left_mib) * 2**20)
+    limit = int((status_mib("VmData") + left_mib) * 2**20)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
     answers.append(out_of_memory_details(RuntimeError("could not create a primitive")) is not None)
 print(json.dumps(answers))
@@ -194,8 +194,8 @@ def test_a_thread_that_finds_no_room_for_its_stack_is_out_of_memory():
     code = """
 import resource, threading, json
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
-from tradeoff.objectives.device.procfs import own_memory_mib
-limit = int((own_memory_mib()["VmData"] + 20) * 2**20)
+from tradeoff.objectives.device.procfs import status_mib
+limit = int((status_mib("VmData") + 20) * 2**20)
 resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
 stop = threading.Event()
 threads = []
@@ -214,8 +214,8 @@ def test_a_real_allocation_beyond_a_real_limit_is_out_of_memory():
     code = """
 import resource, json, torch
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
-from tradeoff.objectives.device.procfs import own_memory_mib
-limit = int((own_memory_mib()["VmData"] + 64) * 2**20)
+from tradeoff.objectives.device.procfs import status_mib
+limit = int((status_mib("VmData") + 64) * 2**20)
 resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
 try:
     torch.empty(256 * 2**20, dtype=torch.uint8)
@@ -229,8 +229,8 @@ def test_python_itself_raises_a_memory_error_beyond_the_limit():
     code = """
 import resource, json
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
-from tradeoff.objectives.device.procfs import own_memory_mib
-limit = int((own_memory_mib()["VmData"] + 64) * 2**20)
+from tradeoff.objectives.device.procfs import status_mib
+limit = int((status_mib("VmData") + 64) * 2**20)
 resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
 try:
     bytearray(256 * 2**20)

@@ -1,13 +1,21 @@
-"""What a device is, by name and by what it can."""
+"""The kinds of device: how one is found, and that nobody but the registry compares them."""
 
-import os
+import ast
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from tradeoff.objectives.device.base import DeviceInfo, describe_device, nvml_uuid, processor_name, see_one_card, warm_up
+from tradeoff.objectives.device.base import DeviceInfo
+from tradeoff.objectives.device.cpu import CpuDevice
+from tradeoff.objectives.device.cuda import CudaDevice
+from tradeoff.objectives.device.registry import KINDS, device_class, start_device, visible_devices
 
-CARD = DeviceInfo(
+ROOT = Path(__file__).parents[3]
+PACKAGES = ("searchspace", "objectives", "studies")
+GPU = DeviceInfo(
     kind="cuda",
     name="NVIDIA T4",
     uuid="GPU-1",
@@ -17,81 +25,76 @@ CARD = DeviceInfo(
     num_cpus=8,
     context_mib=417.0,
 )
-UUID = "11111111-2222-3333-4444-555555555555"
+
+
+def compared_to_a_kind(path):
+    """The lines of a file that compare with the name of a kind of device, or look one up in a dictionary written there."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        operands = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        if isinstance(node, ast.Compare) and isinstance(node.comparators[0], ast.Tuple | ast.List | ast.Set):
+            operands += node.comparators[0].elts
+        if isinstance(node, ast.MatchValue):
+            operands = [node.value]
+        if isinstance(node, ast.Dict):
+            operands = [key for key in node.keys if key is not None]
+        if any(isinstance(operand, ast.Constant) and operand.value in KINDS for operand in operands):
+            yield node.lineno
+
+
+def test_nobody_compares_kinds_of_device():
+    # The memory estimator compares the allocators that it replays, not devices.
+    own = {"objectives/memory_estimator/job.py": 1, "objectives/memory_estimator/tracing/trace.py": 2}
+    files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    found = {str(path.relative_to(ROOT)): len(list(compared_to_a_kind(path))) for path in files}
+    assert {name: count for name, count in found.items() if count} == own
 
 
 def test_a_device_survives_being_written_as_plain_values():
-    assert DeviceInfo.from_dict(CARD.as_dict()) == CARD
+    assert DeviceInfo.from_dict(GPU.as_dict()) == GPU
 
 
-def test_what_is_known_of_a_card_holds_for_another_of_its_model():
-    other = DeviceInfo.from_dict(CARD.as_dict() | {"uuid": "GPU-2", "num_cpus": 64, "context_mib": 420.0, "driver": "580.1"})
-    assert other.model_key == CARD.model_key
+def test_a_stored_description_finds_its_class():
+    assert device_class(GPU.as_dict()) is CudaDevice
+    assert device_class({"kind": "cpu", "name": "a processor"}) is CpuDevice
 
 
-@pytest.mark.parametrize("change", [{"name": "NVIDIA L4"}, {"total_memory_mib": 7680.0}])
-def test_what_is_known_of_a_card_does_not_cross_models(change):
-    assert DeviceInfo.from_dict(CARD.as_dict() | change).model_key != CARD.model_key
+@pytest.mark.parametrize("description", [{"kind": "tpu"}, {}])
+def test_a_kind_that_is_not_registered_is_refused(description):
+    with pytest.raises(ValueError, match=r"kind must be one of cuda, cpu, got"):
+        device_class(description)
 
 
-def test_a_cpus_key_counts_its_processors():
-    cpu = DeviceInfo(kind="cpu", name="a processor", total_memory_mib=8192.0, precisions=("fp32",), num_cpus=2)
-    assert cpu.model_key == "a processor, 8192 MiB, 2 processors"
+def test_every_kind_is_registered_under_its_own_name():
+    assert all(device.kind == name for name, device in KINDS.items())
+    assert list(KINDS)[-1] == "cpu"  # the one that is always available
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a card is described instead")
-def test_without_a_card_the_cpu_is_described():
-    device = describe_device()
-    assert device.kind == "cpu"
-    assert device.name
-    assert device.precisions == ("fp32", "bf16")
-    assert device.total_memory_mib > 256
-    assert device.num_cpus >= 1
-    assert (device.uuid, device.driver, device.context_mib) == (None, None, None)
+@pytest.mark.parametrize("device", KINDS.values(), ids=list(KINDS))
+def test_a_kind_says_all_that_is_asked_of_a_stored_study(device):
+    asked = ("kind", "peak_scope", "traced_allocator", "process_group_backend")
+    assert all(isinstance(getattr(device, name), str) for name in asked)
+    assert not getattr(device, "__abstractmethods__")  # noqa: B009
 
 
-def test_a_warm_up_leaves_torchs_random_numbers_alone():
-    before = torch.random.get_rng_state()
-    warm_up("cpu")
-    assert torch.equal(torch.random.get_rng_state(), before)
+def test_kinds_are_found_without_importing_torch():
+    code = """
+import sys
+from tradeoff.objectives.device.registry import see_one_device, visible_devices
+see_one_device()
+visible_devices()
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_processors_model_name_is_read(tmp_path):
-    path = tmp_path / "cpuinfo"
-    path.write_text("processor\t: 0\nmodel\t\t: 85\nmodel name\t: A Fast Processor @ 3 GHz\n", encoding="utf-8")
-    assert processor_name(path) == "A Fast Processor @ 3 GHz"
-
-
-@pytest.mark.parametrize("text", [None, "processor\t: 0\nCPU implementer\t: 0x41\n"])
-def test_a_processor_without_a_model_name_is_named_by_its_architecture(tmp_path, text):
-    path = tmp_path / "cpuinfo"
-    if text is not None:
-        path.write_text(text, encoding="utf-8")
-    assert processor_name(path)
-
-
-def test_torchs_uuid_gets_nvmls_prefix():
-    assert nvml_uuid(UUID, name="NVIDIA T4", visible_devices="1", index=0) == f"GPU-{UUID}"
-
-
-def test_a_uuid_that_has_a_prefix_keeps_it():
-    assert nvml_uuid(f"GPU-{UUID}", name="NVIDIA T4", visible_devices=None, index=0) == f"GPU-{UUID}"
-
-
-def test_an_instance_is_known_by_the_cards_name():
-    assert nvml_uuid(UUID, name="NVIDIA H100 80GB HBM3 MIG 1g.10gb", visible_devices=None, index=0) == f"MIG-{UUID}"
-
-
-def test_an_instance_that_the_user_chose_goes_by_the_users_name_for_it():
-    visible = "MIG-aaaa, MIG-bbbb"
-    assert nvml_uuid(UUID, name="NVIDIA H100", visible_devices=visible, index=1) == "MIG-bbbb"
-
-
-@pytest.mark.parametrize(("visible", "seen"), [(None, "0"), ("2,3", "2"), ("GPU-aaa,GPU-bbb", "GPU-aaa"), ("", "")])
-def test_a_trial_on_one_device_sees_one_card(visible, seen, monkeypatch):
-    if visible is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    see_one_card()
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is used instead")
+def test_without_a_gpu_the_cpu_is_used():
+    device = start_device()
+    assert isinstance(device, CpuDevice)
+    assert device.info.kind == "cpu"
+    assert device.info.name == CpuDevice.name_without_starting()
+    assert device.info.precisions == ("fp32", "bf16")
+    assert device.info.total_memory_mib > 256
+    assert device.info.num_cpus >= 1
+    assert (device.info.uuid, device.info.driver, device.info.context_mib) == (None, None, None)
+    assert visible_devices() == (CpuDevice, [])

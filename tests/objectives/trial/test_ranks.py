@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from running import LOOPBACK, Children, Events, is_alive, listening_addresses, poll, request, shared_server, tiny_job
 
-from tradeoff.objectives.device.procfs import own_memory_mib
+from tradeoff.objectives.device.procfs import status_mib
 from tradeoff.objectives.isolation.endings import ProcessResult
 from tradeoff.objectives.isolation.following import first_to_go
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Interrupted, Memory, OutOfMemory, TimedOut
@@ -128,7 +128,8 @@ def test_a_rank_that_is_lost_before_it_has_found_the_others_ends_the_trial() -> 
 
 def test_a_rank_that_runs_out_of_memory_ends_the_trial_as_out_of_memory() -> None:
     def starve(pids: list[int]) -> None:
-        held_mib = own_memory_mib(Path(f"/proc/{pids[1]}/status"))["VmData"]
+        held_mib = status_mib("VmData", Path(f"/proc/{pids[1]}/status"))
+        assert held_mib is not None
         _, hard = resource.prlimit(pids[1], resource.RLIMIT_DATA)
         resource.prlimit(pids[1], resource.RLIMIT_DATA, (int(held_mib + 24) << 20, hard))
 
@@ -138,7 +139,7 @@ def test_a_rank_that_runs_out_of_memory_ends_the_trial_as_out_of_memory() -> Non
     assert outcome.shortfall_mib > 0
 
 
-def test_the_memory_budget_is_each_rank_s_own() -> None:
+def test_the_memory_limit_is_each_rank_s_own() -> None:
     outcome = shared_server().run_trial(on_two(memory_limit_mib=4.0))
     assert isinstance(outcome, OutOfMemory)
     assert outcome.stage == "probe"

@@ -10,7 +10,7 @@ from running import tiny_job, tiny_study
 from simulated_runner import BUDGET_MIB, memory_mib, setup
 from simulated_survey import Survey
 
-from tradeoff.objectives.device.extras import available_extras
+from tradeoff.objectives.device.cpu import CpuDevice
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
@@ -267,8 +267,8 @@ def test_ways_to_compute_that_need_the_same_memory_are_each_timed(knob: dict[str
 def test_a_compiler_is_looked_for_where_torch_looks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "torch_compile" not in available_extras("cpu")
+    assert "torch_compile" not in CpuDevice.extras()
     compiler = tmp_path / "my-compiler"
     compiler.touch(mode=0o755)
     monkeypatch.setenv("CXX", "my-compiler")
-    assert "torch_compile" in available_extras("cpu")
+    assert "torch_compile" in CpuDevice.extras()

@@ -112,7 +112,7 @@ def test_a_kill_after_the_last_checkpoint_costs_no_more_than_the_last_evaluation
     """In a process of its own: a training changes settings of torch."""
     code = f"""
 import dataclasses, json, pathlib
-from tradeoff.objectives.device.base import describe_device
+from tradeoff.objectives.device.registry import start_device
 from tradeoff.objectives.trial.retraining import last_checkpoint, retrain
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.trainers.workloads import load_workload, prepare_workload
@@ -122,7 +122,7 @@ folder = pathlib.Path({str(tmp_path)!r})
 data, output = load_workload(job, prepare_workload(job, folder / "cache")["folder"]), folder / "model"
 output.mkdir()
 def run():
-    return retrain(job, TrialParameters(per_device_train_batch_size=8), data, describe_device(), output=output,
+    return retrain(job, TrialParameters(per_device_train_batch_size=8), data, start_device(), output=output,
                    on_progress=lambda event: None)
 first = run()
 checkpoint, before = last_checkpoint(output / "checkpoints")
