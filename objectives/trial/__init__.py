@@ -1,1 +1,1 @@
-"""What happens inside a trial's own process: probe, training, and what they measure."""
+"""Everything inside a trial's own process: the probe, the training, and their measurements."""

@@ -1,8 +1,8 @@
-"""What `torch.compile` costs a training: the micro-steps in which something is compiled, and how much longer they take.
+"""The cost of `torch.compile` in a training: the micro-steps in which something is compiled, and how much longer they take.
 
 A model is compiled when it is first called, once more when a shape changes (then for any size), and again for evaluation.
-Nothing is kept from one trial to the next: compiling takes as long in each of them as on a machine that has never done it, and
-a trial's time does not depend on those before it.
+Nothing is kept from one trial to the next: compiling takes as long in each as on a new machine, and a trial's time does not
+depend on those before it.
 """
 
 import statistics
@@ -15,29 +15,27 @@ from transformers import Trainer
 
 
 def compile_from_scratch() -> None:
-    """Turns inductor's caches off in this process. Nothing else is touched: they may hold what the user wants to keep."""
-    import torch._inductor.config
-
-    torch._inductor.config.force_disable_caches = True
+    """Disable the compiler's caches in this process; what the user has in them stays."""
+    torch.compiler.config.force_disable_caches = True
 
 
 def forget_compiled_code() -> None:
-    """Drops what this process has compiled, so that the next model is compiled anew and within dynamo's limit of variants."""
-    torch._dynamo.reset()
+    """Drop what this process has compiled, so that the next model is compiled again and within dynamo's limit of variants."""
+    torch.compiler.reset()
 
 
 def num_compiled() -> int:
-    """Graphs that dynamo has compiled in this process so far."""
+    """Return the number of graphs that dynamo has compiled in this process so far."""
     from torch._dynamo.utils import counters
 
     return int(counters["stats"]["unique_graphs"])
 
 
 class CompileClock:
-    """Times a Trainer's micro-steps, and tells those in which something was compiled from the others.
+    """Times a Trainer's micro-steps, those in which something was compiled apart from the others.
 
     Args:
-        clock_s: Now in seconds, with all work on the device finished.
+        clock_s: Returns the time in seconds, with all work on the device finished.
     """
 
     def __init__(self, clock_s: Callable[[], float]) -> None:
@@ -46,7 +44,7 @@ class CompileClock:
         self._plain_s: list[float] = []
 
     def attach(self, trainer: Trainer) -> None:
-        """Times the Trainer's forward and backward passes from now on."""
+        """Time the Trainer's forward and backward passes from now on."""
         original = trainer.training_step
 
         @wraps(original)
@@ -59,10 +57,10 @@ class CompileClock:
         trainer.training_step = timed
 
     def time_s(self, *, further_shapes: int = 0) -> float:
-        """What compiling took.
+        """Return the time that compiling took.
 
         Args:
-            further_shapes: Changes of shape that are still to come, each compiled as the last one was.
+            further_shapes: Changes of shape that are still to come; each is assumed to take as long as the last one.
         """
         if not self._compiling_s:
             return 0.0

@@ -1,14 +1,14 @@
-"""The probe: a few seconds of the real Trainer that tell a configuration's memory and speed, worst case first.
+"""The probe: a few seconds of the real Trainer that measure a configuration's memory and speed, worst case first.
 
-Memory shows at once: an evaluation batch and two optimizer steps on the longest sequences hold at their peak what a whole
-training holds at its peak. The first step creates the optimizer's state, the second is the first to run with it. So a
-configuration that does not fit dies here, within seconds, and not in the middle of an epoch.
+Peak memory shows at once: an evaluation batch and two optimizer steps on the longest sequences reach the peak of a whole
+training. The first step creates the optimizer's state, the second is the first to run with it. So a configuration that does
+not fit fails here, within seconds, and not in the middle of an epoch.
 
-Two micro-batches stand for any accumulation: with more than one, gradients stay allocated through a forward pass, and further
-micro-batches add nothing but their token ids.
+Two micro-batches stand for any number of accumulation steps: with more than one, gradients stay allocated through a forward
+pass, and further micro-batches add nothing but their token ids.
 
-On several devices every rank does this, each on its share, and judges its own peak by the budget; the highest peak is the
-trial's. The times are rank 0's.
+On several devices every rank does this with its share of the batch and compares its own peak with the limit; the highest peak
+is the trial's. The times are those of rank 0.
 """
 
 import math
@@ -35,18 +35,18 @@ from tradeoff.objectives.trial.step_clock import StepClock
 MEMORY_STEPS = 2
 WARM_UP_STEPS = 1
 MAX_TIMED_STEPS = 20
-COMPILING_STEPS = 4  # further steps where the model is compiled: those in which that happens are not timed
-TIMED_S = 0.2  # steps of a small batch are timed until they are worth a median; of a large one, one is
-# NVML brings its energy counter up to date every 20 to 100 ms, so power takes longer to tell than time.
+COMPILING_STEPS = 4  # extra steps if the model is compiled: those in which something is compiled are not timed
+TIMED_S = 0.2  # steps of a small batch are timed until there are enough for a median; of a large batch, one is enough
+# NVML updates its energy counter every 20 to 100 ms, so power takes longer to measure than time.
 MAX_POWER_STEPS = 1000
 POWER_S = 2.0
 
 
 def probe(session: TrialSession) -> ProbeResult:
-    """Measures a configuration's peak memory and step times, and stores them in the session.
+    """Measure a configuration's peak memory and step times, and store them in the session.
 
     Raises:
-        Exception: Whatever the training would raise, out-of-memory first of all.
+        Exception: Whatever the training would raise; most often that memory ran out.
     """
     session.reporter.enter("probe")
     begin_s = session.clock_s()
@@ -75,7 +75,7 @@ def probe(session: TrialSession) -> ProbeResult:
     update_time_s = statistics.median(clock.update_s)
     num_ranks, num_samples = session.ranks.world_size, len(trained_on)
     schedule = Schedule.of(session.job, session.parameters, num_samples=num_samples, num_devices=num_ranks)
-    # An epoch's last micro-batch is smaller where the samples don't divide, a shape that the probe does not see.
+    # An epoch's last micro-batch is smaller if the samples don't divide evenly: a shape that the probe does not see.
     has_smaller = num_samples % (session.parameters.per_device_train_batch_size * num_ranks) > 0
     compile_time_s = compile_clock.time_s(further_shapes=int(has_smaller))
     session.probe_result = ProbeResult(
@@ -112,15 +112,15 @@ def _measure_memory(session: TrialSession, trainer: Trainer, evaluated_on: Any) 
 def _measure_time(
     session: TrialSession, trainer: Trainer, evaluated_on: Any, clock: StepClock
 ) -> tuple[float | None, float | None]:
-    """Times ordinary steps into `clock`.
+    """Time ordinary steps with `clock`.
 
     Returns:
-        The time of an evaluation batch, or None where none was timed, and the power that the steps drew, or None.
+        The time of an evaluation batch, or None if none was timed, and the average power during the steps, or None.
     """
     num_ranks = session.ranks.world_size
     num_steps = WARM_UP_STEPS + (MAX_POWER_STEPS if session.measures_power else MAX_TIMED_STEPS)
     num_steps += COMPILING_STEPS if session.parameters.get("torch_compile") else 0
-    # The Trainer reads its arguments again for each training; one micro-batch a step tells both times apart.
+    # The Trainer reads its arguments anew for each training; with one micro-batch a step the two times can be told apart.
     trainer.args.gradient_accumulation_steps = trainer.accelerator.gradient_accumulation_steps = 1
     trainer.args.max_steps = num_steps
     trainer.train_dataset = _timed_rows(session, trainer.train_dataset, num_steps * num_ranks)
@@ -140,7 +140,7 @@ def _measure_time(
 
 
 def _time_prediction_steps(session: TrialSession, trainer: Trainer, dataset: Any) -> float | None:
-    """The median time of a batch; None where an evaluation of the user's own takes its batches otherwise."""
+    """Return the median time of a batch; None if the user's own `evaluate` does not call `prediction_step`."""
     times_s: list[float] = []
     original = trainer.prediction_step
 
@@ -157,16 +157,16 @@ def _time_prediction_steps(session: TrialSession, trainer: Trainer, dataset: Any
 
 
 def _evaluate(trainer: Trainer, dataset: Any) -> None:
-    """Evaluates a few samples, for what that needs and takes."""
+    """Evaluate a few samples, for the memory and the time that it takes."""
     with tolerant_metrics(trainer, lambda _: None):
         trainer.evaluate(eval_dataset=dataset)
 
 
 def _timed_rows(session: TrialSession, dataset: Any, num_steps: int) -> Any:
-    """The rows of `num_steps` micro-batches as a training sees them.
+    """Return the rows of `num_steps` micro-batches as a training sees them.
 
-    Samples that are grouped by length make batches that differ in length, and few of them are timed: those that are nearest to
-    the mean length stand for all.
+    Samples that are grouped by length make batches of different lengths, of which only a few are timed: those that are nearest
+    to the mean length represent all.
     """
     batch = session.parameters.per_device_train_batch_size
     lengths = row_lengths(dataset) if session.parameters.get("train_sampling_strategy") == "group_by_length" else None
@@ -183,7 +183,7 @@ def _timed_rows(session: TrialSession, dataset: Any, num_steps: int) -> Any:
 
 
 class _FirstStep(TrainerCallback):  # type: ignore[misc]
-    """Notes when the first optimizer step of the trial is done."""
+    """Records the end of the trial's first optimizer step."""
 
     def __init__(self, session: TrialSession) -> None:
         self._session = session
@@ -195,11 +195,11 @@ class _FirstStep(TrainerCallback):  # type: ignore[misc]
 class _UntilTimed(TrainerCallback):  # type: ignore[misc]
     """Ends the timed steps once they have taken long enough.
 
-    Ranks must end after the same step, or one would wait for the others for ever: after the first steps, as many in each rank
-    whatever it compiles in which of them, rank 0 says how many more it takes.
+    Ranks must end after the same step, or one would wait for the others forever. So after a fixed number of first steps, the
+    same in each rank whatever it compiles in them, rank 0 decides how many more to take.
 
     Attributes:
-        power_w: The mean power since the warm-up; None where nothing counts energy.
+        power_w: The average power since the warm-up; None if nothing counts energy.
     """
 
     def __init__(
@@ -225,8 +225,8 @@ class _UntilTimed(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         num_timed = state.global_step - self._first_steps
-        # Alone, a step that compiled something is no timed one, and neither is any before it. Ranks may compile in different
-        # steps, so among several only the step's number may decide.
+        # With one rank, a step that compiled something is not timed, nor is any before it. Ranks may compile in different
+        # steps, so with several only the step's number may decide.
         is_early = not self._clock.update_s if self._ranks.world_size == 1 else num_timed < 1
         if is_early:
             self._begin_s, self._begin_j = self._now_s(), self._energy_j()
@@ -237,7 +237,7 @@ class _UntilTimed(TrainerCallback):  # type: ignore[misc]
         if self._ranks.world_size == 1:
             return elapsed_s >= self._enough_s
         if num_timed == 1:
-            # A rank that has compiled in every step so far has timed none of them: then all go on to the last step.
+            # A rank that has compiled in every step so far has timed none of them: then all continue to the last step.
             wanted = self._ranks.gather("timed steps", math.ceil(self._enough_s / elapsed_s) if self._clock.update_s else None)
             self._num_steps = math.inf if None in wanted else wanted[0]
         return num_timed >= self._num_steps

@@ -1,11 +1,11 @@
-"""A trial on several devices, seen from one of its processes: which rank it is, and what the ranks tell each other.
+"""A trial on several devices, seen from one of its processes: which rank it is, and what the ranks exchange.
 
 A rank has the environment that torchrun or `accelerate launch` would give it, so the Trainer does data parallel training by
-itself. The process group is there before the Trainer asks for one, so that nothing is bound but the loopback address, and
-so that what the connections hold on a card is counted.
+itself. The process group exists before the Trainer asks for one, so that nothing but the loopback address is bound, and so
+that the memory of the connections is counted.
 
-What ranks measured travels through the group's store as JSON: its object collectives unpickle what they receive, and would
-take memory on the card.
+Measurements are exchanged through the group's store as JSON: torch's object collectives unpickle what they receive, and would
+take memory on the device.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ class Ranks:
     """This process among those that train a configuration together; by default the only one.
 
     Attributes:
-        rank: This process's number, from 0; it is that of its device too.
-        world_size: How many there are.
+        rank: This process's number, from 0; also the number of its device.
+        world_size: The number of processes.
         port: The store's port on the loopback address.
-        listener: The socket that is bound to it, where this process keeps the store.
+        listener: The socket that is bound to it, if this process holds the store.
     """
 
     rank: int = 0
@@ -42,7 +42,7 @@ class Ranks:
 
     @classmethod
     def of(cls, request: Mapping[str, Any], listener: socket.socket | None) -> "Ranks":
-        """The rank that a request makes of this process; what torchrun would tell it is in its environment afterwards."""
+        """Return the rank that a request gives this process, and set the environment variables that torchrun would set."""
         ranks = cls(rank=request.get("rank", 0), world_size=request.get("num_ranks", 1), listener=listener)
         if ranks.world_size > 1:
             ranks.port = request["port"]
@@ -77,19 +77,19 @@ class Ranks:
             rank=self.rank,
             world_size=self.world_size,
         )
-        # Connections are made at the first exchange, and NCCL's buffers with them.
+        # The first exchange makes the connections, and NCCL's buffers with them.
         distributed.all_reduce(torch.ones(1, device=device.kind))
         device.synchronize()
 
     def gather(self, name: str, value: Any) -> list[Any]:
-        """What every rank has, by rank. All of them call it, once for a name, with JSON types."""
+        """Return every rank's value, by rank. All ranks must call it, once for each name, with JSON types."""
         if self._store is None:
             return [value]
         self._store.set(f"{name}/{self.rank}", json.dumps(value))
         return [json.loads(self._store.get(f"{name}/{rank}")) for rank in range(self.world_size)]
 
     def leave(self) -> None:
-        """Waits until every rank is here; rank 0, which keeps the store, goes last."""
+        """Wait until every rank has come here; rank 0, which holds the store, leaves last."""
         if self._store is None:
             return
         self.gather("end", None)
@@ -103,7 +103,7 @@ class Ranks:
 
 
 def highest(memories: Sequence[Memory]) -> Memory:
-    """The peaks of ranks as one: each instrument's highest, since the fullest device decides whether all of them fit."""
+    """Return the highest peak of each kind over all ranks, since the fullest device decides whether the trial fits."""
     combined = memories[0]
     for memory in memories[1:]:
         for name in Memory.__slots__:

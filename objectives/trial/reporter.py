@@ -22,7 +22,7 @@ class Reporter:
         self.stage: Stage = "start"
 
     def enter(self, stage: Stage) -> None:
-        """Note and send that a stage begins."""
+        """Record and send that a stage begins."""
         self.stage = stage
         self._channel.send(Progress(stage=stage))
 
@@ -34,7 +34,7 @@ class Reporter:
             self._channel.send(Progress(stage=self.stage, step=done, total=total))
 
     def measured(self, measurements: Measurements) -> None:
-        """Send everything measured so far."""
+        """Send everything measured so far, so that it is kept if the process ends without an outcome."""
         self._channel.send(Measured(measurements=measurements))
 
     def finish(self, reply: Reply) -> None:

@@ -1,7 +1,7 @@
-"""Training a chosen configuration to a model that is kept: with checkpoints, after the probe that a trial runs too.
+"""Trains a chosen configuration to a model that is kept: with checkpoints, after the same probe that a trial runs.
 
-A checkpoint counts once it is complete: a process that is killed while it writes one leaves a folder without our marker, and
-the next start goes on from the one before.
+A checkpoint counts only once it is complete: a process that is killed while it writes one leaves a directory without our
+marker, and the next start resumes from the one before.
 """
 
 import io
@@ -15,21 +15,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils.logging import disable_progress_bar
 
 from tradeoff.objectives.device.base import Device
 from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.measurements.outcome import Evaluation, Measurements, Stage, TrainingResult
-from tradeoff.objectives.trainers.evaluations import evaluation, watch_evaluations
 from tradeoff.objectives.trainers.workloads import Workload
 from tradeoff.objectives.trial.probe import probe
 from tradeoff.objectives.trial.reporter import Reporter
 from tradeoff.objectives.trial.session import TrialSession
+from tradeoff.objectives.trial.training import LearningCurve
 from tradeoff.searchspace import TrialParameters
 
-# A kill costs a twentieth of the training at most.
+# A kill loses at most a twentieth of the training.
 CHECKPOINT_SHARE = 0.05
 _MARKER = "tradeoff-complete.json"
 _CHECKPOINTS = "checkpoints"
@@ -39,12 +39,12 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retrained:
-    """What a training to a kept model measured.
+    """The measurements of a training whose model is kept.
 
     Attributes:
-        measurements: As a trial's.
-        resumed_from_step: The optimizer step of the checkpoint that it went on from; None if it started from the beginning.
-        checkpoint_time_s: Time spent on writing checkpoints, which is no part of the training time.
+        measurements: The same as a trial's.
+        resumed_from_step: The optimizer step of the checkpoint that it resumed from; None if it started from the beginning.
+        checkpoint_time_s: Time spent on writing checkpoints, which is not part of the training time.
     """
 
     measurements: Measurements
@@ -61,18 +61,18 @@ def retrain(
     output: Path,
     on_progress: Progress,
 ) -> Retrained:
-    """Trains, from the last complete checkpoint in `output` if there is one, and saves model and tokenizer there.
+    """Train, from the last complete checkpoint in `output` if there is one, and save model and tokenizer there.
 
     Args:
         job: The job.
         parameters: The configuration.
-        workload: Makes its Trainers.
+        workload: Builds its Trainers.
         device: The device, started in this process.
-        output: The model's folder; it exists.
+        output: The model's directory; it must exist.
         on_progress: Called with `stage`; within the training with `step` and `total`, or with an `evaluation`.
 
     Raises:
-        Exception: Whatever the Trainer raises, out-of-memory first of all.
+        Exception: Whatever the Trainer raises; most often that memory ran out.
     """
     folder = output / _CHECKPOINTS
     folder.mkdir(exist_ok=True)
@@ -88,9 +88,9 @@ def retrain(
         begin_s=begin_s,
         memory_limit_mib=None,
     )
-    disable_progress_bar()  # of writing a checkpoint: the training has its own
-    # What does not fit fails here, in seconds, and peak memory is measured as the study measured it. What its Trainer prints
-    # is not about the training.
+    disable_progress_bar()  # that of writing a checkpoint: the training has its own
+    # A configuration that does not fit fails here, in seconds, and peak memory is measured as the study measured it. What the
+    # probe's Trainer prints is not about the training.
     with redirect_stdout(io.StringIO()):
         probe(session)
     checkpoint, before = last_checkpoint(folder)
@@ -104,16 +104,14 @@ def retrain(
     ) as trainer:
         trainer.remove_callback(PrinterCallback)
         keeper = _CheckpointKeeper(session, on_progress, before)
-        trainer.add_callback(keeper)
         keeper.attach(trainer)
         output_of_training = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if job.evaluates and keeper.last_epoch() != trainer.state.epoch:
-            trainer.evaluate()  # a kill between the last checkpoint and the last evaluation left that one out
-        total_s = keeper.total_s()
+            trainer.evaluate()  # a kill between the last checkpoint and the last evaluation has left that evaluation out
+        train_time_s = keeper.train_time_s()
         memory = session.meter.read()
         if not device.training_shows_peak:
             memory = replace(memory, peak_memory_mib=None)
-        train_time_s = total_s - keeper.eval_time_s - keeper.checkpoint_time_s
         num_samples = round((trainer.state.epoch or 0.0) * len(trainer.train_dataset))
         session.training_result = TrainingResult(
             memory=memory,
@@ -122,9 +120,9 @@ def retrain(
             num_steps=trainer.state.global_step,
             num_samples=num_samples,
             samples_per_s=num_samples / train_time_s,
-            # After a resumption the Trainer's mean is over the steps since.
+            # After resuming, the Trainer's mean covers only the steps since.
             train_loss=output_of_training.training_loss if checkpoint is None else None,
-            curve=keeper.curve,
+            curve=keeper.evaluations,
         )
         trainer.save_model(str(output))
     workload.save_beside_model(output)
@@ -134,7 +132,7 @@ def retrain(
 
 
 def last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any]]:
-    """The last complete checkpoint and what its marker says; checkpoints that were never finished are removed."""
+    """Return the last complete checkpoint and the content of its marker; remove checkpoints that were never finished."""
     complete = []
     for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         if (path / _MARKER).exists():
@@ -148,7 +146,7 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any]]:
 
 
 def remove_checkpoints(output: Path) -> None:
-    """Removes the checkpoints of a finished training."""
+    """Remove the checkpoints of a finished training."""
     shutil.rmtree(output / _CHECKPOINTS, ignore_errors=True)
 
 
@@ -167,68 +165,58 @@ class _CallbackReporter(Reporter):
         self._on_progress({"stage": self.stage, "step": done, "total": total})
 
     def measured(self, measurements: Measurements) -> None:
-        """Nothing to send: the caller gets the measurements."""
+        """Send nothing: the caller gets the measurements."""
 
 
-class _CheckpointKeeper(TrainerCallback):  # type: ignore[misc]
-    """Marks checkpoints as complete, with the time that the training has taken, and tells how far it is."""
+class _CheckpointKeeper(LearningCurve):
+    """Marks checkpoints as complete, with the time that the training has taken, earlier processes included."""
 
     def __init__(self, session: TrialSession, on_progress: Progress, before: Mapping[str, Any]) -> None:
-        self._session = session
+        super().__init__(session)
         self._on_progress = on_progress
         self._total_before_s = float(before.get("total_s", 0.0))
         self._begin_s = self._last_event_s = session.clock_s()
         self.checkpoint_time_s = float(before.get("checkpoint_time_s", 0.0))
         self.eval_time_s = float(before.get("eval_time_s", 0.0))
-        self.curve = [Evaluation(**values) for values in before.get("curve", ())]
+        self.evaluations = [Evaluation(**values) for values in before.get("curve", ())]
 
-    def attach(self, trainer: Trainer) -> None:
-        """Follows the Trainer's evaluations."""
-        begin_s = 0.0
-
-        def before() -> None:
-            nonlocal begin_s
-            begin_s = self._session.clock_s()
-
-        def after(metrics: Mapping[str, float]) -> None:
-            self.eval_time_s += self._session.clock_s() - begin_s
-            train_time_s = self.total_s() - self.eval_time_s - self.checkpoint_time_s
-            num_train = len(trainer.train_dataset)
-            point = evaluation(metrics, epoch=float(trainer.state.epoch), num_train=num_train, train_time_s=train_time_s)
-            self.curve.append(point)
-            self._on_progress({"stage": "train", "evaluation": point})
-            self._last_event_s = self._session.clock_s()
-
-        watch_evaluations(trainer, before=before, after=after)
-
-    def total_s(self) -> float:
-        """The time of the whole training so far, earlier processes included."""
-        return self._total_before_s + self._session.clock_s() - self._begin_s
-
-    def last_epoch(self) -> float | None:
-        """The epoch after which the last evaluation was."""
-        return self.curve[-1].epoch if self.curve else None
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._begin_s = self._last_event_s = self._session.clock_s()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._session.note_first_step()
-        self._session.reporter.step(state.global_step, state.max_steps)
+    def evaluated(self, point: Evaluation, trainer: Trainer) -> None:
+        self._on_progress({"stage": "train", "evaluation": point})
         self._last_event_s = self._session.clock_s()
 
-    def on_log(self, *_: Any, **__: Any) -> None:
+    def total_s(self) -> float:
+        """Return the time of everything so far."""
+        return self._total_before_s + self._session.clock_s() - self._begin_s
+
+    def train_time_s(self) -> float:
+        """Return the time of the training so far, evaluations and checkpoints left out."""
+        return self.total_s() - self.eval_time_s - self.checkpoint_time_s
+
+    def last_epoch(self) -> float | None:
+        """Return the epoch of the last evaluation."""
+        return self.evaluations[-1].epoch if self.evaluations else None
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        super().on_train_begin()
+        self._last_event_s = self._begin_s
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        super().on_step_end(args, state, control)
+        self._last_event_s = self._session.clock_s()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        super().on_log(args, state, control, logs)
         self._last_event_s = self._session.clock_s()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # What lies between the event before and this one is the writing of the checkpoint.
+        # The time between the previous event and this one went into writing the checkpoint.
         self.checkpoint_time_s += self._session.clock_s() - self._last_event_s
         marker = {
             "step": state.global_step,
             "total_s": self.total_s(),
             "checkpoint_time_s": self.checkpoint_time_s,
             "eval_time_s": self.eval_time_s,
-            "curve": [asdict(evaluation) for evaluation in self.curve],
+            "curve": [asdict(evaluation) for evaluation in self.evaluations],
         }
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         unfinished = folder / f"{_MARKER}.tmp"

@@ -1,4 +1,4 @@
-"""Times the parts of optimizer steps apart: what each micro-batch costs, and what an update costs besides."""
+"""Times the parts of optimizer steps: each micro-batch, and the update that follows them."""
 
 import copy
 from collections.abc import Callable
@@ -11,17 +11,18 @@ from transformers import Trainer, TrainerCallback
 class StepClock(TrainerCallback):  # type: ignore[misc]
     """Times a Trainer's steps in parts.
 
-    The device is synchronised at both ends of a part, which costs overlap: it is for a probe, not for a training.
+    The device is synchronised at both ends of each part, which prevents overlap: use it in a probe, not in a training.
 
     Attributes:
         micro_step_s: Forward and backward pass of one micro-batch, its loading included.
-        update_s: What an optimizer step takes besides its micro-steps: clipping, the update, the Trainer's own work, and
-            between devices the exchange of gradients.
+        update_s: The rest of an optimizer step: clipping, the update, the Trainer's own work, and the exchange of gradients
+            if there are several devices.
 
     Args:
-        clock_s: Now in seconds, with all work on the device finished.
+        clock_s: Returns the time in seconds, with all work on the device finished.
         skip_steps: Optimizer steps to leave out at the start.
-        num_compiled: Graphs compiled so far; a step in which it grows is left out too. None where nothing is.
+        num_compiled: Returns the number of graphs compiled so far; a step in which it grows is left out too. None if nothing
+            is compiled.
     """
 
     def __init__(self, clock_s: Callable[[], float], *, skip_steps: int, num_compiled: Callable[[], int] | None = None) -> None:
@@ -36,12 +37,13 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         self.update_s: list[float] = []
 
     def attach(self, trainer: Trainer, *, exchanges: bool = False) -> None:
-        """Times the Trainer's forward and backward passes from now on.
+        """Time the Trainer's forward and backward passes from now on.
 
         Args:
             trainer: The Trainer.
-            exchanges: Whether the backward pass exchanges gradients between devices. It does so once an optimizer step,
-                however many micro-batches there are, so each pass is run without it first, and the difference is the update's.
+            exchanges: True if the backward pass exchanges gradients between devices. It does so once an optimizer step,
+                however many micro-batches there are. So each pass is run without it first, and the difference counts as
+                part of the update.
         """
         original = trainer.training_step
 
@@ -66,11 +68,11 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         trainer.add_callback(self)
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Starts the clock of the first load."""
+        """Start timing the first load."""
         self._step_end_s = self._clock_s()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Ends the load, begins the step."""
+        """End the load and begin the step."""
         self._step_begin_s = self._clock_s()
         self._compiled_before = self._num_compiled()
         self._load_s = self._step_begin_s - self._step_end_s
@@ -78,7 +80,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         self._exchanging_s.clear()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ends the step and books its parts."""
+        """End the step and record its parts."""
         self._step_end_s = self._clock_s()
         if state.global_step > self._skip_steps and self._num_compiled() == self._compiled_before:
             load_s = self._load_s / len(self._passes_s)

@@ -1,7 +1,7 @@
-"""The training: the Trainer with the trial's own arguments, evaluated at each epoch, and what it measured.
+"""The training: the Trainer with the trial's own arguments, evaluated at each epoch, and its measurements.
 
-On several devices every rank runs it. Accuracy is that of all evaluation samples, which the Trainer gathers; time and load are
-rank 0's, peaks the highest of all ranks, and energy is their sum.
+On several devices every rank runs it. Accuracy is that of all evaluation samples, which the Trainer gathers; time and
+utilisation are rank 0's, peaks are the highest of all ranks, and energy is their sum.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,20 +19,19 @@ from tradeoff.objectives.trial.session import TrialSession
 
 
 def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> TrainingResult:
-    """Trains to the end and stores the result in the session.
+    """Train to the end and store the result in the session.
 
     Args:
         session: The trial.
-        stop_rule: When to end earlier, as `tradeoff.objectives.knowledge.early_stopping.StopRule.as_dict` gives it.
+        stop_rule: When to end earlier, as `tradeoff.objectives.knowledge.early_stopping.StopRule.as_dict` returns it.
 
     Raises:
-        Exception: Whatever the Trainer raises, out-of-memory first of all.
+        Exception: Whatever the Trainer raises; most often that memory ran out.
     """
     session.reporter.enter("train")
     session.meter.reset_peak()
     with session.trainer(eval_strategy="epoch" if session.job.evaluates else "no") as trainer:
-        curve = _Curve(session, stop_rule, num_train=len(trainer.train_dataset))
-        trainer.add_callback(curve)
+        curve = _StoppableCurve(session, stop_rule)
         curve.attach(trainer)
         with DeviceSampler(session.device, held_mib=session.meter.held_mib) as sampler:
             curve.energy_j = sampler.total_energy_j
@@ -69,23 +68,27 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
     return session.training_result
 
 
-class _Curve(TrainerCallback):  # type: ignore[misc]
-    """Collects the learning curve, and keeps the time of evaluations apart from that of training."""
+class LearningCurve(TrainerCallback):  # type: ignore[misc]
+    """Collects a training's evaluations, and keeps their time and energy apart from those of the training.
 
-    def __init__(self, session: TrialSession, stop_rule: Mapping[str, Any] | None, *, num_train: int) -> None:
+    Attributes:
+        evaluations: The points of the curve.
+        eval_time_s: Time of all evaluations.
+        eval_energy_j: Energy of all evaluations; 0 if nothing counts it.
+        energy_j: Returns the energy used so far, or None.
+    """
+
+    def __init__(self, session: TrialSession) -> None:
         self._session = session
-        self._num_train = num_train
-        self._stop_rule = stop_rule
-        self.energy_j: Callable[[], float | None] = lambda: None
-        self.eval_energy_j = 0.0
-        self.stopped_early: str | None = None
         self._begin_s = 0.0
         self._loss: float | None = None
-        self.eval_time_s = 0.0
         self.evaluations: list[Evaluation] = []
+        self.eval_time_s = 0.0
+        self.eval_energy_j = 0.0
+        self.energy_j: Callable[[], float | None] = lambda: None
 
     def attach(self, trainer: Trainer) -> None:
-        """Follows the Trainer's evaluations: whatever part of the run calls them."""
+        """Follow the Trainer's evaluations, whatever part of the run calls them."""
         begin_s, begin_j = 0.0, None
 
         def before() -> None:
@@ -93,39 +96,62 @@ class _Curve(TrainerCallback):  # type: ignore[misc]
             begin_s, begin_j = self._session.clock_s(), self.energy_j()
 
         def after(metrics: Mapping[str, float]) -> None:
-            end_s = self._session.clock_s()
-            self.eval_time_s += end_s - begin_s
+            self.eval_time_s += self._session.clock_s() - begin_s
             if begin_j is not None and (end_j := self.energy_j()) is not None:
                 self.eval_energy_j += end_j - begin_j
-            train_time_s = end_s - self._begin_s - self.eval_time_s
-            epoch = float(trainer.state.epoch)
-            point = evaluation(metrics, epoch=epoch, num_train=self._num_train, train_time_s=train_time_s, loss=self._loss)
+            point = evaluation(
+                metrics,
+                epoch=float(trainer.state.epoch),
+                num_train=len(trainer.train_dataset),
+                train_time_s=self.train_time_s(),
+                loss=self._loss,
+            )
             self.evaluations.append(point)
-            self._stop_if_hopeless(point, trainer.control)
+            self.evaluated(point, trainer)
 
         watch_evaluations(trainer, before=before, after=after)
+        trainer.add_callback(self)
+
+    def train_time_s(self) -> float:
+        """Return the time of the training so far, evaluations left out."""
+        return self._session.clock_s() - self._begin_s - self.eval_time_s
+
+    def evaluated(self, point: Evaluation, trainer: Trainer) -> None:
+        """React to an evaluation."""
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Start the clock."""
         self._begin_s = self._session.clock_s()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Report progress."""
         self._session.note_first_step()
         self._session.reporter.step(state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Keep the training loss for the next evaluation."""
         self._loss = float(logs["loss"]) if logs and "loss" in logs else self._loss
 
-    def _stop_if_hopeless(self, evaluation: Evaluation, control: Any) -> None:
+
+class _StoppableCurve(LearningCurve):
+    """Ends the training at an evaluation after which the stop rule says that it can't reach the front."""
+
+    def __init__(self, session: TrialSession, stop_rule: Mapping[str, Any] | None) -> None:
+        super().__init__(session)
+        self._stop_rule = stop_rule
+        self.stopped_early: str | None = None
+
+    def evaluated(self, point: Evaluation, trainer: Trainer) -> None:
         if self._stop_rule is None:
             return
         goal = Goal(**self._stop_rule["goal"])
-        value = learned_value(evaluation, goal.name)
-        threshold = dict(self._stop_rule["thresholds"]).get(evaluation.num_samples)
+        value = learned_value(point, goal.name)
+        threshold = dict(self._stop_rule["thresholds"]).get(point.num_samples)
         if threshold is not None and value is not None and goal.better(threshold, value):
             dominating = " and ".join(str(number) for number in self._stop_rule["dominating"])
             limit = "rise above" if goal.direction == "maximize" else "fall below"
             self.stopped_early = (
-                f"{goal.label} {goal.show(value)} after {evaluation.num_samples} samples can't {limit}"
+                f"{goal.label} {goal.show(value)} after {point.num_samples} samples can't {limit}"
                 f" {goal.show(self._stop_rule['required'])}, which trial {dominating} reached at no higher cost"
             )
-            control.should_training_stop = True
+            trainer.control.should_training_stop = True

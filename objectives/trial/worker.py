@@ -1,7 +1,7 @@
-"""Inside a trial's process: reads one request, does it, and answers with plain data.
+"""Inside a trial's process: reads one request, carries it out, and answers with plain data.
 
-This is the one place where every exception is caught. What was measured is reported as it is measured, so that it survives
-the process; out-of-memory, wherever it comes from, is told apart from a real error here and nowhere else.
+This is the only place where every exception is caught. Measurements are reported as they are made, so that they survive the
+process. Running out of memory, wherever it happens, is told from any other error here and nowhere else.
 """
 
 import os
@@ -29,14 +29,14 @@ _PLANNING_NICENESS = 10
 
 
 def answer(channel: Channel[dict[str, Any]], listener: socket.socket | None = None) -> int:
-    """Reads the request from the channel, does it and sends the reply.
+    """Read the request from the channel, carry it out and send the reply.
 
     Args:
-        channel: To the parent.
-        listener: Where the other ranks of a trial find this one, which is the first of several.
+        channel: The channel to the parent.
+        listener: If this is the first of several ranks, the socket on which the others find it.
 
     Returns:
-        The exit status of the process: 0 if an answer was sent.
+        The exit status of the process: 0 if a reply was sent.
     """
     request = channel.receive()
     reporter = Reporter(channel)
@@ -53,7 +53,7 @@ def answer(channel: Channel[dict[str, Any]], listener: socket.socket | None = No
             outcome = run_trial(request, reporter, listener)
             reporter.finish(Finished(outcome=outcome, at_s=time.monotonic()))
     except ConnectionError:
-        return 1  # the parent is gone: nobody is left to answer
+        return 1  # the parent is gone
     return 0
 
 
@@ -62,7 +62,7 @@ def _prepare(request: dict[str, Any], reporter: Reporter) -> Answer | Refusal:
     try:
         answer = prepare_workload(parse_job(request["job"]), Path(request["cache_folder"]))
     except (ValueError, OSError) as error:
-        # A file or a folder that can't be read or written is the user's to mend as well.
+        # A file or a directory that can't be read or written is for the user to fix as well.
         traceback.print_exc()
         return Refusal(error=str(error))
     return Answer(answer=answer)
@@ -91,15 +91,15 @@ def _plan(request: dict[str, Any]) -> Answer | Refusal:
 def run_trial(
     request: dict[str, Any], reporter: Reporter, listener: socket.socket | None = None
 ) -> Completed | OutOfMemory | Failed:
-    """Runs the stages of a request to an outcome.
+    """Run the stages of a request to an outcome.
 
     Args:
         request: `job`, `parameters`, `data_folder`, `stages` (of "probe" and "train"), `memory_limit_mib` or None, whether the
             limit is `enforced` by more than the meter, a `stop_rule` or None, whether a probe `measures_power`, and `folder`
-            for what the Trainer writes; where several processes run it, `num_ranks`, which `rank` this is, and the `port` of
+            for what the Trainer writes; with several processes also `num_ranks`, the `rank` of this one, and the `port` of
             the first one.
-        reporter: Where progress and partial measurements go.
-        listener: The socket of that port, in the first one.
+        reporter: Receives progress and partial measurements.
+        listener: The socket of that port, in the first process.
     """
     begin_s = time.perf_counter()
     device: Device | None = None
@@ -157,8 +157,8 @@ def run_trial(
 
 
 def _shortfall_mib(error: BaseException, requested_mib: float | None, free_mib: float | None) -> float:
-    """How much is missing, at least."""
+    """Return a lower bound of the memory that was missing."""
     if isinstance(error, MemoryLimitExceededError):
         return error.shortfall_mib
-    # What was asked for and was not free is missing; without figures, any positive number says that it does not fit.
+    # What was requested and was not free is missing; without figures, any positive number says that it does not fit.
     return 1.0 if requested_mib is None else max(1.0, requested_mib - (free_mib or 0.0))

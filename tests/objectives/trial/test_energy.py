@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from tradeoff.objectives.trial.training import _Curve
+from tradeoff.objectives.trial.training import LearningCurve
 
 
-class Card:
+class Gpu:
     """A clock, and a counter that rises by 100 J a second."""
 
     def __init__(self) -> None:
@@ -23,33 +23,35 @@ class Card:
         return 100.0 * self.now_s
 
 
-def evaluated_twice(card: Card, curve: _Curve) -> None:
+def evaluated_twice(gpu: Gpu, curve: LearningCurve) -> None:
     """Three seconds of training with two evaluations of half a second between them."""
 
     def evaluate() -> dict[str, float]:
-        card.work(0.5)
+        gpu.work(0.5)
         return {"eval_loss": 1.0}
 
-    trainer = SimpleNamespace(evaluate=evaluate, state=SimpleNamespace(epoch=1.0), control=SimpleNamespace())
+    trainer = SimpleNamespace(
+        evaluate=evaluate, state=SimpleNamespace(epoch=1.0), train_dataset=range(8), add_callback=lambda callback: None
+    )
     curve.attach(trainer)
     curve.on_train_begin()
     for _ in range(2):
-        card.work(1.5)
+        gpu.work(1.5)
         trainer.evaluate()
 
 
 def test_what_evaluations_use_is_no_part_of_the_trainings_energy() -> None:
-    card = Card()
-    curve = _Curve(card, None, num_train=8)
-    curve.energy_j = card.energy_j
-    evaluated_twice(card, curve)
+    gpu = Gpu()
+    curve = LearningCurve(gpu)
+    curve.energy_j = gpu.energy_j
+    evaluated_twice(gpu, curve)
     assert curve.eval_energy_j == pytest.approx(100.0)
     assert curve.eval_time_s == pytest.approx(1.0)
     assert [point.train_time_s for point in curve.evaluations] == pytest.approx([1.5, 3.0])
 
 
 def test_without_a_counter_evaluations_have_no_energy() -> None:
-    card = Card()
-    curve = _Curve(card, None, num_train=8)
-    evaluated_twice(card, curve)
+    gpu = Gpu()
+    curve = LearningCurve(gpu)
+    evaluated_twice(gpu, curve)
     assert curve.eval_energy_j == 0.0
