@@ -18,7 +18,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.trainers.accuracy import compute_metrics
-from tradeoff.objectives.trainers.prepared_data import build_model, collator, load
+from tradeoff.objectives.trainers.models import build_model
+from tradeoff.objectives.trainers.prepared_data import collator, load
 from tradeoff.searchspace import SearchSpace, TrialParameters
 
 OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."
@@ -38,7 +39,7 @@ class OutOfMemoryAfterOneStep(TrainerCallback):
 def make_trainer(job: TextClassificationJob, data: Any, parameters: TrialParameters, folder: str, *, fits: bool) -> Trainer:
     quiet = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", "use_cpu": True, "logging_strategy": "no"}
     return Trainer(
-        model=build_model(job, data),
+        model=build_model(job, data.model),
         args=TrainingArguments(**(training_arguments(job, parameters, output_dir=folder) | quiet)),
         train_dataset=data.train,
         eval_dataset=data.eval,
@@ -99,7 +100,7 @@ def hyperparameter_search(table: dict[str, Any], space: SearchSpace, fits: Any, 
     with tempfile.TemporaryDirectory() as folder:
         first = TrialParameters(per_device_train_batch_size=32)
         trainer = make_trainer(job, data, first, folder, fits=True)
-        trainer.model_init = lambda: build_model(job, data)
+        trainer.model_init = lambda: build_model(job, data.model)
         trainer.add_callback(callback)
         try:
             trainer.hyperparameter_search(

@@ -1,9 +1,8 @@
-"""Reaching the Hugging Face hub, or doing without it quickly.
+"""Reaches the Hugging Face hub, or falls back to its cache without delay.
 
-The hub's libraries try again for half a minute before they give up. Whether the hub answers at all is asked here once, with
-one short connection; where it does not, they are switched to what is in their cache. Which error means "no network" is told
-by its type: all that the libraries raise for it (`LocalEntryNotFoundError`, `OfflineModeIsEnabled`, `HfHubHTTPError`,
-transformers' own) are OSErrors.
+The hub's libraries retry for half a minute before they give up. So one short connection tells here whether the hub answers at
+all; if it does not, they are switched to their cache. An error means "no network" by its type: everything that the libraries
+raise for it (`LocalEntryNotFoundError`, `OfflineModeIsEnabled`, `HfHubHTTPError`, transformers' own) is an OSError.
 """
 
 import socket
@@ -19,18 +18,18 @@ from huggingface_hub import constants
 _CONNECT_LIMIT_S = 5.0
 
 _LOCAL_OPTIONS = {
-    "model": "a local folder, or `embedded`",
+    "model": "a local directory, or `embedded`",
     "dataset": "a local CSV, JSON Lines or Parquet file, or `embedded`",
 }
 
 
 def is_reachable() -> bool:
-    """Whether the hub may be asked: it is not switched off (`HF_HUB_OFFLINE`), and it takes a connection."""
+    """Return True if the hub is not disabled (`HF_HUB_OFFLINE`) and accepts a connection."""
     if constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE:
         return False
     endpoint = urlsplit(constants.ENDPOINT)
     if endpoint.hostname is None or endpoint.scheme in urllib.request.getproxies():
-        return True  # a proxy connects in our place: only the libraries themselves can tell
+        return True  # through a proxy, only the libraries themselves can tell
     port = endpoint.port or {"http": 80}.get(endpoint.scheme, 443)
     try:
         socket.create_connection((endpoint.hostname, port), timeout=_CONNECT_LIMIT_S).close()
@@ -41,7 +40,7 @@ def is_reachable() -> bool:
 
 @contextmanager
 def hub_access(kind: Literal["model", "dataset"], name: str) -> Iterator[None]:
-    """A place for calls that may need the hub: with no network they use the cache alone.
+    """Provide a context for calls that may need the hub: without a network they use only the cache.
 
     Args:
         kind: What is loaded.
@@ -53,7 +52,7 @@ def hub_access(kind: Literal["model", "dataset"], name: str) -> Iterator[None]:
     reachable = is_reachable()
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
     if not reachable:
-        # Both libraries read the environment once, when imported; the calls in here look at these.
+        # Both libraries read the environment only when they are imported; the calls in here read these.
         constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     try:
         yield

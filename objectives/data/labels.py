@@ -1,4 +1,4 @@
-"""Labels as a model wants them, 0 to num_labels - 1, from whatever a data set calls them."""
+"""Converts a data set's labels to those that a model needs, 0 to num_labels - 1."""
 
 from collections.abc import Sequence
 
@@ -11,21 +11,21 @@ Labels = npt.NDArray[np.int64]
 
 
 def first_label(columns: Sequence[Labels], *, num_labels: int) -> int:
-    """Whether a data set counts its labels from 0 or, as stars, from 1: told by all of its columns together.
+    """Return 0 or 1: the first label of a data set, which counts from 0 or, for stars, from 1. All columns decide together.
 
-    A 0 means labels from 0; otherwise `num_labels` means stars from 1. A data set with neither leaves it open, and is read as
-    labels from 0: every value fits, and which output of the model stands for which star changes nothing.
+    A 0 means labels from 0; otherwise `num_labels` means stars from 1. A data set with neither is read as labels from 0: every
+    value fits, and which output of the model stands for which star makes no difference.
     """
     present = {int(value) for column in columns for value in np.unique(column)}
     return 1 if 0 not in present and num_labels in present else 0
 
 
 def integer_labels(column: pa.ChunkedArray, *, where: str) -> Labels:
-    """A column's labels as integers; floats such as 4.0 and texts such as "4" count.
+    """Return a column's labels as integers; floats such as 4.0 and texts such as "4" are accepted.
 
     Args:
         column: The label column.
-        where: What an error calls the column, such as "label column 'stars' of reviews.csv".
+        where: The column's name in an error, such as "label column 'stars' of reviews.csv".
 
     Raises:
         ValueError: A label is missing or not an integer.
@@ -50,7 +50,7 @@ def integer_labels(column: pa.ChunkedArray, *, where: str) -> Labels:
 
 
 def zero_based(labels: Labels, *, first: int, num_labels: int, where: str) -> Labels:
-    """Labels from 0, given what the data set's first label is.
+    """Return labels that count from 0, given the data set's first label.
 
     Raises:
         ValueError: A label is out of range.

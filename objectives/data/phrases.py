@@ -1,7 +1,7 @@
-"""The words of the generated reviews: what is spoken of, what can be said of it, and what says nothing.
+"""The words of the generated reviews: subjects, opinions about them, and filler sentences.
 
-Opinions have a strength from -2 to 2. Words for -1 and 1 are plain; an intensifier makes them -2 or 2, a negation turns them
-into a weak opinion of the other side, so neither a word alone nor the sum of the words tells the star.
+Opinions have a strength from -2 to 2. Words for -1 and 1 are plain; an intensifier makes them -2 or 2, and a negation turns
+them into a weak opinion of the opposite sign, so neither a single word nor the sum of the words tells the stars.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Aspect:
     """Something a review judges.
 
     Attributes:
-        subjects: What the sentence is about, with its verb.
+        subjects: The subject of the sentence, with its verb.
         good: Words for an opinion of 1.
         bad: Words for an opinion of -1.
     """
@@ -55,15 +55,15 @@ ASPECTS = {
     ),
 }
 
-# Said of any aspect.
+# Words for any aspect.
 EXCELLENT = ("wonderful", "amazing", "perfect", "outstanding")
 TERRIBLE = ("terrible", "awful", "horrible", "disgusting")
 INTENSIFIERS = ("really", "so", "extremely", "incredibly")
 SOFTENERS = ("rather", "pretty", "kind of", "fairly")
-# What turns a word for -1 into an opinion of 1, and the other way round.
+# Turn a word for -1 into an opinion of 1, and vice versa.
 NEGATIONS = ("not", "never", "not at all", "far from", "hardly")
 
-# An opinion that no longer holds: only what follows counts.
+# Introduce an opinion that no longer holds: only the one that follows counts.
 EARLIER = ("last year", "on our first visit", "a while ago", "under the old owner")
 NOW = ("but now", "but this time", "but these days")
 CONTRASTS = ("but", "though", "yet", "even so")

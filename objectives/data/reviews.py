@@ -2,8 +2,8 @@
 
 A review judges several things, and its stars are the mean of its opinions, so it has to be read as a whole: opinions are
 mixed, negated ("not bad"), made stronger or weaker, and taken back ("last year the food was good, but now it is bland"). As
-among people, a few reviewers give a star more or fewer than their text says. Lengths follow real reviews: long-tailed, the
-longest ten times the median, and shorter on the whole so that a small model can read them.
+in real life, a few reviewers give one star more or fewer than their text suggests. Lengths follow real reviews: long-tailed,
+the longest ten times the median, but shorter overall so that a small model can read them.
 """
 
 import math
@@ -13,15 +13,15 @@ from random import Random
 from tradeoff.objectives.data import phrases
 from tradeoff.objectives.data.phrases import ASPECTS, Aspect
 
-# Real reviews: half have fewer than 88 words, a tenth more than 234. The same shape, scaled.
+# Of real reviews, half have fewer than 88 words and a tenth more than 234. This is the same shape, scaled.
 MEDIAN_WORDS = 24
 LOG_SPREAD = 0.75
 MIN_WORDS = 4
 MAX_WORDS = 400
 NOISE_SHARE = 0.02
 
-# How often an opinion of -2, -1, 1 and 2 is held in a review of so many stars, and what their mean is, give or take a margin:
-# a review that could as well have a star more or fewer teaches little.
+# The relative frequency of an opinion of -2, -1, 1 and 2 in a review with this many stars, and the mean of its opinions, within
+# a margin: a review that could as well have one star more or fewer teaches little.
 _OPINIONS = (-2, -1, 1, 2)
 _WEIGHTS = {1: (8, 1, 0, 0), 2: (1, 8, 1, 0), 3: (1, 3, 3, 1), 4: (0, 1, 8, 1), 5: (0, 0, 1, 8)}
 _MEANS = {1: -1.9, 2: -0.9, 3: 0.0, 4: 0.9, 5: 1.9}
@@ -35,7 +35,7 @@ class Review:
     """A generated review.
 
     Attributes:
-        text: What the reviewer wrote.
+        text: The text.
         stars: 1 to 5.
     """
 
@@ -44,7 +44,7 @@ class Review:
 
 
 def generate_reviews(count: int, *, seed: int) -> list[Review]:
-    """Reviews in equal shares of stars; fewer of the same seed are the first of them.
+    """Generate reviews with equal shares of stars; a smaller count with the same seed gives the first of them.
 
     Example:
         >>> generate_reviews(2, seed=0) == generate_reviews(5, seed=0)[:2]
@@ -55,7 +55,7 @@ def generate_reviews(count: int, *, seed: int) -> list[Review]:
 
 
 def stars_of(opinions: list[int]) -> int:
-    """The stars of a review that holds these opinions, each from -2 to 2: those whose usual mean is nearest."""
+    """Return the stars of a review with these opinions, each from -2 to 2: those whose usual mean is nearest."""
     mean = sum(opinions) / len(opinions)
     return min(_MEANS, key=lambda stars: abs(mean - _MEANS[stars]))
 
@@ -64,7 +64,7 @@ def _review(draw: Random) -> Review:
     stars = draw.randint(1, 5)
     words = round(draw.lognormvariate(math.log(MEDIAN_WORDS), LOG_SPREAD))
     words = min(MAX_WORDS, max(MIN_WORDS, words))
-    # An opinion takes about six words, a sentence that says nothing about eight.
+    # An opinion takes about six words, a filler sentence about eight.
     opinions = _opinions(stars, min(len(ASPECTS), max(1, round(words / 10))), draw)
     names = draw.sample(sorted(ASPECTS), len(opinions))
     sentences = [_sentence(ASPECTS[name], opinion, draw) for name, opinion in zip(names, opinions, strict=True)]
@@ -81,7 +81,7 @@ def _review(draw: Random) -> Review:
 
 
 def _opinions(stars: int, count: int, draw: Random) -> list[int]:
-    """Opinions whose mean gives the stars; a single one can't give three."""
+    """Draw opinions whose mean gives the stars; a single one can't give three."""
     count = max(count, 2) if stars == 3 else count
     while True:
         opinions = draw.choices(_OPINIONS, _WEIGHTS[stars], k=count)
@@ -112,7 +112,7 @@ def _judgement(aspect: Aspect, opinion: int, draw: Random) -> str:
 
 
 def _joined(sentences: list[str], opinions: list[int], draw: Random) -> list[str]:
-    """Puts some neighbouring opinions into one sentence, with the word that goes with their agreement."""
+    """Join some neighbouring opinions into one sentence, with a conjunction that fits their agreement."""
     joined = [sentences[0]]
     for before, opinion, sentence in zip(opinions, opinions[1:], sentences[1:], strict=False):
         if draw.random() < 0.4:

@@ -1,8 +1,8 @@
-"""Rows of a training or evaluation data set for a probe: the longest first, or ordinary ones.
+"""Selects rows of a training or evaluation data set for a probe: the longest first, or ordinary ones.
 
 Lengths come from a column `length`, or else from `input_ids`, of a `datasets.Dataset` or of the items of any data set with
-`__getitem__` and `__len__`. Where neither tells them (images, say) the first rows are taken, and a data set that can only be
-iterated over is used as it is, from its beginning: then what a probe measures holds for batches like the first ones.
+`__getitem__` and `__len__`. If there is neither (images, say) the first rows are taken, and a data set that can only be
+iterated over is used from its beginning: then the probe's measurements hold for batches like the first ones.
 """
 
 import random
@@ -12,13 +12,13 @@ from typing import Any
 import datasets
 from torch.utils.data import IterableDataset, Subset
 
-# Items of a data set that is no table are read one by one, which may cost the user's own transforms: no more than so many.
+# Items of a data set that is not a table are read one by one, which may run the user's own transforms: at most this many.
 MAX_ITEMS = 2000
 _ARROW_ROWS = 10_000
 
 
 def longest_rows(dataset: Any, count: int, *, repeats: int = 1) -> Any:
-    """The rows of the longest sequences, longest first, repeated where there are fewer than `count`; then all of it again."""
+    """Return the `count` longest rows, longest first, cycling if there are fewer; the whole selection `repeats` times."""
     if isinstance(dataset, Mapping):
         return {name: longest_rows(part, count, repeats=repeats) for name, part in dataset.items()}
     if not is_map_style(dataset):
@@ -29,7 +29,7 @@ def longest_rows(dataset: Any, count: int, *, repeats: int = 1) -> Any:
 
 
 def ordinary_rows(dataset: Any, count: int, seed: int, *, repeat: bool = True) -> Any:
-    """`count` rows in a random order, repeated where there are fewer; or all there are."""
+    """Return `count` rows in a random order, cycling if there are fewer; without `repeat` at most all rows once."""
     if isinstance(dataset, Mapping):
         return {name: ordinary_rows(part, count, seed, repeat=repeat) for name, part in dataset.items()}
     if not is_map_style(dataset):
@@ -41,19 +41,19 @@ def ordinary_rows(dataset: Any, count: int, seed: int, *, repeat: bool = True) -
 
 
 def first_rows(dataset: Any, count: int) -> Any:
-    """The first rows, as they come."""
+    """Return the first rows."""
     if isinstance(dataset, Mapping):
         return {name: first_rows(part, count) for name, part in dataset.items()}
     return take(dataset, range(min(count, len(dataset)))) if is_map_style(dataset) else dataset
 
 
 def num_rows(dataset: Any) -> int:
-    """The rows of a data set, or of several by name."""
+    """Return the number of rows of a data set, or of several by name together."""
     return sum(len(part) for part in dataset.values()) if isinstance(dataset, Mapping) else len(dataset)
 
 
 def row_lengths(dataset: Any) -> list[int] | None:
-    """The length of each sequence, of the first `MAX_ITEMS` where they have to be read one by one; None where nothing tells."""
+    """Return the length of each sequence, or of the first `MAX_ITEMS` if they are read one by one; None if unknown."""
     if isinstance(dataset, datasets.Dataset):
         if "length" in dataset.column_names:
             return [int(length) for length in dataset.with_format(None)["length"]]
@@ -68,8 +68,8 @@ def row_lengths(dataset: Any) -> list[int] | None:
 
 
 def is_map_style(dataset: Any) -> bool:
-    """Whether rows can be taken by their number."""
-    # torch's own iterable data sets inherit a `__getitem__` that is not there.
+    """Return True if rows can be accessed by index."""
+    # torch's own iterable data sets inherit a `__getitem__` that does not work.
     return hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
 
 
@@ -81,7 +81,7 @@ def _list_lengths(dataset: datasets.Dataset) -> Iterator[int]:
 
 
 def _item_length(item: Any) -> int | None:
-    # `BatchEncoding` has items, and is no Mapping.
+    # `BatchEncoding` has keys but is not a Mapping.
     if not hasattr(item, "keys"):
         return None
     if "length" in item:
@@ -90,5 +90,5 @@ def _item_length(item: Any) -> int | None:
 
 
 def take(dataset: Any, rows: Sequence[int]) -> Any:
-    """These rows of a data set that has them by number."""
+    """Return these rows of a data set with access by index."""
     return dataset.select(rows) if isinstance(dataset, datasets.Dataset) else Subset(dataset, rows)

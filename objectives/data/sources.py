@@ -1,6 +1,6 @@
-"""Where labelled texts come from: the hub, a local file, or the generator; all end as two data sets with `text` and `label`.
+"""Loads labelled texts from the hub, a local file or the generator into two data sets with columns `text` and `label`.
 
-Every complaint about the data is made here, before anything is tokenised: a sentence with the rule, the value and the remedy.
+Every error in the data is reported here, before anything is tokenised: a sentence with the rule, the value and the remedy.
 """
 
 import json
@@ -28,7 +28,7 @@ class LabelledTexts:
 
     Attributes:
         train: The training samples, shuffled.
-        eval: The evaluation samples, none of them among the training samples; None if the job does not evaluate.
+        eval: The evaluation samples, disjoint from the training samples; None if the job does not evaluate.
     """
 
     train: Any
@@ -36,10 +36,10 @@ class LabelledTexts:
 
 
 def labelled_texts(job: TextClassificationJob) -> LabelledTexts:
-    """The samples that a job asks for.
+    """Load the samples that a job asks for.
 
     Raises:
-        ValueError: The data can't be read or is not as the job says.
+        ValueError: The data can't be read or does not match the job.
     """
     if job.dataset == EMBEDDED:
         return _generated(job)
@@ -58,7 +58,7 @@ def labelled_texts(job: TextClassificationJob) -> LabelledTexts:
 
 def _generated(job: TextClassificationJob) -> LabelledTexts:
     if job.train_samples is None or job.eval_samples is None:
-        raise ValueError("generated reviews have no end: set train_samples and eval_samples to numbers")
+        raise ValueError("generated reviews are unlimited: set train_samples and eval_samples to numbers")
     if job.num_labels != 5:
         raise ValueError(f"generated reviews have five stars: num_labels must be 5, got {job.num_labels}")
     reviews = generate_reviews(job.train_samples + job.eval_samples, seed=job.data_seed)
@@ -90,13 +90,13 @@ def _read_file(path: Path, job: TextClassificationJob) -> Any:
 
 
 def _read_csv(path: Path, job: TextClassificationJob) -> pa.Table:
-    # Only an empty field is missing: a review may well say "None" or "N/A".
+    # Only an empty field counts as missing: a review may well say "None" or "N/A".
     frame = pd.read_csv(path, dtype={job.text_column: str}, keep_default_na=False, na_values=[""])
     return _from_frame(frame, job)
 
 
 def _read_json(path: Path, job: TextClassificationJob) -> pa.Table:
-    """JSON Lines, as Yelp's open data set is, or one JSON list of objects; both may end in .json."""
+    """Read JSON Lines, as in Yelp's open data set, or one JSON list of objects; both may end in .json."""
     with path.open(encoding="utf-8") as file:
         first_line = next((line for line in file if line.strip()), "{}")
         if first_line.lstrip().startswith("["):
@@ -104,7 +104,7 @@ def _read_json(path: Path, job: TextClassificationJob) -> pa.Table:
             return _from_frame(pd.DataFrame(json.load(file)), job)
     sample = json.loads(first_line)
     label = sample.get(job.label_column)
-    # Named types, because a column may start with 4 and go on with 4.0; other columns are not read at all.
+    # Explicit types, because a column may start with 4 and continue with 4.0; other columns are not read at all.
     schema = pa.schema(
         {
             name: pa.float64() if name == job.label_column and not isinstance(label, str) else pa.string()
@@ -133,7 +133,7 @@ def _from_frame(frame: pd.DataFrame, job: TextClassificationJob) -> pa.Table:
         return pa.table({str(name): pa.nulls(0) for name in frame})
     label = frame[job.label_column]
     if label.dtype == object and not all(isinstance(value, str) for value in label.dropna()):
-        # Arrow holds one type a column: mixed ones become text, and are told apart when labels are checked.
+        # Arrow holds one type per column: mixed types become text, and are converted when labels are checked.
         frame = frame.assign(**{job.label_column: label.map(str, na_action="ignore")})
     return pa.Table.from_pandas(frame[wanted], preserve_index=False)
 
@@ -145,13 +145,13 @@ def _with_columns(table: Any, names: list[str], job: TextClassificationJob, wher
     for key in ("text_column", "label_column"):
         if getattr(job, key) not in names:
             raise ValueError(
-                f"{key} must name a column of {where}, got {getattr(job, key)!r}; there are {', '.join(sorted(names))}"
+                f"{key} must name a column of {where}, got {getattr(job, key)!r}; its columns are {', '.join(sorted(names))}"
             )
     return table.select_columns([job.text_column, job.label_column])
 
 
 def _check(tables: list[tuple[Any, str]], job: TextClassificationJob) -> list[Any]:
-    """The tables with columns `text` and `label`, once every text is there and every label is in range."""
+    """Return the tables with columns `text` and `label`, after checking that no text is missing and every label is in range."""
     columns = []
     for table, name in tables:
         texts = table.data.column(job.text_column)

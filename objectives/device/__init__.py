@@ -1,1 +1,1 @@
-"""What a trial runs on: its devices, their memory and limits, and the meters that read them."""
+"""The devices that trials run on: one class per kind, with its memory, limits, meters and clock."""

@@ -1,1 +1,1 @@
-"""How a job becomes a Trainer: model, tokenizer, prepared data, evaluation."""
+"""Turns a job into a Trainer: model, tokenizer, prepared data, evaluation."""

@@ -1,7 +1,7 @@
-"""Accuracy, as an `evaluate.Metric` that needs no network and leaves no file behind.
+"""Accuracy as an `evaluate.Metric` that needs no network and leaves no file behind.
 
-`evaluate.load("accuracy")` would fetch a script from the hub. A metric also keeps its inputs in a file under a lock, which
-trials that run side by side would wait for; this one keeps them in memory.
+`evaluate.load("accuracy")` would fetch a script from the hub. A metric also keeps its inputs in a file with a lock, for which
+concurrent trials would wait; this one keeps them in memory.
 """
 
 import tempfile
@@ -21,8 +21,8 @@ class Accuracy(evaluate.Metric):  # type: ignore[misc]
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        # The folder is made but stays empty; a home that can't be written to must not end a trial. A fixed seed keeps the
-        # metric from reading the global random state.
+        # The directory is created but stays empty; a home that can't be written to must not end a trial. A fixed seed keeps
+        # the metric from reading the global random state.
         super().__init__(**({"keep_in_memory": True, "cache_dir": tempfile.gettempdir(), "seed": 0} | kwargs))
 
     def _info(self) -> evaluate.MetricInfo:
@@ -38,10 +38,10 @@ class Accuracy(evaluate.Metric):  # type: ignore[misc]
 
 
 def compute_metrics(prediction: Any) -> dict[str, float]:
-    """The accuracy of a `transformers.EvalPrediction`, for the Trainer.
+    """Compute the accuracy of a `transformers.EvalPrediction`, for the Trainer.
 
     Args:
-        prediction: Logits (where a model returns several arrays, the first) and labels.
+        prediction: Logits (the first array, if the model returns several) and labels.
     """
     logits = prediction.predictions
     if isinstance(logits, tuple):

@@ -1,4 +1,4 @@
-"""A Trainer from the user's own function, and what is found out about it before a study starts.
+"""Builds a Trainer with the user's own function, and checks it before a study starts.
 
 The user's module is imported in the process that trains and nowhere else: it may start CUDA, and it may fail.
 """
@@ -22,20 +22,20 @@ from tradeoff.objectives.measurements.goals import learned_value, metric_name
 from tradeoff.objectives.trainers.evaluations import numbers_of
 from tradeoff.searchspace import TrialParameters
 
-# What a trial sets of which nothing depends that it measures.
+# Arguments that a trial sets and that change none of its measurements.
 _FREE = {"report_to", "logging_strategy"}
 
 
 def build_trainer(job: CustomJob, arguments: TrainingArguments, settings: Mapping[str, Any]) -> Trainer:
-    """Calls the user's function.
+    """Call the user's function.
 
     Args:
         job: Names the function.
-        arguments: What it is given.
-        settings: What the trial's configuration sets besides; given to the function by keyword.
+        arguments: The function's argument.
+        settings: What the trial's configuration sets besides the arguments; passed to the function by keyword.
 
     Raises:
-        ValueError: It is not there, or what it returned is not a Trainer with these arguments.
+        ValueError: There is no such function, or it did not return a Trainer with these arguments.
         Exception: Whatever the function itself raises.
     """
     asked = {name: getattr(arguments, name) for name in _set_by_trials(job)}
@@ -45,7 +45,7 @@ def build_trainer(job: CustomJob, arguments: TrainingArguments, settings: Mappin
     for name, value in asked.items():
         if (has := getattr(trainer.args, name)) != value:
             raise ValueError(
-                f"job.build {job.build!r} must hand on the TrainingArguments that it is given:"
+                f"job.build {job.build!r} must pass on the TrainingArguments that it is given:"
                 f" the trial sets {name} to {value!r}, and its Trainer has {has!r}"
             )
     if trainer.train_dataset is None or not hasattr(trainer.train_dataset, "__len__"):
@@ -59,7 +59,7 @@ def build_trainer(job: CustomJob, arguments: TrainingArguments, settings: Mappin
 
 
 def load_function(job: CustomJob) -> Callable[..., Any]:
-    """Imports the user's module and takes the function from it.
+    """Import the user's module and return the function from it.
 
     Raises:
         ValueError: There is no such module or function.
@@ -72,12 +72,12 @@ def load_function(job: CustomJob) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # A module that the user's own module lacks is the user's error and keeps its traceback.
+        # If the user's own module lacks another one, that is the user's error and keeps its traceback.
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise ValueError(
             f"job.build {job.build!r} must name a module, and there is no module {error.name}"
-            f" in {folder or 'the working folder'}; set job.python_path to its folder"
+            f" in {folder or 'the working directory'}; set job.python_path to its directory"
         ) from None
     function = getattr(module, name, None)
     if not callable(function):
@@ -86,7 +86,7 @@ def load_function(job: CustomJob) -> Callable[..., Any]:
 
 
 def describe_trainer(job: CustomJob) -> dict[str, Any]:
-    """Builds the user's Trainer once, evaluates a batch, and says how much data it has.
+    """Build the user's Trainer once, evaluate a batch, and return how much data it has.
 
     Returns:
         `num_train` and `num_eval`.
@@ -96,7 +96,7 @@ def describe_trainer(job: CustomJob) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="tradeoff-") as folder:
         smallest = TrialParameters(per_device_train_batch_size=1)
-        # With a strategy, the Trainer itself would refuse what is refused below in words of the job.
+        # With a strategy, the Trainer itself would refuse what is refused below in terms of the job.
         settings = training_arguments(job, smallest, output_dir=folder) | {"disable_tqdm": True, "eval_strategy": "no"}
         arguments = TrainingArguments(**settings, use_cpu=start_device().uses_host_processors)
         set_seed(job.seed)
@@ -109,7 +109,7 @@ def describe_trainer(job: CustomJob) -> dict[str, Any]:
 
 
 def _check_metric(job: CustomJob, trainer: Trainer) -> None:
-    """Looks for the metric in the evaluation of a few samples."""
+    """Look for the metric in the evaluation of a few samples."""
     assert job.metric is not None
     failed: list[Exception] = []
     rows = first_rows(trainer.eval_dataset, job.eval_batch_size)
@@ -117,29 +117,29 @@ def _check_metric(job: CustomJob, trainer: Trainer) -> None:
         with _user_errors(job, "builds a Trainer whose evaluation fails"), tolerant_metrics(trainer, failed.append):
             metrics = numbers_of(trainer.evaluate(eval_dataset=rows))
     except ValueError as error:
-        # What fails because of so few samples (a correlation of one, say) or for memory shows in a trial, or does not.
+        # What fails only with so few samples (a correlation of one, say), or for lack of memory, is left to the trials.
         if failed or (error.__cause__ is not None and out_of_memory_details(error.__cause__) is not None):
             return
         raise
     if not failed and learned_value({"metrics": metrics}, metric_name(job.metric)) is None:
         keys = ", ".join(sorted(key for key in metrics if key != "epoch"))
-        raise ValueError(f"job.metric must be a key of the Trainer's evaluation, got {job.metric!r}; there are {keys}")
+        raise ValueError(f"job.metric must be a key of the Trainer's evaluation, got {job.metric!r}; its keys are {keys}")
 
 
 @contextmanager
 def tolerant_metrics(trainer: Trainer, on_error: Callable[[Exception], None]) -> Iterator[None]:
-    """Lets `compute_metrics` fail: the user's may not be made for the few samples that a probe evaluates."""
+    """Let `compute_metrics` fail: the user's may not be written for the few samples that a probe evaluates."""
     original = trainer.compute_metrics
 
     def tolerant(*args: Any, **kwargs: Any) -> Any:
         try:
             return original(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  the user's own code, on samples that it was not made for
+        except Exception as error:  # noqa: BLE001  the user's own code, with samples that it was not written for
             traceback.print_exc()
             on_error(error)
             return {}
 
-    # Without it the Trainer would keep no predictions, and memory would be another.
+    # Without it the Trainer would keep no predictions, and peak memory would differ.
     trainer.compute_metrics = None if original is None else tolerant
     try:
         yield
@@ -149,7 +149,7 @@ def tolerant_metrics(trainer: Trainer, on_error: Callable[[Exception], None]) ->
 
 @contextmanager
 def _user_errors(job: CustomJob, what: str) -> Iterator[None]:
-    """Says of the user's own error in a sentence what and where it was."""
+    """Report an error of the user's own code in a sentence that says what and where it was."""
     try:
         yield
     except ValueError as error:
@@ -170,7 +170,7 @@ def _explained(job: CustomJob, what: str, error: Exception) -> ValueError:
 
 
 def _set_by_trials(job: CustomJob) -> set[str]:
-    """The names of the arguments that trials set and measure by."""
+    """Return the names of the arguments that trials set and that change their measurements."""
     smallest = TrialParameters(per_device_train_batch_size=1)
     always = {"max_steps", "gradient_checkpointing", "train_sampling_strategy", "use_cpu"}
     return always | training_arguments(job, smallest, output_dir="").keys() - _FREE

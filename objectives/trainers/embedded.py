@@ -1,6 +1,6 @@
 """The embedded model: a small BERT with random weights and a tokenizer of whole words, so that a study needs no download.
 
-The tokenizer takes its words from the training texts, so both work with any texts, and not with the generated reviews alone.
+The tokenizer takes its words from the training texts, so both work with any texts, not only with the generated reviews.
 """
 
 from collections import Counter
@@ -18,10 +18,10 @@ _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 def embedded_model_config(*, vocab_size: int, max_length: int, num_labels: int) -> Any:
-    """The configuration of the embedded model.
+    """Return the configuration of the embedded model.
 
     Args:
-        vocab_size: Words that the tokenizer knows.
+        vocab_size: Number of words that the tokenizer knows.
         max_length: Tokens of the longest sequence.
         num_labels: Number of classes.
     """
@@ -33,7 +33,7 @@ def embedded_model_config(*, vocab_size: int, max_length: int, num_labels: int) 
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=64,
-        # A narrow model with BERT's own 0.02 spends its first epochs on leaving the neighbourhood of zero.
+        # With BERT's own 0.02 a narrow model spends its first epochs near zero.
         initializer_range=0.1,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
@@ -42,10 +42,10 @@ def embedded_model_config(*, vocab_size: int, max_length: int, num_labels: int) 
 
 
 def embedded_tokenizer(texts: Iterable[str] = ()) -> Any:
-    """A tokenizer of lower-case words and punctuation marks.
+    """Build a tokenizer of lower-case words and punctuation marks.
 
     Args:
-        texts: Where its words come from, the most frequent first; generated reviews if there are none.
+        texts: The source of its words, which are taken by frequency; generated reviews if there are none.
     """
     split = pre_tokenizers.BertPreTokenizer()
     clean = normalizers.BertNormalizer(lowercase=True)

@@ -1,7 +1,6 @@
-"""Follows a Trainer's evaluations: what each of them took, and all that it returned.
+"""Follows a Trainer's evaluations: their times, and the metrics that they return.
 
-A Trainer whose `evaluate` is the user's own may add to the metrics after its callbacks were called, so what counts is what
-`evaluate` returns.
+The user's own `evaluate` may add metrics after the Trainer's callbacks were called, so what counts is what it returns.
 """
 
 import numbers
@@ -18,10 +17,11 @@ from tradeoff.objectives.measurements.outcome import Evaluation
 def watch_evaluations(
     trainer: Trainer, *, before: Callable[[], None] = lambda: None, after: Callable[[Mapping[str, float]], None]
 ) -> None:
-    """Calls `before` and `after` around each evaluation from now on, whatever part of the run asks for it.
+    """Call `before` and `after` around each evaluation from now on, whatever part of the run asks for it.
 
     Args:
-        trainer: The Trainer; with several evaluation data sets, which it evaluates by calling itself, all of them are one.
+        trainer: The Trainer. If it has several evaluation data sets, for which it calls `evaluate` recursively, they count as
+            one evaluation.
         before: Called when an evaluation begins.
         after: Called with the numbers that it returned.
     """
@@ -46,13 +46,13 @@ def watch_evaluations(
 
 
 def numbers_of(metrics: Mapping[str, Any] | None) -> dict[str, float]:
-    """The metrics that are numbers, scalars of numpy and torch among them; an array of several is none."""
+    """Return the metrics that are numbers, including scalars of numpy and torch but not arrays."""
     plain = {name: value.item() if getattr(value, "ndim", None) == 0 else value for name, value in (metrics or {}).items()}
     return {name: float(value) for name, value in plain.items() if isinstance(value, numbers.Real)}
 
 
 def evaluation(metrics: Mapping[str, float], *, epoch: float, num_train: int, train_time_s: float, **more: Any) -> Evaluation:
-    """A point of the learning curve."""
+    """Return a point of the learning curve."""
     return Evaluation(
         epoch=epoch,
         num_samples=round(epoch * num_train),

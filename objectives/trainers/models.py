@@ -1,7 +1,7 @@
-"""The model and the tokenizer of a job: from the hub, from a local folder, or the embedded ones.
+"""The model and the tokenizer of a job: from the hub, from a local directory, or the embedded ones.
 
-The hub is asked once, when the data is prepared. What a trial loads is settled then, to the revision, and comes from disk: no
-trial waits for a network, and all trials of a study start from the same weights.
+The hub is asked only once, when the data is prepared. From then on the revision is fixed and trials load it from disk: no trial
+waits for a network, and all trials of a study start from the same weights.
 """
 
 from collections.abc import Iterable
@@ -31,13 +31,13 @@ class ModelSource:
     """Where a trial's model comes from.
 
     Attributes:
-        name_or_folder: A name on the hub, or a folder with a `config.json`.
+        name_or_folder: A name on the hub, or a directory with a `config.json`.
         revision: The hub's commit, so that a model that changes there does not change within a study.
-        has_weights: Whether there are weights to start from; else they are drawn from the job's seed.
-        module: The module that defines the model's class, to be imported ahead; None for code that came from the hub.
-        vocab_size: Token ids are below it.
-        pad_token_id: The id that padding has.
-        attention: The implementations of attention that the model's class has; None where its code came from the hub.
+        has_weights: True if there are weights to start from; otherwise they are initialised with the job's seed.
+        module: The module that defines the model's class, to be imported in advance; None for code from the hub.
+        vocab_size: All token ids are below it.
+        pad_token_id: The token id of padding.
+        attention: The attention implementations that the model's class supports; None for code from the hub.
     """
 
     name_or_folder: str
@@ -50,15 +50,15 @@ class ModelSource:
 
 
 def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path) -> tuple[ModelSource, Any]:
-    """Finds a job's model and tokenizer, and saves into `folder` what is not saved anywhere else.
+    """Find a job's model and tokenizer, and save into `folder` what is not saved anywhere else.
 
     Args:
         job: The job.
         texts: The training texts, from which the embedded tokenizer takes its words.
-        folder: Where the tokenizer, and the embedded model's configuration, are saved.
+        folder: The directory for the tokenizer and the embedded model's configuration.
 
     Returns:
-        The source, and the tokenizer: None where the job has no texts.
+        The source, and the tokenizer, which is None if the job has no texts.
 
     Raises:
         ValueError: The model can't be used as the job says.
@@ -70,13 +70,13 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
         name, revision, has_weights = str(folder), None, False
     elif (local := Path(job.model).expanduser()).is_dir():
         if not (local / "config.json").is_file():
-            raise ValueError(f"a model folder must hold a config.json, got {local} without one")
+            raise ValueError(f"a model directory must hold a config.json, got {local} without one")
         name, revision = str(local.resolve()), None
         has_weights = any(next(local.glob(pattern), None) is not None for pattern in _WEIGHTS)
         config = AutoConfig.from_pretrained(name, trust_remote_code=job.trust_remote_code)
         tokenizer = _tokenizer(name, job)
     elif job.model.startswith((".", "/", "~")) or job.model.count("/") > 1:
-        raise ValueError(f"the model folder must exist, got {job.model}; a relative path starts at {Path.cwd()}")
+        raise ValueError(f"the model directory must exist, got {job.model}; a relative path starts at {Path.cwd()}")
     else:
         name, has_weights = job.model, True
         with hub_access("model", name):
@@ -133,12 +133,12 @@ def _attention(config: Any, job: TextClassificationJob) -> tuple[str, ...] | Non
 
 
 def build_model(job: TextClassificationJob, source: ModelSource, *, attention: str | None = None) -> Any:
-    """A fresh model in full precision; what is not in its weights is drawn from the job's seed.
+    """Build a new model in full precision; weights that the source lacks are initialised with the job's seed.
 
     Args:
         job: The job.
         source: The model.
-        attention: The implementation of attention; None for what transformers chooses.
+        attention: The attention implementation. Default: transformers' choice.
     """
     set_seed(job.seed)
     options: dict[str, Any] = {
@@ -157,7 +157,7 @@ def build_model(job: TextClassificationJob, source: ModelSource, *, attention: s
         config = AutoConfig.from_pretrained(source.name_or_folder, **options)
         kept = {name: options[name] for name in ("trust_remote_code", "attn_implementation") if name in options}
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, **kept)
-    # The Trainer takes a model whose `forward` has **kwargs to divide its loss by the accumulation steps itself. Classifiers
-    # have them and don't: without this, accumulation multiplies loss and gradients (huggingface/transformers#47688).
+    # If a model's `forward` has **kwargs, the Trainer assumes that it divides its loss by the accumulation steps itself.
+    # Classifiers have them and don't: without this, accumulation multiplies the loss (huggingface/transformers#47688).
     model.accepts_loss_kwargs = False
     return model

@@ -1,8 +1,8 @@
-"""A job's data, made ready once per study and read by every trial.
+"""A job's data, prepared once per study and read by every trial.
 
-Preparing loads, checks, shuffles and tokenises; it takes seconds, and its result lies in a folder named after all that it
-depends on. A trial maps that folder into memory. Folders appear complete or not at all: they are written under another name
-and renamed.
+Preparing loads, checks, shuffles and tokenises; it takes seconds, and its result is a directory named after a hash of all that
+it depends on. A trial maps that directory into memory. Directories appear complete or not at all: they are written under
+another name and renamed.
 """
 
 import hashlib
@@ -23,30 +23,30 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, default_data_co
 from tradeoff.objectives.data import reviews
 from tradeoff.objectives.data.sources import labelled_texts
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
-from tradeoff.objectives.trainers import embedded, models
+from tradeoff.objectives.trainers import embedded
 from tradeoff.objectives.trainers.models import ModelSource, resolve_model
 
 _FACTS = "prepared.json"
 _MODEL = "model"
-_FORMAT = 2  # of the facts: what another version of this file wrote is prepared again
+_FORMAT = 2  # of the facts: data that another version of this file wrote is prepared again
 _LIBRARIES = ("datasets", "tokenizers", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
-    """Tokenised data in a folder, and the model that it was tokenised for.
+    """Tokenised data in a directory, and the model that it was tokenised for.
 
     Attributes:
-        folder: Where it lies.
+        folder: The directory.
         model: Where the model comes from.
         num_labels: Number of classes.
         num_train: Training samples.
         num_eval: Evaluation samples; 0 if the job does not evaluate.
-        longest: Tokens of the longest sample, padding left out.
-        label_counts: Samples to train on with label 0, 1, ...
-        majority_share: The accuracy of always answering the label that is most frequent among the evaluation samples; None if
-            the job does not evaluate.
-        is_padded: Whether all samples are as long as the job's `max_length`.
+        longest: Tokens of the longest sample, without padding.
+        label_counts: Training samples with label 0, 1, ...
+        majority_share: The accuracy of the majority class: of always answering the label that is most frequent among the
+            evaluation samples. None if the job does not evaluate.
+        is_padded: True if all samples are as long as the job's `max_length`.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ class PreparedData:
 
     @cached_property
     def train(self) -> Any:
-        """The training samples: what the model takes, `labels`, and `length`, the tokens without padding."""
+        """The training samples: the model's inputs, `labels`, and `length`, the number of tokens without padding."""
         return datasets.load_from_disk(str(self.folder / "train"))
 
     @cached_property
@@ -77,25 +77,25 @@ class PreparedData:
 
     @property
     def model_module(self) -> str | None:
-        """The module that defines the model's class, for a warm server to import ahead."""
+        """The module that defines the model's class, for a warm server to import in advance."""
         return self.model.module
 
     def facts(self) -> dict[str, Any]:
-        """Everything but the samples, as plain data; what `load` reads again."""
+        """Return everything but the samples as JSON types; `load` reads it."""
         return asdict(self) | {
             "folder": str(self.folder),
             "model_module": self.model_module,
-            # Of an answer that is always the same: the most frequent label, and all labels with the same probability.
+            # Of constant answers: always the majority class, and the same probability for every class.
             "baselines": {"accuracy": self.majority_share or 0.0, "eval_loss": math.log(self.num_labels)},
         }
 
 
 def prepare(job: TextClassificationJob, cache_folder: Path) -> PreparedData:
-    """Makes a job's data ready, unless that was done before.
+    """Prepare a job's data, unless that was done before.
 
     Args:
         job: The job.
-        cache_folder: Holds a folder for each preparation; made if it does not exist.
+        cache_folder: Holds a directory for each prepared data set; created if it does not exist.
 
     Raises:
         ValueError: The data or the model can't be used as the job says.
@@ -110,35 +110,30 @@ def prepare(job: TextClassificationJob, cache_folder: Path) -> PreparedData:
         try:
             unfinished.rename(final)
         except OSError:
-            # Another process prepared the same meanwhile; a folder with content is never replaced.
+            # Another process has prepared the same data meanwhile; a directory with content is never replaced.
             if not (final / _FACTS).exists():
                 raise
     return load(final)
 
 
 def load(folder: Path) -> PreparedData:
-    """The data that `prepare` left in `folder`; samples and tokenizer are read when they are first used."""
+    """Return the data that `prepare` wrote into `folder`; samples and tokenizer are read on first use."""
     facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
     for computed in ("model_module", "baselines"):
         facts.pop(computed, None)
     return PreparedData(**(facts | {"folder": folder, "model": ModelSource(**facts["model"])}))
 
 
-def build_model(job: TextClassificationJob, data: PreparedData, *, attention: str | None = None) -> Any:
-    """A fresh model for a trial; what is not in its weights is drawn from the job's seed."""
-    return models.build_model(job, data.model, attention=attention)
-
-
 def collator(data: PreparedData, padding: str, *, max_length: int) -> Any:
-    """What makes a batch of samples.
+    """Return the data collator that makes batches of the samples.
 
     Args:
         data: The samples.
         padding: Pad to `max_length`, or to the `longest` of the batch.
-        max_length: The tokens of the former.
+        max_length: Number of tokens for the former.
     """
     if data.is_padded or data.tokenizer is None:
-        assert padding == "max_length" or data.tokenizer is None, "padding that was written down can't be taken away"
+        assert padding == "max_length" or data.tokenizer is None, "padding that is stored can't be removed"
         return default_data_collator
     if padding == "max_length":
         return DataCollatorWithPadding(data.tokenizer, padding="max_length", max_length=max_length)
@@ -146,7 +141,7 @@ def collator(data: PreparedData, padding: str, *, max_length: int) -> Any:
 
 
 def _write(job: TextClassificationJob, folder: Path, final: Path) -> None:
-    """Prepares into `folder`, which is to become `final`."""
+    """Prepare into `folder`, which is to become `final`."""
     model_folder = folder / _MODEL
     model_folder.mkdir(parents=True)
     if job.dataset == RANDOM_TOKENS:
@@ -185,7 +180,7 @@ def _tokenise(samples: Any, tokenizer: Any, job: TextClassificationJob) -> Any:
         columns = dict(tokenizer(batch["text"], truncation=True, max_length=job.max_length, padding=padding))
         return columns | {"length": [sum(mask) for mask in columns["attention_mask"]], "labels": batch["label"]}
 
-    # In memory and without datasets' own cache: what is kept is kept under our key.
+    # In memory and without datasets' own cache: the result is stored under our key.
     return samples.map(
         encode, batched=True, remove_columns=samples.column_names, keep_in_memory=True, new_fingerprint=_key(job)
     )
@@ -193,7 +188,7 @@ def _tokenise(samples: Any, tokenizer: Any, job: TextClassificationJob) -> Any:
 
 def _random_tokens(job: TextClassificationJob, vocab_size: int) -> Any:
     if job.train_samples is None:
-        raise ValueError("random tokens have no end: set train_samples to a number")
+        raise ValueError("random tokens are unlimited: set train_samples to a number")
     draw = np.random.default_rng(job.data_seed)
     ids = draw.integers(vocab_size, size=(job.train_samples, job.max_length), dtype=np.int32)
     return datasets.Dataset.from_dict(
@@ -207,7 +202,7 @@ def _random_tokens(job: TextClassificationJob, vocab_size: int) -> Any:
 
 
 def _key(job: TextClassificationJob) -> str:
-    """A name for all that the prepared data depends on."""
+    """Return a hash of all that the prepared data depends on."""
     depends: dict[str, Any] = {
         "format": _FORMAT,
         "job": job.data_settings(),
@@ -224,7 +219,7 @@ def _key(job: TextClassificationJob) -> str:
 
 
 def _stamp(path: Path) -> list[Any]:
-    """What changes when a file does: reading gigabytes to tell would take longer than it saves."""
+    """Return what changes when a file does: reading gigabytes for a hash would take longer than it saves."""
     if not path.exists():
         return [str(path)]
     state = path.stat()

@@ -1,6 +1,6 @@
-"""How a job becomes Trainers, inside the process that trains.
+"""Builds a job's Trainers, inside the process that trains.
 
-Everything else (probe, training, export's training again) works with a `Workload` and knows nothing of the kinds of jobs.
+Everything else (the probe, the training, `tradeoff train`) works with a `Workload` and does not depend on the type of job.
 """
 
 from abc import ABC, abstractmethod
@@ -14,27 +14,28 @@ from tradeoff.objectives.job.settings import AnyJob, CustomJob, TextClassificati
 from tradeoff.objectives.trainers import prepared_data as data
 from tradeoff.objectives.trainers.accuracy import compute_metrics
 from tradeoff.objectives.trainers.custom_trainer import build_trainer, describe_trainer
+from tradeoff.objectives.trainers.models import build_model
 from tradeoff.searchspace import TrialParameters
 
 
 class Workload(ABC):
-    """Makes the Trainers of a job."""
+    """Builds the Trainers of a job."""
 
     @abstractmethod
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:
-        """A Trainer with a fresh model, its data and its metrics.
+        """Build a Trainer with a new model, its data and its metrics.
 
         Args:
-            arguments: What it trains with, exactly.
+            arguments: Exactly the arguments that it trains with.
             parameters: The configuration, for what it sets besides arguments.
         """
 
     def save_beside_model(self, folder: Path) -> None:  # noqa: B027  most have nothing to save
-        """Saves what belongs to a model and is not saved by its Trainer."""
+        """Save what belongs to a model and is not saved by its Trainer."""
 
 
 class TextClassification(Workload):
-    """A classifier on the data that `tradeoff.objectives.trainers.prepared_data.prepare` left in a folder."""
+    """A classifier on the data that `tradeoff.objectives.trainers.prepared_data.prepare` wrote into a directory."""
 
     def __init__(self, job: TextClassificationJob, folder: Path) -> None:
         self._job = job
@@ -42,7 +43,7 @@ class TextClassification(Workload):
 
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
         return Trainer(
-            model=data.build_model(self._job, self._data, attention=parameters.get("attn_implementation")),
+            model=build_model(self._job, self._data.model, attention=parameters.get("attn_implementation")),
             args=arguments,
             train_dataset=self._data.train,
             eval_dataset=self._data.eval,
@@ -56,7 +57,7 @@ class TextClassification(Workload):
 
 
 class Custom(Workload):
-    """What the user's own function builds."""
+    """The Trainer that the user's own function builds."""
 
     def __init__(self, job: CustomJob) -> None:
         self._job = job
@@ -66,25 +67,25 @@ class Custom(Workload):
 
 
 def load_workload(job: AnyJob, folder: str) -> Workload:
-    """The workload of a job that was prepared.
+    """Return the workload of a prepared job.
 
     Args:
         job: The job.
-        folder: What `prepare_workload` named.
+        folder: The `folder` that `prepare_workload` returned.
     """
     return Custom(job) if isinstance(job, CustomJob) else TextClassification(job, Path(folder))
 
 
 def prepare_workload(job: AnyJob, cache_folder: Path) -> dict[str, Any]:
-    """Makes ready what all trials of a study share, and finds out what they need to know.
+    """Prepare what all trials of a study share.
 
     Args:
         job: The job.
-        cache_folder: Where prepared data is kept.
+        cache_folder: The directory for prepared data.
 
     Returns:
-        Plain data: `folder` for `load_workload`, `num_train`, `num_eval`, and `baselines`, what a constant answer reaches in
-        the objectives that are learned, as far as that is known.
+        JSON types: `folder` for `load_workload`, `num_train`, `num_eval`, and `baselines`, the value that a constant answer
+        reaches in each learned objective, if that is known.
 
     Raises:
         ValueError: The job can't be run as the user wrote it.

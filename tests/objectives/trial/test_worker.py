@@ -60,7 +60,7 @@ def test_an_error_outside_of_every_stage_leaves_its_traceback() -> None:
 def test_a_column_that_the_data_lacks_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").write_text("text,stars\nfine,1\n")
     with pytest.raises(
-        JobError, match=r"label_column must name a column of .*reviews\.csv, got 'label'; there are stars, text"
+        JobError, match=r"label_column must name a column of .*reviews\.csv, got 'label'; its columns are stars, text"
     ):
         shared_server().prepare(tiny_job(dataset=str(tmp_path / "reviews.csv")).model_dump(), tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*"))
