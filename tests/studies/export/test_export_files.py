@@ -17,6 +17,8 @@ import yaml
 from exported_studies import TINY, made_up
 from stored_studies import params, record
 
+from tradeoff.objectives.device.cpu import CpuDevice
+from tradeoff.objectives.device.cuda import CudaDevice
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.study import SpaceConfig, StudyConfig
@@ -172,9 +174,9 @@ def test_a_chosen_trial_that_is_not_on_the_front_is_shown_with_it(tmp_path: Path
 
 def test_the_memory_to_leave_free_counts_libraries_on_a_cpu_and_a_margin_of_a_twentieth(tmp_path: Path) -> None:
     figures = {"peak_memory_mib": 1000.0, "context_mib": 400.0}
-    assert memory_to_leave_free_mib(figures, kind="cpu") == 1470
-    assert memory_to_leave_free_mib(figures, kind="cuda") == 1050
-    assert memory_to_leave_free_mib({}, kind="cuda") is None
+    assert memory_to_leave_free_mib(figures, CpuDevice) == 1470
+    assert memory_to_leave_free_mib(figures, CudaDevice) == 1050
+    assert memory_to_leave_free_mib({}, CudaDevice) is None
     assert "Leave 1,470 MiB free." in (exported(tmp_path, made_up(MIXED), 3) / "README.md").read_text()
 
 

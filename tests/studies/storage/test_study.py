@@ -9,7 +9,7 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.storage.opening import open_storage
 from tradeoff.studies.storage.study import open_study
 
-CPU = {"name": "a processor", "precisions": ["fp32", "bf16"], "total_memory_mib": 8000.0}
+CPU = {"kind": "cpu", "name": "a processor", "precisions": ["fp32", "bf16"], "total_memory_mib": 8000.0}
 
 
 @pytest.fixture
