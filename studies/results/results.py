@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.settings import objective_names
 from tradeoff.objectives.measurements.records import OutcomeKind, TrialRecord, read_record
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates, stored_memory_estimates
@@ -68,7 +69,7 @@ class StudyResults:
     def memory_limit_mib(self) -> float | None:
         """The most memory that a configuration may need; None for a CPU without a limit, whose memory no trial comes near."""
         limit_mib = self.config.get("limits", {}).get("peak_memory_mib")
-        if limit_mib is None and self.device.get("kind") != "cuda":
+        if limit_mib is None and device_class(self.device).uses_host_memory:
             return None
         return memory_limit_mib(limit_mib, self.device)
 
