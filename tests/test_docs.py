@@ -1,6 +1,7 @@
 """The links of the documentation lead somewhere, and its site has every page."""
 
 import re
+import runpy
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_every_file_that_is_named_exists(page):
     named = re.findall(
         r"`((?:searchspace|objectives|studies|tests|benchmarks|examples|docs)/[\w/.-]+)`", page.read_text(encoding="utf-8")
     )
-    assert [path for path in named if not (ROOT / path).exists()] == []
+    assert [path for path in named if not list(ROOT.glob(path.replace("NAME", "*")))] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -62,3 +63,8 @@ def test_python_examples_import_what_there_is(page):
         for module, names in re.findall(r"^from (tradeoff[\w.]*) import (.+)$", block, flags=re.MULTILINE):
             for name in names.split(", "):
                 assert hasattr(import_module(module), name), f"{module} has no {name}"
+
+
+def test_contributing_lists_the_rooms_in_their_order():
+    listed = re.findall(r"^\| `([\w/]+)` \|", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert listed == list(runpy.run_path(str(ROOT / "tests" / "test_layers.py"))["ROOMS"])
