@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from tradeoff.objectives.data.reviews import generate_reviews
-from tradeoff.objectives.trainers.embedded import embedded_tokenizer
+from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
 
 
 class PerplexityTrainer(Trainer):
@@ -29,14 +29,14 @@ class PerplexityTrainer(Trainer):
 @functools.cache  # a trial builds two Trainers and should read its data once
 def read(num_samples: int, seed: int) -> Dataset:
     """Return tokenized reviews, not padded."""
-    tokenizer = embedded_tokenizer()
+    tokenizer = reviews_tokenizer()
     texts = [review.text for review in generate_reviews(num_samples, seed=seed)]
     return Dataset.from_dict({"input_ids": tokenizer(texts, truncation=True, max_length=48)["input_ids"]})
 
 
 def build(args: TrainingArguments, train_samples: int = 1024) -> Trainer:
     """Return a Trainer with a fresh model."""
-    tokenizer = embedded_tokenizer()
+    tokenizer = reviews_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,

@@ -8,14 +8,14 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BertConfig, Trainer, TrainingArguments
 
 from tradeoff.objectives.data.reviews import generate_reviews
-from tradeoff.objectives.trainers.embedded import embedded_tokenizer
+from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
 
 
 @functools.cache  # a trial builds two Trainers and should read its data once
 def read(num_samples: int, seed: int):
     """Return tokenized reviews with their stars as numbers, and the size of the vocabulary."""
     reviews = generate_reviews(num_samples, seed=seed)
-    tokenizer = embedded_tokenizer()
+    tokenizer = reviews_tokenizer()
     columns = dict(tokenizer([review.text for review in reviews], truncation=True, max_length=48, padding="max_length"))
     labels = [float(review.stars) for review in reviews]
     return Dataset.from_dict(columns | {"labels": labels}), len(tokenizer)

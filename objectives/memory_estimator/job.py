@@ -66,10 +66,11 @@ def model_config(job: TextClassificationJob, settings: TraceSettings) -> Any:
     """What `tradeoff.objectives.memory_estimator.tracing.model_config.load_config` reads for a job's model."""
     if job.model != EMBEDDED:
         return job.model
-    from tradeoff.objectives.trainers.embedded import embedded_model_config, embedded_tokenizer
+    from tradeoff.objectives.trainers.embedded import embedded_model_config
+    from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
 
     # The words of the job's own texts are not known here; the generated reviews' make a vocabulary of the same kind.
-    vocabulary = len(embedded_tokenizer())
+    vocabulary = len(reviews_tokenizer())
     return embedded_model_config(vocab_size=vocabulary, max_length=settings.sequence_length, num_labels=job.num_labels)
 
 

@@ -11,8 +11,6 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from transformers import BertConfig, PreTrainedTokenizerFast
 
-from tradeoff.objectives.data.reviews import generate_reviews
-
 MAX_VOCABULARY = 4096
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
@@ -41,19 +39,15 @@ def embedded_model_config(*, vocab_size: int, max_length: int, num_labels: int) 
     )
 
 
-def embedded_tokenizer(texts: Iterable[str] = ()) -> Any:
+def embedded_tokenizer(texts: Iterable[str]) -> Any:
     """Build a tokenizer of lower-case words and punctuation marks.
 
     Args:
-        texts: The source of its words, which are taken by frequency; generated reviews if there are none.
+        texts: The source of its words, which are taken by frequency.
     """
     split = pre_tokenizers.BertPreTokenizer()
     clean = normalizers.BertNormalizer(lowercase=True)
-    words = Counter(
-        word
-        for text in (list(texts) or [review.text for review in generate_reviews(1000, seed=0)])
-        for word, _ in split.pre_tokenize_str(clean.normalize_str(text))
-    )
+    words = Counter(word for text in texts for word, _ in split.pre_tokenize_str(clean.normalize_str(text)))
     kept = sorted(words, key=lambda word: (-words[word], word))[: MAX_VOCABULARY - len(_SPECIAL_TOKENS)]
     vocabulary = {word: position for position, word in enumerate((*_SPECIAL_TOKENS, *kept))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))

@@ -21,6 +21,7 @@ from transformers import (
 from tradeoff.objectives.data.hub import hub_access
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.trainers.embedded import embedded_model_config, embedded_tokenizer
+from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
 from tradeoff.searchspace.choices import FLASH_ATTENTION
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json")
@@ -54,7 +55,7 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
 
     Args:
         job: The job.
-        texts: The training texts, from which the embedded tokenizer takes its words.
+        texts: The training texts, from which the embedded tokenizer takes its words; without any, generated reviews.
         folder: The directory for the tokenizer and the embedded model's configuration.
 
     Returns:
@@ -64,7 +65,9 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
         ValueError: The model can't be used as the job says.
     """
     if job.model == EMBEDDED:
-        tokenizer = embedded_tokenizer(texts)
+        # Random tokens have no texts.
+        known = list(texts)
+        tokenizer = embedded_tokenizer(known) if known else reviews_tokenizer()
         config = embedded_model_config(vocab_size=len(tokenizer), max_length=job.max_length, num_labels=job.num_labels)
         config.save_pretrained(folder)
         name, revision, has_weights = str(folder), None, False

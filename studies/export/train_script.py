@@ -45,10 +45,8 @@ def train_script(job: AnyJob, parameters: TrialParameters, *, title: str, expect
 
 def embedded_module() -> str:
     """Return the module that makes the embedded model and its tokenizer, to stand beside `train.py`."""
-    # Read and not imported, since it imports transformers. Its default texts are the one thing that it has from elsewhere,
-    # and train.py always names texts.
-    source = Path(__file__).parents[2].joinpath("objectives", "trainers", "embedded.py").read_text(encoding="utf-8")
-    return "".join(line for line in source.splitlines(keepends=True) if not line.startswith("from tradeoff."))
+    # Read and not imported: it imports transformers, and nothing of ours.
+    return Path(__file__).parents[2].joinpath("objectives", "trainers", "embedded.py").read_text(encoding="utf-8")
 
 
 def _custom_values(job: CustomJob, parameters: TrialParameters) -> dict[str, object]:

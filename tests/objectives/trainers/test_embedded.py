@@ -1,6 +1,7 @@
 from transformers import AutoTokenizer
 
 from tradeoff.objectives.trainers.embedded import MAX_VOCABULARY, embedded_model_config, embedded_tokenizer
+from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
 
 
 def test_words_and_punctuation_marks_are_tokens_between_the_special_ones():
@@ -19,8 +20,8 @@ def test_the_vocabulary_is_bounded():
     assert len(embedded_tokenizer([" ".join(f"word{number}" for number in range(MAX_VOCABULARY + 100))])) == MAX_VOCABULARY
 
 
-def test_without_texts_it_knows_every_word_of_a_generated_review():
-    tokenizer = embedded_tokenizer()
+def test_the_reviews_tokenizer_knows_every_word_of_a_generated_review():
+    tokenizer = reviews_tokenizer()
     assert (
         tokenizer.unk_token_id
         not in tokenizer("On our first visit the food was terrible but now it is not bad at all.")["input_ids"]

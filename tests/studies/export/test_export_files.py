@@ -54,9 +54,10 @@ def local_job(folder: Path) -> TextClassificationJob:
     from transformers import AutoModelForSequenceClassification
 
     from tradeoff.objectives.data.reviews import generate_reviews
-    from tradeoff.objectives.trainers.embedded import embedded_model_config, embedded_tokenizer
+    from tradeoff.objectives.trainers.embedded import embedded_model_config
+    from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
 
-    tokenizer = embedded_tokenizer()
+    tokenizer = reviews_tokenizer()
     config = embedded_model_config(vocab_size=len(tokenizer), max_length=32, num_labels=5)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
