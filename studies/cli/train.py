@@ -1,11 +1,23 @@
 """`tradeoff train`: trains an exported configuration."""
 
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tradeoff.studies.export.train import train_command
+from tradeoff.objectives.measurements.goals import GOALS, learned_value
+from tradeoff.studies.execution.interrupts import EXIT_STATUS
+from tradeoff.studies.export.expected import comparison_lines
+from tradeoff.studies.export.train import RESULTS, train_export
+
+_PLAIN_INTERVAL_S = 10.0
+_STAGES = {"probe": "measuring memory on the longest samples", "train": "training"}
 
 
 def train(
@@ -29,4 +41,45 @@ def train(
       tradeoff train chosen --output model
       tradeoff train chosen --train-samples 50000 --output model
     """
-    raise typer.Exit(train_command(directory, output, train_samples=train_samples))
+    console = Console(file=sys.stdout)  # this very stream: a library's own lines are redirected elsewhere
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        with _progress(console, say) as on_progress:
+            results = train_export(directory, output, train_samples=train_samples, say=say, on_progress=on_progress)
+    except KeyboardInterrupt:
+        say("ended; rerun the same command to resume from the last checkpoint")
+        raise typer.Exit(EXIT_STATUS) from None
+    for line in comparison_lines(results):
+        say(line)
+    say(f"model, tokenizer and {RESULTS} are in {output}")
+
+
+@contextmanager
+def _progress(console: Console, say: Callable[[str], None]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Show progress: a bar on a terminal, a line now and then elsewhere; stages and evaluations are lines in both."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("steps", total=None, visible=False)
+        last_line_s = time.monotonic()
+
+        def show(event: Mapping[str, Any]) -> None:
+            nonlocal last_line_s
+            if "evaluation" in event:
+                learned = [
+                    f"{goal.label} {goal.show(value)}"
+                    for goal in GOALS.values()
+                    if goal.learned and (value := learned_value(event["evaluation"], goal.name)) is not None
+                ]
+                say(f"epoch {event['evaluation'].epoch:g}: {' '.join(learned)}")
+            elif "step" not in event:
+                say(_STAGES.get(event["stage"], event["stage"]))
+            elif console.is_terminal:
+                bar.update(task, completed=event["step"], total=event["total"], visible=True)
+            elif time.monotonic() - last_line_s >= _PLAIN_INTERVAL_S:
+                last_line_s = time.monotonic()
+                say(f"step {event['step']} of {event['total']}")
+
+        yield show

@@ -1,8 +1,8 @@
-"""A chosen configuration as files that a person trains with again.
+"""A chosen configuration as files to train with.
 
-`training_args.json` is what `transformers.HfArgumentParser.parse_json_file` reads, `tradeoff.yaml` says where it comes from,
-`README.md` shows the trade-offs, `train.py` trains; `export_files.py` makes those for other programs. The folder appears
-complete or not at all.
+`training_args.json` is read by `transformers.HfArgumentParser.parse_json_file`, `tradeoff.yaml` records the origin, `README.md`
+shows the trade-offs, `train.py` trains; `export_files.py` makes the files for other programs. The directory appears complete or
+not at all.
 """
 
 import json
@@ -24,43 +24,42 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.export_files import accelerate_config, flags, training_files
 from tradeoff.studies.export.memory_advice import memory_to_leave_free_mib
 from tradeoff.studies.export.model_card import model_card
+from tradeoff.studies.reporting.notes import MEMORY_INSTRUMENTS
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.selection import Choice
 
-MEMORY_FIGURES = (
-    "peak_memory_mib", "peak_allocated_mib", "peak_reserved_mib", "peak_process_mib", "peak_device_mib", "context_mib"
-)  # fmt: skip
-# Measured values worth keeping beside the objectives, where the trial has them.
-OTHER_FIGURES = (
+MEMORY_MEASUREMENTS = ("peak_memory_mib", *MEMORY_INSTRUMENTS)
+# Measurements worth keeping beside the objectives, where the trial has them.
+OTHER_MEASUREMENTS = (
     "samples_per_s", "eval_loss", "train_loss", "eval_time_s", "trial_time_s", "num_steps", "num_samples",
     "gpu_utilization_percent", "energy_j",
 )  # fmt: skip
 
 
 def export(results: StudyResults, choice: Choice, output: Path) -> list[Path]:
-    """Writes the chosen configuration.
+    """Write the chosen configuration.
 
     Args:
-        results: The study it comes from.
-        choice: What `tradeoff.studies.results.selection.choose` took.
-        output: A folder that does not exist yet, or is empty.
+        results: The study.
+        choice: The choice of `tradeoff.studies.results.selection.choose`.
+        output: A directory that does not exist yet, or is empty.
 
     Returns:
         The files written.
 
     Raises:
-        TradeoffError: The folder exists and holds something, or can't be written.
+        TradeoffError: The directory is not empty, or can't be written.
     """
     check_output(output)
     files = export_files(results, choice, output_dir=str(output / "model"))
     try:
         # A sibling, so that the last step is a rename on the same file system: complete, or not there.
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent) as folder:
-            complete = Path(folder) / "complete"
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent) as temporary:
+            complete = Path(temporary) / "complete"
             complete.mkdir()
             for name, text in files.items():
                 (complete / name).write_text(text, encoding="utf-8")
-            # A folder renamed onto an empty one takes its place; one that filled up meanwhile makes it fail.
+            # A directory renamed onto an empty one takes its place; if that one has been filled meanwhile, it fails.
             os.rename(complete, output)
     except OSError as error:
         raise _cannot_write(output, error) from error
@@ -68,32 +67,29 @@ def export(results: StudyResults, choice: Choice, output: Path) -> list[Path]:
 
 
 def check_output(output: Path) -> None:
-    """Checks that an export can go to this folder, before any work is done.
+    """Check that an export can go to this directory, before any work is done.
 
     Raises:
-        TradeoffError: It exists and is not an empty folder, or its parent does not exist.
+        TradeoffError: It exists and is not an empty directory, or its parent does not exist.
     """
     try:
-        is_folder, exists = output.is_dir(), os.path.lexists(output)
-        is_filled = is_folder and any(output.iterdir())
+        is_usable = not os.path.lexists(output) or (output.is_dir() and not any(output.iterdir()))
         has_parent = output.absolute().parent.is_dir()
     except OSError as error:
         raise _cannot_write(output, error) from error
-    if is_filled:
-        raise TradeoffError(f"the output folder {output} exists and is not empty; name another one")
-    if exists and not is_folder:
-        raise TradeoffError(f"the output {output} exists and is not a folder; name another one")
+    if not is_usable:
+        raise TradeoffError(f"--output must be a new or empty directory, and {output} is neither; name another one")
     if not has_parent:
-        raise TradeoffError(f"the output folder {output} can't be made: there is no folder {output.parent}")
+        raise TradeoffError(f"--output must be in a directory that exists, and {output.parent} does not; make it first")
 
 
 def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> dict[str, str]:
-    """The text of each file by name; `output_dir` is where the Trainer will write."""
+    """Return the text of each file by name; `output_dir` is the Trainer's."""
     job = parse_job(results.config["job"])
     parameters = TrialParameters(**choice.record.params)
     arguments = training_arguments(job, parameters, output_dir=output_dir)
     if device_class(results.device).uses_host_processors:
-        # What the trials ran with; without it transformers refuses bf16 where there is no card.
+        # As in the trials; without it transformers refuses bf16 where there is no GPU.
         arguments["use_cpu"] = True
     files = {
         "training_args.json": json.dumps(arguments, indent=2) + "\n",
@@ -107,25 +103,24 @@ def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> d
 
 
 def provenance(results: StudyResults, choice: Choice) -> dict[str, Any]:
-    """Where the configuration comes from, and what it was measured to do, as plain data."""
-    record = choice.record
-    job = results.config["job"]
-    figures = {**record.attributes.get("training", {}), **record.attributes, **record.values}
+    """Return the origin of the configuration and its measurements, as plain data."""
+    record, job, parameters = choice.record, results.config["job"], TrialParameters(**choice.record.params)
+    measurements = {**record.attributes.get("training", {}), **record.attributes, **record.values}
     return {
         "tradeoff_version": results.tradeoff_version,
         "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "study": {"name": results.name, "storage": results.storage, "trials": results.counts()},
         "trial": record.number,
         "chosen": choice.why,
-        "parameters": TrialParameters(**record.params).as_dict(),
+        "parameters": parameters.as_dict(),
         "devices_per_trial": results.num_devices,
-        "effective_batch_size": TrialParameters(**record.params).effective_batch_size(results.num_devices),
+        "effective_batch_size": parameters.effective_batch_size(results.num_devices),
         "values": {
             name: {"value": record.values[name], "source": record.sources.get(name, "unknown")} for name in results.objectives
         },
-        "memory_mib": _present(figures, MEMORY_FIGURES),
-        "memory_to_leave_free_mib": memory_to_leave_free_mib(figures, device_class(results.device)),
-        "measured": _present(figures, OTHER_FIGURES),
+        "memory_mib": _present(measurements, MEMORY_MEASUREMENTS),
+        "memory_to_leave_free_mib": memory_to_leave_free_mib(measurements, device_class(results.device)),
+        "measured": _present(measurements, OTHER_MEASUREMENTS),
         **_origin(job),
         "seed": job["seed"],
         "job": dict(job),
@@ -136,7 +131,7 @@ def provenance(results: StudyResults, choice: Choice) -> dict[str, Any]:
 
 
 def _origin(job: Mapping[str, Any]) -> dict[str, Any]:
-    """The model and the data; of a job of the user's own, the function that knows them."""
+    """Return the model and the data; of a custom job, the function that knows them."""
     parsed = parse_job(job)
     if not isinstance(parsed, TextClassificationJob):
         return {"build": job["build"]}
@@ -144,7 +139,7 @@ def _origin(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _expected(results: StudyResults, choice: Choice) -> str | None:
-    """What the chosen trial has learned and where that comes from: "0.612, measured"."""
+    """Return the chosen trial's first learned value with its source: "0.612, measured"."""
     for name in learned_names(results.objectives):
         if (value := choice.record.values.get(name)) is not None:
             return f"{value:g}, {choice.record.sources.get(name, 'unknown')}"
@@ -152,8 +147,8 @@ def _expected(results: StudyResults, choice: Choice) -> str | None:
 
 
 def _cannot_write(output: Path, error: OSError) -> TradeoffError:
-    return TradeoffError(f"the output folder {output} can't be written: {error.strerror}; name another one")
+    return TradeoffError(f"--output {output} can't be written: {error.strerror}; name another directory")
 
 
-def _present(figures: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: figures[name] for name in names if figures.get(name) is not None}
+def _present(measurements: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: measurements[name] for name in names if measurements.get(name) is not None}

@@ -1,4 +1,4 @@
-"""How much memory a run needs free, from what was measured."""
+"""The memory that should be free before a run starts, from the measured peak."""
 
 import math
 from collections.abc import Mapping
@@ -7,19 +7,19 @@ from typing import Any
 from tradeoff.objectives.device.base import Device
 
 # The same configuration peaks within 1% of itself from run to run; drivers, library versions and the allocator's luck move it
-# further. It is advice for a card that something else shares, so it errs on the safe side.
+# further. The advice is for a GPU that is shared with something else, so it errs on the safe side.
 MARGIN = 0.05
 
 
-def memory_to_leave_free_mib(figures: Mapping[str, Any], device: type[Device]) -> int | None:
-    """The memory that should be free before a run starts, in MiB; None where its peak is not known.
+def memory_to_leave_free_mib(measurements: Mapping[str, Any], device: type[Device]) -> int | None:
+    """Return the memory that should be free before a run starts, in MiB; None where its peak is not known.
 
     Args:
-        figures: A trial's measurements by name, of which `peak_memory_mib` and `context_mib` are read.
-        device: The kind of device, which says whether the peak includes what the process holds once its libraries are loaded.
+        measurements: A trial's measurements by name, of which `peak_memory_mib` and `context_mib` are read.
+        device: The kind of device, which says whether the peak includes the memory of the loaded libraries.
     """
-    peak_mib = figures.get("peak_memory_mib")
+    peak_mib = measurements.get("peak_memory_mib")
     if peak_mib is None:
         return None
-    base_mib = 0.0 if device.peak_includes_context else figures.get("context_mib") or 0.0
+    base_mib = 0.0 if device.peak_includes_context else measurements.get("context_mib") or 0.0
     return math.ceil((float(peak_mib) + float(base_mib)) * (1 + MARGIN))

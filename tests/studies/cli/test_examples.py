@@ -112,7 +112,7 @@ def test_a_language_model_is_searched_by_its_perplexity_and_trained_again_after_
     trained = json.loads((tmp_path / "model" / "results.json").read_text())
     assert trained["resumed_from_step"] > 0
     assert trained["measured"]["eval_perplexity"] == pytest.approx(record.values["eval_perplexity"], rel=1e-6)
-    assert f"perplexity {record.values['eval_perplexity']:,.4g} (promised {record.values['eval_perplexity']:,.4g})" in text
+    assert f"perplexity {record.values['eval_perplexity']:,.4g} (expected {record.values['eval_perplexity']:,.4g})" in text
     # The Trainer's own processing class is saved with the model.
     assert {"model.safetensors", "tokenizer.json", "config.json"} <= {path.name for path in (tmp_path / "model").iterdir()}
 

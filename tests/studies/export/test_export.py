@@ -138,7 +138,7 @@ def test_the_storage_is_written_without_its_password(results: StudyResults, tmp_
 def test_an_output_folder_that_holds_something_is_refused_and_left_alone(results: StudyResults, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "model.bin").write_text("precious")
-    with pytest.raises(TradeoffError, match="old exists and is not empty; name another one"):
+    with pytest.raises(TradeoffError, match=r"must be a new or empty directory, and .*old is neither"):
         export(results, choose(results, Selection()), tmp_path / "old")
     assert [path.name for path in tmp_path.rglob("*")] == ["old", "model.bin"]
 
@@ -162,9 +162,9 @@ def test_an_empty_folder_is_filled(results: StudyResults, tmp_path: Path) -> Non
 
 def test_a_file_in_the_way_and_a_missing_parent_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TradeoffError, match="exists and is not a folder"):
+    with pytest.raises(TradeoffError, match="must be a new or empty directory"):
         check_output(tmp_path / "file")
-    with pytest.raises(TradeoffError, match="there is no folder"):
+    with pytest.raises(TradeoffError, match="must be in a directory that exists"):
         check_output(tmp_path / "nowhere" / "chosen")
 
 

@@ -1,4 +1,4 @@
-"""Training an exported configuration to a model: results beside the promise, and a training that survives a kill."""
+"""Training an exported configuration to a model: measured values beside expected ones, and a training that survives a kill."""
 
 import json
 import os
@@ -17,8 +17,10 @@ from stored_studies import params, record
 from tradeoff.objectives.job.settings import RANDOM_TOKENS, TextClassificationJob
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.export.expected import comparison_lines, expected_measurements
 from tradeoff.studies.export.export import export
-from tradeoff.studies.export.train import comparison_lines, full_job, promised, train_export
+from tradeoff.studies.export.exported import full_job
+from tradeoff.studies.export.train import train_export
 from tradeoff.studies.results.selection import Selection, choose
 
 # Long enough to be killed in the middle: 320 steps, a checkpoint every 16.
@@ -83,18 +85,18 @@ def test_a_training_that_is_killed_goes_on_and_ends_as_if_nothing_had_happened(t
     assert all((ours[name] == theirs[name]).all() for name in ours)
     assert not (tmp_path / "model" / "checkpoints").exists()
     assert "accuracy" in printed
-    assert "(promised 0.250)" in printed
+    assert "(expected 0.250)" in printed
 
 
-def test_a_training_ends_with_a_model_that_loads_and_results_beside_the_promise(tmp_path: Path) -> None:
+def test_a_training_ends_with_a_model_that_loads_and_results_beside_the_expected_ones(tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     folder, output = exported(tmp_path / "chosen", TINY, 16), tmp_path / "model"
     finish(start(folder, output, tmp_path / "cache"))
     results = results_in(output)
-    assert results["promised"]["accuracy"] == 0.25
-    assert results["promised"]["train_time_s"] == 10.0
-    assert results["promised"]["peak_memory_mib"] == 100.0
+    assert results["expected"]["accuracy"] == 0.25
+    assert results["expected"]["train_time_s"] == 10.0
+    assert results["expected"]["peak_memory_mib"] == 100.0
     assert results["measured"]["num_steps"] == 4
     assert 0 <= results["measured"]["accuracy"] <= 1
     assert results["measured"]["train_time_s"] > 0
@@ -153,8 +155,8 @@ def test_all_samples_of_a_job_are_those_the_data_has_and_generated_ones_stay_as_
             full_job(HUB, wrong)
 
 
-def test_the_promised_time_grows_with_the_samples_and_nothing_else_does() -> None:
-    found = promised(
+def test_the_expected_time_grows_with_the_samples_and_nothing_else_does() -> None:
+    found = expected_measurements(
         {
             "values": {"accuracy": {"value": 0.6}, "train_time_s": {"value": 30.0}, "peak_memory_mib": {"value": 900.0}},
             "measured": {"num_samples": 300, "samples_per_s": 10.0},
@@ -173,30 +175,32 @@ def test_the_promised_time_grows_with_the_samples_and_nothing_else_does() -> Non
     }
 
 
-def test_the_promised_time_of_a_trial_that_was_not_trained_itself_is_for_its_jobs_samples() -> None:
+def test_the_expected_time_of_a_trial_that_was_not_trained_itself_is_for_its_jobs_samples() -> None:
     exported = {
         "values": {"train_time_s": {"value": 30.0}},
         "measured": {},
         "memory_mib": {},
         "job": {"epochs": 3, "train_samples": 100},
     }
-    assert promised(exported, num_train=200) == {"train_time_s": 60.0}
-    assert promised(exported | {"job": {"epochs": 3, "train_samples": None}}, num_train=200) == {"train_time_s": 30.0}
+    assert expected_measurements(exported, num_train=200) == {"train_time_s": 60.0}
+    assert expected_measurements(exported | {"job": {"epochs": 3, "train_samples": None}}, num_train=200) == {
+        "train_time_s": 30.0
+    }
 
 
 def test_the_comparison_names_both_devices_where_they_differ() -> None:
     lines = comparison_lines(
         {
             "measured": {"accuracy": 0.6, "peak_memory_mib": 1200.0},
-            "promised": {"accuracy": 0.62},
+            "expected": {"accuracy": 0.62},
             "device": {"name": "Card B"},
-            "promised_device": "Card A",
+            "expected_device": "Card A",
         }
     )
     assert lines == [
-        "accuracy 0.600 (promised 0.620)",
+        "accuracy 0.600 (expected 0.620)",
         "peak memory 1,200 MiB",
-        "time and memory were promised for Card A, and measured on Card B",
+        "the expected time and memory are of Card A, and the measured ones of Card B",
     ]
 
 
@@ -204,7 +208,7 @@ def test_an_output_folder_that_holds_something_else_is_refused(tmp_path: Path) -
     folder = exported(tmp_path / "chosen", TINY, 8)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("precious")
-    with pytest.raises(TradeoffError, match="exists and is not an empty folder"):
+    with pytest.raises(TradeoffError, match="must be a new or empty directory"):
         train_export(folder, tmp_path / "taken")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "tradeoff-training.json").write_text('{"job": {}}')
@@ -215,7 +219,7 @@ def test_an_output_folder_that_holds_something_else_is_refused(tmp_path: Path) -
 
 
 def test_a_folder_that_is_no_export_is_refused_with_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(TradeoffError, match="must be a folder that `tradeoff export` made"):
+    with pytest.raises(TradeoffError, match="must be a directory that `tradeoff export` wrote"):
         train_export(tmp_path, tmp_path / "model")
     (tmp_path / "tradeoff.yaml").write_text("job: {model: bert, speed: 3}\n")
     with pytest.raises(TradeoffError, match="speed"):

@@ -1,0 +1,53 @@
+"""The measurements of a training beside those of the study."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.studies.export.export import MEMORY_MEASUREMENTS
+
+# Costs that a study and a training measure alike, in the order in which they are shown.
+_COSTS = ("train_time_s", "samples_per_s", "peak_memory_mib", "energy_j")
+
+
+def expected_measurements(exported: Mapping[str, Any], *, num_train: int) -> dict[str, float]:
+    """Return the study's measurements of an exported configuration, the time scaled to the number of training samples."""
+    values = {name: value["value"] for name, value in exported["values"].items()}
+    found = _numbers({**exported["measured"], **exported["memory_mib"], **values}, *MEMORY_MEASUREMENTS)
+    job = exported["job"]
+    # The samples that the trial processed; for a trial that was not trained itself, those that its job asks for.
+    num_samples = exported["measured"].get("num_samples") or (job.get("train_samples") or num_train) * job["epochs"]
+    if "train_time_s" in found:
+        found["train_time_s"] *= num_train * job["epochs"] / num_samples
+    return found
+
+
+def training_measurements(attributes: Mapping[str, Any]) -> dict[str, float]:
+    """Return the measurements of a training under the same names, and its number of steps."""
+    return _numbers({**attributes.get("training", {}), **attributes}, *MEMORY_MEASUREMENTS, "num_steps")
+
+
+def comparison_lines(results: Mapping[str, Any]) -> list[str]:
+    """Return a line for each measurement with its expected value, and a line if the two come from different devices.
+
+    Args:
+        results: The content of `results.json`.
+    """
+    lines = []
+    for name in _compared():
+        if name not in results["measured"]:
+            continue
+        goal, expected = GOALS[name], results["expected"].get(name)
+        line = f"{goal.label} {goal.show_with_unit(results['measured'][name])}"
+        lines.append(line if expected is None else f"{line} (expected {goal.show(expected)})")
+    if (ours := results["device"]["name"]) != (theirs := results["expected_device"]):
+        lines.append(f"the expected time and memory are of {theirs}, and the measured ones of {ours}")
+    return lines
+
+
+def _compared() -> tuple[str, ...]:
+    return (*(name for name, goal in GOALS.items() if goal.learned), *_COSTS)
+
+
+def _numbers(measurements: Mapping[str, Any], *further: str) -> dict[str, float]:
+    return {name: float(measurements[name]) for name in (*_compared(), *further) if measurements.get(name) is not None}
