@@ -1,10 +1,9 @@
 """optuna-dashboard on the storage of a study.
 
 It has no accounts: whoever reaches the port can read, rename and delete studies. So it listens on this machine alone unless the
-user says otherwise in so many words.
+user explicitly allows more.
 
-While it serves, a thread keeps the studies' notes and plots up to date: what a search has measured since is shown, and the
-search itself does nothing for it.
+While it serves, a thread keeps the studies' notes and plots up to date, so that a search spends nothing on it.
 """
 
 import errno
@@ -28,19 +27,19 @@ from tradeoff.studies.storage.retry_policy import StorageAwayError, StorageError
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-# How long to let a database be that does not answer.
+# The time between attempts to reach a database that does not answer.
 _RETRY_S = 5.0
 
 
 def _shorten(record: logging.LogRecord) -> bool:
-    """Makes a sentence of what the dashboard writes when a request meets a database that is away: it adds the whole stack."""
+    """Cut the stack trace that the dashboard adds when a request finds the database unreachable."""
     if (message := record.getMessage()).startswith("Exception: the storage "):
         record.msg, record.args = message.removeprefix("Exception: ").splitlines()[0], ()
     return True
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A request a thread: a browser holds several open, and one slow plot must not block the rest."""
+    """A server with a thread for each request: a browser keeps several open, and one slow plot must not block the rest."""
 
     daemon_threads = True
 
@@ -59,10 +58,10 @@ class _ServerV6(_Server):
 
 class _QuietHandler(WSGIRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Keeps requests that went well to itself."""
+        """Leave successful requests out of the log."""
 
     def address_string(self) -> str:
-        """The client's address, with no name service asked for its name."""
+        """Return the client's address; looking its name up could take seconds."""
         return str(self.client_address[0])
 
 
@@ -75,15 +74,15 @@ def serve(
     announce: Callable[[str], None],
     warn: Callable[[str], None] = print,
 ) -> None:
-    """Serves the dashboard until the process is interrupted.
+    """Serve the dashboard until the process is interrupted.
 
     Args:
-        storage: Where the studies are.
+        storage: The studies' storage.
         host: The address to listen on.
         port: The port; 0 for any free one.
-        allow_remote: Whether a host that other machines can reach is meant.
+        allow_remote: Allow a host that other machines can reach.
         announce: Called with the dashboard's URL once connections are accepted.
-        warn: Called with a sentence when something is not shown as it should be.
+        warn: Called with a sentence when notes and plots can't be updated.
 
     Raises:
         TradeoffError: The port is taken or not allowed, the host is not one of this machine, or it is reachable from others
@@ -107,7 +106,7 @@ def serve(
 
 @contextmanager
 def _annotated(storage: "BaseStorage", artifacts: Path, warn: Callable[[str], None]) -> Iterator[None]:
-    """Held while the studies' notes and plots are kept up to date."""
+    """Keep the studies' notes and plots up to date within the context."""
     stop = threading.Event()
 
     def keep() -> None:
@@ -118,8 +117,8 @@ def _annotated(storage: "BaseStorage", artifacts: Path, warn: Callable[[str], No
                 if stop.wait(_RETRY_S):
                     return None
             except (StorageInternalError, StorageError, OSError) as error:
-                # A storage that can only be read is shown all the same.
-                return warn(f"notes and plots are not kept up to date, they can't be written: {error}")
+                # A storage that can only be read is shown nevertheless.
+                return warn(f"notes and plots are not kept up to date because they can't be written: {error}")
 
     thread = threading.Thread(target=keep, name="annotate", daemon=True)
     thread.start()
@@ -131,7 +130,7 @@ def _annotated(storage: "BaseStorage", artifacts: Path, warn: Callable[[str], No
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
+    """Return whether only this machine can reach the address."""
     if host == "localhost":
         return True
     try:
@@ -145,14 +144,14 @@ def _listen(host: str, port: int, *, allow_remote: bool) -> _Server:
         raise TradeoffError(f"--port must be 0 to 65535, got {port}; 0 takes any free one")
     if not (is_loopback(host) or allow_remote):
         raise TradeoffError(
-            f"--host {host} lets other machines in, and the dashboard has no passwords: whoever reaches it can read, change"
-            " and delete studies; add --allow-remote if that is meant"
+            f"--host {host} lets other machines in, and the dashboard has no passwords: anyone who reaches it can read, change"
+            " and delete studies; add --allow-remote to allow that"
         )
     kind = _ServerV6 if ":" in host else _Server
     try:
         return kind((host, port), _QuietHandler)
     except socket.gaierror as error:
-        raise TradeoffError(f"--host {host} is not a known address: {error.strerror}") from error
+        raise TradeoffError(f"--host {host} is not a known address: {error.strerror}; name one of this machine") from error
     except OSError as error:
         raise TradeoffError(_why_not(host, port, error)) from error
 
@@ -163,8 +162,8 @@ def _why_not(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EACCES:
         return f"port {port} is not allowed for this user; choose a --port above 1023"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"--host {host} is not an address of this machine"
-    return f"can't listen on {host} port {port}: {error.strerror}"
+        return f"--host {host} is not an address of this machine; name one that is"
+    return f"can't listen on {host} port {port}: {error.strerror}; choose another --host or --port"
 
 
 def _url(server: Any) -> str:

@@ -1,7 +1,7 @@
-"""Batch size x accumulation steps as heat maps: one for each checkpointing and precision, for each figure worth comparing.
+"""Batch size x accumulation steps as heat maps: one for each checkpointing and precision, for each metric.
 
-All maps of one figure share their colours, so they compare at a glance; bright is better whatever the figure. Where several
-trials share a cell (they differ in another parameter), the best one is shown.
+All maps of a metric share their colours, so that they can be compared at a glance; bright is better for every metric. Where
+several trials share a cell (they differ in another parameter), the best one is shown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ OUT_OF_MEMORY_MARK = "OOM"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metric:
-    """A figure that heat maps show: an objective, or another stored measurement."""
+    """A metric that heat maps show: an objective, or another stored measurement."""
 
     name: str
     title: str
@@ -35,12 +35,12 @@ class HeatMap:
     """The cells of one checkpointing and precision.
 
     Attributes:
-        facet: What the cells share: "fp32", "bf16, checkpointing".
+        facet: The name of what the cells share: "fp32", "bf16, checkpointing".
         batches: Columns, increasing.
         accumulations: Rows, increasing.
         values: By row, then column; None where nothing completed.
         trials: The number of the trial that is shown in each cell.
-        out_of_memory: (row, column) of the cells where only out-of-memory is known.
+        out_of_memory: (row, column) of the cells where trials only ran out of memory.
     """
 
     facet: str
@@ -52,7 +52,7 @@ class HeatMap:
 
 
 def heat_map_metrics(results: StudyResults) -> list[Metric]:
-    """The objectives, and samples/s where it was measured."""
+    """Return the objectives, and samples/s where it was measured."""
     metrics = [
         Metric(name=name, title=GOALS[name].heading, maximize=GOALS[name].direction == "maximize", digits=GOALS[name].digits)
         for name in results.objectives
@@ -65,10 +65,10 @@ def heat_map_metrics(results: StudyResults) -> list[Metric]:
 
 
 def heat_maps(results: StudyResults, metric: Metric) -> list[HeatMap]:
-    """The maps of a metric, full precision and no checkpointing first; all with the same rows and columns."""
+    """Return the maps of a metric, full precision and no checkpointing first; all with the same rows and columns."""
     shown = {record.number for record in feasible(results.records)}
     if metric.name == MEMORY:
-        # Known without a training: the probe measures it.
+        # The probe measures it, so no training is needed.
         shown |= {record.number for record in results.records if record.outcome in ("probed", "stopped_early", "diverged")}
     records = [record for record in results.records if record.number in shown or record.outcome == "out_of_memory"]
     batches = tuple(sorted({record.params[BATCH] for record in records}))
@@ -103,7 +103,7 @@ def heat_maps(results: StudyResults, metric: Metric) -> list[HeatMap]:
 
 
 def heat_map_figure(maps: Sequence[HeatMap], metric: Metric) -> Any:
-    """All maps in one figure, each under the name of its facet; it fits whatever height it is given."""
+    """Draw all maps in one figure, each under the name of its facet; it fits any height."""
     from plotly.subplots import make_subplots
 
     num_columns = 1 if len(maps) == 1 else 2 if len(maps) <= 4 else 3
@@ -128,7 +128,7 @@ def heat_map_figure(maps: Sequence[HeatMap], metric: Metric) -> Any:
 
 
 def single_heat_map_figure(one: HeatMap, metric: Metric, maps: Sequence[HeatMap]) -> Any:
-    """One map alone, in the colours that it shares with `maps`."""
+    """Draw one map alone, in the colours that it shares with `maps`."""
     import plotly.graph_objects as go
 
     figure = go.Figure(_traces(one, metric, maps, has_bar=False), layout=layout(showlegend=False))
@@ -138,7 +138,7 @@ def single_heat_map_figure(one: HeatMap, metric: Metric, maps: Sequence[HeatMap]
 
 
 def _traces(one: HeatMap, metric: Metric, maps: Sequence[HeatMap], *, has_bar: bool) -> list[Any]:
-    """The cells of a map in the colours that `maps` share, and the marks of what ran out of memory."""
+    """Return the cells of a map in the colours that `maps` share, and the marks of cells that ran out of memory."""
     import plotly.graph_objects as go
 
     known = [value for other in maps for row in other.values for value in row if value is not None]
@@ -185,7 +185,7 @@ def _traces(one: HeatMap, metric: Metric, maps: Sequence[HeatMap], *, has_bar: b
 
 def _category_axis(title: str, values: Sequence[int]) -> dict[str, Any]:
     names = [str(value) for value in values]
-    # The range is set, since cells that are all empty would take no room.
+    # The range is set, because cells that are all empty would take no room.
     return axis(
         title,
         type="category",
@@ -203,7 +203,7 @@ def _accumulation(params: Mapping[str, Any]) -> int:
 
 
 def _facet(params: Mapping[str, Any]) -> tuple[int, bool, str]:
-    """What a heat map holds fixed: full precision sorts first, then no checkpointing; last its name."""
+    """Return the precision and checkpointing of a heat map as a sort key, full precision and none first, and its name."""
     precision, checkpointing = params.get("precision", "fp32"), bool(params.get("gradient_checkpointing", False))
     order = ("fp32", "bf16", "fp16")
     position = order.index(precision) if precision in order else len(order)

@@ -1,7 +1,7 @@
-"""How plots look: one palette, one layout, axes with units.
+"""The style of plots: one palette, one layout, axes with units.
 
 The colours are those of M. Okabe and K. Ito, "Color Universal Design" (https://jfly.uni-koeln.de/color/), which people with any
-kind of colour vision tell apart; shapes differ too, so that a plot printed in grey still reads.
+kind of colour vision can tell apart; shapes differ too, so that a plot printed in grey can still be read.
 """
 
 import html
@@ -25,7 +25,7 @@ _MARGIN = 0.06
 
 
 def layout(**changes: Any) -> dict[str, Any]:
-    """The layout that all plots share, with changes."""
+    """Return the layout that all plots share, with changes."""
     # An empty template: plotly's own would be stored with every plot, and is larger than most of them.
     return {
         "template": {},
@@ -39,7 +39,7 @@ def layout(**changes: Any) -> dict[str, Any]:
 
 
 def axis(title: str, **changes: Any) -> dict[str, Any]:
-    """An axis with a title, its lines in the shared style."""
+    """Return an axis with a title, its lines in the shared style."""
     return {
         "title": {"text": title, "standoff": 8},
         "gridcolor": GRID,
@@ -53,7 +53,7 @@ def axis(title: str, **changes: Any) -> dict[str, Any]:
 
 
 def objective_axis(name: str, values: Sequence[float], **changes: Any) -> dict[str, Any]:
-    """The axis of an objective, its unit in the title; logarithmic where the values differ by orders of magnitude."""
+    """Return the axis of an objective, its unit in the title; logarithmic where the values differ by orders of magnitude."""
     kind = "log" if is_logarithmic(values) else "linear"
     # "1,200" rather than plotly's "1.2k" or "1200".
     return axis(
@@ -62,12 +62,12 @@ def objective_axis(name: str, values: Sequence[float], **changes: Any) -> dict[s
 
 
 def is_logarithmic(values: Sequence[float]) -> bool:
-    """Whether values are spread so widely that a linear axis would crowd the small ones."""
+    """Return whether values are spread so widely that a linear axis would crowd the small ones."""
     return bool(values) and min(values) > 0 and max(values) / min(values) > _LOG_RATIO
 
 
 def lower_edge(values: Sequence[float]) -> float:
-    """A place just below all values, for what has none."""
+    """Return a place just below all values, for trials without one."""
     low, high = min(values), max(values)
     if is_logarithmic(values):
         return float(low / (high / low) ** _MARGIN)
@@ -75,7 +75,7 @@ def lower_edge(values: Sequence[float]) -> float:
 
 
 def hover(record: TrialRecord) -> str:
-    """What a trial says under the pointer."""
+    """Return the text that appears when the pointer is over a trial."""
     # Plotly takes a few of HTML's tags for markup.
     lines = [f"<b>trial {record.number}</b>", html.escape(short_configuration(record.params))]
     for name, value in record.values.items():

@@ -1,7 +1,7 @@
 """The plots of a study, from its results: for optuna-dashboard, for the report, for anyone who has plotly.
 
-They are figures of plotly without a title; a plot has its title and what it says beside it, so that each place sets them in
-its own type.
+They are figures of plotly without a title. A plot has its title and its caption beside it, so that each place sets them in its
+own type.
 """
 
 from collections.abc import Sequence
@@ -13,23 +13,25 @@ from tradeoff.objectives.measurements.goals import GOALS, learned_names, learnin
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.heat_maps import heat_map_figure, heat_map_metrics, heat_maps
 from tradeoff.studies.reporting.plot_style import BLUE, axis, layout
+from tradeoff.studies.reporting.templating import capitalized
 from tradeoff.studies.reporting.trade_off_plots import MEMORY, group, pair_figure, space_figure
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.hypervolume import hypervolume_over_cost
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.tables import short_configuration
 
-# The dark four fifths of Cividis's neighbour Viridis: thin lines in its yellow can't be seen on white.
-_LINE_COLOURS = ((68, 1, 84), (62, 74, 137), (38, 130, 142), (53, 183, 121), (165, 197, 0))
+HEAT_MAP_CAPTION = "One map for each precision and checkpointing; bright is better, OOM ran out of memory, empty was not tried."
+# The dark four fifths of Viridis: thin lines in its yellow can't be seen on white.
+_LINE_COLORS = ((68, 1, 84), (62, 74, 137), (38, 130, 142), (53, 183, 121), (165, 197, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A figure, and what it is.
+    """A figure with its words.
 
     Attributes:
-        name: Letters and hyphens: what a file or an element of a page may be called.
-        title: What it shows.
+        name: Letters and hyphens, fit for a file's name or the id of a page's element.
+        title: A title.
         caption: How to read it, in a sentence or two.
         figure: A `plotly.graph_objects.Figure`.
     """
@@ -41,11 +43,11 @@ class Plot:
 
 
 def study_plots(results: StudyResults) -> list[Plot]:
-    """Every plot that the study has something to show for, the trade-off first; none while nothing completed."""
+    """Return every plot for which the study has data, the trade-off first; none while nothing completed."""
     heat = [
         Plot(
             name=f"heat-map-{metric.name.replace('_', '-')}",
-            title=f"{metric.title[0].upper()}{metric.title[1:]} by batch size and accumulation",
+            title=f"{capitalized(metric.title)} by batch size and accumulation",
             caption=HEAT_MAP_CAPTION,
             figure=heat_map_figure(heat_maps(results, metric), metric),
         )
@@ -54,11 +56,8 @@ def study_plots(results: StudyResults) -> list[Plot]:
     return [*trade_off_plots(results), *search_plots(results), *heat]
 
 
-HEAT_MAP_CAPTION = "One map for each precision and checkpointing; bright is better, OOM ran out of memory, empty was not tried."
-
-
 def trade_off_plots(results: StudyResults) -> list[Plot]:
-    """All objectives at once where there are three or more, then every two of them."""
+    """Return a plot of the first three objectives where there are as many, then one of every two."""
     if not _has_completed(results):
         return []
     found, groups = [], group(results)
@@ -67,8 +66,8 @@ def trade_off_plots(results: StudyResults) -> list[Plot]:
         found.append(
             Plot(
                 name="trade-off",
-                title=_sentence(f"{_label(z)} against {_label(x)} against {_label(y)}"),
-                caption=f"Turn it with the pointer. {_edge_note(results, 'plane', results.objectives[:3])}".strip(),
+                title=capitalized(f"{GOALS[z].label} against {GOALS[x].label} against {GOALS[y].label}"),
+                caption=f"Drag to rotate. {_edge_note(results, 'plane', results.objectives[:3])}".strip(),
                 figure=space_figure(results, groups),
             )
         )
@@ -77,7 +76,7 @@ def trade_off_plots(results: StudyResults) -> list[Plot]:
         found.append(
             Plot(
                 name=f"{y}-over-{x}".replace("_", "-"),
-                title=_sentence(f"{_label(y)} over {_label(x)}"),
+                title=capitalized(f"{GOALS[y].label} over {GOALS[x].label}"),
                 caption=f"{better} {_edge_note(results, 'line', (x, y))}".strip(),
                 figure=pair_figure(results, groups, y, x),
             )
@@ -86,15 +85,15 @@ def trade_off_plots(results: StudyResults) -> list[Plot]:
 
 
 def search_plots(results: StudyResults) -> list[Plot]:
-    """How trainings learned, and how the search went."""
+    """Return the plots of the search itself: learning curves, and the hypervolume over the time spent."""
     found = []
     curves = curve_figure(results.records)
     if curves is not None:
-        measure = _curve_measure(results.records)
+        metric = _curve_metric(results.records)
         found.append(
             Plot(
                 name="curves",
-                title=_sentence(f"{GOALS[measure].label} over samples, by effective batch size"),
+                title=capitalized(f"{GOALS[metric].label} over samples, by effective batch size"),
                 caption="One line for each training, evaluated as it went. Darker lines are smaller effective batches.",
                 figure=curves,
             )
@@ -104,8 +103,8 @@ def search_plots(results: StudyResults) -> list[Plot]:
             Plot(
                 name="hypervolume",
                 title="Hypervolume over the time spent on trials",
-                caption="The share of the box between the best and the worst values seen that the front covers. Where it is"
-                " flat, more trials brought nothing.",
+                caption="The share of the box between the best and the worst values seen that the front dominates. Where it is"
+                " flat, more trials improved nothing.",
                 figure=hypervolume_figure(steps),
             )
         )
@@ -113,24 +112,24 @@ def search_plots(results: StudyResults) -> list[Plot]:
 
 
 def curve_figure(records: Sequence[TrialRecord]) -> Any:
-    """The evaluations of each training over the samples that it had seen; None if no training has any."""
+    """Draw the evaluations of each training over the samples that it had seen; None if no training has any."""
     import plotly.graph_objects as go
 
-    measure = _curve_measure(records)
-    trained = [record for record in records if _curve(record, measure)]
+    metric = _curve_metric(records)
+    trained = [record for record in records if _curve(record, metric)]
     if not trained:
         return None
     sizes = sorted({_effective_batch(record) for record in trained})
     figure = go.Figure(layout=layout(margin={"l": 64, "r": 8, "t": 16, "b": 52}))
     for record in sorted(trained, key=_effective_batch):
-        size, points = _effective_batch(record), _curve(record, measure)
+        size, points = _effective_batch(record), _curve(record, metric)
         is_first = not any(trace.legendgroup == str(size) for trace in figure.data)
-        colour = _line_colour(sizes.index(size), len(sizes))
+        color = _line_color(sizes.index(size), len(sizes))
         figure.add_scatter(
             x=[samples for samples, _ in points],
             y=[value for _, value in points],
             mode="lines+markers",
-            line={"color": colour, "width": 1.5},
+            line={"color": color, "width": 1.5},
             marker={"size": 5},
             name=f"{size}",
             legendgroup=str(size),
@@ -139,14 +138,14 @@ def curve_figure(records: Sequence[TrialRecord]) -> Any:
             "<extra></extra>",
         )
     figure.update_xaxes(axis("training samples", tickformat=",", rangemode="tozero"))
-    figure.update_yaxes(axis(GOALS[measure].heading))
-    # Beside the plot: a row above it would not hold as many names on a phone.
+    figure.update_yaxes(axis(GOALS[metric].heading))
+    # Beside the plot: on a phone, a row above it would be too narrow for the names.
     legend = {"title": {"text": "effective<br>batch"}, "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
     return figure.update_layout(legend=legend | {"orientation": "v"})
 
 
 def hypervolume_figure(steps: Sequence[tuple[float, float]]) -> Any:
-    """The hypervolume as a staircase over the time that trials took: what `hypervolume_over_cost` returned."""
+    """Draw the hypervolume as a staircase over the time that trials took, from the points of `hypervolume_over_cost`."""
     import plotly.graph_objects as go
 
     unit, seconds = _time_unit(steps[-1][0])
@@ -165,22 +164,22 @@ def hypervolume_figure(steps: Sequence[tuple[float, float]]) -> Any:
     return figure
 
 
-def _curve_measure(records: Sequence[TrialRecord]) -> str:
-    """What the curves show: the first objective that is learned, or accuracy, or the evaluation loss where there is neither."""
+def _curve_metric(records: Sequence[TrialRecord]) -> str:
+    """Return the metric of the curves: the first learned objective, else accuracy, else the evaluation loss."""
     objectives = next((tuple(record.values) for record in records if record.values), ())
     names = (*learned_names(objectives), "accuracy")
     return next((name for name in names if any(_curve(record, name) for record in records)), "eval_loss")
 
 
-def _curve(record: TrialRecord, measure: str) -> list[tuple[int, float]]:
-    return learning_curve(record.attributes.get("training") or {}, measure)
+def _curve(record: TrialRecord, metric: str) -> list[tuple[int, float]]:
+    return learning_curve(record.attributes.get("training") or {}, metric)
 
 
-def _line_colour(position: int, count: int) -> str:
-    """The colour of one of `count` lines, between the nearest two of the scale."""
-    place = position * (len(_LINE_COLOURS) - 1) / max(1, count - 1)
-    below = min(int(place), len(_LINE_COLOURS) - 2)
-    pairs = zip(_LINE_COLOURS[below], _LINE_COLOURS[below + 1], strict=True)
+def _line_color(position: int, count: int) -> str:
+    """Return the colour of one of `count` lines, between the nearest two of the scale."""
+    place = position * (len(_LINE_COLORS) - 1) / max(1, count - 1)
+    below = min(int(place), len(_LINE_COLORS) - 2)
+    pairs = zip(_LINE_COLORS[below], _LINE_COLORS[below + 1], strict=True)
     return f"rgb({', '.join(str(round(a + (b - a) * (place - below))) for a, b in pairs)})"
 
 
@@ -212,11 +211,3 @@ def _edge_note(results: StudyResults, shape: str, names: Sequence[str]) -> str:
 
 def _better(name: str, maximize: str, minimize: str) -> str:
     return maximize if GOALS[name].direction == "maximize" else minimize
-
-
-def _label(name: str) -> str:
-    return GOALS[name].label
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]

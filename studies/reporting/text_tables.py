@@ -5,10 +5,17 @@ from typing import NamedTuple
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.searchspace import KNOBS
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.results import OUTCOME_WORDS
-from tradeoff.studies.results.tables import SHORT_NAMES, is_elsewhere, marks, short_configuration, show_parameter, shown_value
+from tradeoff.studies.results.tables import (
+    SHORT_NAMES,
+    is_elsewhere,
+    marks,
+    parameter_names,
+    short_configuration,
+    show_parameter,
+    shown_value,
+)
 
 PREDICTED_MEMORY = "predicted_peak_memory_mib"
 
@@ -61,7 +68,7 @@ def trials_text_table(records: Sequence[TrialRecord], objectives: Sequence[str])
 
 def parameter_columns(records: Sequence[TrialRecord]) -> tuple[list[str], list[list[str]]]:
     """Return the short names of the parameters that any of the records holds, and their values for each record."""
-    names = [name for name in KNOBS if any(name in record.params for record in records)]
+    names = parameter_names(records)
     cells = [[show_parameter(record.params.get(name)) for name in names] for record in records]
     return [SHORT_NAMES.get(name, name) for name in names], cells
 

@@ -1,6 +1,6 @@
-"""The front as a table for a person, as JSON or CSV for a program.
+"""The front as a table for a person, and as JSON or CSV for a program.
 
-Programs get the stored numbers under their full names; a person gets rounded ones, short names, and a mark on the values that
+Programs get the stored numbers under their full names; a person gets rounded ones, short names, and a mark on values that
 another trial or a probe measured.
 """
 
@@ -25,7 +25,7 @@ ELSEWHERE = "~"
 
 
 def marks(front: Sequence[TrialRecord], objectives: Sequence[str]) -> dict[int, list[str]]:
-    """What is special about trials of a front, by number: "knee", "highest accuracy", "lowest peak memory"."""
+    """Return the marks of a front's trials by number: "knee", "highest accuracy", "lowest peak memory"."""
     found: dict[int, list[str]] = {record.number: [] for record in front}
     if front:
         found[knee(front, objectives).number].append("knee")
@@ -35,10 +35,10 @@ def marks(front: Sequence[TrialRecord], objectives: Sequence[str]) -> dict[int, 
 
 
 def front_as_json(front: Sequence[TrialRecord], objectives: Sequence[str], *, only: TrialRecord | None = None) -> str:
-    """A list of objects: `trial`, `params`, each objective under its name, `sources` by objective, `marks`, and
-    for means over seeds `num_seeds` and the standard deviation as `<objective>_std`.
+    """Return a list of objects: `trial`, `params`, each objective under its name, `sources` by objective, and `marks`.
 
-    With `only`, a list of that one trial.
+    Averages over seeds also have `num_seeds` and the standard deviation as `<objective>_std`. With `only`, the list holds that
+    one trial.
     """
     found = marks(front, objectives)
     rows: list[dict[str, Any]] = [
@@ -52,12 +52,12 @@ def front_as_json(front: Sequence[TrialRecord], objectives: Sequence[str], *, on
 
 
 def front_as_csv(front: Sequence[TrialRecord], objectives: Sequence[str], *, only: TrialRecord | None = None) -> str:
-    """A line of names and a line for each trial; where a value comes from follows as `<objective>_source`.
+    """Return a line of names and a line for each trial; each value's source follows as `<objective>_source`.
 
-    Where any value is a mean over seeds, `num_seeds` and its standard deviation as `<objective>_std` follow.
+    Where any value is an average over seeds, `num_seeds` and the standard deviation as `<objective>_std` follow.
     """
     shown = _shown(front, only)
-    params = _parameter_names(shown)
+    params = parameter_names(shown)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     over_seeds = [_over_seeds(record, objectives) for record in shown]
@@ -84,7 +84,7 @@ def front_table(
     title: str | None = None,
     caption: str | None = None,
 ) -> "Table":
-    """A table of the front, or of the one trial `only`, with a title above and a caption below."""
+    """Return a table of the front, or of the one trial `only`, with a title above and a caption below."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -119,7 +119,7 @@ def front_table(
 
 
 def shown_value(record: TrialRecord, objective: str) -> str:
-    """A value as a person reads it, with its spread over seeds if it has one, and the mark of one from elsewhere."""
+    """Return a value for a person, with its standard deviation over seeds and the mark of a value from elsewhere."""
     spread = record.attributes.get(spread_name(objective))
     error = "" if spread is None else f" ± {GOALS[objective].show(spread)}"
     return GOALS[objective].show(record.values[objective]) + error + ELSEWHERE * is_elsewhere(record, objective)
@@ -140,7 +140,7 @@ def short_configuration(params: Mapping[str, Any]) -> str:
 
 
 def _over_seeds(record: TrialRecord, objectives: Sequence[str]) -> dict[str, Any]:
-    """How many seeds a record's learned values are the mean of, and their standard deviations; nothing for a single one."""
+    """Return the number of seeds that a record's learned values average, and the standard deviations; empty for one seed."""
     names = [NUM_SEEDS, *(spread_name(name) for name in objectives)]
     return {name: record.attributes[name] for name in names if name in record.attributes}
 
@@ -149,19 +149,19 @@ def _shown(front: Sequence[TrialRecord], only: TrialRecord | None) -> Sequence[T
     return front if only is None else [only]
 
 
-def _parameter_names(records: Sequence[TrialRecord]) -> list[str]:
-    """The parameters that any of the records holds, in the order in which they are shown."""
+def parameter_names(records: Sequence[TrialRecord]) -> list[str]:
+    """Return the parameters that any of the records holds, in the order in which they are shown."""
     held = {name for record in records for name in record.params}
     return [name for name in KNOBS if name in held]
 
 
 def is_elsewhere(record: TrialRecord, objective: str) -> bool:
-    """Whether a value was not measured by the trial itself."""
+    """Return whether a value was not measured by the trial itself."""
     return record.sources.get(objective, "measured") != "measured"
 
 
 def show_parameter(value: Any) -> str:
-    """A parameter's value in a cell."""
+    """Return a parameter's value as a cell's text."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
