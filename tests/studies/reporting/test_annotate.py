@@ -14,14 +14,14 @@ from stored_studies import completed, make_study, out_of_memory, params
 
 from tradeoff.objectives.measurements.records import read_record
 from tradeoff.studies.reporting.annotate import (
-    NOTE_END,
     Annotator,
     annotate_study,
     annotate_trial,
     artifact_folder,
     keep_annotated,
-    trial_files,
 )
+from tradeoff.studies.reporting.dashboard_entries import NOTE_END
+from tradeoff.studies.reporting.trial_files import trial_files
 from tradeoff.studies.storage.opening import open_storage
 
 TRAINING = {

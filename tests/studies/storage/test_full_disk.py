@@ -84,7 +84,9 @@ def test_a_full_disk_under_the_artifacts_is_said_and_the_study_goes_on_without_f
     run_study(small_study(trials=3), storage=str(tmp_path / "a.db"), display=display)
     assert outcomes(tmp_path / "a.db") == {"completed": 3}
     said = [line for line in display.messages if line.startswith("trials' files can't be kept in ")]
-    assert said == [f"trials' files can't be kept in {disk}/artifacts: No space left on device; the study goes on without them"]
+    assert said == [
+        f"trials' files can't be kept in {disk}/artifacts: No space left on device; the study continues without them"
+    ]
 
 
 def test_a_full_folder_for_temporary_files_is_one_sentence(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
