@@ -10,5 +10,9 @@ class TradeoffError(ValueError):
     """A request of the user can't be fulfilled; the message states the rule, the value and the remedy in one sentence."""
 
 
+class OtherDeviceError(TradeoffError):
+    """The study was measured on a device that this machine does not have."""
+
+
 class StudyFailed(RuntimeError):
     """A study ended early because failures repeated; the message holds the last one."""

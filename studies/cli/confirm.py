@@ -13,11 +13,10 @@ from rich.text import Text
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.studies.cli.options import StorageUrl, StudyName, TableOrJson
-from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.errors import OtherDeviceError, TradeoffError
 from tradeoff.studies.execution.confirm import Confirmation, confirm_stored, measured_by, to_confirm
 from tradeoff.studies.execution.display import Display, PlainDisplay, output_console
 from tradeoff.studies.execution.interrupts import run_to_end
-from tradeoff.studies.execution.preparation import OtherDeviceError
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Choice, Selection, choose
 from tradeoff.studies.results.tables import short_configuration

@@ -19,17 +19,16 @@ from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.objectives.objective import Objective
 from tradeoff.studies.config.study import StudyConfig
-from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.errors import OtherDeviceError, TradeoffError
 from tradeoff.studies.execution.display import Display, quiet_display, what_became_of_it
 from tradeoff.studies.execution.interrupts import Interrupts
-from tradeoff.studies.execution.preparation import OtherDeviceError, prepare
+from tradeoff.studies.execution.preparation import prepare
 from tradeoff.studies.execution.recovery import FaultTolerantStudy
 from tradeoff.studies.reporting.annotate import Annotator, artifact_folder
 from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
 from tradeoff.studies.results.tables import short_configuration
 from tradeoff.studies.storage.retrying import be_patient
-from tradeoff.studies.storage.study import check_device
 
 # Names the trial whose values a confirmation checks.
 CONFIRMS = "confirms"
@@ -179,11 +178,7 @@ def confirm_stored(
         raise OtherDeviceError(f"the study {config.name!r} was measured on {device['name']}, and this machine has {name}")
     be_patient(study._storage, say=display.message, stop=lambda: interrupts.requested)
     with interrupts.handled(), TrialServer() as server:
-        ready = prepare(config, server, interrupts, display=display, cache=cache, measured_on=device["name"])
-        try:
-            check_device(config.name, device, ready.device)
-        except TradeoffError as error:
-            raise OtherDeviceError(str(error)) from None
+        ready = prepare(config, server, interrupts, display=display, cache=cache, measured_on=device)
         # Nothing is drawn; the default sampler would read the whole study to no end.
         study.sampler = optuna.samplers.RandomSampler()
         annotator = Annotator(study=study, artifacts=artifact_folder(study._storage))

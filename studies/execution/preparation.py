@@ -26,14 +26,11 @@ from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.execution.memory_estimate import MemoryEstimation, start_memory_estimation
 from tradeoff.studies.samplers.acquisition import import_ahead
-
-
-class OtherDeviceError(TradeoffError):
-    """The study was measured on a device that this machine does not have."""
+from tradeoff.studies.storage.study import check_device
 
 
 class ProcessLostError(TradeoffError):
-    """A process of ours went while it prepared a study: nothing is wrong with the study, and another try may succeed."""
+    """A process was killed while it prepared a study: nothing is wrong with the study, and another try may succeed."""
 
 
 @dataclass(kw_only=True)
@@ -123,9 +120,8 @@ def prepare(
     *,
     display: Display,
     cache: Path | None = None,
-    measured_on: str | None = None,
-    plans: bool = False,
-    data: Mapping[str, Any] | None = None,
+    measured_on: Mapping[str, Any] | None = None,
+    estimates_memory: bool = False,
 ) -> Preparation:
     """Finds out what the device is and can, and loads and tokenises the data unless that was done before.
 
@@ -135,9 +131,8 @@ def prepare(
         interrupts: What the user has asked for.
         display: Where progress is shown.
         cache: Where prepared data is kept; see `cache_folder`.
-        measured_on: The name of the device that must be the one here; None for any.
-        plans: Start to plan memory, if the study wants it.
-        data: The data where it was prepared on this machine before.
+        measured_on: The device that must be the one here; None for any.
+        estimates_memory: Start to estimate memory, if the study wants it.
 
     Raises:
         OtherDeviceError: The device is not the one that was asked for.
@@ -154,10 +149,8 @@ def prepare(
             device = server.describe_device()
         except WorkerError as error:
             raise _ended(error) from error
-        if measured_on is not None and measured_on != device["name"]:
-            raise OtherDeviceError(
-                f"the study {config.name!r} was measured on {measured_on}, and this machine has {device['name']}"
-            )
+        if measured_on is not None:
+            check_device(config.name, measured_on, device)
         if "energy_j" in config.objectives and not device.get("measures_energy"):
             raise TradeoffError(
                 f"energy_j can't be an objective on {device['name']}: NVML counts no energy there; take it out of objectives"
@@ -185,20 +178,18 @@ def prepare(
         texts = config.job if isinstance(config.job, TextClassificationJob) else None  # no other job's memory is planned
         # Padded to one length, a batch is as long as it can be; else the data tells.
         is_known = texts is None or (texts.padding == "max_length" and "padding" not in space.domains)
-        planned = planning(0 if texts is None else texts.max_length) if plans and is_known else None
-        if data is None:
-            display.message("preparing the data")
-            try:
-                job = job_of_data(config.job, space.domains)
-                data = server.prepare(job.model_dump(), folder)
-            except JobError as error:
-                raise TradeoffError(str(error)) from error
-            except WorkerError as error:
-                raise _ended(error) from error
+        planned = planning(0 if texts is None else texts.max_length) if estimates_memory and is_known else None
+        display.message("preparing the data")
+        try:
+            data = server.prepare(job_of_data(config.job, space.domains).model_dump(), folder)
+        except JobError as error:
+            raise TradeoffError(str(error)) from error
+        except WorkerError as error:
+            raise _ended(error) from error
         check_batches(space, data["num_train"], config.devices_per_trial)
         if texts is not None:
             check_attention(space, texts.model, data.get("model", {}).get("attention"))
-            if plans and not is_known:
+            if estimates_memory and not is_known:
                 planned = planning(min(texts.max_length, data["longest"]))
     runner = InterruptibleRunner(server=server, interrupts=interrupts)
     return Preparation(config=config, device=device, space=space, data=data, runner=runner, planning=planned)

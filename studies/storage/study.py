@@ -10,7 +10,7 @@ from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.studies.config.study import StudyConfig, differences
 from tradeoff.studies.environment import library_versions, tradeoff_version
-from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.errors import OtherDeviceError, TradeoffError
 
 # What trials of one study must share for its front to mean anything.
 FIXED_KEYS = ("job", "space", "objectives", "devices_per_trial")
@@ -28,7 +28,8 @@ def open_study(config: StudyConfig, storage: optuna.storages.BaseStorage, device
     study = optuna.create_study(study_name=config.name, storage=storage, directions=directions, load_if_exists=True)
     stored = study.user_attrs
     if "config" in stored:
-        _check_same(config, stored, device)
+        _check_same(config, stored)
+        check_device(config.name, stored["device"], device)
     elif study.get_trials(deepcopy=False) or [direction.name.lower() for direction in study.directions] != directions:
         raise TradeoffError(f"the study {config.name!r} was not made by tradeoff; choose another --name")
     else:
@@ -43,7 +44,23 @@ def open_study(config: StudyConfig, storage: optuna.storages.BaseStorage, device
     return study
 
 
-def _check_same(config: StudyConfig, stored: Mapping[str, Any], device: Mapping[str, Any]) -> None:
+def stored_device(config: StudyConfig, storage: optuna.storages.BaseStorage) -> Mapping[str, Any] | None:
+    """Return the device that the study of `config` was measured on; None if there is no such study yet.
+
+    Raises:
+        TradeoffError: The study was created with another job, space, objectives or memory limit.
+    """
+    if config.name not in optuna.get_all_study_names(storage):
+        return None
+    stored = optuna.load_study(study_name=config.name, storage=storage).user_attrs
+    if "config" not in stored:
+        return None  # it is just being created, or was not created by tradeoff
+    _check_same(config, stored)
+    device: Mapping[str, Any] = stored["device"]
+    return device
+
+
+def _check_same(config: StudyConfig, stored: Mapping[str, Any]) -> None:
     # A study that was made before trials could take several devices has one.
     old, new = {"devices_per_trial": 1, **stored["config"]}, config.plain()
     lines = differences(_fixed(old), _fixed(new))
@@ -56,24 +73,23 @@ def _check_same(config: StudyConfig, stored: Mapping[str, Any], device: Mapping[
             f"the study {config.name!r} exists with other settings; choose another --name, or set these back:\n  "
             + "\n  ".join(lines)
         )
-    check_device(config.name, stored["device"], device)
 
 
 def check_device(name: str, measured_on: Mapping[str, Any], device: Mapping[str, Any]) -> None:
-    """Refuses a device whose measurements can't be compared with those of a study.
+    """Refuse a device whose measurements can't be compared with those of a study.
 
     Raises:
-        TradeoffError: It is another model, or on a CPU a trial has another number of processors.
+        OtherDeviceError: It is another model, or on a CPU a trial has another number of processors.
     """
     if (ours := device["name"]) != (theirs := measured_on["name"]):
-        raise TradeoffError(
-            f"the study {name!r} was measured on {theirs}, and times and memory on {ours} can't be compared with it;"
+        raise OtherDeviceError(
+            f"the study {name!r} was measured on {theirs}, and this machine has {ours}: times and memory can't be compared;"
             " choose another --name"
         )
     ours, theirs = device.get("num_cpus"), measured_on.get("num_cpus")
     if device_class(device).uses_host_processors and None not in (ours, theirs) and ours != theirs:
         processors = "1 processor" if theirs == 1 else f"{theirs} processors"
-        raise TradeoffError(
+        raise OtherDeviceError(
             f"the study {name!r} was measured with {processors} for a trial, and here a trial has {ours}, so that times"
             " can't be compared; set --workers so that each has as many, or choose another --name"
         )

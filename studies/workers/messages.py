@@ -1,73 +1,58 @@
-"""How a study's parent and its workers speak: lines of JSON over a socket pair.
+"""The messages between the process of a worker pool and its workers' processes, as JSON over a socket pair.
 
-The storage's URL, with its password, goes this way too, and so stands in no list of processes.
+The assignment goes this way too: the storage's URL, with its password, is in no list of processes.
 """
 
-import contextlib
-import json
-import queue
-import socket
-import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, TypeAdapter
+
+from tradeoff.studies.workers.worker import Assignment, WorkerEnd
 
 
-class Channel:
-    """One end of a conversation.
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line for the user."""
 
-    Args:
-        end: A connected stream socket; the channel closes it.
-    """
-
-    def __init__(self, end: socket.socket) -> None:
-        self._socket = end
-        self._unread = b""
-
-    def fileno(self) -> int:
-        """For `selectors`."""
-        return self._socket.fileno()
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Sends a message; one to an end that is gone is lost, as its answer would be."""
-        with contextlib.suppress(ConnectionError):
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self) -> list[dict[str, Any]] | None:
-        """Waits for something to arrive; returns the messages that are complete, or None when the other end is gone."""
-        try:
-            data = self._socket.recv(1 << 16)
-        except ConnectionError:
-            return None
-        if not data:
-            return None
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def close(self) -> None:
-        """Ends the conversation."""
-        self._socket.close()
+    text: str
+    kind: Literal["line"] = "line"
 
 
-class Inbox:
-    """Receives in a thread of its own, so that a process that works hears when the other end is gone.
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """The study exists, measured on this device."""
 
-    Args:
-        channel: Where messages arrive.
-        on_gone: Called, in that thread, when the other end is gone.
-    """
+    device: Mapping[str, Any]
+    kind: Literal["opened"] = "opened"
 
-    def __init__(self, channel: Channel, on_gone: Callable[[], None]) -> None:
-        self._channel = channel
-        self._on_gone = on_gone
-        self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, name="inbox", daemon=True).start()
 
-    def next(self) -> dict[str, Any]:
-        """Waits for the next message."""
-        return self._messages.get()
+@dataclass(frozen=True, kw_only=True)
+class TrialStarted:
+    """A trial begins, with these parameters."""
 
-    def _listen(self) -> None:
-        while (messages := self._channel.receive()) is not None:
-            for message in messages:
-                self._messages.put(message)
-        self._on_gone()
+    number: int
+    parameters: Mapping[str, Any]
+    kind: Literal["trial_started"] = "trial_started"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialProgress:
+    """The trial has reached a stage, or a step of it."""
+
+    event: Mapping[str, Any]
+    kind: Literal["trial_progress"] = "trial_progress"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialEnded:
+    """A trial has ended, and is stored."""
+
+    number: int
+    kind: Literal["trial_ended"] = "trial_ended"
+
+
+FromWorker = Line | Opened | TrialStarted | TrialProgress | TrialEnded | WorkerEnd
+FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(Annotated[FromWorker, Discriminator("kind")])
+ASSIGNMENT: TypeAdapter[Assignment] = TypeAdapter(Assignment)

@@ -1,16 +1,18 @@
-"""A worker of a study as a Ray task: what `tradeoff worker` does, on whatever node Ray has placed it.
+"""One of several workers of a study, wherever it runs: what it is told, what it does, and what it says at its end."""
 
-Ray shows a task's function, and in its logs and on command lines whatever is in a runtime environment, but not a task's
-arguments. So the storage's URL, which may hold a password, is an argument.
-"""
-
-import os
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from tradeoff.objectives.isolation.trial_server import TrialServer
+from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.errors import OtherDeviceError, StudyFailed, TradeoffError
+from tradeoff.studies.execution.display import Display
+from tradeoff.studies.execution.interrupts import Interrupts
+from tradeoff.studies.execution.preparation import ProcessLostError
+from tradeoff.studies.workers.study_run import StudyRun, deadline_after
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,71 +20,70 @@ class Assignment:
     """What a worker is to do.
 
     Attributes:
-        config: The study file, as `StudyConfig.plain` gives it.
-        storage: The storage's URL.
-        creates: Whether the study is made here, because only a node with a device can say what it is.
-        deadline_unix_s: No trial is started after this moment, in seconds since 1970: a task may wait long for its place.
-        folder: Where relative paths of the study file start.
-        cache: Where prepared data is kept; None for the node's own place.
-        resource: The resource that stands for devices, and how many of it the worker has.
+        config: The study file, as `StudyConfig.plain` returns it.
+        storage: The storage's URL, which may hold a password.
+        creates: Whether this worker creates the study, because only a process with the device can describe it.
+        estimates_memory: Whether it estimates memory, for all workers.
+        deadline_unix_s: No trial is started after this moment, in seconds since 1970.
+        cache: Where prepared data is kept; None for the machine's default.
     """
 
     config: Mapping[str, Any]
     storage: str = field(repr=False)
     creates: bool
+    estimates_memory: bool
     deadline_unix_s: float | None
-    folder: str
     cache: str | None
-    resource: tuple[str, float]
 
 
-def work(assignment: Assignment) -> dict[str, str]:
-    """Works on the study until it is complete, and returns how that ended, in a sentence.
+@dataclass(frozen=True, kw_only=True)
+class WorkerEnd:
+    """How a worker ended.
 
-    The key is `done`, `failed`, `refused`, `other_device` (with the `node`'s name beside it), or `interrupted` where only this
-    worker was told to end, as on a node that is drained.
-
-    It runs in the main thread of Ray's process. Cancelling the task raises what Ctrl-C does, and ends it in order.
+    Attributes:
+        how: "done" if nothing is left to do; "interrupted" if this worker alone was told to stop; "lost" if a process of it was
+            killed, so that another try may succeed; "other_device" if the study was measured on another device; "refused" or
+            "failed" if the study can't go on.
+        reason: A sentence.
+        where: The node, as ` on NAME`; empty for this machine.
     """
-    import optuna
 
-    from tradeoff.studies.config.study import StudyConfig
-    from tradeoff.studies.errors import StudyFailed, TradeoffError
-    from tradeoff.studies.execution.preparation import OtherDeviceError
-    from tradeoff.studies.workers.run import join_study, run_study
+    how: Literal["done", "interrupted", "lost", "other_device", "refused", "failed"]
+    reason: str
+    where: str = ""
+    kind: Literal["end"] = "end"
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if Path(assignment.folder).is_dir():
-        os.chdir(assignment.folder)
-    # Ray sets 1, or as many as the CPUs that a task asks for: times would depend on that and not on the node.
-    os.environ["OMP_NUM_THREADS"] = str(_num_threads(*assignment.resource))
-    config = StudyConfig.model_validate(assignment.config)
-    cache = None if assignment.cache is None else Path(assignment.cache)
-    deadline_unix_s = assignment.deadline_unix_s
-    timeout_s = None if deadline_unix_s is None else max(0.0, deadline_unix_s - time.time())
-    # Whoever placed this worker has the storage open: one that does not answer is away for a while, and not mistyped.
-    storage: dict[str, Any] = {"storage": assignment.storage, "waits_for_storage": True}
+
+def work(assignment: Assignment, server: TrialServer, *, display: Display, interrupts: Interrupts) -> WorkerEnd:
+    """Work on the study until it is complete, and return how that ended.
+
+    Args:
+        assignment: What to do.
+        server: Where trials run.
+        display: Where progress is shown.
+        interrupts: What the user, or whoever placed the worker, has asked for.
+    """
+    config, deadline_unix_s = StudyConfig.model_validate(assignment.config), assignment.deadline_unix_s
+    settings: dict[str, Any] = {
+        "display": display,
+        "interrupts": interrupts,
+        "cache": None if assignment.cache is None else Path(assignment.cache),
+        "deadline_s": deadline_after(None if deadline_unix_s is None else deadline_unix_s - time.time()),
+        "estimates_memory": assignment.estimates_memory,
+        # Whoever placed this worker has the storage open: one that does not answer is away for a while, and not mistyped.
+        "waits": True,
+    }
+    study = config if assignment.creates else config.name
     try:
-        if assignment.creates:
-            run_study(config, timeout_s=timeout_s, cache=cache, **storage)
-        else:
-            join_study(config.name, timeout_s=timeout_s, cache=cache, **storage)
+        StudyRun.of(study, assignment.storage, only_trials=True, **settings).search(server)
     except OtherDeviceError as error:
-        return {"other_device": str(error), "node": socket.gethostname()}
+        return WorkerEnd(how="other_device", reason=str(error))
+    except ProcessLostError as error:
+        return WorkerEnd(how="lost", reason=str(error))
     except TradeoffError as error:
-        return {"refused": str(error)}
+        return WorkerEnd(how="refused", reason=str(error))
     except StudyFailed as error:
-        return {"failed": str(error)}
+        return WorkerEnd(how="failed", reason=str(error))
     except KeyboardInterrupt:
-        return {"interrupted": "it was told to end, as on a node that is drained"}
-    return {"done": "nothing is left to do"}
-
-
-def _num_threads(resource: str, amount: float) -> int:
-    """A worker's share of its node's processors, so that workers of equal nodes measure equal times."""
-    import ray
-
-    here = ray.get_runtime_context().get_node_id()
-    node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
-    num_workers = max(1, int(node.get(resource, amount) // amount))
-    return max(1, int(node.get("CPU", 1)) // num_workers)
+        return WorkerEnd(how="interrupted", reason="it was told to stop, as on a node that is drained")
+    return WorkerEnd(how="done", reason="nothing is left to do")

@@ -75,7 +75,7 @@ def test_another_range_of_effective_batch_sizes_is_refused(storage: Any) -> None
 def test_another_device_is_refused_by_name(storage: Any) -> None:
     text = refusal(storage, CPU | {"name": "a card"})
     assert text == (
-        "the study 'tiny' was measured on a processor, and times and memory on a card can't be compared with it;"
+        "the study 'tiny' was measured on a processor, and this machine has a card: times and memory can't be compared;"
         " choose another --name"
     )
 

@@ -31,7 +31,7 @@ from tradeoff.studies.cli.run import run
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.workers.ray_cluster import _check_reachable, _no_place, run_on_ray
-from tradeoff.studies.workers.ray_worker import Assignment
+from tradeoff.studies.workers.worker import Assignment
 
 # Each of the workers, and of those that replace them, imports torch: minutes on a busy machine.
 pytestmark = pytest.mark.timeout(600)
@@ -205,8 +205,8 @@ def test_a_resource_that_no_node_has_is_named() -> None:
 
 def test_an_assignment_does_not_show_its_storage() -> None:
     assignment = Assignment(
-        config={}, storage="postgresql://me:hidden@host/a", creates=True, deadline_unix_s=None, folder="/",
-        cache=None, resource=("GPU", 1),
+        config={}, storage="postgresql://me:hidden@host/a", creates=True, deadline_unix_s=None,
+        estimates_memory=True, cache=None,
     )  # fmt: skip
     assert "hidden" not in repr(assignment)
 

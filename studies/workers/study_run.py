@@ -1,0 +1,156 @@
+"""The way of a study from its configuration to its trials; every kind of worker takes the same steps in the same order.
+
+1. The configuration is compared with the stored study, or read from it: `StudyRun.of`.
+2. Device, space and data are prepared: `tradeoff.studies.execution.preparation`.
+3. The study is opened, and created if it does not exist: only now is it known what device it is measured on.
+4. Trials are run until it is complete: `tradeoff.studies.execution.loop`.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import optuna
+from optuna.storages import BaseStorage
+
+from tradeoff.objectives.isolation.trial_server import TrialServer
+from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.execution.display import Display
+from tradeoff.studies.execution.interrupts import Interrupts
+from tradeoff.studies.execution.loop import search
+from tradeoff.studies.execution.preparation import prepare
+from tradeoff.studies.reporting.annotate import Annotator, artifact_folder
+from tradeoff.studies.storage.opening import load_study, open_storage, storage_url
+from tradeoff.studies.storage.retry_policy import Patience
+from tradeoff.studies.storage.retrying import be_patient
+from tradeoff.studies.storage.study import open_study, stored_device
+
+
+@dataclass(kw_only=True)
+class StudyRun:
+    """A study that this process runs, alone or with workers that it starts.
+
+    Attributes:
+        config: The study.
+        url: The storage as the user named it.
+        display: Where progress is shown.
+        interrupts: What the user has asked for.
+        cache: Where prepared data is kept; see `tradeoff.studies.execution.preparation.cache_folder`.
+        deadline_s: The moment of `time.monotonic` after which no trial is started.
+        only_trials: Whether the study's own note and plots are left to another process.
+        estimates_memory: Whether memory is estimated here, if the study holds no estimates.
+        measured_on: The device of the stored study; None if the study does not exist yet.
+        opened: The storage; None as long as it is a file that does not exist, which is created once the study is prepared.
+    """
+
+    config: StudyConfig
+    url: str
+    display: Display
+    interrupts: Interrupts
+    cache: Path | None = None
+    deadline_s: float | None = None
+    only_trials: bool = False
+    estimates_memory: bool = True
+    measured_on: Mapping[str, Any] | None = None
+    opened: BaseStorage | None = None
+
+    @classmethod
+    def of(cls, study: StudyConfig | str | None, url: str, *, waits: bool = False, **settings: Any) -> Self:
+        """Return the run of a study, after comparing its configuration with the stored one.
+
+        Args:
+            study: The configuration of a study, which is created unless it exists; or the name of a stored one to join beside
+                the process that created it, None for the one created last.
+            url: The storage as the user named it.
+            waits: Wait for a storage that does not answer, because others have it open; by default that is an error.
+            settings: Further attributes: `display`, `interrupts` and others.
+
+        Raises:
+            TradeoffError: The storage can't be opened, or holds no such study, or one of this name with other settings.
+        """
+        display, interrupts = settings["display"], settings["interrupts"]
+        if isinstance(study, StudyConfig):
+            if _is_new_file(url):
+                return cls(config=study, url=url, **settings)
+            opened = _open(url, display, interrupts, waits=waits)
+            return cls(config=study, url=url, opened=opened, measured_on=stored_device(study, opened), **settings)
+        opened = _open(url, display, interrupts, waits=waits, create=False)
+        stored = load_study(study, opened).user_attrs
+        config, settings = StudyConfig.model_validate(stored["config"]), settings | {"only_trials": True}
+        return cls(config=config, url=url, opened=opened, measured_on=stored["device"], **settings)
+
+    @property
+    def storage(self) -> BaseStorage:
+        """The storage."""
+        if self.opened is None:
+            self.opened = _open(self.url, self.display, self.interrupts)
+        return self.opened
+
+    def open(self, device: Mapping[str, Any]) -> tuple[optuna.Study, Annotator]:
+        """Return the study, with what writes its notes; create it for `device` if it does not exist.
+
+        Raises:
+            TradeoffError: Another process has created a study of this name, with other settings or another device.
+        """
+        is_joined = self.only_trials and self.measured_on is not None
+        study = load_study(self.config.name, self.storage) if is_joined else open_study(self.config, self.storage, device)
+        annotator = Annotator(
+            study=study, artifacts=artifact_folder(self.storage), say=self.display.message, only_trials=self.only_trials
+        )
+        return study, annotator
+
+    def search(self, server: TrialServer) -> optuna.Study:
+        """Prepare the study, and run trials until it is complete.
+
+        Args:
+            server: Where trials run.
+
+        Raises:
+            TradeoffError: The study can't run as it is written, or not on this device.
+            StudyFailed: Five trials in a row failed.
+            KeyboardInterrupt: The user stopped it.
+        """
+        ready = prepare(
+            self.config,
+            server,
+            self.interrupts,
+            display=self.display,
+            cache=self.cache,
+            measured_on=self.measured_on,
+            estimates_memory=self.estimates_memory,
+        )
+        study, annotator = self.open(ready.device)
+        try:
+            with self.display.running(study.study_name, ready.device, self.config):
+                search(
+                    study,
+                    ready,
+                    display=self.display,
+                    interrupts=self.interrupts,
+                    annotator=annotator,
+                    deadline_s=self.deadline_s,
+                )
+        finally:
+            annotator.finish()
+        return study
+
+
+def deadline_after(timeout_s: float | None) -> float | None:
+    """Return the moment of `time.monotonic` at which a timeout from now has passed."""
+    return None if timeout_s is None else time.monotonic() + timeout_s
+
+
+def _open(url: str, display: Display, interrupts: Interrupts, *, waits: bool = False, create: bool = True) -> BaseStorage:
+    patience = Patience(say=display.message, stop=lambda: interrupts.requested)
+    storage = open_storage(url, create=create, patience=patience if waits else None)
+    be_patient(storage, say=patience.say, stop=patience.stop)
+    if (lacks := getattr(storage, "lacks", None)) is not None:
+        display.message(lacks)
+    return storage
+
+
+def _is_new_file(url: str) -> bool:
+    url = storage_url(url)
+    return url.startswith("sqlite") and not Path(url.partition(":///")[2].partition("?")[0]).exists()
