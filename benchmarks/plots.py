@@ -1,4 +1,4 @@
-"""Draws the README's plots: the front of a stored study, and what a front costs.
+"""Draws the README's plots: the front of a stored study, and the cost of a front.
 
     python benchmarks/plots.py front sqlite:///tradeoff.db NAME docs/images/front.png
     python benchmarks/plots.py cost curves.json docs/images/cost.png      # written by search_cost.py --curves
@@ -20,14 +20,14 @@ from tradeoff.studies.results.results import read_results
 from tradeoff.studies.results.tables import short_configuration
 from tradeoff.studies.storage.opening import load_study, open_storage
 
-COLOURS = ("#888888", "#bbbbbb", "#E69F00", "#56B4E9", "#0072B2", "#D55E00")  # Okabe-Ito, safe for colour-blind readers
-END_S = 150.0  # of the plot of costs
+COLORS = ("#888888", "#bbbbbb", "#E69F00", "#56B4E9", "#0072B2", "#D55E00")  # Okabe-Ito, safe for colour-blind readers
+END_S = 150.0  # of the cost plot's axis
 FONT = {"family": "DejaVu Sans, Arial, sans-serif", "size": 14, "color": "#1f2933"}
 GRID = {"gridcolor": "#e4e7eb", "zeroline": False, "linecolor": "#9aa5b1"}
 
 
 def front_plot(storage: str, name: str) -> go.Figure:
-    """Accuracy over time and over memory: the front, the rest, and the budget."""
+    """Draw accuracy over time and over memory: the front, dominated trials, and the memory limit."""
     results = read_results(load_study(name, open_storage(storage, create=False)))
     front = pareto_front(results.records, results.objectives)
     chosen = knee(front, results.objectives)
@@ -50,10 +50,10 @@ def front_plot(storage: str, name: str) -> go.Figure:
                 col=column,
             )
         figure.update_xaxes(title=GOALS[axis].heading, row=1, col=column, **GRID)
-    budget = results.config["limits"]["peak_memory_mib"]
-    figure.add_vline(x=budget, line={"color": "#D55E00", "dash": "dash"}, row=1, col=2)
+    limit_mib = results.memory_limit_mib
+    figure.add_vline(x=limit_mib, line={"color": "#D55E00", "dash": "dash"}, row=1, col=2)
     figure.add_annotation(
-        x=budget, y=0.02, yref="y2 domain", xref="x2", text="budget", textangle=-90, showarrow=False, xshift=-10,
+        x=limit_mib, y=0.02, yref="y2 domain", xref="x2", text="memory limit", textangle=-90, showarrow=False, xshift=-10,
         font={"color": "#D55E00"},
     )  # fmt: skip
     figure.update_yaxes(**GRID)
@@ -67,11 +67,11 @@ def front_plot(storage: str, name: str) -> go.Figure:
 
 
 def cost_plot(path: Path) -> go.Figure:
-    """The share of the reference hypervolume over the cost: the median over seeds, for each arm."""
+    """Draw the share of the reference hypervolume over the cost: the median over seeds, for each arm."""
     figure = go.Figure()
     # (d) and (e) are the same as (f) nearly up to its end.
     curves = {name: runs for name, runs in json.loads(path.read_text()).items() if not name.startswith(("(d)", "(e)"))}
-    for colour, (name, runs) in zip(COLOURS, curves.items(), strict=False):
+    for colour, (name, runs) in zip(COLORS, curves.items(), strict=False):
         times = np.linspace(0, END_S, 300)
         shares = [[_at(run, time_s) for time_s in times] for run in runs]
         label = "(f) decoupled, with default settings" if name.startswith("(f)") else name

@@ -1,1 +1,1 @@
-"""What people look at: plots, notes, the report, the dashboard."""
+"""Plots, notes, reports and the dashboard."""

@@ -20,8 +20,8 @@ def markdown_table(
     Args:
         header: The columns' names.
         rows: The cells of each row.
-        num_left: How many of the first columns hold words, which are aligned left; numbers are aligned right.
-        is_last_left: Whether the last column holds words too.
+        num_left: The number of first columns that hold words, which are aligned left; numbers are aligned right.
+        is_last_left: True if the last column holds words too.
         bold: The position of a row to set in bold.
     """
     num_columns = len(header)

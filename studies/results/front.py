@@ -59,7 +59,7 @@ def knee(front: Sequence[TrialRecord], objectives: Sequence[str], weights: Mappi
     any number of objectives.
 
     Args:
-        front: What `pareto_front` returned, not empty.
+        front: A result of `pareto_front`, not empty.
         objectives: The objectives' names.
         weights: The weight of each objective; 1 where it is not named.
 

@@ -21,7 +21,7 @@ class Selection:
 
     Attributes:
         limits: Limits that every candidate must satisfy.
-        within: How far from the best a candidate may be.
+        within: The distance from the best that a candidate may have.
         trial: Choose this trial, on the front or not.
         knee: Choose the knee.
         maximize: Choose the largest value of this measurement.
