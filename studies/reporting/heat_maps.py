@@ -5,10 +5,10 @@ several trials share a cell (they differ in another parameter), the best one is 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.objectives.measurements.goals import GOALS, Goal
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.plot_style import SEQUENTIAL, VERMILLION, axis, layout
 from tradeoff.studies.results.criteria import numeric_value
@@ -18,16 +18,6 @@ from tradeoff.studies.results.results import StudyResults
 MEMORY = "peak_memory_mib"
 BATCH, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 OUT_OF_MEMORY_MARK = "OOM"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Metric:
-    """A metric that heat maps show: an objective, or another stored measurement."""
-
-    name: str
-    title: str
-    maximize: bool
-    digits: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,20 +41,16 @@ class HeatMap:
     out_of_memory: frozenset[tuple[int, int]]
 
 
-def heat_map_metrics(results: StudyResults) -> list[Metric]:
+def heat_map_metrics(results: StudyResults) -> list[Goal]:
     """Return the objectives, and samples/s where it was measured."""
-    metrics = [
-        Metric(name=name, title=GOALS[name].heading, maximize=GOALS[name].direction == "maximize", digits=GOALS[name].digits)
-        for name in results.objectives
-    ]
+    metrics = [GOALS[name] for name in results.objectives]
     speeds = [speed for record in results.records if (speed := numeric_value(record, "samples_per_s")) is not None]
     if speeds and "samples_per_s" not in results.objectives:
-        digits = 1 if max(speeds) < 100 else 0
-        metrics.append(Metric(name="samples_per_s", title="speed (samples/s)", maximize=True, digits=digits))
+        metrics.append(replace(GOALS["samples_per_s"], digits=1 if max(speeds) < 100 else 0))
     return metrics
 
 
-def heat_maps(results: StudyResults, metric: Metric) -> list[HeatMap]:
+def heat_maps(results: StudyResults, metric: Goal) -> list[HeatMap]:
     """Return the maps of a metric, full precision and no checkpointing first; all with the same rows and columns."""
     shown = {record.number for record in feasible(results.records)}
     if metric.name == MEMORY:
@@ -86,7 +72,7 @@ def heat_maps(results: StudyResults, metric: Metric) -> list[HeatMap]:
                 exhausted.add(cell)
             elif (value := numeric_value(record, metric.name)) is not None:
                 current = numeric_value(best[cell], metric.name) if cell in best else None
-                if current is None or (value > current if metric.maximize else value < current):
+                if current is None or metric.better(value, current):
                     best[cell] = record
         cells = [[best.get((row, column)) for column in range(len(batches))] for row in range(len(accumulations))]
         maps.append(
@@ -102,7 +88,7 @@ def heat_maps(results: StudyResults, metric: Metric) -> list[HeatMap]:
     return maps
 
 
-def heat_map_figure(maps: Sequence[HeatMap], metric: Metric) -> Any:
+def heat_map_figure(maps: Sequence[HeatMap], metric: Goal) -> Any:
     """Draw all maps in one figure, each under the name of its facet; it fits any height."""
     from plotly.subplots import make_subplots
 
@@ -127,7 +113,7 @@ def heat_map_figure(maps: Sequence[HeatMap], metric: Metric) -> Any:
     return figure.update_layout(layout(showlegend=False)).update_annotations(font={"size": 13})
 
 
-def single_heat_map_figure(one: HeatMap, metric: Metric, maps: Sequence[HeatMap]) -> Any:
+def single_heat_map_figure(one: HeatMap, metric: Goal, maps: Sequence[HeatMap]) -> Any:
     """Draw one map alone, in the colours that it shares with `maps`."""
     import plotly.graph_objects as go
 
@@ -137,17 +123,17 @@ def single_heat_map_figure(one: HeatMap, metric: Metric, maps: Sequence[HeatMap]
     return figure.update_layout(height=96 + 38 * len(one.accumulations), margin={"l": 52, "r": 8, "t": 8, "b": 48})
 
 
-def _traces(one: HeatMap, metric: Metric, maps: Sequence[HeatMap], *, has_bar: bool) -> list[Any]:
+def _traces(one: HeatMap, metric: Goal, maps: Sequence[HeatMap], *, has_bar: bool) -> list[Any]:
     """Return the cells of a map in the colours that `maps` share, and the marks of cells that ran out of memory."""
     import plotly.graph_objects as go
 
     known = [value for other in maps for row in other.values for value in row if value is not None]
     batches, accumulations = [str(batch) for batch in one.batches], [str(steps) for steps in one.accumulations]
-    texts = [["" if value is None else f"{value:,.{metric.digits}f}" for value in row] for row in one.values]
+    texts = [["" if value is None else metric.show(value) for value in row] for row in one.values]
     hovers = [
         [
             "" if number is None else f"trial {number}<br>{batches[column]} x {accumulations[row]}, {one.facet}<br>"
-            f"{metric.title}: {texts[row][column]}"
+            f"{metric.heading}: {texts[row][column]}"
             for column, number in enumerate(numbers)
         ]
         for row, numbers in enumerate(one.trials)
@@ -164,11 +150,11 @@ def _traces(one: HeatMap, metric: Metric, maps: Sequence[HeatMap], *, has_bar: b
         hoverinfo="text",
         hoverongaps=False,
         colorscale=SEQUENTIAL,
-        reversescale=not metric.maximize,
+        reversescale=metric.direction == "minimize",
         xgap=2,
         ygap=2,
         showscale=has_bar,
-        colorbar={"title": {"text": metric.title, "side": "right"}, "thickness": 12, "outlinewidth": 0, "nticks": 6},
+        colorbar={"title": {"text": metric.heading, "side": "right"}, "thickness": 12, "outlinewidth": 0, "nticks": 6},
     )
     exhausted = sorted(one.out_of_memory)
     marks = go.Scatter(

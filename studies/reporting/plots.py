@@ -47,7 +47,7 @@ def study_plots(results: StudyResults) -> list[Plot]:
     heat = [
         Plot(
             name=f"heat-map-{metric.name.replace('_', '-')}",
-            title=f"{capitalized(metric.title)} by batch size and accumulation",
+            title=f"{capitalized(metric.heading)} by batch size and accumulation",
             caption=HEAT_MAP_CAPTION,
             figure=heat_map_figure(heat_maps(results, metric), metric),
         )

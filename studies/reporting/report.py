@@ -141,10 +141,10 @@ def _heat_maps(results: StudyResults) -> tuple[list[dict[str, Any]], dict[str, A
         gradient = plot_style.SEQUENTIAL_CSS
         groups.append(
             {
-                "title": capitalized(metric.title),
-                "low": f"{min(known):,.{metric.digits}f}",
-                "high": f"{max(known):,.{metric.digits}f}",
-                "gradient": gradient if metric.maximize else gradient.replace("to right", "to left"),
+                "title": capitalized(metric.heading),
+                "low": metric.show(min(known)),
+                "high": metric.show(max(known)),
+                "gradient": gradient if metric.direction == "maximize" else gradient.replace("to right", "to left"),
                 "columns": "by-three" if len(maps) % 3 == 0 else "by-two",
                 "maps": places,
             }

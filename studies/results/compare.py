@@ -98,49 +98,49 @@ def compare_trials(results: StudyResults, a: int, b: int) -> Comparison:
 
 def compare_studies(a: StudyResults, b: StudyResults) -> Comparison:
     """Compare two studies: settings that differ, trials by outcome, the best of each objective, the fronts' hypervolumes."""
-    rows = [
-        Row(name=path, label=path, a=ours, b=theirs)
-        for path, ours, theirs in _different(_settings(a), _settings(b))
-    ]  # fmt: skip
-    counts = a.counts(), b.counts()
-    rows += [
-        Row(name=words, label=f"trials {words}", a=counts[0].get(words, 0), b=counts[1].get(words, 0), digits=0)
-        for words in OUTCOME_WORDS.values()
-        if words in counts[0] or words in counts[1]
-    ]
-    spent = [sum(record.attributes.get("trial_time_s") or 0.0 for record in results.records) for results in (a, b)]
-    rows.append(Row(name="spent_s", label="time spent on trials (s)", a=spent[0], b=spent[1], digits=1))
     shared = tuple(name for name in a.objectives if name in b.objectives)
-    fronts = pareto_front(a.records, shared) if shared else [], pareto_front(b.records, shared) if shared else []
-    rows.append(Row(name="front_size", label="configurations on the front", a=len(fronts[0]), b=len(fronts[1]), digits=0))
-    for name in shared:
-        best = [extremes(front, [name])[name].values[name] if front else None for front in fronts]
-        goal = GOALS[name]
-        label = f"best {goal.heading}"
-        rows.append(
-            Row(name=f"best_{name}", label=label, a=best[0], b=best[1], digits=goal.digits, better=_better(name, *best))
-        )
+    fronts = [pareto_front(results.records, shared) if shared else [] for results in (a, b)]
+    rows = [Row(name=path, label=path, a=x, b=y) for path, x, y in _different(_settings(a), _settings(b))]
+    rows += [*_outcome_rows(a, b), *_front_rows(fronts, shared)]
     notes = []
-    if len(shared) >= 2 and (fronts[0] or fronts[1]):
+    if len(shared) >= 2 and any(fronts):
         volumes = hypervolumes(fronts, shared)
         better = None if volumes[0] == volumes[1] else "a" if volumes[0] > volumes[1] else "b"
-        rows.append(
-            Row(name="hypervolume", label="hypervolume of the front", a=volumes[0], b=volumes[1], digits=3, better=better)
-        )
+        label = "hypervolume of the front"
+        rows.append(Row(name="hypervolume", label=label, a=volumes[0], b=volumes[1], digits=3, better=better))
         notes.append(
             f"the hypervolume is over {', '.join(shared)}, each scaled to the range of both fronts, as a share of the box"
             " that ends a tenth beyond the worst"
         )
         notes += [
             f"{_num_dominated(mine, theirs, shared)} of {len(theirs)} on the front of {other} are dominated by one of {name}"
-            for mine, theirs, name, other in (
-                (fronts[0], fronts[1], a.name, b.name),
-                (fronts[1], fronts[0], b.name, a.name),
-            )
+            for mine, theirs, name, other in ((fronts[0], fronts[1], a.name, b.name), (fronts[1], fronts[0], b.name, a.name))
         ]
     if a.device.get("name") != b.device.get("name"):
         notes.append("times and memory of different devices can't be compared")
     return Comparison(a=a.name, b=b.name, rows=tuple(rows), notes=tuple(notes))
+
+
+def _outcome_rows(a: StudyResults, b: StudyResults) -> list[Row]:
+    ours, theirs = a.counts(), b.counts()
+    rows = [
+        Row(name=words, label=f"trials {words}", a=ours.get(words, 0), b=theirs.get(words, 0), digits=0)
+        for words in OUTCOME_WORDS.values()
+        if words in ours or words in theirs
+    ]
+    spent = [sum(record.attributes.get("trial_time_s") or 0.0 for record in results.records) for results in (a, b)]
+    return [*rows, Row(name="spent_s", label="time spent on trials (s)", a=spent[0], b=spent[1], digits=1)]
+
+
+def _front_rows(fronts: Sequence[Sequence[TrialRecord]], objectives: Sequence[str]) -> list[Row]:
+    sizes = [len(front) for front in fronts]
+    rows = [Row(name="front_size", label="configurations on the front", a=sizes[0], b=sizes[1], digits=0)]
+    for name in objectives:
+        goal = GOALS[name]
+        x, y = (extremes(front, [name])[name].values[name] if front else None for front in fronts)
+        label = f"best {goal.heading}"
+        rows.append(Row(name=f"best_{name}", label=label, a=x, b=y, digits=goal.digits, better=_better(name, x, y)))
+    return rows
 
 
 def _trial_notes(results: StudyResults, a: TrialRecord, b: TrialRecord) -> list[str]:

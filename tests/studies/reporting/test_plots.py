@@ -4,13 +4,14 @@ import optuna
 import pytest
 from stored_studies import TRIALS, completed, make_study, out_of_memory, params, record
 
-from tradeoff.studies.reporting.heat_maps import Metric, heat_map_metrics, heat_maps
+from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.studies.reporting.heat_maps import heat_map_metrics, heat_maps
 from tradeoff.studies.reporting.plots import curve_figure, study_plots, trade_off_plots
 from tradeoff.studies.reporting.trade_off_plots import group, pair_figure, space_figure
 from tradeoff.studies.results.hypervolume import hypervolume_over_cost
 from tradeoff.studies.results.results import StudyResults, read_results
 
-PEAK = Metric(name="peak_memory_mib", title="peak memory (MiB)", maximize=False, digits=0)
+PEAK = GOALS["peak_memory_mib"]
 
 
 def results_of(*trials: optuna.trial.FrozenTrial, objectives: tuple[str, ...] | None = None) -> StudyResults:
