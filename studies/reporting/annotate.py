@@ -5,6 +5,7 @@ ended; the study's note and plots are updated between trials, seldom enough to s
 end. `tradeoff dashboard` updates them when it starts and while it serves.
 """
 
+import html
 import io
 import os
 import threading
@@ -58,7 +59,7 @@ def annotate_study(study: "optuna.Study", *, artifacts: Path | None = None) -> N
     for plot in study_plots(results):
         # The dashboard shows a plot without its title.
         plot.figure.update_layout(
-            title={"text": plot.title, "x": 0.01, "y": 0.985, "yanchor": "top", "font": {"size": 15}},
+            title={"text": html.escape(plot.title), "x": 0.01, "y": 0.985, "yanchor": "top", "font": {"size": 15}},
             margin={"t": plot.figure.layout.margin.t + 28},
         )
         entries.save_plot(plot.name, plot.figure.to_json())

@@ -4,6 +4,7 @@ All maps of a metric share their colours, so that they can be compared at a glan
 several trials share a cell (they differ in another parameter), the best one is shown.
 """
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,7 +100,7 @@ def heat_map_figure(maps: Sequence[HeatMap], metric: Goal) -> Any:
         cols=num_columns,
         shared_xaxes="all",
         shared_yaxes="all",
-        subplot_titles=[one.facet for one in maps],
+        subplot_titles=[html.escape(one.facet) for one in maps],
         horizontal_spacing=0.04,
         vertical_spacing=0.14,
     )
@@ -127,13 +128,14 @@ def _traces(one: HeatMap, metric: Goal, maps: Sequence[HeatMap], *, has_bar: boo
     """Return the cells of a map in the colours that `maps` share, and the marks of cells that ran out of memory."""
     import plotly.graph_objects as go
 
+    facet, heading = html.escape(one.facet), html.escape(metric.heading)
     known = [value for other in maps for row in other.values for value in row if value is not None]
     batches, accumulations = [str(batch) for batch in one.batches], [str(steps) for steps in one.accumulations]
     texts = [["" if value is None else metric.show(value) for value in row] for row in one.values]
     hovers = [
         [
-            "" if number is None else f"trial {number}<br>{batches[column]} x {accumulations[row]}, {one.facet}<br>"
-            f"{metric.heading}: {texts[row][column]}"
+            "" if number is None else f"trial {number}<br>{batches[column]} x {accumulations[row]}, {facet}<br>"
+            f"{heading}: {texts[row][column]}"
             for column, number in enumerate(numbers)
         ]
         for row, numbers in enumerate(one.trials)
@@ -154,7 +156,7 @@ def _traces(one: HeatMap, metric: Goal, maps: Sequence[HeatMap], *, has_bar: boo
         xgap=2,
         ygap=2,
         showscale=has_bar,
-        colorbar={"title": {"text": metric.heading, "side": "right"}, "thickness": 12, "outlinewidth": 0, "nticks": 6},
+        colorbar={"title": {"text": heading, "side": "right"}, "thickness": 12, "outlinewidth": 0, "nticks": 6},
     )
     exhausted = sorted(one.out_of_memory)
     marks = go.Scatter(
@@ -163,7 +165,7 @@ def _traces(one: HeatMap, metric: Goal, maps: Sequence[HeatMap], *, has_bar: boo
         mode="text",
         text=[OUT_OF_MEMORY_MARK] * len(exhausted),
         textfont={"color": VERMILLION, "size": 12},
-        hovertext=[f"{batches[column]} x {accumulations[row]}, {one.facet}<br>out of memory" for row, column in exhausted],
+        hovertext=[f"{batches[column]} x {accumulations[row]}, {facet}<br>out of memory" for row, column in exhausted],
         hoverinfo="text",
     )
     return [cells, marks]

@@ -2,6 +2,8 @@
 
 The colours are those of M. Okabe and K. Ito, "Color Universal Design" (https://jfly.uni-koeln.de/color/), which people with any
 kind of colour vision can tell apart; shapes differ too, so that a plot printed in grey can still be read.
+
+Plotly takes a few of HTML's tags for markup: whatever comes from a study is escaped.
 """
 
 import html
@@ -41,7 +43,7 @@ def layout(**changes: Any) -> dict[str, Any]:
 def axis(title: str, **changes: Any) -> dict[str, Any]:
     """Return an axis with a title, its lines in the shared style."""
     return {
-        "title": {"text": title, "standoff": 8},
+        "title": {"text": html.escape(title), "standoff": 8},
         "gridcolor": GRID,
         "zeroline": False,
         "linecolor": GREY,
@@ -76,7 +78,6 @@ def lower_edge(values: Sequence[float]) -> float:
 
 def hover(record: TrialRecord) -> str:
     """Return the text that appears when the pointer is over a trial."""
-    # Plotly takes a few of HTML's tags for markup.
     lines = [f"<b>trial {record.number}</b>", html.escape(short_configuration(record.params))]
     for name, value in record.values.items():
         source = record.sources.get(name, "measured")

@@ -4,6 +4,7 @@ They are figures of plotly without a title. A plot has its title and its caption
 own type.
 """
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -123,6 +124,7 @@ def curve_figure(records: Sequence[TrialRecord]) -> Any:
     figure = go.Figure(layout=layout(margin={"l": 64, "r": 8, "t": 16, "b": 52}))
     for record in sorted(trained, key=_effective_batch):
         size, points = _effective_batch(record), _curve(record, metric)
+        configuration = html.escape(short_configuration(record.params))
         is_first = not any(trace.legendgroup == str(size) for trace in figure.data)
         color = _line_color(sizes.index(size), len(sizes))
         figure.add_scatter(
@@ -134,8 +136,7 @@ def curve_figure(records: Sequence[TrialRecord]) -> Any:
             name=f"{size}",
             legendgroup=str(size),
             showlegend=is_first,
-            hovertemplate=f"trial {record.number}: {short_configuration(record.params)}<br>%{{x:,}} samples: %{{y:.4f}}"
-            "<extra></extra>",
+            hovertemplate=f"trial {record.number}: {configuration}<br>%{{x:,}} samples: %{{y:.4f}}<extra></extra>",
         )
     figure.update_xaxes(axis("training samples", tickformat=",", rangemode="tozero"))
     figure.update_yaxes(axis(GOALS[metric].heading))

@@ -4,6 +4,7 @@ A trial that ran out of memory has no accuracy and no time. It is drawn at the e
 that a person sees which configurations the memory limit excludes.
 """
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -199,7 +200,7 @@ def _add_limit_plane(figure: Any, axes: Axes, drawn: dict[str, list[float]], lim
 def _scene_axis(name: str) -> dict[str, Any]:
     # A scene's axes know fewer settings than those of a plane.
     return {
-        "title": {"text": GOALS[name].heading, "font": {"size": 12}},
+        "title": {"text": html.escape(GOALS[name].heading), "font": {"size": 12}},
         "tickfont": {"size": 11},
         "linecolor": GREY,
         "zeroline": False,

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import optuna
@@ -174,3 +175,17 @@ def _failed(number, trial_time_s):
     from tradeoff.objectives.measurements.records import TrialRecord
 
     return TrialRecord(number=number, outcome="failed", params=params(8), attributes={"trial_time_s": trial_time_s})
+
+
+def test_no_text_of_a_study_becomes_markup_in_a_plot(results):
+    """Plotly takes tags in titles and under the pointer for markup."""
+    text = "<b>x</b>"
+    training = {"curve": curve(0.5, 0.7)}
+    trial = dataclasses.replace(
+        record(9, (0.9, 5.0, 450.0), params(2) | {"precision": text}, training=training), sources={"accuracy": text}
+    )
+    over = dataclasses.replace(results.records[5], params=params(64) | {"precision": text})
+    changed = dataclasses.replace(results, records=(*results.records, trial, over))
+    plots = {plot.name: plot.figure.to_json() for plot in study_plots(changed)}
+    assert {name for name, shown in plots.items() if "&lt;b&gt;" in shown.replace("\\u0026", "&")} >= {"curves", "trade-off"}
+    assert [name for name, shown in plots.items() if text in shown.replace("\\u003c", "<").replace("\\u003e", ">")] == []
