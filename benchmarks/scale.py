@@ -39,7 +39,7 @@ from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import Reuse, TrialParameters
 from tradeoff.studies.config.presets import embedded
 from tradeoff.studies.config.study import SpaceConfig, StudyConfig
-from tradeoff.studies.execution.display import quiet_display
+from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.loop import Search
 from tradeoff.studies.samplers.build import build_sampler
 from tradeoff.studies.storage.opening import open_storage
@@ -232,7 +232,7 @@ def work(url: str, worker: int, trials: int, trial_s: float, begin: Any, output:
     runner, begin_s = Instant(trial_s=trial_s), time.monotonic()
     study, goal = open_study(url), new_objective(runner)
     study.sampler = build_sampler(CONFIG, goal, baselines={}, num_trials=0, worker=worker)
-    display, share = quiet_display(), Share(runner, trials)
+    display, share = Display(), Share(runner, trials)
     search = Search(study, CONFIG, goal, runner, display, share, runner)  # type: ignore[arg-type]
     search.objective.snapshot(study)
     joined_s = time.monotonic() - begin_s

@@ -25,8 +25,10 @@ from tradeoff.studies.storage.opening import DEFAULT_STORAGE, load_study, open_s
 
 def confirm(
     name: StudyName = None,
-    trial: Annotated[int | None, typer.Option(min=0, metavar="N", help="Confirm this trial.", show_default=False)] = None,
-    front: Annotated[bool, typer.Option("--front", help="Confirm every derived trial of the front; the default.")] = False,
+    trial: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="The trial; default: every derived trial of the front.", show_default=False),
+    ] = None,
     storage: StorageUrl = DEFAULT_STORAGE,
     output_format: TableOrJson = "table",
 ) -> None:
@@ -40,8 +42,6 @@ def confirm(
       tradeoff confirm
       tradeoff confirm my-study --trial 12
     """
-    if front and trial is not None:
-        raise TradeoffError("--front and --trial exclude each other; give one of them")
     as_json, display = output_format == "json", PlainDisplay(Console(stderr=True))
     study = load_study(name, open_storage(storage, create=False))
     results = read_results(study)

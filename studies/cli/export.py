@@ -5,20 +5,9 @@ from typing import Annotated
 
 import typer
 
+from tradeoff.studies.cli import options
 from tradeoff.studies.cli.confirm import confirm_choice
-from tradeoff.studies.cli.options import (
-    Knee,
-    Limits,
-    Maximize,
-    Minimize,
-    StorageUrl,
-    StudyName,
-    Trial,
-    Weights,
-    Withins,
-    results_of,
-    selection_of,
-)
+from tradeoff.studies.cli.options import results_of, selection_of
 from tradeoff.studies.export.export import check_output
 from tradeoff.studies.export.export import export as write_export
 from tradeoff.studies.results.selection import choose
@@ -27,15 +16,15 @@ from tradeoff.studies.storage.opening import DEFAULT_STORAGE
 
 def export(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory to create.", show_default=False)],
-    name: StudyName = None,
-    storage: StorageUrl = DEFAULT_STORAGE,
-    limit: Limits = None,
-    within: Withins = None,
-    trial: Trial = None,
-    knee: Knee = False,
-    maximize: Maximize = None,
-    minimize: Minimize = None,
-    weight: Weights = None,
+    name: options.StudyName = None,
+    storage: options.StorageUrl = DEFAULT_STORAGE,
+    limit: options.Limits = None,
+    within: options.Withins = None,
+    trial: options.Trial = None,
+    knee: options.Knee = False,
+    maximize: options.Maximize = None,
+    minimize: options.Minimize = None,
+    weight: options.Weights = None,
     confirm_first: Annotated[
         bool, typer.Option("--confirm/--no-confirm", help="Train a derived configuration first, to measure it.")
     ] = True,

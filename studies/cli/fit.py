@@ -43,19 +43,20 @@ def fit(
       tradeoff fit study.yaml --limit-mib 8192
       tradeoff fit --preset yelp-bert --set space.precision=bf16 --format json
     """
-    config = load_config(study_file, preset=preset, overrides=overrides or [])
+    limit = [] if limit_mib is None else [f"limits.peak_memory_mib={limit_mib}"]
+    config = load_config(study_file, preset=preset, overrides=[*(overrides or ()), *limit])
     # The study's own batches don't count, so none of them can be too large for the data.
     config = config.model_copy(update={"space": config.space.model_copy(update={"per_device_train_batch_size": 1})})
     display, interrupts = PlainDisplay(Console(stderr=True)), Interrupts()
     fits: list[Fit] = []
-    memory_limit_mib = limit_mib or 0.0
+    memory_limit_mib = config.limits.peak_memory_mib or 0.0
 
     def search() -> None:
         nonlocal memory_limit_mib
         with interrupts.handled(), TrialServer() as server:
             ready = prepare(config, server, interrupts, display=display)
-            memory_limit_mib = limit_mib or ready.setup.memory_limit_mib
-            for fit in fit_study(ready, limit_mib=limit_mib, on_probe=lambda *probed: display.message(_line(*probed))):
+            memory_limit_mib = ready.setup.memory_limit_mib
+            for fit in fit_study(ready, on_probe=lambda *probed: display.message(_line(*probed))):
                 fits.append(fit)
 
     status = run_to_end(search, display.message, interrupted="stopped")

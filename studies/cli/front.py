@@ -4,19 +4,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from tradeoff.studies.cli.options import (
-    Knee,
-    Limits,
-    Maximize,
-    Minimize,
-    StorageUrl,
-    StudyName,
-    Trial,
-    Weights,
-    Withins,
-    results_of,
-    selection_of,
-)
+from tradeoff.studies.cli import options
+from tradeoff.studies.cli.options import results_of, selection_of
 from tradeoff.studies.execution.display import output_console
 from tradeoff.studies.results.selection import choose, qualifying_front
 from tradeoff.studies.results.tables import front_as_csv, front_as_json, front_table
@@ -24,18 +13,18 @@ from tradeoff.studies.storage.opening import DEFAULT_STORAGE
 
 
 def front(
-    name: StudyName = None,
-    storage: StorageUrl = DEFAULT_STORAGE,
+    name: options.StudyName = None,
+    storage: options.StorageUrl = DEFAULT_STORAGE,
     output_format: Annotated[
         Literal["table", "json", "csv"], typer.Option("--format", help="Print a table, JSON or CSV.")
     ] = "table",
-    limit: Limits = None,
-    within: Withins = None,
-    trial: Trial = None,
-    knee: Knee = False,
-    maximize: Maximize = None,
-    minimize: Minimize = None,
-    weight: Weights = None,
+    limit: options.Limits = None,
+    within: options.Withins = None,
+    trial: options.Trial = None,
+    knee: options.Knee = False,
+    maximize: options.Maximize = None,
+    minimize: options.Minimize = None,
+    weight: options.Weights = None,
 ) -> None:
     """Show the Pareto front of a study, best accuracy first; with an option that chooses, that configuration alone.
 

@@ -20,7 +20,7 @@ from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.objectives.objective import Objective
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import OtherDeviceError, TradeoffError
-from tradeoff.studies.execution.display import Display, quiet_display, what_became_of_it
+from tradeoff.studies.execution.display import Display, describe_outcome
 from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.execution.preparation import prepare
 from tradeoff.studies.execution.recovery import FaultTolerantStudy
@@ -169,7 +169,7 @@ def confirm_stored(
         TradeoffError: The study can't be run here.
         KeyboardInterrupt: The user ended it.
     """
-    display = display or quiet_display()
+    display = display or Display()
     interrupts = Interrupts()
     config = StudyConfig.model_validate(study.user_attrs["config"])
     device = study.user_attrs["device"]
@@ -185,7 +185,7 @@ def confirm_stored(
 
         def ended(confirmation: Confirmation) -> None:
             claimed, measured = confirmation.claimed, confirmation.measured
-            display.message(f"trial {claimed.number}  {short_configuration(claimed.params)}  {what_became_of_it(measured)}")
+            display.message(f"trial {claimed.number}  {short_configuration(claimed.params)}  {describe_outcome(measured)}")
             annotator.trial_ended(confirmation.measured, log=ready.runner.log)
             if on_end is not None:
                 on_end(confirmation)

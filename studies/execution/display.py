@@ -1,13 +1,10 @@
-"""What a person sees while a study runs: a live view on a terminal, plain lines anywhere else.
-
-A display is told what happens and decides what to show; nothing of a search depends on it.
-"""
+"""The display of a running study: a live view on a terminal, plain lines elsewhere. Nothing of a search depends on it."""
 
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -25,36 +22,37 @@ from tradeoff.studies.results.tables import front_table, short_configuration
 MAX_LIVE_ROWS = 10
 
 
-class Display(Protocol):
-    """Where a running study shows itself."""
+class Display:
+    """Shows a running study; this one shows nothing, for studies that are run from Python."""
 
     def message(self, line: str) -> None:
-        """A line to keep, such as what the device lacks."""
+        """Show a line that stays, such as what the device lacks."""
 
     def show(self, what: RenderableType) -> None:
-        """A table to keep."""
+        """Show a table that stays."""
 
     def running(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> AbstractContextManager[None]:
-        """Held while trials run."""
+        """Show the study while the block runs its trials."""
+        return nullcontext()
 
     def trial_started(self, number: int, parameters: TrialParameters, *, worker: int = 0) -> None:
-        """A trial begins."""
+        """Note that a worker begins a trial."""
 
     def progress(self, event: Mapping[str, Any], *, worker: int = 0) -> None:
-        """The trial that a worker runs reports `stage`, and within a stage `step` of `total`."""
+        """Note that a worker's trial reports `stage`, and within a stage `step` of `total`."""
 
     def trial_ended(self, record: TrialRecord, *, worker: int = 0) -> None:
-        """A trial has ended."""
+        """Note that a worker's trial has ended."""
 
     def worker_ended(self, worker: int) -> None:
-        """A worker is gone, and its trial with it."""
+        """Note that a worker is gone, and its trial with it."""
 
     def trials(self, records: Sequence[TrialRecord]) -> None:
-        """All trials of the study, whenever they change."""
+        """Take all trials of the study, whenever they change."""
 
 
-class PlainDisplay:
-    """Lines of text: one for a message, one for the end of a trial."""
+class PlainDisplay(Display):
+    """Prints lines of text: one for a message, one for the end of a trial."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
@@ -62,52 +60,42 @@ class PlainDisplay:
         self._counted = 0
 
     def message(self, line: str) -> None:
-        """Prints the line."""
+        """Print the line."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, what: RenderableType) -> None:
-        """Prints the table."""
+        """Print the table."""
         self._console.print(what)
 
     @contextmanager
     def running(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> Iterator[None]:
-        """Notes how many trials there will be."""
+        """Print how many trials there will be."""
         self._config = config
         self.message(f"study {name!r}: {config.trials} trials, sampler {config.sampler}")
         yield
 
-    def trial_started(self, number: int, parameters: TrialParameters, *, worker: int = 0) -> None:
-        """Prints nothing: the end of a trial says more."""
-
-    def progress(self, event: Mapping[str, Any], *, worker: int = 0) -> None:
-        """Prints nothing: a log has no place for a step."""
-
-    def worker_ended(self, worker: int) -> None:
-        """Prints nothing: whoever noticed it says why."""
-
     def trial_ended(self, record: TrialRecord, *, worker: int = 0) -> None:
-        """Prints the configuration and what became of it."""
+        """Print the configuration and the outcome."""
         assert self._config is not None
         if record.outcome == "skipped":
             return
         self._counted += record.counts
         self.message(
             f"[{self._counted}/{self._config.trials}] trial {record.number}  "
-            f"{short_configuration(record.params)}  {what_became_of_it(record)}"
+            f"{short_configuration(record.params)}  {describe_outcome(record)}"
         )
 
     def trials(self, records: Sequence[TrialRecord]) -> None:
-        """Counts what was done before."""
+        """Count the trials that were run before."""
         self._counted = sum(record.counts for record in records)
 
 
-class LiveDisplay:
-    """A view that is redrawn in place: the running trials, time left, counts by outcome, and the front so far."""
+class LiveDisplay(PlainDisplay):
+    """Redraws a view in place: the running trials, time left, counts by outcome, and the front so far."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        super().__init__(console)
         self._live: Live | None = None
-        self._config: StudyConfig | None = None
         self._title = ""
         self._begin_s = 0.0
         self._counted_before = 0
@@ -116,17 +104,9 @@ class LiveDisplay:
         self._running: dict[int, str] = {}
         self._events: dict[int, Mapping[str, Any]] = {}
 
-    def message(self, line: str) -> None:
-        """Prints the line above the view."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    def show(self, what: RenderableType) -> None:
-        """Prints the table."""
-        self._console.print(what)
-
     @contextmanager
     def running(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> Iterator[None]:
-        """Shows the view until the trials have ended."""
+        """Show the view until the block ends."""
         self._config, self._begin_s = config, time.monotonic()
         self._title = f"{name} on {device['name']}"
         with Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True) as live:
@@ -137,25 +117,25 @@ class LiveDisplay:
                 self._live = None
 
     def trial_started(self, number: int, parameters: TrialParameters, *, worker: int = 0) -> None:
-        """Shows the trial's configuration."""
+        """Show the trial's configuration."""
         # Another thread draws: what it looks up for a running trial is there before the trial is.
         self._events[worker] = {}
         self._running[worker] = f"trial {number}  {short_configuration(parameters.as_dict())}"
 
     def progress(self, event: Mapping[str, Any], *, worker: int = 0) -> None:
-        """Shows the trial's stage and step."""
+        """Show the trial's stage and step."""
         self._events[worker] = event
 
     def trial_ended(self, record: TrialRecord, *, worker: int = 0) -> None:
-        """Shows no trial of this worker until the next begins."""
+        """Show no trial of this worker until the next one begins."""
         self._running.pop(worker, None)
 
     def worker_ended(self, worker: int) -> None:
-        """Shows its trial no more."""
+        """Stop showing its trial."""
         self._running.pop(worker, None)
 
     def trials(self, records: Sequence[TrialRecord]) -> None:
-        """Shows the counts and the front."""
+        """Show the counts and the front."""
         if not self._records:
             self._counted_before = sum(record.counts for record in records)
         self._records = records
@@ -190,13 +170,13 @@ class LiveDisplay:
 
 
 def _step(event: Mapping[str, Any]) -> str:
-    """Where a trial is: its stage, and the step where it counts them."""
+    """Describe where a trial is: its stage, and the step if the stage counts them."""
     step = f"  step {event['step']} of {event['total']}" if event.get("total") else ""
     return f"{event.get('stage', 'start')}{step}"
 
 
 def terminal_display(console: Console | None = None) -> Display:
-    """A live view on a terminal, plain lines elsewhere."""
+    """Return a live view for a terminal, and plain lines elsewhere."""
     console = console or Console()
     return LiveDisplay(console) if console.is_terminal and not console.is_dumb_terminal else PlainDisplay(console)
 
@@ -207,13 +187,8 @@ def output_console() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
-def quiet_display() -> Display:
-    """Shows nothing: for studies run from Python."""
-    return PlainDisplay(Console(quiet=True))
-
-
-def what_became_of_it(record: TrialRecord) -> str:
-    """How a trial ended: its values, or why it has none."""
+def describe_outcome(record: TrialRecord) -> str:
+    """Describe how a trial ended: its values, or why it has none."""
     if record.outcome == "probed":
         probe = record.attributes["probe"]
         return (
@@ -225,6 +200,6 @@ def what_became_of_it(record: TrialRecord) -> str:
 
 
 def counts_line(records: Sequence[TrialRecord]) -> str:
-    """Trials by outcome: `12 completed, 3 out of memory`."""
+    """Count trials by outcome: `12 completed, 3 out of memory`."""
     counts = Counter(record.outcome.replace("_", " ") for record in records if record.outcome is not None)
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))

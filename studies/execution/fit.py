@@ -104,20 +104,17 @@ def compute_configurations(space: SearchSpace) -> list[TrialParameters]:
     return list(found.values())
 
 
-def fit_study(
-    ready: Preparation, *, limit_mib: float | None = None, on_probe: Callable[[TrialParameters, Outcome], None] | None = None
-) -> Iterator[Fit]:
+def fit_study(ready: Preparation, *, on_probe: Callable[[TrialParameters, Outcome], None]) -> Iterator[Fit]:
     """Find the largest batch for each compute configuration of a study, one after the other.
 
     Args:
         ready: The study, prepared.
-        limit_mib: The memory limit, instead of the study's or the device's.
         on_probe: Called with each probe's configuration and outcome.
 
     Raises:
         KeyboardInterrupt: The user stopped it.
     """
-    enforced_mib = limit_mib or ready.config.limits.peak_memory_mib
+    enforced_mib = ready.config.limits.peak_memory_mib
     if enforced_mib is None and device_class(ready.device).uses_host_memory:
         # A process that takes all of the machine's memory would take others down with it.
         enforced_mib = ready.setup.memory_limit_mib
@@ -134,16 +131,11 @@ def fit_study(
         outcome = ready.runner.run_trial(request, time_limit_s=ready.config.limits.trial_time_s, on_progress=None)
         if isinstance(outcome, Interrupted):
             raise KeyboardInterrupt
-        if on_probe is not None:
-            on_probe(parameters, outcome)
+        on_probe(parameters, outcome)
         return outcome
 
     # A batch on each device must not exceed all samples together.
-    setup = replace(
-        ready.setup,
-        num_train=ready.setup.num_train // ready.setup.num_devices,
-        memory_limit_mib=limit_mib or ready.setup.memory_limit_mib,
-    )
+    setup = replace(ready.setup, num_train=ready.setup.num_train // ready.setup.num_devices)
     return fit_all(compute_configurations(ready.space), probe, Knowledge(setup=setup))
 
 

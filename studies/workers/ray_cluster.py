@@ -16,7 +16,7 @@ import optuna
 from tradeoff.objectives.device.registry import visible_devices
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.execution.display import Display, quiet_display
+from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.storage.opening import masked, storage_url
 from tradeoff.studies.workers.ray_pool import RayWorkerPool
@@ -60,7 +60,7 @@ def run_on_ray(
     """
     if workers is not None and workers < 1:
         raise TradeoffError(f"workers must be at least 1, got {workers}")
-    display, interrupts, deadline_s = display or quiet_display(), Interrupts(), deadline_after(timeout_s)
+    display, interrupts, deadline_s = display or Display(), Interrupts(), deadline_after(timeout_s)
     url = _absolute(storage_url(storage))
     with interrupts.handled(), _connected(address):
         nodes = _nodes()

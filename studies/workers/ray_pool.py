@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 
 from tradeoff.objectives.isolation.trial_server import TrialServer
-from tradeoff.studies.execution.display import quiet_display
+from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.storage.study import stored_device
 from tradeoff.studies.workers.pool import WorkerPool, WorkersDied
@@ -170,7 +170,7 @@ def run_task(assignment: Assignment, directory: str, resource: tuple[str, float]
     os.environ["OMP_NUM_THREADS"] = str(_num_threads(*resource))
     interrupts = Interrupts()
     with interrupts.handled(), TrialServer() as server:
-        end = work(assignment, server, display=quiet_display(), interrupts=interrupts)
+        end = work(assignment, server, display=Display(), interrupts=interrupts)
     return replace(end, where=f" on {socket.gethostname()}")
 
 

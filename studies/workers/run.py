@@ -9,7 +9,7 @@ from tradeoff.objectives.device.kernel_kills import KernelKillWatch
 from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.execution.display import Display, quiet_display
+from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.storage.opening import DEFAULT_STORAGE
 from tradeoff.studies.workers.local import LocalWorkerPool
@@ -91,7 +91,7 @@ def _run(
 ) -> optuna.Study:
     if workers is not None and workers < 1:
         raise TradeoffError(f"workers must be at least 1, got {workers}")
-    display, interrupts, deadline_s = display or quiet_display(), Interrupts(), deadline_after(timeout_s)
+    display, interrupts, deadline_s = display or Display(), Interrupts(), deadline_after(timeout_s)
     with interrupts.handled():
         run = StudyRun.of(study, storage, display=display, interrupts=interrupts, cache=cache, deadline_s=deadline_s)
         num_devices = run.config.devices_per_trial

@@ -19,6 +19,7 @@ from typing import Any
 
 from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.objectives.trial.messages import Channel
+from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.workers.messages import ASSIGNMENT, FromWorker, Line, Opened, TrialEnded, TrialProgress, TrialStarted
 from tradeoff.studies.workers.worker import Assignment, WorkerEnd, work
@@ -28,8 +29,8 @@ PROGRESS_INTERVAL_S = 0.1
 
 
 @dataclass
-class ChannelDisplay:
-    """A display that tells the parent."""
+class ChannelDisplay(Display):
+    """A display that tells the parent, which shows the study."""
 
     channel: Channel[Assignment]
     _quiet_until_s: float = field(default=0.0, init=False)
@@ -42,9 +43,6 @@ class ChannelDisplay:
     def message(self, line: str) -> None:
         """Pass the line on."""
         self.send(Line(text=line))
-
-    def show(self, what: object) -> None:
-        """Show nothing: a worker prints no tables."""
 
     @contextmanager
     def running(self, name: str, device: Mapping[str, Any], config: Any) -> Iterator[None]:
@@ -66,12 +64,6 @@ class ChannelDisplay:
     def trial_ended(self, record: Any, *, worker: int = 0) -> None:
         """Pass on the number: the parent reads the trial from the storage."""
         self.send(TrialEnded(number=record.number))
-
-    def worker_ended(self, worker: int) -> None:
-        """Show nothing: there is this worker alone."""
-
-    def trials(self, records: Sequence[Any]) -> None:
-        """Show nothing: the parent reads them from the storage."""
 
 
 class Inbox:

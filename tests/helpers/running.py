@@ -17,6 +17,7 @@ from tradeoff.objectives.job.arguments import job_of_data
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.execution.display import Display
 
 PROC = Path("/proc")
 
@@ -212,7 +213,7 @@ def poll(condition: Callable[[], Any], what: str, *, limit_s: float = 120) -> An
     return value
 
 
-class Recorder:
+class Recorder(Display):
     """A display that remembers."""
 
     def __init__(self, on_start: Callable[[int, TrialParameters], None] | None = None) -> None:
@@ -241,14 +242,5 @@ class Recorder:
         if self._on_start is not None:
             self._on_start(number, parameters)
 
-    def progress(self, event: Mapping[str, Any], *, worker: int = 0) -> None:
-        pass
-
     def trial_ended(self, record: Any, *, worker: int = 0) -> None:
         self.ended.append(record)
-
-    def worker_ended(self, worker: int) -> None:
-        pass
-
-    def trials(self, records: Any) -> None:
-        pass

@@ -9,12 +9,12 @@ from stored_studies import params
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.execution.display import (
+    Display,
     LiveDisplay,
     PlainDisplay,
     counts_line,
-    quiet_display,
+    describe_outcome,
     terminal_display,
-    what_became_of_it,
 )
 
 DEVICE = {"name": "a processor"}
@@ -99,7 +99,7 @@ def test_a_skipped_trial_is_not_worth_a_line() -> None:
     ids=("completed", "out of memory", "timed out", "probed"),
 )
 def test_what_became_of_a_trial_is_its_values_or_its_reason(record: TrialRecord, text: str) -> None:
-    assert what_became_of_it(record) == text
+    assert describe_outcome(record) == text
 
 
 def test_counts_are_by_outcome_and_leave_running_trials_out() -> None:
@@ -151,7 +151,7 @@ def test_a_message_with_brackets_is_printed_as_it_is() -> None:
 
 
 def test_a_quiet_display_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    quiet_display().message("nobody reads this")
+    Display().message("nobody reads this")
     assert capsys.readouterr().out == ""
 
 
