@@ -25,13 +25,6 @@ _FORMAT = 2
 _OLDEST_PART_S = 3600.0
 
 
-def default_cache_folder() -> Path:
-    """`traces` in `TRADEOFF_CACHE`, else `tradeoff/traces` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)."""
-    if folder := os.environ.get("TRADEOFF_CACHE"):
-        return Path(folder) / "traces"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tradeoff" / "traces"
-
-
 class TraceStore:
     """Traces of one model under one set of settings, in memory and, with a folder, on disk.
 

@@ -6,16 +6,14 @@ from typing import Annotated
 
 import optuna
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.studies.cli.options import StorageUrl, StudyName, TableOrJson
 from tradeoff.studies.errors import OtherDeviceError, TradeoffError
 from tradeoff.studies.execution.confirm import Confirmation, confirm_stored, measured_by, to_confirm
-from tradeoff.studies.execution.display import Display, PlainDisplay, output_console
+from tradeoff.studies.execution.display import Display, PlainDisplay, output_console, plain_table
 from tradeoff.studies.execution.interrupts import run_to_end
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Choice, Selection, choose
@@ -120,21 +118,18 @@ def confirm_choice(
 
 def confirmations_table(confirmations: Sequence[Confirmation], objectives: Sequence[str]) -> Table:
     """Return a row for each configuration: every objective as expected, as measured, and the difference."""
-    table = Table(
-        title="Expected -> measured (difference)", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )  # fmt: skip
-    table.add_column("trial", justify="right")
-    table.add_column("confirmed by", justify="right")
-    table.add_column("batch x accumulation")
-    for name in objectives:
-        table.add_column(GOALS[name].short_heading, justify="right")
-    table.add_column("")
-    for each in confirmations:
-        cells = [str(each.claimed.number), str(each.measured.number), short_configuration(each.claimed.params)]
-        cells += [_side_by_side(each, name) for name in objectives]
-        cells.append("" if each.confirmed else (each.measured.outcome or "running").replace("_", " "))
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+    head = ["trial", "confirmed by", "batch x accumulation", *(GOALS[name].short_heading for name in objectives), ""]
+    rows = [
+        [
+            str(each.claimed.number),
+            str(each.measured.number),
+            short_configuration(each.claimed.params),
+            *(_side_by_side(each, name) for name in objectives),
+            "" if each.confirmed else (each.measured.outcome or "running").replace("_", " "),
+        ]
+        for each in confirmations
+    ]
+    return plain_table("Expected -> measured (difference)", head, rows, left=["batch x accumulation", ""])
 
 
 def confirmations_as_json(confirmations: Sequence[Confirmation], objectives: Sequence[str]) -> str:

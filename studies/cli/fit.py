@@ -5,17 +5,15 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.objectives.measurements.outcome import Completed, Measurements, Outcome, OutOfMemory, ProbeResult
 from tradeoff.searchspace import KNOBS, TrialParameters
 from tradeoff.studies.cli.options import Overrides, Preset, StudyFile, TableOrJson
 from tradeoff.studies.config.study_file import load_config
-from tradeoff.studies.execution.display import PlainDisplay, output_console
+from tradeoff.studies.execution.display import PlainDisplay, output_console, plain_table
 from tradeoff.studies.execution.fit import Fit, fit_study
 from tradeoff.studies.execution.interrupts import Interrupts, run_to_end
 from tradeoff.studies.execution.preparation import prepare
@@ -69,18 +67,10 @@ def fit(
 
 def fit_table(fits: Sequence[Fit], memory_limit_mib: float) -> Table:
     """Return a row for each compute configuration: its largest batch, the memory of that and the next one, and the cost."""
-    table = Table(
-        title=f"The largest batch that fits in {memory_limit_mib:,.0f} MiB",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
     further = [name for name in KNOBS if any(name in fit.further for fit in fits)]
-    for name in ("checkpointing", "precision", "accumulates", *(SHORT_NAMES.get(name, name) for name in further)):
-        table.add_column(name)
-    for name in ("batch", "memory (MiB)", "next needs (MiB)", "samples/s", "probes", "time (s)"):
-        table.add_column(name, justify="right")
-    table.add_column("")
+    left = ["checkpointing", "precision", "accumulates", *(SHORT_NAMES.get(name, name) for name in further)]
+    head = [*left, "batch", "memory (MiB)", "next needs (MiB)", "samples/s", "probes", "time (s)", ""]
+    rows = []
     for fit in fits:
         parameters = fit.parameters
         cells = [
@@ -96,8 +86,8 @@ def fit_table(fits: Sequence[Fit], memory_limit_mib: float) -> Table:
             f"{fit.elapsed_s:,.1f}",
             fit.failure or ("all training samples" if fit.is_all else ""),
         ]
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+        rows.append(cells)
+    return plain_table(f"The largest batch that fits in {memory_limit_mib:,.0f} MiB", head, rows, left=[*left, ""])
 
 
 def _line(parameters: TrialParameters, outcome: Outcome) -> str:

@@ -11,14 +11,14 @@ from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.memory_estimator.estimator import plan as predict
 from tradeoff.objectives.memory_estimator.job import model_config, trace_settings
 from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB, MemoryPrediction
-from tradeoff.objectives.memory_estimator.store import default_cache_folder
 from tradeoff.searchspace import SearchSpace
 from tradeoff.studies.cli.options import Overrides, Preset, StudyFile, TableOrJson
-from tradeoff.studies.cli.plan_tables import cards_table, frontier_of, frontier_table, predictions_table, what_fits
+from tradeoff.studies.cli.plan_tables import fits_by_gpu, frontier_of, frontier_table, gpus_table, predictions_table
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import output_console
+from tradeoff.studies.execution.preparation import cache_folder
 
 Attention = Literal["eager", "sdpa"]
 
@@ -81,8 +81,8 @@ def plan(
     except ValueError as error:
         raise TradeoffError(str(error)) from error
     if devices:
-        fits = what_fits(predictions)
-        rows, tables = [card.as_dict() for card in fits], [cards_table(fits)]
+        rows = fits_by_gpu(predictions)
+        tables = [gpus_table(rows)]
     else:
         rows = [prediction.as_dict() for prediction in (frontier_of(predictions) if frontier else predictions)]
         tables = [] if frontier else [predictions_table(predictions)]
@@ -135,7 +135,7 @@ def estimate_memory(
         train_samples=None if job.train_samples is None else -(-job.train_samples // config.devices_per_trial),
         epochs=job.epochs,
         eval_batch_size=job.eval_batch_size if job.evaluates else None,
-        cache_folder=default_cache_folder(),
+        cache_folder=cache_folder() / "traces",
         progress=lambda line: print(line, file=sys.stderr),
     )
 

@@ -2,13 +2,15 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from tradeoff.objectives.measurements.goals import GOALS
@@ -185,6 +187,16 @@ def output_console() -> Console:
     """Return a console for a command's result; a pipe or a file has no width to fit, so there it is wide."""
     console = Console()
     return console if console.is_terminal else Console(width=200)
+
+
+def plain_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[str] = ()) -> Table:
+    """Return a table with no frame, whose columns are aligned right, except for those that `left` names."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in head:
+        table.add_column(name, justify="left" if name in left else "right")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
 
 
 def describe_outcome(record: TrialRecord) -> str:

@@ -1,4 +1,4 @@
-"""What must be there before a configuration of a study can be run: the device, the space that it can run, and the data.
+"""Prepares a study: the device, the space that it can run, and the data, with every check before the first trial.
 
 A search, a confirmation and `tradeoff fit` prepare in the same way, so what one of them measures holds for the others.
 """
@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class ProcessLostError(TradeoffError):
 
 @dataclass(kw_only=True)
 class InterruptibleRunner:
-    """A runner whose trials Ctrl-C may end, and that keeps what the last one wrote.
+    """Runs trials that Ctrl-C may end, and keeps the output of the last one.
 
     Attributes:
         server: Where trials run.
@@ -50,12 +50,12 @@ class InterruptibleRunner:
     def run_trial(
         self, request: Mapping[str, Any], *, time_limit_s: float | None, on_progress: Callable[[Mapping[str, Any]], None] | None
     ) -> Outcome:
-        """Runs the request, unless the user has asked to end."""
+        """Run the request, unless the user has asked to stop."""
         if self.interrupts.requested:
             return Interrupted(stage="start")
         try:
             with tempfile.NamedTemporaryFile(prefix="tradeoff-log-") as log:
-                # Nothing but the trial: what it answered must not be lost to a Ctrl-C.
+                # Nothing but the trial: its outcome must not be lost to a Ctrl-C.
                 outcome = None
                 try:
                     with self.interrupts.waiting():
@@ -69,15 +69,15 @@ class InterruptibleRunner:
             if error.errno != errno.ENOSPC:
                 raise
             raise TradeoffError(
-                f"the folder for temporary files, {tempfile.gettempdir()}, is full: free some space or set TMPDIR, "
-                "and the same command goes on; what was told is kept"
+                f"the directory for temporary files, {tempfile.gettempdir()}, is full: free some space or set TMPDIR, and rerun"
+                " the same command to resume; results already saved are kept"
             ) from error
         return outcome
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """A study that can be run here.
+    """A study that is ready to run here.
 
     Attributes:
         config: The study.
@@ -85,7 +85,7 @@ class Preparation:
         space: The study's space without what the device lacks.
         data: The prepared data, as `TrialServer.prepare` gives it.
         runner: Where trials run.
-        planning: The memory plan in the making; None where none was asked for.
+        planning: The memory estimates in the making; None if none were requested.
     """
 
     config: StudyConfig
@@ -123,7 +123,7 @@ def prepare(
     measured_on: Mapping[str, Any] | None = None,
     estimates_memory: bool = False,
 ) -> Preparation:
-    """Finds out what the device is and can, and loads and tokenises the data unless that was done before.
+    """Describe the device, check the study against it, and load and tokenise the data unless that was done before.
 
     Args:
         config: The study.
@@ -135,10 +135,10 @@ def prepare(
         estimates_memory: Start to estimate memory, if the study wants it.
 
     Raises:
-        OtherDeviceError: The device is not the one that was asked for.
-        ProcessLostError: A process that was to find this out was killed.
+        OtherDeviceError: The device is not the one that the study was measured on.
+        ProcessLostError: A process was killed on the way.
         TradeoffError: The study can't run as it is written.
-        KeyboardInterrupt: The user ended it.
+        KeyboardInterrupt: The user stopped it.
     """
     with interrupts.waiting():
         display.message("starting the trial server: importing torch and transformers")
@@ -162,23 +162,13 @@ def prepare(
             if what is not None:
                 display.message(what)
         folder = cache or cache_folder()
-
-        def planning(longest: int) -> MemoryEstimation:
-            return start_memory_estimation(
-                config,
-                server,
-                space,
-                device,
-                cache=folder,
-                sequence_length=longest,
-                display=display,
-                interrupts=interrupts,
-            )
-
-        texts = config.job if isinstance(config.job, TextClassificationJob) else None  # no other job's memory is planned
+        planning = partial(
+            start_memory_estimation, config, server, space, device, cache=folder, display=display, interrupts=interrupts
+        )
+        texts = config.job if isinstance(config.job, TextClassificationJob) else None  # no other job's memory is estimated
         # Padded to one length, a batch is as long as it can be; else the data tells.
         is_known = texts is None or (texts.padding == "max_length" and "padding" not in space.domains)
-        planned = planning(0 if texts is None else texts.max_length) if estimates_memory and is_known else None
+        planned = planning(sequence_length=0 if texts is None else texts.max_length) if estimates_memory and is_known else None
         display.message("preparing the data")
         try:
             data = server.prepare(job_of_data(config.job, space.domains).model_dump(), folder)
@@ -190,7 +180,7 @@ def prepare(
         if texts is not None:
             check_attention(space, texts.model, data.get("model", {}).get("attention"))
             if estimates_memory and not is_known:
-                planned = planning(min(texts.max_length, data["longest"]))
+                planned = planning(sequence_length=min(texts.max_length, data["longest"]))
     runner = InterruptibleRunner(server=server, interrupts=interrupts)
     return Preparation(config=config, device=device, space=space, data=data, runner=runner, planning=planned)
 
@@ -200,7 +190,7 @@ def _ended(error: WorkerError) -> TradeoffError:
 
 
 def cache_folder() -> Path:
-    """Where prepared data is kept: `TRADEOFF_CACHE`, or `tradeoff` in the user's cache folder."""
+    """Return where prepared data and memory traces are kept: `TRADEOFF_CACHE`, or `tradeoff` in the user's cache directory."""
     if folder := os.environ.get("TRADEOFF_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tradeoff"

@@ -1,6 +1,6 @@
-"""`tradeoff sweep`: every configuration of a grid, as a study of its own, and a line for each.
+"""A sweep: every configuration of a grid, as a study of its own, and a line for each.
 
-It runs through the same probes, processes and storage as a search, so it is resumed, exported and shown the same way.
+It has the same probes, processes and storage as a search, so it is resumed, exported and shown in the same way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ FIGURES = ("train_time_s", "samples_per_s", "peak_memory_mib", "memory_utilizati
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepRow:
-    """A configuration of the grid and what became of it.
+    """A configuration of the grid and its results.
 
     Attributes:
         params: The configuration.
-        outcome: As a trial's; None where it was not tried.
-        reason: Why it has no figures, in a sentence.
-        figures: The columns that were measured, by name.
+        outcome: As a trial's; None if it was not tried.
+        reason: Why it has no measurements, in a sentence.
+        figures: The measured columns, by name.
         published: The published line of this configuration, or None.
     """
 
@@ -42,22 +42,22 @@ class SweepRow:
 def sweep_config(
     study_file: Path | None, *, preset: str | None, embedded: bool, overrides: Sequence[str] = (), name: str | None = None
 ) -> StudyConfig:
-    """The study of a sweep: a preset's table, or the grid of a user's own study file.
+    """Return the study of a sweep: a preset's table, or the grid of a user's own study file.
 
     Args:
-        study_file: A study file, of which the whole grid is run; its number of trials and its sampler don't count.
+        study_file: A study file, of which the whole grid is run; its number of trials and its sampler are not used.
         preset: A name of `tradeoff.studies.config.published_tables.TABLES`.
         embedded: Run the preset's grid on the embedded job.
         overrides: As `--set` gives them.
-        name: The study's name; `sweep-` and the file's or the preset's by default.
+        name: The study's name; default: `sweep-` and the file's or the preset's.
 
     Raises:
-        TradeoffError: Neither or both of file and preset are given, a key is wrong, or the space is no grid.
+        TradeoffError: Neither or both of file and preset are given, a key is wrong, or the space is not a grid.
     """
     if (study_file is None) == (preset is None):
-        raise TradeoffError(f"name a study file or a --preset, one of {', '.join(TABLES)}")
+        raise TradeoffError(f"give a study file or a --preset, one of {', '.join(TABLES)}")
     if embedded and preset is None:
-        raise TradeoffError("--job embedded goes with a --preset; in a study file, write the job under job:")
+        raise TradeoffError("--job embedded requires --preset; in a study file, write the job under job:")
     presets = {key: table.embedded_study if embedded else table.study for key, table in TABLES.items()}
     config = load_config(study_file, preset=preset, overrides=overrides, presets=presets)
     # Every line is a training of its own, to its end: nothing is taken over from another line.
@@ -68,7 +68,7 @@ def sweep_config(
 
 
 def sweep_rows(results: StudyResults, config: StudyConfig, published: PublishedTable) -> list[SweepRow]:
-    """A line for each configuration of the grid, in the grid's order.
+    """Return a line for each configuration of the grid, in the grid's order.
 
     Args:
         results: The study.
@@ -76,6 +76,7 @@ def sweep_rows(results: StudyResults, config: StudyConfig, published: PublishedT
         published: The published lines by micro-batch and accumulation steps.
     """
     space = config.search_space()
+    memory_limit_mib = config.limits.peak_memory_mib or results.device.get("total_memory_mib")
     rows = []
     for parameters in space.grid():
         params = space.stored(parameters)
@@ -85,7 +86,7 @@ def sweep_rows(results: StudyResults, config: StudyConfig, published: PublishedT
                 params=params,
                 outcome=_outcome(record),
                 reason="" if record is None else record.reason,
-                figures={} if record is None else _figures(record, _budget_mib(results, config)),
+                figures={} if record is None else _figures(record, memory_limit_mib),
                 published=published.get(
                     (parameters.per_device_train_batch_size, parameters.gradient_accumulation_steps)
                 ),
@@ -95,40 +96,35 @@ def sweep_rows(results: StudyResults, config: StudyConfig, published: PublishedT
 
 
 def measured_columns(rows: Sequence[SweepRow]) -> list[str]:
-    """The columns of the published tables, and further objectives of the study."""
+    """Return the columns of the published tables, and further objectives of the study."""
     return list(dict.fromkeys((*FIGURES, *(name for row in rows for name in row.figures))))
 
 
 def published_columns(rows: Sequence[SweepRow]) -> list[str]:
-    """The figures that any published line of the rows has."""
+    """Return the columns that any published line of the rows has."""
     lines = [asdict(row.published) for row in rows if row.published is not None]
     return [name for name in FIGURES if any(line[name] is not None for line in lines)]
 
 
 def _record(results: StudyResults, params: Mapping[str, Any]) -> TrialRecord | None:
-    """The trial that speaks for a configuration: one that was measured before one that was interrupted, else the latest."""
+    """Return the trial of a configuration: a measured one before an interrupted one, else the latest; None if it has none."""
     same = [record for record in results.records if dict(record.params) == params]
     return max(same, key=lambda record: (record.counts, record.number), default=None)
 
 
 def _outcome(record: TrialRecord | None) -> str | None:
-    """How a trial ended. A configuration of the grid is skipped only if a smaller one has run out of memory."""
+    """Return a trial's outcome. A configuration of the grid is skipped only if a smaller one has run out of memory."""
     if record is None:
         return None
     return "out_of_memory" if record.outcome == "skipped" else record.outcome
 
 
-def _figures(record: TrialRecord, budget_mib: float | None) -> dict[str, float]:
+def _figures(record: TrialRecord, memory_limit_mib: float | None) -> dict[str, float]:
     if record.outcome != "completed":
         return {}
     found = {name: numeric_value(record, name) for name in (*FIGURES, *record.values)}
     found["train_loss"] = record.attributes.get("training", {}).get("train_loss")
     memory_mib = found["peak_memory_mib"]
-    if memory_mib is not None and budget_mib:
-        found["memory_utilization_percent"] = 100.0 * memory_mib / budget_mib
+    if memory_mib is not None and memory_limit_mib:
+        found["memory_utilization_percent"] = 100.0 * memory_mib / memory_limit_mib
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _budget_mib(results: StudyResults, config: StudyConfig) -> float | None:
-    """The memory that there is: the study's budget, or the device's."""
-    return config.limits.peak_memory_mib or results.device.get("total_memory_mib")

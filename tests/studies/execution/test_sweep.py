@@ -86,11 +86,11 @@ def test_what_is_no_grid_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("space: {learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}}\n")
     with pytest.raises(TradeoffError, match="needs a list of values for every parameter"):
         sweep_config(tmp_path / "mine.yaml", preset=None, embedded=False)
-    with pytest.raises(TradeoffError, match="name a study file or a --preset"):
+    with pytest.raises(TradeoffError, match="give a study file or a --preset"):
         sweep_config(None, preset=None, embedded=False)
     with pytest.raises(TradeoffError, match=r"--preset must be one of lecture-batch-size, .*got 'embedded'"):
         sweep_config(None, preset="embedded", embedded=False)
-    with pytest.raises(TradeoffError, match="--job embedded goes with a --preset"):
+    with pytest.raises(TradeoffError, match="--job embedded requires --preset"):
         sweep_config(tmp_path / "mine.yaml", preset=None, embedded=True)
 
 
