@@ -135,7 +135,7 @@ def test_the_storage_is_tradeoff_db_in_the_working_folder_by_default(storage: st
         (["front", "--knee", "--maximize", "accuracy"], "only one way to choose can be given, got --knee and --maximize"),
         (["export", "--trial", "5", "--output", "chosen"], "a chosen trial must have completed, and trial 5 is out of memory"),
         (["export", "--maximize", "speed", "--output", "chosen"], "speed is not a measurement of any trial"),
-        (["export", "--output", "."], "exists and is not empty"),
+        (["export", "--output", "."], "--output must be a new or empty directory"),
         (["dashboard", "--host", "0.0.0.0"], "add --allow-remote"),
     ],
 )
