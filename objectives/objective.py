@@ -20,7 +20,7 @@ from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.other_workers import PROBED_ALONE, TRAINS_ATTRIBUTE, TRIAL_PLAN, settled_soon
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.snapshot import StudyReader, StudySnapshot
-from tradeoff.objectives.measurements.goals import GOALS, learning_curve
+from tradeoff.objectives.measurements.goals import GOALS, energy_names, learning_curve
 from tradeoff.objectives.measurements.outcome import (
     Completed,
     Failed,
@@ -275,7 +275,7 @@ class Objective:
             "data_folder": self.data_folder,
             "stages": list(stages),
             "memory_limit_mib": self.setup.memory_limit_mib if self.setup.enforces_memory_limit else None,
-            "measures_power": "energy_j" in self.setup.objectives,
+            "measures_power": bool(energy_names(self.setup.objectives)),
             "num_ranks": self.setup.num_devices,
         }
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator, model_validator
 
-from tradeoff.objectives.measurements.goals import GOALS, Direction, Goal, metric_goal, metric_name
+from tradeoff.objectives.measurements.goals import BUILT_IN, GOALS, Direction, Goal, learned_names, metric_goal, metric_name
 
 EMBEDDED = "embedded"
 RANDOM_TOKENS = "random-tokens"
@@ -51,7 +51,7 @@ class TrainingSettings(BaseModel):
 
     def goals(self) -> dict[str, Goal]:
         """The objectives that the job's evaluation can return; empty if it does not evaluate."""
-        known = {name: GOALS[name] for name in ("accuracy", "eval_loss")}
+        known = {name: GOALS[name] for name in learned_names(BUILT_IN)}
         return known if self.evaluates else {}
 
 

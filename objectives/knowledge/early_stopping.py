@@ -7,7 +7,7 @@ a little more than the largest gain that the study's finished trainings made fro
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tradeoff.objectives.measurements.goals import GOALS, Goal
 
@@ -42,7 +42,7 @@ class StopRule:
     def as_dict(self) -> dict[str, object]:
         """Plain values, for the trial's process."""
         return {
-            "goal": asdict(self.goal),
+            "goal": {"name": self.goal.name, "direction": self.goal.direction},
             "thresholds": [[samples, value] for samples, value in self.thresholds.items()],
             "required": self.required,
             "dominating": list(self.dominating),

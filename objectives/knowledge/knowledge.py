@@ -7,7 +7,7 @@ of its whole learning class. All of it holds for one job on one device model wit
 Everything is computed from the stored records, so every process that can read the study knows the same.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,6 +17,7 @@ from tradeoff.objectives.knowledge.observations import Observation, observe
 from tradeoff.objectives.knowledge.power import PowerModel
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.time_model import TimeModel
+from tradeoff.objectives.measurements.goals import Estimates, Known, cost_goals
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import NUM_SEEDS, SEED
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
@@ -25,38 +26,35 @@ from tradeoff.searchspace import LearningClass, TrialParameters
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """The cost of a configuration.
+    """The costs of a configuration; its peak memory and training time are always known.
 
     Attributes:
-        peak_memory_mib: Its peak memory.
-        train_time_s: The time of its training.
-        memory_source: "probe", "measured" or "model".
-        time_source: Likewise.
-        samples_per_s: Training samples by the time of the training.
-        energy_j: The energy of its training; None where no power was measured.
-        energy_source: "measured" by its own training, "probe" for probed power over probed time, else "model".
+        known: The value of each known cost by name, with its source: "measured", "probe" or "model".
     """
 
-    peak_memory_mib: float
-    train_time_s: float
-    memory_source: str
-    time_source: str
-    samples_per_s: float | None = None
-    energy_j: float | None = None
-    energy_source: str | None = None
+    known: Mapping[str, Known]
+
+    @property
+    def peak_memory_mib(self) -> float:
+        """The configuration's peak memory."""
+        return self.known["peak_memory_mib"][0]
+
+    @property
+    def train_time_s(self) -> float:
+        """The time of its training."""
+        return self.known["train_time_s"][0]
 
     def value(self, name: str) -> float | None:
         """Return the value of a cost objective; None if it is not known."""
-        value: float | None = getattr(self, name)
-        return value
+        return self.known[name][0] if name in self.known else None
 
     def source(self, name: str) -> str | None:
-        """Return the source of the value of a cost objective."""
-        return {"peak_memory_mib": self.memory_source, "energy_j": self.energy_source}.get(name, self.time_source)
+        """Return the source of the value of a cost objective; None if it is not known."""
+        return self.known[name][1] if name in self.known else None
 
     def knows(self, names: Iterable[str]) -> bool:
         """Return True if all of these objectives are known."""
-        return all(self.value(name) is not None for name in names)
+        return all(name in self.known for name in names)
 
     def is_measured(self, names: Iterable[str] = ()) -> bool:
         """Return True if time, memory and these objectives were all measured, and none is predicted by a model."""
@@ -134,17 +132,15 @@ class Knowledge:
         if memory is None or time is None:
             return None
         num_samples = Schedule.of(self.setup.job, structure, num_samples=self.setup.num_train).num_samples
-        energy = self._power.energy_j(structure, *time)
-        return Cost(
-            peak_memory_mib=memory[0],
+        estimates = Estimates(
             # A value that was not measured counts as predicted, whether by a line through peaks or by the memory estimate.
-            memory_source="model" if memory[1] == "plan" else memory[1],
-            train_time_s=time[0],
-            time_source=time[1],
-            samples_per_s=num_samples / time[0] if time[0] > 0 else None,
-            energy_j=None if energy is None else energy[0],
-            energy_source=None if energy is None else energy[1],
+            peak_memory_mib=(memory[0], "model" if memory[1] == "plan" else memory[1]),
+            train_time_s=time,
+            energy_j=self._power.energy_j(structure, *time),
+            num_samples=num_samples,
         )
+        known = {name: goal.estimated(estimates) for name, goal in cost_goals().items()}
+        return Cost(known={name: value for name, value in known.items() if value is not None})
 
     def memory_mib(self, parameters: TrialParameters) -> tuple[float, str] | None:
         """Return the peak memory in MiB and its source (see `MemoryModel`); None while too little is known."""

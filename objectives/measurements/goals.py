@@ -1,18 +1,37 @@
-"""What a study can optimise: each objective's name, direction and unit, and where a trial's measurements hold it.
+"""The metrics and costs that a study can optimise, one declaration each; everything else reads what it needs from these.
 
-A goal is either *learned*, settled by a training for its whole learning class, or a cost, which probes tell of any
-configuration. The metrics of a user's own Trainer join `GOALS` when a study that names them is validated or read; within a
-process a name means one thing.
+A goal is either a `LearnedGoal`, which a training settles for its whole learning class, or a `CostGoal`, which is known of any
+configuration by probes and models of probes. To add one, declare it in `GOALS`. The metrics of a user's own Trainer join
+`GOALS` when a study that names them is validated or read; within a process a name has one meaning.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from tradeoff.objectives.measurements.outcome import Evaluation, Measurements
+from tradeoff.objectives.measurements.outcome import Evaluation, Measurements, ProbeResult, TrainingResult
 
 Direction = Literal["maximize", "minimize"]
+
+# A value and its source: "measured" by a training, "probe", or "model".
+Known = tuple[float, str]
+
+
+class Estimates(NamedTuple):
+    """What a study's models know of a configuration, from which its costs follow.
+
+    Attributes:
+        peak_memory_mib: By the model of memory.
+        train_time_s: By the model of time.
+        energy_j: By the model of power, over that time; None if no power was measured.
+        num_samples: Training samples that it processes.
+    """
+
+    peak_memory_mib: Known
+    train_time_s: Known
+    energy_j: Known | None
+    num_samples: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,13 +41,12 @@ class Goal:
     Attributes:
         name: The measurement's name, unit included.
         direction: As Optuna names it.
-        label: How a person reads it.
-        short: The same where room is scarce, as the head of a column.
-        unit: The unit in which `label` is shown.
+        label: Its name for a person.
+        short: The same where space is scarce, as the heading of a column.
+        unit: The unit in which it is shown.
         digits: Decimals worth showing.
-        free_scale: Whether nobody knows how large its values are: they are shown with four significant digits.
-        learned: Whether a training settles it for the whole learning class; else it is a cost, known from probes.
-        best: The value that nothing can beat; None where there is none, or none worth measuring a distance from.
+        free_scale: True if the size of its values is unknown: they are shown with four significant digits.
+        best: The best possible value; None if there is none, or none worth measuring a distance from.
     """
 
     name: str
@@ -38,39 +56,43 @@ class Goal:
     unit: str = ""
     digits: int
     free_scale: bool = False
-    learned: bool = False
     best: float | None = None
 
     @property
+    def learned(self) -> bool:
+        """True if a training settles it for the whole learning class; otherwise it is a cost."""
+        return isinstance(self, LearnedGoal)
+
+    @property
     def sign(self) -> float:
-        """What turns a value into one of which more is better: 1 or -1."""
+        """1 or -1: the factor that makes larger values better."""
         return 1.0 if self.direction == "maximize" else -1.0
 
     @property
     def heading(self) -> str:
-        """The label with its unit, as it stands above a column or beside an axis: "training time (s)"."""
+        """The label with its unit, for a column or an axis: "training time (s)"."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
     @property
     def short_heading(self) -> str:
-        """The same where room is scarce: "time (s)"."""
+        """The same where space is scarce: "time (s)"."""
         return f"{self.short} ({self.unit})" if self.unit else self.short
 
     @property
     def extreme(self) -> str:
-        """What its best value is called: "highest accuracy", "lowest training time"."""
+        """The name of its best value: "highest accuracy", "lowest training time"."""
         return f"{'highest' if self.direction == 'maximize' else 'lowest'} {self.label}"
 
     def cost(self, value: float) -> float:
-        """Return the value with the sign that makes less better."""
+        """Return the value with the sign that makes smaller values better."""
         return -value if self.direction == "maximize" else value
 
     def better(self, a: float, b: float) -> bool:
-        """Whether `a` is strictly better than `b`."""
+        """Return True if `a` is strictly better than `b`."""
         return a > b if self.direction == "maximize" else a < b
 
     def show(self, value: float) -> str:
-        """The value with the decimals worth showing."""
+        """Return the value with the decimals worth showing."""
         return f"{value:,.4g}" if self.free_scale else f"{value:,.{self.digits}f}"
 
     def show_with_unit(self, value: float) -> str:
@@ -78,8 +100,43 @@ class Goal:
         return f"{self.show(value)} {self.unit}".rstrip()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnedGoal(Goal):
+    """A metric of an evaluation, found there under its name (see `learned_value`).
+
+    Attributes:
+        baseline: Returns the value of a constant answer, from the accuracy of the majority class and the number of classes;
+            None for a metric whose constant answer is not known.
+    """
+
+    baseline: Callable[[float, int], float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CostGoal(Goal):
+    """What a training takes of the machine.
+
+    Attributes:
+        measured: Returns its value in the results of a training and of the probe before it, or None.
+        estimated: Returns its value for a configuration that was not run, with its source, or None.
+        typical_error: The usual relative error of such a value, of a model's between and beyond what was probed
+            (benchmarks/search_cost.py).
+        limited_by_memory: True if the worst value that counts is the study's memory limit; otherwise it is the worst of all
+            configurations that fit.
+        grows_with_data: True if it is proportional to the number of samples trained on.
+        needs_energy: True if the device must count energy, and probes must measure power.
+    """
+
+    measured: Callable[[TrainingResult, ProbeResult | None], float | None]
+    estimated: Callable[[Estimates], Known | None]
+    typical_error: float
+    limited_by_memory: bool = False
+    grows_with_data: bool = False
+    needs_energy: bool = False
+
+
 class Goals(Mapping[str, Goal]):
-    """Goals by name: those that every study knows, and the metrics of users' jobs as they are met."""
+    """Goals by name: those that are declared here, and the metrics of users' jobs once they are met."""
 
     def __init__(self, *goals: Goal) -> None:
         self._by_name = {goal.name: goal for goal in goals}
@@ -94,44 +151,117 @@ class Goals(Mapping[str, Goal]):
         return len(self._by_name)
 
     def add(self, goal: Goal) -> None:
-        """Adds a user's metric; one that is there already changes nothing.
+        """Add a user's metric; adding it again changes nothing.
 
         Raises:
             ValueError: The name is that of another goal: fronts and plots would compare what can't be compared.
         """
         if self._by_name.setdefault(goal.name, goal) != goal:
             raise ValueError(
-                f"{goal.name} can't be to {goal.direction}: it is to {self._by_name[goal.name].direction} in"
-                " another study that this process has read"
+                f"the direction of {goal.name} must be {self._by_name[goal.name].direction}, as in another study that this"
+                f" process has read, got {goal.direction}"
             )
 
 
+def _highest_peak_mib(training: TrainingResult, probe: ProbeResult | None) -> float | None:
+    # The probe runs the longest sequences: its peak is the training's, unless the training itself went higher.
+    peaks = [peak for part in (probe, training) if part is not None and (peak := part.memory.peak_memory_mib) is not None]
+    return max(peaks, default=None)
+
+
+def _speed(estimates: Estimates) -> Known | None:
+    time_s, source = estimates.train_time_s
+    return (estimates.num_samples / time_s, source) if time_s > 0 else None
+
+
 GOALS = Goals(
-    Goal(name="accuracy", direction="maximize", label="accuracy", short="accuracy", digits=3, learned=True, best=1.0),
-    Goal(name="eval_loss", direction="minimize", label="evaluation loss", short="eval loss", digits=4, learned=True),
-    Goal(name="train_time_s", direction="minimize", label="training time", short="time", unit="s", digits=2, best=0.0),
-    Goal(name="peak_memory_mib", direction="minimize", label="peak memory", short="memory", unit="MiB", digits=0, best=0.0),
-    Goal(name="samples_per_s", direction="maximize", label="speed", short="speed", unit="samples/s", digits=1),
-    Goal(name="energy_j", direction="minimize", label="energy", short="energy", unit="J", digits=0, best=0.0),
+    LearnedGoal(
+        name="accuracy",
+        direction="maximize",
+        label="accuracy",
+        short="accuracy",
+        digits=3,
+        best=1.0,
+        baseline=lambda majority_share, num_labels: majority_share,
+    ),
+    LearnedGoal(
+        name="eval_loss",
+        direction="minimize",
+        label="evaluation loss",
+        short="eval loss",
+        digits=4,
+        baseline=lambda majority_share, num_labels: math.log(num_labels),  # the same probability for every class
+    ),
+    CostGoal(
+        name="train_time_s",
+        direction="minimize",
+        label="training time",
+        short="time",
+        unit="s",
+        digits=2,
+        best=0.0,
+        measured=lambda training, probe: training.train_time_s,
+        estimated=lambda estimates: estimates.train_time_s,
+        typical_error=0.1,
+        grows_with_data=True,
+    ),
+    CostGoal(
+        name="peak_memory_mib",
+        direction="minimize",
+        label="peak memory",
+        short="memory",
+        unit="MiB",
+        digits=0,
+        best=0.0,
+        measured=_highest_peak_mib,
+        estimated=lambda estimates: estimates.peak_memory_mib,
+        typical_error=0.02,
+        limited_by_memory=True,
+    ),
+    CostGoal(
+        name="samples_per_s",
+        direction="maximize",
+        label="speed",
+        short="speed",
+        unit="samples/s",
+        digits=1,
+        measured=lambda training, probe: training.samples_per_s,
+        estimated=_speed,
+        typical_error=0.1,
+    ),
+    CostGoal(
+        name="energy_j",
+        direction="minimize",
+        label="energy",
+        short="energy",
+        unit="J",
+        digits=0,
+        best=0.0,
+        measured=lambda training, probe: training.energy_j,
+        estimated=lambda estimates: estimates.energy_j,
+        typical_error=0.1,
+        grows_with_data=True,
+        needs_energy=True,
+    ),
 )
 BUILT_IN = tuple(GOALS)
 
 
 def metric_name(key: str) -> str:
-    """The name of the goal that a key of an evaluation stands for: `eval_loss` for `loss`, but `accuracy` without a prefix."""
+    """Return the goal's name for a key of an evaluation: `eval_loss` for `loss`, but `accuracy` without a prefix."""
     base = key.removeprefix("eval_")
     return base if base == "accuracy" else f"eval_{base}"
 
 
 def metric_goal(key: str, direction: Direction | None) -> Goal:
-    """The goal of a key of an evaluation.
+    """Return the goal for a key of an evaluation.
 
     Args:
-        key: With or without the Trainer's `eval_`.
-        direction: None for the one that is known: that of accuracy, and that a loss is to be small.
+        key: The key, with or without the Trainer's `eval_`.
+        direction: Its direction; None for accuracy and losses, whose direction is known.
 
     Raises:
-        ValueError: The direction is needed and missing, or is the wrong one.
+        ValueError: The direction is missing, or contradicts the known one.
     """
     name = metric_name(key)
     if name in BUILT_IN:
@@ -141,21 +271,36 @@ def metric_goal(key: str, direction: Direction | None) -> Goal:
     if direction is None and not name.endswith("loss"):
         raise ValueError(f"direction must say whether to minimize or to maximize the metric {name}")
     label = name.removeprefix("eval_").replace("_", " ")
-    return Goal(name=name, direction=direction or "minimize", label=label, short=label, digits=4, free_scale=True, learned=True)
+    return LearnedGoal(name=name, direction=direction or "minimize", label=label, short=label, digits=4, free_scale=True)
 
 
 def learned_names(objectives: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the objectives that only a training tells."""
+    """Return the objectives that only a training measures."""
     return tuple(name for name in objectives if GOALS[name].learned)
 
 
 def cost_names(objectives: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the objectives that probes tell."""
+    """Return the objectives that probes measure, or models of probes predict."""
     return tuple(name for name in objectives if not GOALS[name].learned)
 
 
+def energy_names(objectives: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the objectives for which the device must count energy."""
+    return tuple(name for name, goal in cost_goals().items() if goal.needs_energy and name in objectives)
+
+
+def learned_goals() -> dict[str, LearnedGoal]:
+    """Return all learned goals by name, those of users' jobs included."""
+    return {name: goal for name, goal in GOALS.items() if isinstance(goal, LearnedGoal)}
+
+
+def cost_goals() -> dict[str, CostGoal]:
+    """Return all costs by name."""
+    return {name: goal for name, goal in GOALS.items() if isinstance(goal, CostGoal)}
+
+
 def learned_value(evaluation: Evaluation | Mapping[str, Any], name: str) -> float | None:
-    """The value of a learned goal in an evaluation, as it was measured or as it was stored; None where it has none."""
+    """Return the value of a learned goal in an evaluation, measured or stored; None if it has none."""
     point = asdict(evaluation) if isinstance(evaluation, Evaluation) else evaluation
     if (value := point.get(name)) is not None:
         return float(value)
@@ -165,24 +310,17 @@ def learned_value(evaluation: Evaluation | Mapping[str, Any], name: str) -> floa
 
 
 def learning_curve(training: Mapping[str, Any], name: str) -> list[tuple[int, float]]:
-    """The training samples and the value of a learned goal at each evaluation of a stored training that has a finite one."""
+    """Return the training samples and the value of a learned goal at each evaluation of a stored training, if it is finite."""
     points = [(point["num_samples"], learned_value(point, name)) for point in training.get("curve") or ()]
     return [(num_samples, value) for num_samples, value in points if value is not None and math.isfinite(value)]
 
 
 def measured_values(measurements: Measurements) -> dict[str, float]:
-    """The value of every goal that was measured by training, by name."""
+    """Return the value of every goal that was measured by training, by name."""
     training = measurements.training
     if training is None:
         return {}
-    values = {"train_time_s": training.train_time_s, "samples_per_s": training.samples_per_s}
-    if training.energy_j is not None:
-        values["energy_j"] = training.energy_j
-    # The probe runs the longest sequences first: its peak is the run's, unless the run itself went higher.
-    peaks = [part.memory.peak_memory_mib for part in (measurements.probe, training) if part is not None]
-    if measured := [peak for peak in peaks if peak is not None]:
-        values["peak_memory_mib"] = max(measured)
-    if training.curve:
-        learned = {name: learned_value(training.curve[-1], name) for name, goal in GOALS.items() if goal.learned}
-        values |= {name: value for name, value in learned.items() if value is not None}
-    return values
+    last = training.curve[-1] if training.curve else None
+    values = {name: goal.measured(training, measurements.probe) for name, goal in cost_goals().items()}
+    values |= {name: learned_value(last, name) for name in learned_goals() if last is not None}
+    return {name: value for name, value in values.items() if value is not None}

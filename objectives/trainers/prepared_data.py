@@ -7,7 +7,6 @@ another name and renamed.
 
 import hashlib
 import json
-import math
 import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, default_data_co
 from tradeoff.objectives.data import reviews
 from tradeoff.objectives.data.sources import labelled_texts
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from tradeoff.objectives.measurements.goals import learned_goals
 from tradeoff.objectives.trainers import embedded
 from tradeoff.objectives.trainers.models import ModelSource, resolve_model
 
@@ -85,8 +85,11 @@ class PreparedData:
         return asdict(self) | {
             "folder": str(self.folder),
             "model_module": self.model_module,
-            # Of constant answers: always the majority class, and the same probability for every class.
-            "baselines": {"accuracy": self.majority_share or 0.0, "eval_loss": math.log(self.num_labels)},
+            "baselines": {
+                name: goal.baseline(self.majority_share or 0.0, self.num_labels)
+                for name, goal in learned_goals().items()
+                if goal.baseline is not None
+            },
         }
 
 

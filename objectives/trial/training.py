@@ -11,7 +11,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from tradeoff.objectives.device.sampler import DeviceSampler
-from tradeoff.objectives.measurements.goals import Goal, learned_value
+from tradeoff.objectives.measurements.goals import learned_value, metric_goal
 from tradeoff.objectives.measurements.outcome import Evaluation, Memory, TrainingResult
 from tradeoff.objectives.trainers.evaluations import evaluation, watch_evaluations
 from tradeoff.objectives.trial.ranks import highest
@@ -144,7 +144,7 @@ class _StoppableCurve(LearningCurve):
     def evaluated(self, point: Evaluation, trainer: Trainer) -> None:
         if self._stop_rule is None:
             return
-        goal = Goal(**self._stop_rule["goal"])
+        goal = metric_goal(*self._stop_rule["goal"].values())
         value = learned_value(point, goal.name)
         threshold = dict(self._stop_rule["thresholds"]).get(point.num_samples)
         if threshold is not None and value is not None and goal.better(threshold, value):

@@ -29,7 +29,7 @@ from tradeoff.objectives.job.settings import (
     register_goals,
 )
 from tradeoff.objectives.knowledge.setup import StudySetup
-from tradeoff.objectives.measurements.goals import BUILT_IN, GOALS, cost_names, learned_names, metric_name
+from tradeoff.objectives.measurements.goals import BUILT_IN, cost_names, learned_names, metric_name
 from tradeoff.searchspace import KNOBS, MICRO_BATCH, Domain, EffectiveBatchSizeRange, Reuse, SearchSpace, TrialParameters
 
 # Of which all are looked at, many times.
@@ -84,9 +84,8 @@ class Limits(_Model):
 
 def _known_objectives(names: tuple[str, ...], job: TrainingSettings | None) -> tuple[str, ...]:
     """The objectives by their own names: those of a job's metrics may be written with and without the Trainer's `eval_`."""
-    costs = [name for name in BUILT_IN if not GOALS[name].learned]
-    learned = [] if job is None else [*(job.goals() or ("accuracy", "eval_loss"))]
-    known = [*learned, *costs]
+    learned = [] if job is None else [*(job.goals() or learned_names(BUILT_IN))]
+    known = [*learned, *cost_names(BUILT_IN)]
     names = tuple(metric_name(name) if name not in known and metric_name(name) in known else name for name in names)
     for name in names:
         if name not in known and job is not None:

@@ -16,6 +16,7 @@ from tradeoff.objectives.isolation.trial_server import JobError, ProcessKilledEr
 from tradeoff.objectives.job.arguments import job_of_data
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.knowledge.setup import StudySetup
+from tradeoff.objectives.measurements.goals import energy_names
 from tradeoff.objectives.measurements.outcome import Interrupted, Outcome
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import SearchSpace
@@ -151,9 +152,10 @@ def prepare(
             raise _ended(error) from error
         if measured_on is not None:
             check_device(config.name, measured_on, device)
-        if "energy_j" in config.objectives and not device.get("measures_energy"):
+        if (needing := energy_names(config.objectives)) and not device.get("measures_energy"):
             raise TradeoffError(
-                f"energy_j can't be an objective on {device['name']}: NVML counts no energy there; take it out of objectives"
+                f"{needing[0]} can't be an objective on {device['name']}, whose energy can't be measured;"
+                " remove it from objectives"
             )
         space, line = available_space(config, device)
         together = f"{config.devices_per_trial} x " if config.devices_per_trial > 1 else ""

@@ -3,22 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.objectives.measurements.goals import GOALS, cost_goals, learned_goals
 from tradeoff.studies.export.export import MEMORY_MEASUREMENTS
-
-# Costs that a study and a training measure alike, in the order in which they are shown.
-_COSTS = ("train_time_s", "samples_per_s", "peak_memory_mib", "energy_j")
 
 
 def expected_measurements(exported: Mapping[str, Any], *, num_train: int) -> dict[str, float]:
-    """Return the study's measurements of an exported configuration, the time scaled to the number of training samples."""
+    """Return the study's measurements of an exported configuration, time and energy scaled to the training samples."""
     values = {name: value["value"] for name, value in exported["values"].items()}
     found = _numbers({**exported["measured"], **exported["memory_mib"], **values}, *MEMORY_MEASUREMENTS)
     job = exported["job"]
     # The samples that the trial processed; for a trial that was not trained itself, those that its job asks for.
     num_samples = exported["measured"].get("num_samples") or (job.get("train_samples") or num_train) * job["epochs"]
-    if "train_time_s" in found:
-        found["train_time_s"] *= num_train * job["epochs"] / num_samples
+    for name, goal in cost_goals().items():
+        if goal.grows_with_data and name in found:
+            found[name] *= num_train * job["epochs"] / num_samples
     return found
 
 
@@ -46,7 +44,7 @@ def comparison_lines(results: Mapping[str, Any]) -> list[str]:
 
 
 def _compared() -> tuple[str, ...]:
-    return (*(name for name, goal in GOALS.items() if goal.learned), *_COSTS)
+    return (*learned_goals(), *cost_goals())
 
 
 def _numbers(measurements: Mapping[str, Any], *further: str) -> dict[str, float]:

@@ -18,7 +18,7 @@ import yaml
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
-from tradeoff.objectives.measurements.goals import learned_names
+from tradeoff.objectives.measurements.goals import cost_goals, learned_names
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.export_files import accelerate_config, flags, training_files
@@ -29,10 +29,9 @@ from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.selection import Choice
 
 MEMORY_MEASUREMENTS = ("peak_memory_mib", *MEMORY_INSTRUMENTS)
-# Measurements worth keeping beside the objectives, where the trial has them.
+# Measurements worth keeping beside costs and objectives, where the trial has them.
 OTHER_MEASUREMENTS = (
-    "samples_per_s", "eval_loss", "train_loss", "eval_time_s", "trial_time_s", "num_steps", "num_samples",
-    "gpu_utilization_percent", "energy_j",
+    "eval_loss", "train_loss", "eval_time_s", "trial_time_s", "num_steps", "num_samples", "gpu_utilization_percent",
 )  # fmt: skip
 
 
@@ -120,7 +119,9 @@ def provenance(results: StudyResults, choice: Choice) -> dict[str, Any]:
         },
         "memory_mib": _present(measurements, MEMORY_MEASUREMENTS),
         "memory_to_leave_free_mib": memory_to_leave_free_mib(measurements, device_class(results.device)),
-        "measured": _present(measurements, OTHER_MEASUREMENTS),
+        "measured": _present(
+            measurements, (*(name for name in cost_goals() if name not in MEMORY_MEASUREMENTS), *OTHER_MEASUREMENTS)
+        ),
         **_origin(job),
         "seed": job["seed"],
         "job": dict(job),

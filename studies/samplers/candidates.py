@@ -9,7 +9,7 @@ import numpy as np
 
 from tradeoff.objectives.knowledge.knowledge import Cost, Knowledge
 from tradeoff.objectives.knowledge.setup import StudySetup
-from tradeoff.objectives.measurements.goals import GOALS, Goal
+from tradeoff.objectives.measurements.goals import GOALS, Goal, cost_goals
 from tradeoff.searchspace import FloatRange, LearningClass, SearchSpace, TrialParameters
 from tradeoff.studies.samplers.acquisition import Candidate
 
@@ -66,8 +66,9 @@ def reference(
         baselines: The baselines (the constant answer) of the learned objectives for which they are known.
     """
     found = {name: worst_that_counts(GOALS[name], learned.get(name, ()), baselines.get(name)) for name in setup.learned}
+    limited = [name for name, goal in cost_goals().items() if goal.limited_by_memory]
     for name in setup.costs:
-        if name == "peak_memory_mib":
+        if name in limited:
             found[name] = setup.memory_limit_mib * 1.01
             continue
         known = [cost.value(name) for candidate in everything for _, cost in candidate.members]

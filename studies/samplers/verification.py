@@ -10,13 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeoff.objectives.knowledge.knowledge import Knowledge
-from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.objectives.measurements.goals import cost_goals
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.samplers.acquisition import Volume
-
-# Predicted times are off by about this much (benchmarks/search_cost.py), predicted memory by far less.
-TYPICAL_ERRORS = {"train_time_s": 0.1, "peak_memory_mib": 0.02, "samples_per_s": 0.1, "energy_j": 0.1}
 
 Array = NDArray[np.float64]
 
@@ -86,7 +83,8 @@ def _unmeasured(record: TrialRecord, knowledge: Knowledge, pending: Collection[T
 
 def _optimistic(record: TrialRecord) -> dict[str, float]:
     """Return a trial's values, with the predicted ones as good as they may well be."""
-    return {
-        name: value * (1 + GOALS[name].sign * TYPICAL_ERRORS[name]) if record.sources.get(name) == "model" else value
-        for name, value in record.values.items()
+    return dict(record.values) | {
+        name: record.values[name] * (1 + goal.sign * goal.typical_error)
+        for name, goal in cost_goals().items()
+        if name in record.values and record.sources.get(name) == "model"
     }

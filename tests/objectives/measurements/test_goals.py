@@ -6,8 +6,12 @@ import pytest
 
 from tradeoff.objectives.measurements.goals import (
     GOALS,
+    Estimates,
     Goals,
+    cost_goals,
     cost_names,
+    energy_names,
+    learned_goals,
     learned_names,
     learned_value,
     learning_curve,
@@ -52,7 +56,10 @@ def test_a_name_means_one_thing_in_a_process():
     goals = Goals()
     goals.add(metric_goal("score", "maximize"))
     goals.add(metric_goal("score", "maximize"))
-    with pytest.raises(ValueError, match="eval_score can't be to minimize: it is to maximize in another study"):
+    with pytest.raises(
+        ValueError,
+        match="the direction of eval_score must be maximize, as in another study that this process has read, got minimize",
+    ):
         goals.add(metric_goal("score", "minimize"))
 
 
@@ -81,3 +88,35 @@ def test_a_curve_leaves_out_what_is_not_a_number():
         "curve": [{"num_samples": 8, "metrics": {"eval_f1": math.nan}}, {"num_samples": 16, "metrics": {"eval_f1": 0.5}}]
     }
     assert learning_curve(training, "eval_f1") == [(16, 0.5)]
+
+
+ESTIMATES = Estimates(peak_memory_mib=(300.0, "probe"), train_time_s=(20.0, "model"), energy_j=None, num_samples=500)
+
+
+def test_a_cost_is_estimated_from_what_the_studys_models_know_with_its_source():
+    estimated = {name: goal.estimated(ESTIMATES) for name, goal in cost_goals().items()}
+    assert estimated == {
+        "train_time_s": (20.0, "model"),
+        "peak_memory_mib": (300.0, "probe"),
+        "samples_per_s": (25.0, "model"),
+        "energy_j": None,
+    }
+
+
+def test_a_training_of_no_time_has_no_speed():
+    assert GOALS["samples_per_s"].estimated(ESTIMATES._replace(train_time_s=(0.0, "probe"))) is None
+
+
+def test_only_energy_needs_a_device_that_counts_energy():
+    assert energy_names(("accuracy", "energy_j", "train_time_s")) == ("energy_j",)
+    assert energy_names(("accuracy", "train_time_s")) == ()
+
+
+def test_a_constant_answer_is_as_accurate_as_the_majority_class_and_loses_the_logarithm_of_their_number():
+    baselines = {name: goal.baseline for name, goal in learned_goals().items() if goal.baseline is not None}
+    assert baselines["accuracy"](0.4, 5) == 0.4
+    assert baselines["eval_loss"](0.4, 5) == pytest.approx(math.log(5))
+
+
+def test_every_name_of_a_cost_says_its_unit():
+    assert all(goal.name.endswith(("_s", "_mib", "_j")) and goal.unit for goal in cost_goals().values())

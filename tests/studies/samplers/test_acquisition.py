@@ -23,7 +23,7 @@ def candidate(effective_batch, *costs, precision=Precision.FP32, rate=None):
     members = tuple(
         (
             TrialParameters(per_device_train_batch_size=effective_batch, precision=precision, learning_rate=rate),
-            Cost(train_time_s=time_s, peak_memory_mib=memory_mib, time_source="probe", memory_source="probe"),
+            Cost(known={"train_time_s": (time_s, "probe"), "peak_memory_mib": (memory_mib, "probe")}),
         )
         for time_s, memory_mib in costs
     )

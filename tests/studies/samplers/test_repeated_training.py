@@ -37,7 +37,7 @@ def learning_class(effective_batch):
 
 def candidate(effective_batch, time_s):
     parameters = TrialParameters(per_device_train_batch_size=effective_batch)
-    cost = Cost(train_time_s=time_s, peak_memory_mib=1.0, time_source="probe", memory_source="probe")
+    cost = Cost(known={"train_time_s": (time_s, "probe"), "peak_memory_mib": (1.0, "probe")})
     return Candidate(learning_class=learning_class(effective_batch), members=((parameters, cost),))
 
 

@@ -74,7 +74,7 @@ def test_a_worker_that_died_takes_no_line_with_it():
     survey = Survey(one_line).run(pending=[dead])
     assert dead not in survey.runner.probed
     assert survey.largest_measured() == largest_that_fits(one_line)
-    assert survey.knowledge().cost(dead).memory_source == "model"
+    assert survey.knowledge().cost(dead).source("peak_memory_mib") == "model"
 
 
 def test_one_batch_is_one_probe_a_line():
