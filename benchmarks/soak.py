@@ -41,8 +41,8 @@ class Soak(UnderFire):
 
     def __init__(self, *, seed: int, trials: int, workers: int, **where: Any) -> None:
         self.random = random.Random(seed)
-        super().__init__(num_fleet=max(1, workers // 2), choose=self.random.choice, **where)
-        self.num_joined = workers - self.num_fleet
+        super().__init__(num_in_pool=max(1, workers // 2), choose=self.random.choice, **where)
+        self.num_joined = workers - self.num_in_pool
         self.asked = trials
         self._reads_s = 0.0
 

@@ -1,4 +1,4 @@
-"""What a study ran on: the versions of the libraries, read without importing them."""
+"""The versions of the libraries that a study runs on, read without importing them."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -7,12 +7,12 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "toke
 
 
 def tradeoff_version() -> str:
-    """This product's version."""
+    """Return the version of tradeoff."""
     return version("tradeoff")
 
 
 def library_versions() -> dict[str, str]:
-    """Versions by package, Python's own included; a package that is not installed is left out."""
+    """Return versions by package, Python's own included; a package that is not installed is left out."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

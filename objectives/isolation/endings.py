@@ -1,4 +1,4 @@
-"""How a trial's process ended, and the outcome that this amounts to if it was killed, hung or crashed."""
+"""The end of a trial's process, and the trial's outcome if the process was killed, hung or crashed."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ NEAR_THE_LIMIT = 0.9
 
 @dataclass(kw_only=True)
 class ProcessResult:
-    """What a process has sent, and how it ended.
+    """The messages of a process, and how it ended.
 
     Attributes:
         reply: Its reply; None if it ended without one.

@@ -96,7 +96,7 @@ def server_environment(base: dict[str, str]) -> dict[str, str]:
         # runs on the cores; not spinning at all triples a small step. A spin of microseconds costs a tenth and a factor of two.
         "GOMP_SPINCOUNT": base.get("GOMP_SPINCOUNT", "2000"),
         # cuBLAS repeats its results only with such a workspace, set before CUDA starts: 32 MiB, Hopper's default, and 24 MiB
-        # more than the default of earlier cards (docs.nvidia.com/cuda/cublas, "Results reproducibility").
+        # more than the default of earlier GPUs (docs.nvidia.com/cuda/cublas, "Results reproducibility").
         "CUBLAS_WORKSPACE_CONFIG": base.get("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
     }
 

@@ -78,7 +78,7 @@ class Progress:
     kind: Literal["progress"] = "progress"
 
     def event(self) -> dict[str, Any]:
-        """Return what a display is told: `stage`, and within a stage `step` and `total`."""
+        """Return the event for a display: `stage`, and within a stage `step` and `total`."""
         return {"stage": self.stage} | ({} if self.step is None else {"step": self.step, "total": self.total})
 
 

@@ -59,7 +59,7 @@ def fit(
 
     status = run_to_end(search, display.message, interrupted="stopped")
     if output_format == "json":
-        print(json.dumps({"budget_mib": memory_limit_mib, "rows": [fit.as_dict() for fit in fits]}, indent=2))
+        print(json.dumps({"memory_limit_mib": memory_limit_mib, "rows": [fit.as_dict() for fit in fits]}, indent=2))
     elif fits:
         output_console().print(fit_table(fits, memory_limit_mib))
     raise typer.Exit(status or int(any(fit.failure is not None for fit in fits)))

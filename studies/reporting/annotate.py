@@ -103,6 +103,10 @@ class Annotator:
     def trial_ended(self, record: TrialRecord, *, log: str | None = None) -> None:
         """Write the trial's note and files, and the study's note and plots if they are due."""
         self._with_files(lambda artifacts: annotate_trial(self.study, record, artifacts=artifacts, log=log))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Write the study's note and plots if they are due."""
         if self.clock() >= self._due_s:
             self.finish()
 

@@ -150,7 +150,7 @@ class LocalWorkerPool(WorkerPool):
         self.run.interrupts.at_once = None
 
     def worker_lost(self, index: int, how: str) -> None:
-        """Start a worker again up to three times, and go on without it after that, if there are others."""
+        """Start a worker again up to three times, and do without it after that, if there are others."""
         if self._is_stopping:
             return
         say = self.run.display.message
@@ -182,6 +182,8 @@ class LocalWorkerPool(WorkerPool):
             case TrialStarted():
                 parameters = TrialParameters(**message.parameters)
                 display.trial_started(message.number, parameters, worker=worker.index)
+                if self._annotator is not None:
+                    self._annotator.refresh()  # the worker has written the note of its last trial
             case TrialProgress():
                 display.progress(message.event, worker=worker.index)
             case TrialEnded():

@@ -65,9 +65,9 @@ def places(
 
 
 def memory_shares(num_processes: int, limit_mib: float | None, memory_mib: float) -> str | None:
-    """What to know where processes may together take more of the machine's memory than it has; None where they may not.
+    """Return a warning if processes may together take more of the machine's memory than it has; else None.
 
-    The budget stays what it is: a study measures against the same one on every machine, however many workers that has.
+    The limit itself is unchanged: a study measures against the same one on every machine, with any number of workers.
 
     Args:
         num_processes: Processes that train at the same time.

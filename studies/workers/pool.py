@@ -15,6 +15,7 @@ import optuna
 
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.studies.errors import StudyFailed, TradeoffError
+from tradeoff.studies.reporting.annotate import Annotator
 from tradeoff.studies.workers.study_run import StudyRun
 from tradeoff.studies.workers.worker import Assignment, WorkerEnd
 
@@ -33,6 +34,7 @@ class WorkerPool(ABC):
 
     run: StudyRun
     _study: optuna.Study | None = field(default=None, init=False)
+    _annotator: Annotator | None = field(default=None, init=False)
     _error: Exception | None = field(default=None, init=False)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False)
     # Of trials that have ended, by number: those don't change.
@@ -127,7 +129,7 @@ class WorkerPool(ABC):
         """Handle the end of a worker that says how it ended."""
         match end.how:
             case "lost":
-                self.worker_lost(index, end.reason)
+                self.worker_lost(index, f"ended early, {end.reason}")
             case "other_device" if self._study is not None and self.num_working:
                 self.run.display.message(f"worker {index}{end.where} is left out: {end.reason}")
             case "other_device" | "refused":
@@ -153,7 +155,7 @@ class WorkerPool(ABC):
         return records
 
     def _open(self, device: Mapping[str, Any]) -> None:
-        self._study, annotator = self.run.open(device)
-        self._stack.callback(annotator.finish)
+        self._study, self._annotator = self.run.open(device)
+        self._stack.callback(self._annotator.finish)
         self._stack.enter_context(self.run.display.running(self._study.study_name, device, self.run.config))
         self.run.display.trials(self.records())

@@ -1,4 +1,4 @@
-"""One of several workers of a study, wherever it runs: what it is told, what it does, and what it says at its end."""
+"""One of several workers of a study, wherever it runs: its assignment, its work, and the report of its end."""
 
 import time
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from tradeoff.studies.workers.study_run import StudyRun, deadline_after
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What a worker is to do.
+    """The work of a worker.
 
     Attributes:
         config: The study file, as `StudyConfig.plain` returns it.
@@ -38,7 +38,7 @@ class Assignment:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerEnd:
-    """How a worker ended.
+    """The report of a worker's end.
 
     Attributes:
         how: "done" if nothing is left to do; "interrupted" if this worker alone was told to stop; "lost" if a process of it was

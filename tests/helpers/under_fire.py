@@ -116,7 +116,7 @@ class UnderFire:
         folder: Where everything is.
         url: The storage.
         server: The database's server; None for SQLite.
-        num_fleet: Workers of `run`: those that join have as many processors each as these.
+        num_in_pool: Workers of `run`: those that join have as many processors each as these.
         choose: Which of several is hit; of those that there are, in the order in which they were started, the last.
         commands: Every command that was started.
         faults: How many of each kind there were.
@@ -125,7 +125,7 @@ class UnderFire:
     folder: Path
     url: str
     server: PostgresServer | None
-    num_fleet: int
+    num_in_pool: int
     choose: Callable[[Sequence[Any]], Any] = lambda found: found[-1]
     commands: list[Command] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
@@ -137,11 +137,11 @@ class UnderFire:
     def run(self, *, trials: int) -> Command:
         """`tradeoff run`, which makes the study or goes on with it."""
         (self.folder / "study.yaml").write_text(json.dumps(study_under_fire(trials).plain()))
-        return self._start("run", "study.yaml", "--workers", str(self.num_fleet))
+        return self._start("run", "study.yaml", "--workers", str(self.num_in_pool))
 
     def join(self) -> Command:
         """`tradeoff worker`, as on another machine with as many processors as each worker of `run` has."""
-        where = places(max(1, self.num_fleet), devices=VisibleDevices(CpuDevice, []))
+        where = places(max(1, self.num_in_pool), devices=VisibleDevices(CpuDevice, []))
         command = self._start("worker", NAME)
         if processors := self.choose(where).processors:
             os.sched_setaffinity(command.process.pid, processors)

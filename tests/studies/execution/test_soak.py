@@ -30,7 +30,7 @@ ENDLESS = 100_000
 
 @pytest.fixture
 def fire(postgres: PostgresServer, postgres_url: str, tmp_path: Path) -> Iterator[UnderFire]:
-    under_fire = UnderFire(folder=tmp_path, url=postgres_url, server=postgres, num_fleet=2)
+    under_fire = UnderFire(folder=tmp_path, url=postgres_url, server=postgres, num_in_pool=2)
     yield under_fire
     postgres.start()
     under_fire.close()
@@ -54,7 +54,7 @@ def test_a_study_that_meets_a_fault_of_each_kind_ends_with_exactly_what_was_aske
     fire: UnderFire,
 ) -> None:
     # Made before anything runs, so that all start at once: with as many processors for a trial as each worker will have.
-    num_cpus = max(1, len(os.sched_getaffinity(0)) // fire.num_fleet)
+    num_cpus = max(1, len(os.sched_getaffinity(0)) // fire.num_in_pool)
     device = {"kind": "cpu", "name": processor_name(), "num_cpus": num_cpus, "precisions": ["fp32", "bf16"]}
     study = open_study(study_under_fire(ENDLESS), open_storage(fire.url), device)
     study.enqueue_trial(TOO_LARGE)
@@ -86,7 +86,7 @@ def test_a_study_that_meets_a_fault_of_each_kind_ends_with_exactly_what_was_aske
 
 
 def test_what_must_hold_at_the_end_is_missed_where_it_does_not(tmp_path: Path) -> None:
-    fire = UnderFire(folder=tmp_path, url=f"sqlite:///{tmp_path}/a.db", server=Mock(password="secret"), num_fleet=1)
+    fire = UnderFire(folder=tmp_path, url=f"sqlite:///{tmp_path}/a.db", server=Mock(password="secret"), num_in_pool=1)
     study = open_study(study_under_fire(5), open_storage(fire.url), {"name": "a processor"})
     space = study_under_fire(5).search_space().distributions()
     for values in ((1.0, 1.0, 1.0), (math.inf, 1.0, 1.0)):

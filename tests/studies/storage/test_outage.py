@@ -16,7 +16,7 @@ from pathlib import Path
 import optuna
 import psycopg
 import pytest
-from fleet_command import COMMAND, ENDLESS, Command, worker_processes, write_study
+from command_process import COMMAND, ENDLESS, Command, worker_processes, write_study
 from optuna.trial import FrozenTrial, TrialState
 from postgres import PostgresServer
 from running import is_alive, poll, tiny_study

@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
-from fleet_command import ENDLESS, Command, worker_processes, write_study
+from command_process import ENDLESS, Command, worker_processes, write_study
 from optuna.trial import TrialState
 from running import PROC, Recorder, cache_folder, command_line, is_alive, poll, tiny_study
 
