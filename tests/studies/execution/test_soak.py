@@ -17,7 +17,7 @@ from postgres import PostgresServer
 from running import poll
 from under_fire import DIVERGES, TOO_LARGE, Command, UnderFire, study_under_fire
 
-from tradeoff.objectives.device.base import processor_name
+from tradeoff.objectives.device.cpu import processor_name
 from tradeoff.studies.execution.interrupts import EXIT_STATUS
 from tradeoff.studies.storage.opening import open_storage
 from tradeoff.studies.storage.study import open_study
