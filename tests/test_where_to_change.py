@@ -23,6 +23,7 @@ EXAMPLES = {
     "a published table": "lecture-checkpointing",
     "a GPU": "A100",
     "a device": "CudaDevice",
+    "a cost with a measurement": "energy_j",
 }
 
 
