@@ -1,4 +1,4 @@
-"""How many steps a training takes: plain arithmetic, as the Trainer does it."""
+"""The number of steps of a training, by the same arithmetic as the Trainer's."""
 
 import math
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""What a trial's process answers: one of five outcomes, with what was measured until then.
+"""The answer of a trial's process: one of five outcomes, with everything that was measured until then.
 
-The outcome crosses a process boundary as JSON, so a trial that crashed, or one with code of the user's in it, can't make the
+The outcome crosses a process boundary as JSON, so a trial that crashed, or one that runs the user's code, can't make the
 parent run anything. Quantities carry their unit in their name; None means "not measured here", never zero.
 """
 
@@ -45,10 +45,10 @@ class Memory:
     Attributes:
         peak_allocated_mib: Tensors alive in torch's CUDA allocator.
         peak_reserved_mib: Memory that torch's CUDA allocator held, cached blocks included.
-        peak_process_mib: What this process held on the card (NVML); on a CPU, its peak resident memory.
-        peak_device_mib: What all processes held on the card (NVML).
-        context_mib: The CUDA context, measured after initialisation; on a CPU, the resident memory before the model was built.
-        peak_memory_mib: The objective. On a card the context plus `peak_reserved_mib`: whether the next run fits depends on
+        peak_process_mib: Memory that this process held on the GPU (NVML); on a CPU, its peak resident memory.
+        peak_device_mib: Memory that all processes held on the GPU (NVML).
+        context_mib: The CUDA context, measured after initialization; on a CPU, the resident memory before the model was built.
+        peak_memory_mib: The objective. On a GPU the context plus `peak_reserved_mib`: whether the next run fits depends on
             it. On a CPU, peak resident memory above `context_mib` while freed blocks go back to the system; that setting makes
             steps slower, so only the probe measures it there, and a training leaves it None.
     """
@@ -63,7 +63,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeResult:
-    """What a few seconds of the real Trainer tell of a configuration.
+    """The measurements of a probe: a few seconds of the real Trainer.
 
     Attributes:
         memory: Peaks over an evaluation batch and two optimizer steps on the longest sequences.
@@ -72,11 +72,11 @@ class ProbeResult:
         eval_batch_time_s: Median evaluation of one ordinary batch; None without evaluation, or where `evaluate` is the user's
             own and never calls `prediction_step`.
         estimated_train_time_s: Training time of the whole run at these rates.
-        probe_time_s: What the probe itself took.
-        gradients_mib: The gradients of all trainable weights: what accumulation holds through a forward pass.
-        power_w: What the card drew in the mean while steps were timed; None unless energy is an objective.
-        compile_time_s: What `torch.compile` adds to the training, which the step times leave out and `estimated_train_time_s`
-            includes.
+        probe_time_s: Time of the probe itself.
+        gradients_mib: Size of the gradients of all trainable weights, which accumulation holds through a forward pass.
+        power_w: Average power of the GPU while steps were timed; None unless energy is an objective.
+        compile_time_s: Time that `torch.compile` adds to the training, which `estimated_train_time_s` includes and the step
+            times leave out.
     """
 
     memory: Memory
@@ -92,7 +92,7 @@ class ProbeResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingResult:
-    """What a full training measured.
+    """The measurements of a full training.
 
     Attributes:
         memory: Peaks over the training and its evaluations.
@@ -103,10 +103,10 @@ class TrainingResult:
         samples_per_s: `num_samples / train_time_s`.
         train_loss: Mean loss over the run, as the Trainer reports it.
         curve: One evaluation an epoch.
-        gpu_utilization_percent: Mean over the training, as NVML gives it.
-        energy_j: What the card, or all cards of the trial, used during the training, evaluations left out, as NVML gives it.
+        gpu_utilization_percent: Mean over the training, as NVML reports it.
+        energy_j: Energy that the trial's GPUs used during the training, without evaluations, as NVML reports it.
         memory_samples: Memory over time: seconds since the training began, and MiB held.
-        stopped_early: Why the training ended before its last epoch, or None.
+        stopped_early: The reason why the training ended before its last epoch, or None.
     """
 
     memory: Memory

@@ -13,17 +13,17 @@ from tradeoff.objectives.measurements.records import TrialRecord
 
 # The seed of a repeat; a trial without it was trained with the job's own.
 SEED = "seed"
-# How many seeds a class's values are the mean of.
+# The number of seeds over which a class's values are averaged.
 NUM_SEEDS = "num_seeds"
 
 
 def spread_name(objective: str) -> str:
-    """The attribute that holds the standard deviation of a learned objective over seeds."""
+    """Return the attribute that holds the standard deviation of a learned objective over seeds."""
     return f"{objective}_std"
 
 
 def last_values(attributes: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
-    """What a trial's own training had learned at its last evaluation, whatever the trial says of its class."""
+    """Return the learned values at the last evaluation of a trial's own training, whatever the trial stores for its class."""
     curve = attributes["training"]["curve"]
     return {name: value for name in names if curve and (value := learned_value(curve[-1], name)) is not None}
 
@@ -31,7 +31,7 @@ def last_values(attributes: Mapping[str, Any], names: Sequence[str]) -> dict[str
 def averaged_attributes(
     own: Mapping[str, Any], earlier: Sequence[TrialRecord], names: Sequence[str], *, number: int, seed: int
 ) -> dict[str, Any]:
-    """What a repeat stores of its learned objectives: means over all seeds, standard deviations, and whose they are.
+    """Return what a repeat stores for its learned objectives: means over all seeds, standard deviations, and their sources.
 
     Args:
         own: The attributes of the repeat, with its training.

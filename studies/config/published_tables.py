@@ -1,8 +1,8 @@
 """The published tables that `tradeoff sweep` reproduces: their grids as studies, and their figures as data.
 
 The figures are those of a university lecture on optimising the training of language models: BERT-base-uncased, sequence length
-512, fp32, AdamW, one card of 7,611 MiB, with the transformers of 2023 and its eager attention. "Memory occupied" is what NVML
-says of the card, 417 MiB of CUDA context included; "utilisation" is the share of the card's memory that is occupied.
+512, fp32, AdamW, a GPU with 7,611 MiB, with the transformers of 2023 and its eager attention. "Memory occupied" is what NVML
+reports for the GPU, 417 MiB of CUDA context included; "utilisation" is the share of the GPU's memory that is occupied.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,9 +12,9 @@ from tradeoff.studies.config.presets import dummy_bert, embedded, yelp_bert
 from tradeoff.studies.config.study import Limits, SpaceConfig, StudyConfig
 
 CARD_MEMORY_MIB = 7611.0
-SOURCE = "BERT-base-uncased, sequence 512, fp32, eager attention (transformers of 2023), one card of 7,611 MiB"
+SOURCE = "BERT-base-uncased, sequence 512, fp32, eager attention (transformers of 2023), a GPU with 7,611 MiB"
 # Where the table varies the batch: the embedded model is so small that its batches must be large to differ. The last one
-# does not fit the embedded preset's budget, as the lecture's last one did not fit its card.
+# exceeds the embedded preset's memory limit, as the lecture's last one did not fit its GPU.
 _EMBEDDED_BATCHES = [32, 64, 128, 256, 384]
 
 
@@ -89,7 +89,7 @@ class LectureTable:
     Attributes:
         data: What is trained on.
         varied: What its lines differ in.
-        study: The grid on the lecture's job, with a memory budget of the lecture's card.
+        study: The grid on the lecture's job, with the memory of the lecture's GPU as its limit.
         published: The published figures; empty where there are none.
     """
 
@@ -99,13 +99,13 @@ class LectureTable:
     published: PublishedTable
 
     def title(self, *, embedded: bool) -> str:
-        """What the table shows, in a line."""
+        """Return the table's title."""
         return f"{'Generated reviews' if embedded else self.data}, by {self.varied}"
 
     def embedded_study(self) -> StudyConfig:
-        """The same grid on the embedded job, which needs no card and no network.
+        """Return the same grid on the embedded job, which needs neither a GPU nor a network.
 
-        Batch sizes, where they are varied, are others, and so is the memory budget: those of the small model.
+        The memory limit, and the batch sizes if they are varied, are those of the small model.
         """
         study, small = self.study(), embedded()
         data = study.plain()
