@@ -1,1 +1,1 @@
-"""What one trial does and measures: the job, the trial's own process, its meters, and the outcome it answers with."""
+"""One trial: the job, the trial's own process, its meters, and the outcome that it returns."""

@@ -48,7 +48,7 @@ ASKED_FOR = "asked_for"
 
 
 class TrialFailed(RuntimeError):
-    """A trial ended with a real error; the study goes on."""
+    """A trial ended with a real error; the study continues."""
 
 
 class TrialDeferred(TrialFailed):

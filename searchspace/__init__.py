@@ -1,4 +1,4 @@
-"""What may be tried: the knobs, the parameters of a trial, their domains, and the rules they must meet.
+"""The search space: the knobs, the parameters of a trial, their domains, and the rules they must meet.
 
 Nothing here imports torch or transformers, so a study can be read and listed without them.
 """

@@ -1,4 +1,4 @@
-"""What the declaration of a knob says: see `tradeoff.searchspace.knobs` for the declarations themselves."""
+"""The parts of a knob's declaration; `tradeoff.searchspace.knobs` holds the declarations themselves."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from tradeoff.searchspace.kinds import Kind
 
 
 class Learning(IntEnum):
-    """How much a knob changes of what a training learns, from nothing to everything."""
+    """The effect of a knob on what a training learns, from none to another method."""
 
     NOTHING = 0
     """The same numbers are computed."""
@@ -24,7 +24,7 @@ class Learning(IntEnum):
 
 
 class Target(Enum):
-    """What takes the value of a knob."""
+    """The receiver of a knob's value."""
 
     ARGUMENTS = "TrainingArguments"
     MODEL = "from_pretrained"
@@ -37,7 +37,7 @@ def _itself(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """How a knob changes the peak memory of a step.
+    """The effect of a knob on the peak memory of a step.
 
     Attributes:
         order: 1 if a larger value never needs less memory on any device, -1 if it never needs more, 0 if neither holds.
@@ -52,7 +52,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Need:
-    """What a value needs that not every device or installation has.
+    """A requirement of a value that not every device or installation meets.
 
     Attributes:
         ability: The name under which the description of a device says that it is there.
@@ -130,7 +130,7 @@ class Knob:
 
     @property
     def changes_learning_only(self) -> bool:
-        """Whether neither memory nor time depends on it."""
+        """True if neither memory nor time depends on it."""
         return self.learning > Learning.NOTHING and self.memory is None and not self.changes_time
 
     def as_arguments(self, value: Any) -> dict[str, Any]:

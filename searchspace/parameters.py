@@ -16,7 +16,7 @@ from tradeoff.searchspace.knobs import KNOBS, MICRO_BATCH
 
 
 class Reuse(StrEnum):
-    """How far one training's accuracy speaks for other configurations."""
+    """The configurations that share the accuracy of one training."""
 
     OFF = "off"
     CHECKPOINTING = "checkpointing"
@@ -139,7 +139,7 @@ class TrialParameters(Values):
 
     @property
     def gradient_checkpointing(self) -> bool:
-        """Whether activations are computed again in the backward pass."""
+        """True if activations are recomputed in the backward pass."""
         value: bool = self._values["gradient_checkpointing"]
         return value
 
@@ -214,7 +214,7 @@ class TrialParameters(Values):
 
     @cached_property
     def _memory_order(self) -> tuple[dict[str, Any], dict[str, float]]:
-        """What changes memory in no known order, and the ranks of what changes it in one."""
+        """The values that change memory in no known order, and the ranks of those that change it in a known one."""
         unordered, ranks = {}, {}
         for name, value in self._values.items():
             if (memory := KNOBS[name].memory) is None:

@@ -1,1 +1,1 @@
-"""How a search is run, seen and used: study files, storage, the runner, the front, selection and export."""
+"""A study from its file to an export: configuration, storage, samplers, execution, results, reports and commands."""

@@ -91,7 +91,7 @@ class MemoryMeter(ABC):
 
 
 class DeviceMonitor:
-    """What a device's driver reports besides torch. Each figure is None where it reports nothing, as in this base class."""
+    """The figures that a device's driver reports besides torch: None for each that it does not report, as in this class."""
 
     def __enter__(self) -> Self:
         return self

@@ -37,7 +37,7 @@ _NEXT_TO_NOTHING_MIB = 16.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryDetails:
-    """What an out-of-memory error reports.
+    """The details that an out-of-memory error reports.
 
     Attributes:
         message: Its first line, after the name of its type.

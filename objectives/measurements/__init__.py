@@ -1,1 +1,1 @@
-"""What a trial measures: its outcome, the objectives that read it, and how it is stored."""
+"""The measurements of a trial: its outcome, the objectives that read it, and how it is stored."""

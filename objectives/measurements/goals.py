@@ -19,7 +19,7 @@ Known = tuple[float, str]
 
 
 class Estimates(NamedTuple):
-    """What a study's models know of a configuration, from which its costs follow.
+    """The estimates of a study's models for a configuration, from which its costs follow.
 
     Attributes:
         peak_memory_mib: By the model of memory.
@@ -114,7 +114,7 @@ class LearnedGoal(Goal):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CostGoal(Goal):
-    """What a training takes of the machine.
+    """A cost: time, memory or energy that a training takes.
 
     Attributes:
         measured: Returns its value in the results of a training and of the probe before it, or None.

@@ -29,7 +29,7 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSource:
-    """Where a trial's model comes from.
+    """The source of a trial's model.
 
     Attributes:
         name_or_folder: A name on the hub, or a directory with a `config.json`.

@@ -1,1 +1,1 @@
-"""What a user writes: the study file, presets, and the reference page."""
+"""The configuration of a study: the study file, presets, checks, and the reference page."""

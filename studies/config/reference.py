@@ -159,7 +159,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _kind(model: type[BaseModel]) -> str:
-    """What a model of a union is, in words: `TextClassificationJob` is a text classification job."""
+    """Return the name of a model of a union in words: `TextClassificationJob` is "text classification job"."""
     return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in model.__name__).strip()
 
 

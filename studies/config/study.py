@@ -73,7 +73,7 @@ class EffectiveBatchSizeLimits(_Model):
 
 
 class Limits(_Model):
-    """What a configuration may cost."""
+    """The limits that a configuration must satisfy."""
 
     peak_memory_mib: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="memory limit, enforced even if the device has more"
@@ -101,12 +101,12 @@ DEFAULT_OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")
 
 
 def _yaml_switch(value: Any) -> Any:
-    """YAML reads a bare `on` and `off` as a truth value."""
+    """Return `on` and `off` as text, since YAML reads them as booleans."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _flash_attention_alone(space: SearchSpace) -> str | None:
-    """Why no configuration is left whatever its effective batch, where that is so."""
+    """Return the reason why no configuration is left whatever its effective batch, or None."""
     without_limits = replace(space, effective_batch_size=EffectiveBatchSizeRange())
     if without_limits.size():
         return None
@@ -200,7 +200,7 @@ class StudyConfig(_Model):
         )
 
     def effective_reuse(self) -> Reuse:
-        """How far accuracy is shared: as the study says, unless the job's learning depends on the split."""
+        """Return how far accuracy is shared: as the study says, unless the job's learning depends on the split."""
         return self.reuse if self.job.shares_accuracy else Reuse.OFF
 
     def memory_limit_mib(self, device: Mapping[str, Any]) -> float:
@@ -238,7 +238,7 @@ def memory_limit_mib(peak_memory_mib: float | None, device: Mapping[str, Any]) -
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """Where two configs differ, a line for each key: `job.epochs: 3 -> 1`."""
+    """Return the differences of two configurations, a line for each key: `job.epochs: 3 -> 1`."""
     lines = []
     for key in [*old, *(key for key in new if key not in old)]:
         a, b = old.get(key), new.get(key)

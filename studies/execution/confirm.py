@@ -50,7 +50,7 @@ class Confirmation:
 
     @property
     def confirmed(self) -> bool:
-        """Whether the configuration trained to its end within its limits."""
+        """True if the configuration trained to its end within its limits."""
         return self.measured.outcome == "completed"
 
     def difference(self, objective: str) -> float | None:
@@ -197,7 +197,7 @@ def confirm_stored(
 
 
 def _confirmed_by(trials: Sequence[FrozenTrial], objective: Objective, number: int) -> TrialRecord | None:
-    """What one of the trials has measured of the trial `number`, or None."""
+    """Return the record of the trial that confirmed the trial `number`, or None."""
     records = [
         read_record(trial, objective.setup.objectives, num_devices=objective.setup.num_devices)
         for trial in trials

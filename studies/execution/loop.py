@@ -1,4 +1,4 @@
-"""One worker's part of a study: asks, measures and tells until the budget that all workers share is spent.
+"""One worker's part of a study: ask, measure and tell until all trials that the workers share are done.
 
 What counts against `trials` are trials that were trained or ran out of memory or time. A worker begins a trial only if those
 that have counted and those that run, which may yet count, leave room for it: so the study ends with exactly the number that was
@@ -235,7 +235,7 @@ class Search:
         self.annotator.trial_ended(record, log=self.runner.log)
 
     def _finished(self, snapshot: StudySnapshot) -> str | None:
-        """Why the sampler has nothing left to propose, in a sentence, or None."""
+        """Return the reason why the sampler has nothing left to propose, or None."""
         sampler = self.study.sampler
         if isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(self.study):
             return "every configuration of the grid has been tried"
@@ -309,5 +309,5 @@ class Search:
 
 
 def _was_queued(trial: optuna.trial.FrozenTrial) -> bool:
-    """Whether the trial has waited in the queue: its number says nothing of when it began."""
+    """Return True if the trial waited in the queue, so that its number does not tell when it began."""
     return "fixed_params" in trial.system_attrs

@@ -1,4 +1,4 @@
-"""Where the workers of one machine run: on a GPU each, or on a CPU with a share of the processors each."""
+"""The places of the workers of one machine: a GPU each, or a share of the CPU's processors each."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from tradeoff.studies.errors import TradeoffError
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where one worker runs its trials.
+    """The place where one worker runs its trials.
 
     Attributes:
         environment: Variables for the worker's process, over this one's.
