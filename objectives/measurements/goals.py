@@ -119,8 +119,7 @@ class CostGoal(Goal):
     Attributes:
         measured: Returns its value in the results of a training and of the probe before it, or None.
         estimated: Returns its value for a configuration that was not run, with its source, or None.
-        typical_error: The usual relative error of such a value, of a model's between and beyond what was probed
-            (benchmarks/search_cost.py).
+        typical_error: The usual relative error of a value whose source is "model" (benchmarks/search_cost.py).
         limited_by_memory: True if the worst value that counts is the study's memory limit; otherwise it is the worst of all
             configurations that fit.
         grows_with_data: True if it is proportional to the number of samples trained on.

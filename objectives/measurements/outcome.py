@@ -21,9 +21,9 @@ class Evaluation:
         epoch: Epochs done, from 1.
         num_samples: Training samples processed so far.
         train_time_s: Training time so far, evaluations left out.
-        loss: Mean training loss since the evaluation before.
+        loss: Mean training loss since the previous evaluation.
         eval_loss: Loss on the evaluation data.
-        accuracy: Share of the evaluation data classified right, 0 to 1.
+        accuracy: Share of the evaluation data that was classified correctly, 0 to 1.
         metrics: Every number that the evaluation returned, by the Trainer's key.
     """
 
@@ -38,9 +38,9 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """Peak memory in MiB, as four instruments show it; what does not exist on a device is None.
+    """Peak memory in MiB, measured in several ways; None for what does not exist on a device.
 
-    Of a trial on several devices each figure is the highest of its ranks': the fullest device decides whether it fits.
+    For a trial on several devices each value is the highest of all ranks: the fullest device decides whether the trial fits.
 
     Attributes:
         peak_allocated_mib: Tensors alive in torch's CUDA allocator.
@@ -69,7 +69,7 @@ class ProbeResult:
         memory: Peaks over an evaluation batch and two optimizer steps on the longest sequences.
         micro_step_time_s: Median forward and backward pass of one ordinary micro-batch.
         optimizer_step_time_s: Median time of one optimizer update, after its micro-steps.
-        eval_batch_time_s: Median evaluation of one ordinary batch; None without evaluation, or where `evaluate` is the user's
+        eval_batch_time_s: Median evaluation of one ordinary batch; None without evaluation, or if `evaluate` is the user's
             own and never calls `prediction_step`.
         estimated_train_time_s: Training time of the whole run at these rates.
         probe_time_s: Time of the probe itself.
@@ -96,7 +96,7 @@ class TrainingResult:
 
     Attributes:
         memory: Peaks over the training and its evaluations.
-        train_time_s: Time of training alone: evaluations left out, data loading included.
+        train_time_s: Time of the training without evaluations; data loading is included.
         eval_time_s: Time of all evaluations.
         num_steps: Optimizer steps.
         num_samples: Training samples processed.
@@ -154,10 +154,10 @@ class OutOfMemory:
 
     Attributes:
         stage: Where it happened.
-        reason: A sentence, with the error's own words.
-        requested_mib: The allocation that failed, where the error says it.
-        free_mib: Memory that was free then, where the error says it.
-        shortfall_mib: By how much it did not fit, at least: above 0.
+        reason: A sentence that quotes the error.
+        requested_mib: The allocation that failed, if the error says it.
+        free_mib: Memory that was free then, if the error says it.
+        shortfall_mib: Lower bound of the memory that was missing, above 0.
     """
 
     stage: Stage
@@ -182,7 +182,7 @@ class TimedOut:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failed:
-    """A real error, or a process that ended without an answer."""
+    """An error other than running out of memory, or a process that ended without an answer."""
 
     stage: Stage
     reason: str
@@ -206,13 +206,13 @@ _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
 
 def to_json(outcome: Outcome) -> str:
-    """The outcome as a line of JSON; a loss that is NaN or infinite stays what it is."""
+    """Return the outcome as a line of JSON, in which a loss that is NaN or infinite is kept."""
     # pydantic's own JSON writer turns NaN into null; the standard library's keeps it.
     return json.dumps(_OUTCOME.dump_python(outcome))
 
 
 def from_json(text: str) -> Outcome:
-    """The outcome that `to_json` wrote.
+    """Return the outcome that `to_json` wrote.
 
     Raises:
         ValueError: The text is not JSON, or not an outcome.

@@ -1,7 +1,7 @@
-"""How a trial is written into an Optuna study, and read back.
+"""Writes trials into an Optuna study and reads them back.
 
-The names below are the study's schema: what a person sees as user attributes in optuna-dashboard, what the front and an export
-read, and what a later search learns from. Values are plain JSON types.
+The names below are the study's schema: the user attributes that a person sees in optuna-dashboard, that the front and an export
+read, and that a later search learns from. Values are JSON types.
 """
 
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ OutcomeKind = Literal[
     "completed", "stopped_early", "diverged", "out_of_memory", "timed_out", "probed", "skipped", "interrupted", "failed"
 ]  # fmt: skip
 
-# Outcomes that a study's `trials` counts: something was trained, or memory or time ran out in trying.
+# Outcomes that count towards a study's `trials`: something was trained, or memory or time ran out.
 COUNTED = frozenset({"completed", "stopped_early", "diverged", "out_of_memory", "timed_out"})
 
 # Names the trial whose training settled the values of a trial that was not run.
 DERIVED_FROM = "derived_from"
 
-# What was predicted of a trial's peak: by what the study knew before it ran, with its source, and by the memory plan alone.
+# Predictions of a trial's peak memory: from what the study knew before it ran, with the source, and from the memory estimate.
 MEMORY_PREDICTION = ("predicted_peak_memory_mib", "predicted_peak_memory_mib_source", "planned_peak_memory_mib")
 
 
@@ -63,17 +63,17 @@ class TrialRecord:
 
     @property
     def counts(self) -> bool:
-        """Whether the study's `trials` counts it: derived and skipped ones are free."""
+        """True if it counts towards the study's `trials`: derived and skipped trials do not."""
         return self.outcome in COUNTED and not self.is_derived
 
     @property
     def is_derived(self) -> bool:
-        """Whether what was learned comes from the training of another trial."""
+        """True if its learned values come from the training of another trial."""
         return DERIVED_FROM in self.attributes
 
 
 def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices: int = 1) -> TrialRecord:
-    """Reads a trial of a study whose objectives are `objectives`, in the study's order."""
+    """Read a trial of a study whose objectives are `objectives`, in the study's order."""
     attributes = dict(trial.user_attrs)
     # A trial that is being told has its attributes one by one: until it has ended, they say nothing.
     outcome = attributes.pop("outcome", None)
@@ -95,7 +95,7 @@ def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices:
 
 
 def outcome_attributes(outcome: Completed | OutOfMemory | TimedOut | Failed | Interrupted) -> dict[str, Any]:
-    """The user attributes under which an outcome is stored."""
+    """Return the user attributes under which an outcome is stored."""
     attributes: dict[str, Any] = {"outcome": outcome.kind}
     training = outcome.measurements.training
     if isinstance(outcome, Completed) and training is None:
@@ -117,7 +117,7 @@ def outcome_attributes(outcome: Completed | OutOfMemory | TimedOut | Failed | In
 
 
 def measurement_attributes(measurements: Measurements) -> dict[str, Any]:
-    """What was measured, by name: what a person compares flat, the details of each stage in one mapping.
+    """Return the measurements by name: those that a person compares at the top, the details of each stage in one mapping.
 
     Every attribute is a write to the study's storage, which all workers share: there are as few as a reader needs.
     """

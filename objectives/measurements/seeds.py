@@ -1,7 +1,7 @@
-"""A learning class that was trained with several seeds: its trials hold the mean of what the seeds learned, and its spread.
+"""Several seeds of one learning class: its trials hold the mean and the standard deviation of the learned values.
 
-One training says what a class learned with one seed. A repeat trains the same configuration with the next seed, and what is
-published of the class from then on is the mean: luck averages out, and the front gets error bars.
+One training gives the values of one seed. A repeat trains the same configuration with the next seed, and from then on the mean
+is published for the class: the influence of the seed averages out, and the front gets error bars.
 """
 
 import statistics
@@ -11,7 +11,7 @@ from typing import Any
 from tradeoff.objectives.measurements.goals import learned_value
 from tradeoff.objectives.measurements.records import TrialRecord
 
-# The seed of a repeat; a trial without it was trained with the job's own.
+# The seed of a repeat; a trial without it was trained with the job's seed.
 SEED = "seed"
 # The number of seeds over which a class's values are averaged.
 NUM_SEEDS = "num_seeds"
@@ -35,7 +35,7 @@ def averaged_attributes(
 
     Args:
         own: The attributes of the repeat, with its training.
-        earlier: The trials that trained the same configuration with other seeds, in their order; at least one.
+        earlier: The trials that trained the same configuration with other seeds, in order; at least one.
         names: The learned objectives.
         number: The repeat's number.
         seed: The repeat's seed.
