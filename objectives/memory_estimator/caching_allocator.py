@@ -41,7 +41,7 @@ class Release:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OutOfMemory:
+class AllocationFailure:
     """A request that did not fit, even with every free segment given back.
 
     Attributes:
@@ -61,7 +61,7 @@ class Replay:
 
     peak_allocated_bytes: int
     peak_reserved_bytes: int
-    out_of_memory: OutOfMemory | None
+    out_of_memory: AllocationFailure | None
 
 
 class AllocationError(Exception):
@@ -259,7 +259,7 @@ def replay(events: Iterable[Allocation | Release], capacity_bytes: int | None = 
         try:
             allocator.allocate(event.key, event.num_bytes)
         except AllocationError:
-            failure = OutOfMemory(event=index, requested_bytes=event.num_bytes, reserved_bytes=allocator.reserved_bytes)
+            failure = AllocationFailure(event=index, requested_bytes=event.num_bytes, reserved_bytes=allocator.reserved_bytes)
             break
     return Replay(
         peak_allocated_bytes=allocator.peak_allocated_bytes,

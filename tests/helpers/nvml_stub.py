@@ -24,7 +24,7 @@ def compile_stub(folder: Path) -> Path:
 
 @dataclass
 class NvmlStub:
-    """A machine with cards, as the stub shows it. Lines are as `nvml_stub.c` describes them."""
+    """A machine with GPUs, as the stub shows it. Lines are as `nvml_stub.c` describes them."""
 
     library: Path | None
     state: Path

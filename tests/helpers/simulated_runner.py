@@ -1,6 +1,6 @@
 """A trial's process replaced by formulas: whole studies in milliseconds, at the `Runner` boundary.
 
-Memory and time have the shape of BERT-base on a card of 7,611 MiB, accuracy that of reviews with five stars, with a noise like
+Memory and time have the shape of BERT-base on a GPU with 7,611 MiB, accuracy that of reviews with five stars, with a noise like
 a change of seed. The noise depends on the seed and the configuration alone, so a study that goes on repeats what it would have
 measured.
 """
@@ -229,7 +229,7 @@ class SimulatedServer:
 
 DEVICE = {
     "kind": "cuda",
-    "name": "Simulated card",
+    "name": "Simulated GPU",
     "uuid": None,
     "total_memory_mib": BUDGET_MIB,
     "num_cpus": 8,

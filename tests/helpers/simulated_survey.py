@@ -1,4 +1,4 @@
-"""The survey on a simulated card, without a study around it."""
+"""The survey on a simulated GPU, without a study around it."""
 
 from simulated_runner import BUDGET_MIB, SimulatedRunner, memory_mib, setup
 

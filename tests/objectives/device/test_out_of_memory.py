@@ -82,7 +82,7 @@ def test_torchs_own_error_says_what_it_wanted_and_what_was_free():
 
 
 def test_under_a_memory_fraction_free_is_what_is_left_of_the_share():
-    # 7 GiB allowed, 6 allocated and 0.25 held in parts of blocks: 0.75 GiB, though the card has 120 GiB free.
+    # 7 GiB allowed, 6 allocated and 0.25 held in parts of blocks: 0.75 GiB, though the GPU has 120 GiB free.
     details = out_of_memory_details(torch.OutOfMemoryError(CUDA_SHARE))
     assert details is not None
     assert details.free_mib == 768.0

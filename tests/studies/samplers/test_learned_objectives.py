@@ -89,7 +89,7 @@ def test_energy_is_refused_where_nothing_counts_it(monkeypatch, tmp_path):
     monkeypatch.setattr(study_runner, "TrialServer", lambda: simulated.SimulatedServer(simulated.SimulatedRunner()))
     config = StudyConfig(objectives=("accuracy", "energy_j"))
     with pytest.raises(
-        TradeoffError, match="energy_j can't be an objective on Simulated card, whose energy can't be measured; remove it"
+        TradeoffError, match="energy_j can't be an objective on Simulated GPU, whose energy can't be measured; remove it"
     ):
         run_study(config, storage=f"sqlite:///{tmp_path}/a.db")
 

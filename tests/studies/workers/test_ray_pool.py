@@ -120,7 +120,7 @@ def test_a_worker_on_another_device_says_so_with_its_node(monkeypatch: pytest.Mo
     monkeypatch.setattr("socket.gethostname", lambda: "gpu-2")
     end = run(assignment("sqlite:///a.db", creates=False))
     assert (end.how, end.where) == ("other_device", " on gpu-2")
-    assert end.reason.startswith("the study 'rays' was measured on Simulated card, and this machine has Other card")
+    assert end.reason.startswith("the study 'rays' was measured on Simulated GPU, and this machine has Other card")
 
 
 def test_a_share_of_other_processors_is_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
