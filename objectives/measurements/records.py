@@ -75,7 +75,7 @@ class TrialRecord:
 def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices: int = 1) -> TrialRecord:
     """Read a trial of a study whose objectives are `objectives`, in the study's order."""
     attributes = dict(trial.user_attrs)
-    # A trial that is being told has its attributes one by one: until it has ended, they say nothing.
+    # While the result of a trial is being recorded, its attributes are incomplete: they are read only once it has ended.
     outcome = attributes.pop("outcome", None)
     values: dict[str, float] = {}
     if trial.state == TrialState.COMPLETE:
