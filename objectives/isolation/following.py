@@ -18,6 +18,9 @@ from tradeoff.objectives.trial.messages import Channel, Finished, Measured, Prog
 
 OnProgress = Callable[[Mapping[str, Any]], None]
 
+# How long to wait, once a rank reports an error, for another one whose end may have caused it.
+_CAUSE_WAIT_S = 0.5
+
 
 @dataclass(kw_only=True)
 class Followed:
@@ -85,7 +88,24 @@ def follow(processes: Sequence[Followed], deadline_s: float | None, on_progress:
             if not process.receive(on_progress if process is processes[0] else None):
                 process.result.closed = True
                 unheard.remove(process)
-        if len(processes) > 1 and any(_is_lost(process.result) for process in processes):
+        lost = [process.result for process in processes if _is_lost(process.result)]
+        if lost and len(processes) > 1:
+            if all(_may_be_caused(result) for result in lost):
+                _await_cause(unheard)
+            return
+
+
+def _await_cause(unheard: Sequence[Followed]) -> None:
+    """Wait a moment for a process that vanished: the error of a rank that lost it may be noticed before its own end."""
+    end_s = time.perf_counter() + _CAUSE_WAIT_S
+    waiting = list(unheard)
+    while waiting and (left_s := end_s - time.perf_counter()) > 0:
+        ready = wait([process.channel.fileno() for process in waiting], left_s)
+        for process in [process for process in waiting if process.channel.fileno() in ready]:
+            if not process.receive(None):
+                process.result.closed = True
+                waiting.remove(process)
+        if any(_is_lost(process.result) and not _may_be_caused(process.result) for process in unheard):
             return
 
 
@@ -111,6 +131,11 @@ def of_ranks(outcome: Outcome, rank: int, ranks: Sequence[ProcessResult]) -> Out
 
 def _is_lost(result: ProcessResult) -> bool:
     return result.closed if result.outcome is None else not isinstance(result.outcome, Completed)
+
+
+def _may_be_caused(result: ProcessResult) -> bool:
+    """Return True for an error, which another rank's end may have caused."""
+    return _precedence(result)[0] == 2
 
 
 def _precedence(result: ProcessResult) -> tuple[int, float]:
