@@ -28,7 +28,7 @@ def run_study(
 ) -> optuna.Study:
     """Create the study of `config`, or resume it, and run it to its number of trials.
 
-    Example:
+    Examples:
         >>> from tradeoff.studies.config.presets import embedded
         >>> study = run_study(embedded(), storage="sqlite:///tradeoff.db")  # doctest: +SKIP
 
@@ -69,7 +69,10 @@ def join_study(
     Args:
         name: The study's name; None for the one created last.
         storage: A database URL, or the path of a SQLite file.
-        workers, timeout_s, display, cache: As for `run_study`.
+        workers: As for `run_study`.
+        timeout_s: As for `run_study`.
+        display: As for `run_study`.
+        cache: As for `run_study`.
 
     Returns:
         The study.
