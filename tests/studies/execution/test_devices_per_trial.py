@@ -105,7 +105,8 @@ def test_the_end_of_a_search_counts_what_was_trained_on_two_devices(searched: tu
 
 
 def test_fit_runs_its_probes_on_two_devices_and_holds_half_of_the_samples_at_most() -> None:
-    config = tiny_study(devices_per_trial=2, space={"per_device_train_batch_size": 8, "precision": "fp32"})
+    space = {"per_device_train_batch_size": 8, "precision": "fp32"}
+    config = tiny_study(devices_per_trial=2, space=space, limits={"peak_memory_mib": 4000.0})
     with SharedTrialServer() as server:
         ready = prepare(config, server, Interrupts(), display=Recorder(), cache=cache_folder())
         asked: list[int] = []
@@ -117,7 +118,7 @@ def test_fit_runs_its_probes_on_two_devices_and_holds_half_of_the_samples_at_mos
                 return run_trial(request, **settings)
 
         watched = Preparation(config=config, device=ready.device, space=ready.space, data=ready.data, runner=Watched())
-        (found, *_) = fit_study(watched, limit_mib=4000.0)
+        (found, *_) = fit_study(watched, on_probe=lambda parameters, outcome: None)
     assert found.batch == 32  # of 64 samples
     assert set(asked) == {2}
 
