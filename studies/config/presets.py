@@ -1,4 +1,4 @@
-"""Ready studies: each preset is a function that returns a whole one."""
+"""Presets: each is a function that returns a complete study."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from tradeoff.studies.config.study import EffectiveBatchSizeLimits, Limits, Spac
 
 
 def embedded() -> StudyConfig:
-    """A small BERT with random weights on generated reviews: the trade-off in minutes, on two CPU cores, with no network."""
+    """Return a small BERT with random weights on generated reviews, searched in minutes on two CPU cores without a network."""
     return StudyConfig(
         name="embedded",
         job=TextClassificationJob(
@@ -34,7 +34,7 @@ def embedded() -> StudyConfig:
 
 
 def yelp_bert() -> StudyConfig:
-    """BERT-base on Yelp reviews, as in the lecture: 1,000 training and 1,000 evaluation reviews, padded to 512, 3 epochs."""
+    """Return BERT-base on Yelp reviews, as in the lecture: 1,000 to train and 1,000 to evaluate on, padded to 512, 3 epochs."""
     return StudyConfig(
         name="yelp-bert",
         job=TextClassificationJob(
@@ -59,7 +59,7 @@ def yelp_bert() -> StudyConfig:
 
 
 def dummy_bert() -> StudyConfig:
-    """BERT-base on random tokens, as in the lecture: 512 sequences of 512, for time and memory alone."""
+    """Return BERT-base on random tokens, as in the lecture: 512 sequences of 512, only for time and memory."""
     return StudyConfig(
         name="dummy-bert",
         job=TextClassificationJob(

@@ -192,7 +192,7 @@ class StudyConfig(_Model):
         return self
 
     def search_space(self) -> SearchSpace:
-        """The space that the file describes."""
+        """Return the search space that the file describes."""
         limits = self.limits.effective_batch_size
         return SearchSpace(
             domains=self.space.domains(),

@@ -1,4 +1,4 @@
-"""Reads a study from a YAML file, a preset and `--set` overrides, and says in one sentence what is wrong with it."""
+"""Study files: a study from a YAML file, a preset and `--set` overrides, with one sentence for what is wrong in it."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ MAX_VALUES = 100_000
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key that is written twice is an error and not a silent loss of the first."""
+    """Safe YAML in which a duplicate key is an error instead of silently replacing the first."""
 
 
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -45,7 +45,7 @@ _UniqueKeyLoader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 def _load(text: str) -> Any:
-    """Reads YAML whose aliases, written out, are not more than a study could need: a few lines can name billions of values."""
+    """Read YAML, and refuse aliases that expand to more than a study needs: a few lines can name billions of values."""
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"it may have at most {MAX_CHARACTERS:,} characters, got {len(text):,}")
     loader = _UniqueKeyLoader(text)
@@ -77,17 +77,17 @@ def load_config(
     presets: Mapping[str, Callable[[], StudyConfig]] = PRESETS,
     **top_level: Any,
 ) -> StudyConfig:
-    """Builds a study from its parts: the preset first, the file over it, overrides over both.
+    """Build a study from its parts: the preset first, then the file, then the overrides.
 
     Args:
-        study_file: A YAML file, or None.
-        preset: The name of a preset; without a file, `embedded` by default. A file without a preset stands alone.
-        overrides: `job.epochs=1` and the like; the value is read as YAML.
-        presets: The presets there are, by name.
-        top_level: Keys of the study by name; None leaves a key as it is.
+        study_file: A YAML file; None for a preset alone.
+        preset: The name of a preset; default: `embedded` without a file, none with one.
+        overrides: Values for keys, such as `job.epochs=1`, read as YAML.
+        presets: The presets to choose from, by name.
+        top_level: Top-level keys of the study; None leaves a key unchanged.
 
     Raises:
-        TradeoffError: What can't be used, with its path, and what would be right.
+        TradeoffError: A part can't be used; the message names the key and the remedy.
     """
     if preset is None and study_file is None:
         preset = "embedded"
@@ -110,10 +110,10 @@ def load_config(
 
 
 def validated(data: Mapping[str, Any], *, where: str) -> StudyConfig:
-    """Validates plain data as a study.
+    """Validate plain data as a study.
 
     Raises:
-        TradeoffError: The first thing that is wrong, with its path; how many more there are.
+        TradeoffError: The data is not a study; the message names the first problem and the number of others.
     """
     try:
         return StudyConfig.model_validate(dict(data))
@@ -122,7 +122,7 @@ def validated(data: Mapping[str, Any], *, where: str) -> StudyConfig:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML mapping.
+    """Read a YAML mapping.
 
     Raises:
         TradeoffError: The file is missing, unreadable, not YAML or not a mapping.
@@ -143,7 +143,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a validation in a sentence, and how many more there are."""
+    """Return the first problem of a validation in a sentence, and the number of others."""
     problems = error.errors(include_url=False)
     first = problems[0]
     # Which of the two jobs it is has no key in the file.
@@ -190,7 +190,7 @@ def _assign(data: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`. A section of keys is merged; a range of values is one value, and replaces what was there."""
+    """Return `base` updated by `over`. Sections are merged; a range of values is one value and replaces what was there."""
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), dict)
