@@ -17,7 +17,7 @@ def dashboard(
     allow_remote: Annotated[
         bool,
         typer.Option(
-            "--allow-remote", help="Accept connections from other machines. There are no passwords: they can change and delete."
+            "--allow-remote", help="Accept connections from other machines, which can then change and delete studies."
         ),
     ] = False,
 ) -> None:

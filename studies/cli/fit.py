@@ -33,7 +33,7 @@ def fit(
     """Find the largest batch that fits, exactly, for each checkpointing and precision, with and without accumulation.
 
     Every batch is tried with the real Trainer on the longest sequences, in a process of its own. A few probes find the largest
-    one that fits, and show that the next one does not. The batch sizes of the study's own space do not count.
+    one that fits, and show that the next one does not. The batch sizes in the study's space are ignored.
 
     \b
     Example:

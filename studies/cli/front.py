@@ -26,7 +26,7 @@ def front(
     minimize: options.Minimize = None,
     weight: options.Weights = None,
 ) -> None:
-    """Show the Pareto front of a study, best accuracy first; with an option that chooses, that configuration alone.
+    """Show the Pareto front of a study, best accuracy first; with an option that chooses, only that configuration.
 
     \b
     Example:

@@ -24,7 +24,7 @@ def run(
     study_file: StudyFile = None,
     preset: Preset = None,
     trials: Annotated[
-        int | None, typer.Option(metavar="N", help="The number of trials that the study is to have.", show_default=False)
+        int | None, typer.Option(metavar="N", help="The study's total number of trials.", show_default=False)
     ] = None,
     timeout: Timeout = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="The study's name.", show_default=False)] = None,

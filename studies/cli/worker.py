@@ -15,7 +15,7 @@ def worker(
     """Work on an existing study beside other workers, on this machine or elsewhere, until it is complete.
 
     Everything is read from the storage. A worker can join and leave at any time: on SIGTERM or Ctrl-C it cleans up, and others
-    run the trial that it had begun again.
+    rerun the trial that it had begun.
 
     \b
     Example:

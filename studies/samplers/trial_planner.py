@@ -115,7 +115,7 @@ class TrialPlanner:
     def decision(self) -> Decision | str:
         """The class to train next, or the reason why there is none."""
         if not self._setup.learned:
-            return "what the study optimises is known from probes"
+            return "probes have measured every objective of the study"
         trained = self._trained
         failed = {
             self.knowledge.class_of(o.parameters)
