@@ -1,6 +1,6 @@
 """Estimated against published and measured peak memory: `benchmarks/memory_estimate.py [lecture] [guide] [kernels] [cpu]`.
 
-- lecture: BERT-base, fp32, eager attention, on a card of 7,611 MiB; torch 2.0's foreach AdamW.
+- lecture: BERT-base, fp32, eager attention, on a GPU of 7,611 MiB; torch 2.0's foreach AdamW.
 - guide: BERT-large on a V100, from transformers' guide "Efficient Training on a Single GPU" of 2022
   (https://huggingface.co/docs/transformers/v4.21.0/perf_train_gpu_one); torch 1.10.
 - kernels: BERT-base as a language model in float16 on an A100, forward and backward passes with eager attention and with SDPA;
@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from old_torch import Torch20Tracer, Torch110LoopAdamWTracer, Torch110Tracer
 from transformers import BertConfig, LlamaConfig, PretrainedConfig
 
-from tradeoff.objectives.memory_estimator.caching_allocator import Allocation, Release, replay
-from tradeoff.objectives.memory_estimator.estimator import plan
+from tradeoff.objectives.memory_estimator.caching_allocator import CachingAllocator
+from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator
 from tradeoff.objectives.memory_estimator.events import Category, Event
-from tradeoff.objectives.memory_estimator.run_estimate import MIB, MemoryPrediction
+from tradeoff.objectives.memory_estimator.run_estimate import MIB, GpuMemory, RunEstimate
 from tradeoff.objectives.memory_estimator.settings import TraceSettings
 from tradeoff.objectives.memory_estimator.tracing.fake_model import fake_batch
 from tradeoff.objectives.memory_estimator.tracing.trace import Tracer
@@ -34,21 +35,21 @@ BERT_LARGE = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_he
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A case, what was predicted, and what was measured; None where it ran out of memory."""
+    """A case, its estimate, and what was measured; None if it ran out of memory."""
 
     case: str
-    prediction: MemoryPrediction
+    estimate: RunEstimate
     measured_mib: float | None
 
     @property
     def error(self) -> float | None:
-        return None if self.measured_mib is None else self.prediction.predicted_peak_memory_mib / self.measured_mib - 1
+        return None if self.measured_mib is None else self.estimate.peak_memory_mib / self.measured_mib - 1
 
     @property
     def within_bounds(self) -> bool | None:
         if self.measured_mib is None:
             return None
-        return self.prediction.predicted_low_mib <= self.measured_mib <= self.prediction.predicted_high_mib
+        return self.estimate.lower_bound_mib <= self.measured_mib <= self.estimate.upper_bound_mib
 
 
 def parameters(batch: int, accumulation: int = 1, checkpointing: bool = False, precision: str = "fp32") -> TrialParameters:
@@ -61,25 +62,25 @@ def parameters(batch: int, accumulation: int = 1, checkpointing: bool = False, p
 
 
 def lecture() -> list[Row]:
-    settings = TraceSettings(sequence_length=512, num_labels=5, attention="eager", torch_release="2.0")
+    settings = TraceSettings(sequence_length=512, num_labels=5, attention="eager")
     random_data = {(1, 1): 3281, (2, 1): 3391, (4, 1): 4613, (8, 1): 7069, (9, 1): None} | {
         (8, accumulation): 7509 if accumulation < 64 else 6637 for accumulation in (2, 4, 8, 16, 32, 128, 1024, 4096)
     }
     reviews = {(8, 1): 7069, (8, 8): 7509, (8, 32): 7509, (8, 1024): 7509}
     rows = []
     for name, measured, samples, epochs in (("random", random_data, 512, 1), ("reviews", reviews, 1000, 3)):
-        predictions = plan(
+        estimator = MemoryEstimator(
             BERT_BASE,
-            [parameters(batch, accumulation) for batch, accumulation in measured],
             settings=settings,
-            device_memory_mib=7611,
-            context_memory_mib=417,
+            gpu=GpuMemory(total_mib=7611, context_mib=417),
             train_samples=samples,
             epochs=epochs,
             eval_batch_size=8 if name == "reviews" else None,
+            tracer=Torch20Tracer,
         )
-        for ((batch, accumulation), value), prediction in zip(measured.items(), predictions, strict=True):
-            rows.append(Row(case=f"{name}, batch {batch} x {accumulation}", prediction=prediction, measured_mib=value))
+        estimates = estimator.estimate([parameters(batch, accumulation) for batch, accumulation in measured])
+        for ((batch, accumulation), value), estimate in zip(measured.items(), estimates, strict=True):
+            rows.append(Row(case=f"{name}, batch {batch} x {accumulation}", estimate=estimate, measured_mib=value))
     return rows
 
 
@@ -94,27 +95,25 @@ def guide() -> list[Row]:
         ("adafactor", parameters(1, 4, checkpointing=True, precision="fp16"), 4847),
     ]
     rows = []
-    for optimizer in ("adamw_hf", "adafactor"):
+    for optimizer, tracer in (("adamw_hf", Torch110LoopAdamWTracer), ("adafactor", Torch110Tracer)):
         chosen = [(configuration, measured) for name, configuration, measured in cases if name == optimizer]
-        predictions = plan(
+        estimator = MemoryEstimator(
             BERT_LARGE,
-            [configuration for configuration, _ in chosen],
             settings=TraceSettings(
                 sequence_length=512,
                 num_labels=2,
                 attention="eager",
-                optimizer=optimizer,
+                optimizer="adafactor" if optimizer == "adafactor" else "adamw_torch",
                 foreach=False,
-                torch_release="1.10",
                 flash_attention=False,
             ),
-            device_memory_mib=16160,
-            context_memory_mib=1343,
-            loaded_code_memory_mib=0,
+            gpu=GpuMemory(total_mib=16160, context_mib=1343, loaded_code_mib=0),
             train_samples=512,
+            tracer=tracer,
         )
-        for (configuration, measured), prediction in zip(chosen, predictions, strict=True):
-            rows.append(Row(case=f"{optimizer} {describe(configuration)}", prediction=prediction, measured_mib=measured))
+        estimates = estimator.estimate(configuration for configuration, _ in chosen)
+        for (configuration, measured), estimate in zip(chosen, estimates, strict=True):
+            rows.append(Row(case=f"{optimizer} {describe(configuration)}", estimate=estimate, measured_mib=measured))
     return rows
 
 
@@ -151,19 +150,22 @@ def kernels() -> list[Row]:
                 sequence_length=length, task="causal-lm", attention=attention, weights_dtype="float16", padded=False
             )
             events = LogitsTracer(BertConfig(is_decoder=True), settings).loop(batch)
-            played = replay(
-                Release(event.key) if event.num_bytes is None else Allocation(event.key, event.num_bytes) for event in events
-            )
-            prediction = MemoryPrediction(
+            allocator = CachingAllocator()
+            for event in events:
+                if event.num_bytes is None:
+                    allocator.release(event.key)
+                else:
+                    allocator.allocate(event.key, event.num_bytes)
+            estimate = RunEstimate(
                 parameters=parameters(batch),
-                predicted_peak_memory_mib=played.peak_allocated_bytes / 1e6,
-                predicted_low_mib=0.0,
-                predicted_high_mib=0.0,
+                peak_memory_mib=allocator.peak_allocated_bytes / 1e6,
+                lower_bound_mib=0.0,
+                upper_bound_mib=0.0,
                 fits=None,
                 fails_at=None,
                 parts={},
             )
-            rows.append(Row(case=f"{attention}, {batch} x {length}", prediction=prediction, measured_mib=value))
+            rows.append(Row(case=f"{attention}, {batch} x {length}", estimate=estimate, measured_mib=value))
     return rows
 
 
@@ -196,13 +198,13 @@ def cpu() -> list[Row]:
             )
         ]
         settings = TraceSettings(sequence_length=128, attention="eager", foreach=False, target="cpu")
-        predictions = plan(config, cases, settings=settings, context_memory_mib=0, loaded_code_memory_mib=0)
-        for configuration, prediction in zip(cases, predictions, strict=True):
+        estimates = MemoryEstimator(config, settings=settings, gpu=GpuMemory(context_mib=0, loaded_code_mib=0)).estimate(cases)
+        for configuration, estimate in zip(cases, estimates, strict=True):
             print(f"measuring {name} {describe(configuration)}", file=sys.stderr)
             measured = measured_on_cpu(config, configuration, settings.sequence_length)
-            # The CPU's allocator keeps and rounds nothing: what is asked for is what is to be compared.
-            prediction = replace(prediction, predicted_peak_memory_mib=prediction.predicted_low_mib)
-            rows.append(Row(case=f"{name} {describe(configuration)}", prediction=prediction, measured_mib=measured))
+            # The CPU's allocator neither retains nor rounds: the comparison is with what is requested.
+            estimate = replace(estimate, peak_memory_mib=estimate.lower_bound_mib)
+            rows.append(Row(case=f"{name} {describe(configuration)}", estimate=estimate, measured_mib=measured))
     return rows
 
 
@@ -261,19 +263,19 @@ def describe(configuration: TrialParameters) -> str:
 
 
 def report(title: str, rows: list[Row], *, bounded: bool) -> None:
-    """Prints a table; the bounds are those of a card's allocator, and mean nothing on a CPU."""
+    """Prints a table; the bounds are those of a GPU's allocator, and mean nothing on a CPU."""
     print(
-        f"\n{title}\n{'case':44}{'measured':>10}{'predicted':>11}{'error':>8}"
+        f"\n{title}\n{'case':44}{'measured':>10}{'estimated':>11}{'error':>8}"
         + (f"{'low':>9}{'high':>9}  fits" if bounded else "")
     )
     for row in rows:
-        prediction = row.prediction
+        estimate = row.estimate
         measured = "OOM" if row.measured_mib is None else f"{row.measured_mib:,.0f}"
         error = "" if row.error is None else f"{row.error:+.1%}"
         outside = "  outside its bounds" if bounded and row.within_bounds is False else ""
-        line = f"{row.case:44}{measured:>10}{prediction.predicted_peak_memory_mib:>11,.0f}{error:>8}"
+        line = f"{row.case:44}{measured:>10}{estimate.peak_memory_mib:>11,.0f}{error:>8}"
         if bounded:
-            line += f"{prediction.predicted_low_mib:>9,.0f}{prediction.predicted_high_mib:>9,.0f}  {prediction.fits}{outside}"
+            line += f"{estimate.lower_bound_mib:>9,.0f}{estimate.upper_bound_mib:>9,.0f}  {estimate.fits}{outside}"
         print(line)
     errors = [abs(row.error) for row in rows if row.error is not None]
     outside = sum(row.within_bounds is False for row in rows)
@@ -283,7 +285,7 @@ def report(title: str, rows: list[Row], *, bounded: bool) -> None:
 def main() -> None:
     chosen = sys.argv[1:] or ["lecture", "guide", "kernels", "cpu"]
     for name, title, make in (
-        ("lecture", "BERT-base on a card of 7,611 MiB", lecture),
+        ("lecture", "BERT-base on a GPU of 7,611 MiB", lecture),
         ("guide", "BERT-large on a V100", guide),
         ("kernels", "BERT-base in float16 on an A100, allocated, in MB", kernels),
         ("cpu", "Small models on this machine's CPU", cpu),

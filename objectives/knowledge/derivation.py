@@ -44,9 +44,9 @@ def derived_attributes(parameters: TrialParameters, settling: Observation, knowl
 def predicted_attributes(parameters: TrialParameters, measured: Mapping[str, Any], knowledge: Knowledge) -> dict[str, Any]:
     """Return the time and memory that were predicted before a trial ran, for each of them that the trial has measured itself.
 
-    The memory's source is stored beside it: "model" for a line through measured peaks, "plan" for the memory estimate as
-    corrected by measured peaks. `planned_peak_memory_mib` is the estimate alone. If there is an estimate, a trial that ran out
-    of memory has them too.
+    The memory's source is stored beside it: "model" for a line through measured peaks, "estimate" for the memory estimate as
+    corrected by measured peaks. `estimated_peak_memory_mib` is the estimate alone. If there is one, a trial that ran out of
+    memory has them too.
 
     Args:
         parameters: The trial's configuration.
@@ -58,10 +58,10 @@ def predicted_attributes(parameters: TrialParameters, measured: Mapping[str, Any
     if measured["outcome"] == "completed" and "train_time_s" in measured and (time := knowledge.time_s(parameters)) is not None:
         predicted["predicted_train_time_s"] = time[0]
     has_run = measured["outcome"] in ("completed", "stopped_early", "diverged", "probed")
-    planned = knowledge.memory.estimated_mib(parameters)
-    is_asked = (has_run and "peak_memory_mib" in measured) or (planned is not None and measured["outcome"] == "out_of_memory")
+    estimated = knowledge.memory.estimated_mib(parameters)
+    is_asked = (has_run and "peak_memory_mib" in measured) or (estimated is not None and measured["outcome"] == "out_of_memory")
     if is_asked and (memory := knowledge.memory_mib(parameters)) is not None:
         predicted |= {"predicted_peak_memory_mib": memory[0], "predicted_peak_memory_mib_source": memory[1]}
-    if is_asked and planned is not None:
-        predicted["planned_peak_memory_mib"] = planned
+    if is_asked and estimated is not None:
+        predicted["estimated_peak_memory_mib"] = estimated
     return predicted

@@ -134,7 +134,7 @@ class Knowledge:
         num_samples = Schedule.of(self.setup.job, structure, num_samples=self.setup.num_train).num_samples
         estimates = Estimates(
             # A value that was not measured counts as predicted, whether by a line through peaks or by the memory estimate.
-            peak_memory_mib=(memory[0], "model" if memory[1] == "plan" else memory[1]),
+            peak_memory_mib=(memory[0], "model" if memory[1] == "estimate" else memory[1]),
             train_time_s=time,
             energy_j=self._power.energy_j(structure, *time),
             num_samples=num_samples,

@@ -26,19 +26,19 @@ class MemoryModel:
     estimates: MemoryEstimates | None
 
     def peak_memory_mib(self, parameters: TrialParameters) -> tuple[float, str] | None:
-        """Return the peak memory in MiB and its source: "probe", "model" or "plan"; None while too little is known.
+        """Return the peak memory in MiB and its source: "probe", "model" or "estimate"; None while too little is known.
 
         Within a memory class it is interpolated in the micro-batch, in which it is close to linear. A class without two
         measured batches borrows from the one that differs only in whether gradients are held through the forward pass: the
         difference is the size of the gradients, unless the update is the peak. With a memory estimate, measured memory is
-        interpolated over the estimated one instead, and the estimate alone ("plan") is used while too little was measured.
+        interpolated over the estimated one instead, and the estimate alone ("estimate") is used while too little was measured.
         """
         memory_class, batch = parameters.memory_class(), float(parameters.per_device_train_batch_size)
         points = self._points.get(memory_class, {})
         if batch in points:
             return points[batch], "probe"
-        if (planned := self._corrected.peak_memory_mib(memory_class, batch)) is not None:
-            return planned
+        if (corrected := self._corrected.peak_memory_mib(memory_class, batch)) is not None:
+            return corrected
         if len(points) >= 2:
             return interpolate(points, batch), "model"
         other = self._points.get(memory_class.other_accumulation, {})
@@ -61,8 +61,8 @@ class MemoryModel:
         """Return the peak in MiB as estimated before anything was measured; None without an estimate."""
         if self.estimates is None:
             return None
-        planned = self.estimates.planned(parameters.memory_class(), float(parameters.per_device_train_batch_size))
-        return None if planned is None else planned.peak_memory_mib
+        estimate = self.estimates.at(parameters.memory_class(), float(parameters.per_device_train_batch_size))
+        return None if estimate is None else estimate.peak_memory_mib
 
     def measured_by(self, parameters: TrialParameters) -> Observation | None:
         """Return the observation that measured this configuration's peak; None if there is none."""
@@ -90,7 +90,7 @@ class MemoryModel:
 
     @cached_property
     def _corrected(self) -> CorrectedEstimates:
-        return CorrectedEstimates(plan=self.estimates or MemoryEstimates(curves={}), points=self._points)
+        return CorrectedEstimates(estimates=self.estimates or MemoryEstimates(curves={}), points=self._points)
 
     @cached_property
     def _with_peak(self) -> list[Observation]:

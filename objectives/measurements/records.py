@@ -32,7 +32,7 @@ COUNTED = frozenset({"completed", "stopped_early", "diverged", "out_of_memory", 
 DERIVED_FROM = "derived_from"
 
 # Predictions of a trial's peak memory: from what the study knew before it ran, with the source, and from the memory estimate.
-MEMORY_PREDICTION = ("predicted_peak_memory_mib", "predicted_peak_memory_mib_source", "planned_peak_memory_mib")
+MEMORY_PREDICTION = ("predicted_peak_memory_mib", "predicted_peak_memory_mib_source", "estimated_peak_memory_mib")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,1 +1,1 @@
-"""Predicting the peak memory of a training step without a GPU: trace it on fake tensors, replay torch's allocator."""
+"""Estimates the peak memory of a training run without a GPU: traces it on fake tensors, and replays torch's allocator."""

@@ -1,4 +1,4 @@
-"""What cuBLAS takes of a card's memory: the constants, apart from what needs torch."""
+"""The workspaces of cuBLAS on a GPU; a module of its own, as it does not need torch."""
 
 import re
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ KIB = 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlasWorkspace:
-    """What cuBLAS keeps, and what one call of cuBLASLt takes.
+    """The memory that cuBLAS keeps, and that one call of cuBLASLt uses.
 
-    torch gives every cuBLAS handle a workspace at its first use and never takes it back. The forward and the backward pass run
-    in two threads, each with a handle of its own, so there are two.
+    torch gives every cuBLAS handle a workspace at its first use and never frees it. The forward and the backward pass run in
+    two threads, each with a handle of its own, so there are two.
 
     Attributes:
         cublas_bytes: aten/src/ATen/cuda/CublasHandlePool.cpp: `:4096:2:16:8`, 2 x 4 MiB + 8 x 16 KiB.
@@ -24,7 +24,7 @@ class BlasWorkspace:
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> "BlasWorkspace":
-        """The workspaces of a process with these variables: `CUBLAS_WORKSPACE_CONFIG` is a row of `:SIZE:COUNT`, in KiB."""
+        """Return the workspaces under these environment variables; `CUBLAS_WORKSPACE_CONFIG` lists `:SIZE:COUNT`, in KiB."""
         sizes = re.findall(r":(\d+):(\d+)", environment.get("CUBLAS_WORKSPACE_CONFIG", ""))
         if not sizes:
             return cls()

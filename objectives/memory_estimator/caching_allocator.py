@@ -1,20 +1,19 @@
-"""A replay of torch's CUDA caching allocator: what a sequence of allocations and releases makes it hold on the card.
+"""A model of torch's CUDA caching allocator: how much GPU memory it reserves for a sequence of allocations and releases.
 
-What a card shows is not what tensors occupy but what the allocator reserved for them, and it gives nothing back, so the
-order of requests decides. The rules are those of c10/cuda/CUDACachingAllocator.cpp with its default settings
+The memory in use on a GPU is not what tensors occupy but what the allocator has reserved for them. It returns nothing, so the
+order of requests matters. The rules are those of c10/cuda/CUDACachingAllocator.cpp with its default settings
 (https://github.com/pytorch/pytorch/blob/main/c10/cuda/CUDACachingAllocator.cpp), for one stream:
 
-- a request is rounded up to 512 bytes; up to 1 MiB it is served from the small pool, above from the large one;
-- a pool gives its smallest free block that fits, the lowest address first among equals;
-- where none fits, a segment is reserved: 2 MiB for a small request, 20 MiB below 10 MiB, else the request rounded up to 2 MiB;
-- a block is split where the rest is at least 512 bytes (small pool) or more than 1 MiB (large pool);
-- a released block is merged with its free neighbours in the segment, and the segment is kept;
-- where the card is full, every segment that is wholly free is given back and the request tried again, once.
+- A request is rounded up to 512 bytes. Up to 1 MiB it is served from the small pool, above from the large one.
+- A pool serves it with its smallest free block that fits; among equals, with the one at the lowest address.
+- If none fits, a segment is reserved: 2 MiB for a small request, 20 MiB below 10 MiB, else the request rounded up to 2 MiB.
+- A block is split if the rest is at least 512 bytes (small pool) or more than 1 MiB (large pool).
+- A released block is merged with its free neighbours in the segment, and the segment is kept.
+- If the GPU is full, every segment that is entirely free is returned, and the request is tried once more.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Hashable
 
 MIB = 1024 * 1024
 MIN_BLOCK_BYTES = 512
@@ -25,47 +24,8 @@ SMALLEST_OWN_SEGMENT_BYTES = 10 * MIB
 SEGMENT_STEP_BYTES = 2 * MIB
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
-    """A request for memory under a key that is not in use."""
-
-    key: Hashable
-    num_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The end of the allocation under a key."""
-
-    key: Hashable
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AllocationFailure:
-    """A request that did not fit, even with every free segment given back.
-
-    Attributes:
-        event: Its position in the sequence, from 0.
-        requested_bytes: What it asked for.
-        reserved_bytes: What the allocator held when it failed.
-    """
-
-    event: int
-    requested_bytes: int
-    reserved_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Replay:
-    """What a sequence of events made the allocator hold; up to the failure, where it ran out of memory."""
-
-    peak_allocated_bytes: int
-    peak_reserved_bytes: int
-    out_of_memory: AllocationFailure | None
-
-
 class AllocationError(Exception):
-    """A request does not fit into the capacity."""
+    """A request exceeds the capacity."""
 
 
 class _Block:
@@ -94,13 +54,13 @@ class CachingAllocator:
         (3, 20)
 
     Args:
-        capacity_bytes: What may be reserved; None for no limit.
+        capacity_bytes: The most that may be reserved; None for no limit.
 
     Attributes:
-        allocated_bytes: What the blocks in use occupy, rounding and unsplit rests included, as `torch.cuda.memory_allocated`.
-        reserved_bytes: What the segments occupy, as `torch.cuda.memory_reserved`.
-        peak_requested_bytes: What was asked for and not released yet, at most: without rounding.
-        num_retries: How often a full card made it give its free segments back.
+        allocated_bytes: The size of the blocks in use, rounding and unsplit rests included, as `torch.cuda.memory_allocated`.
+        reserved_bytes: The size of the segments, as `torch.cuda.memory_reserved`.
+        peak_requested_bytes: The most that was requested and not yet released, without rounding.
+        num_retries: How often a full GPU made it return its free segments.
     """
 
     def __init__(self, capacity_bytes: int | None = None) -> None:
@@ -118,13 +78,13 @@ class CachingAllocator:
         self._next_address = SMALL_SEGMENT_BYTES
 
     def allocate(self, key: Hashable, num_bytes: int) -> int:
-        """Serves a request; one of 0 bytes takes nothing.
+        """Serve a request; one of 0 bytes needs no block.
 
         Returns:
             The size of the block in bytes.
 
         Raises:
-            AllocationError: It does not fit.
+            AllocationError: It exceeds the capacity.
         """
         assert key not in self._blocks, f"{key!r} is allocated already"
         if num_bytes == 0:
@@ -145,10 +105,10 @@ class CachingAllocator:
         return block.num_bytes
 
     def release(self, key: Hashable) -> int:
-        """Ends an allocation; its block is free for the next request, and its segment stays reserved.
+        """Free an allocation's block for later requests; its segment stays reserved.
 
         Returns:
-            The size of the block in bytes, 0 where nothing is allocated under the key.
+            The size of the block in bytes, 0 if nothing is allocated under the key.
         """
         block = self._blocks.pop(key, None)
         if block is None:
@@ -178,7 +138,7 @@ class CachingAllocator:
         return key in self._blocks
 
     def ranges(self) -> list[tuple[int, int, bool]]:
-        """Every block as (first address, size, in use), in the order of addresses."""
+        """Return every block as (first address, size, in use), in the order of addresses."""
         blocks = list(self._blocks.values()) + [entry[2] for pool in self._free.values() for entry in pool]
         return sorted((block.address, block.num_bytes, block.used) for block in blocks)
 
@@ -191,19 +151,19 @@ class CachingAllocator:
         segment = segment_size(size)
         if self.capacity_bytes is not None and self.reserved_bytes + segment > self.capacity_bytes:
             self.num_retries += 1
-            self._give_back_free_segments()
+            self._return_free_segments()
             if self.reserved_bytes + segment > self.capacity_bytes:
                 raise AllocationError(
                     f"{segment} bytes do not fit: {self.reserved_bytes} of {self.capacity_bytes} are reserved"
                 )
         block = _Block(self._next_address, segment, small)
-        # A gap after each segment, so that blocks of two segments are never taken for neighbours.
+        # A gap after each segment keeps blocks of two segments from being neighbours.
         self._next_address += segment + SEGMENT_STEP_BYTES
         self.reserved_bytes += segment
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
         return block
 
-    def _give_back_free_segments(self) -> None:
+    def _return_free_segments(self) -> None:
         for small, pool in self._free.items():
             whole = [entry[2] for entry in pool if entry[2].left is None and entry[2].right is None]
             self.reserved_bytes -= sum(block.num_bytes for block in whole)
@@ -227,42 +187,14 @@ class CachingAllocator:
 
 
 def round_request(num_bytes: int) -> int:
-    """The size of the block that serves a request, in bytes."""
+    """Return the size of the block that serves a request, in bytes."""
     return max(1, -(-num_bytes // MIN_BLOCK_BYTES)) * MIN_BLOCK_BYTES
 
 
 def segment_size(block_bytes: int) -> int:
-    """The size of the segment that is reserved for a block that no free one can serve, in bytes."""
+    """Return the size of the segment that is reserved for a block, in bytes."""
     if block_bytes <= LARGEST_SMALL_REQUEST_BYTES:
         return SMALL_SEGMENT_BYTES
     if block_bytes < SMALLEST_OWN_SEGMENT_BYTES:
         return SHARED_SEGMENT_BYTES
     return -(-block_bytes // SEGMENT_STEP_BYTES) * SEGMENT_STEP_BYTES
-
-
-def replay(events: Iterable[Allocation | Release], capacity_bytes: int | None = None) -> Replay:
-    """Runs events through a fresh allocator.
-
-    Args:
-        events: Allocations and releases in order.
-        capacity_bytes: What may be reserved; None for no limit.
-
-    Returns:
-        The peaks, and the first request that did not fit, which ends the replay.
-    """
-    allocator = CachingAllocator(capacity_bytes)
-    failure = None
-    for index, event in enumerate(events):
-        if isinstance(event, Release):
-            allocator.release(event.key)
-            continue
-        try:
-            allocator.allocate(event.key, event.num_bytes)
-        except AllocationError:
-            failure = AllocationFailure(event=index, requested_bytes=event.num_bytes, reserved_bytes=allocator.reserved_bytes)
-            break
-    return Replay(
-        peak_allocated_bytes=allocator.peak_allocated_bytes,
-        peak_reserved_bytes=allocator.peak_reserved_bytes,
-        out_of_memory=failure,
-    )

@@ -1,10 +1,10 @@
-"""A study's memory plan: what each configuration was predicted to take before anything ran, and what probes make of it.
+"""A study's memory estimates: peaks estimated before anything runs, and corrected by the peaks that probes measure.
 
-The prediction itself is made in a process of its own; this is its result as plain numbers, light enough for every file that
-looks at a study. Within a memory class it is a curve over the micro-batch.
+They are made in a separate process, and kept as plain numbers that every process of the study can read quickly. Within a memory
+class they are a curve over the micro-batch.
 
-Measured peaks put it right as they come in: what the plan lacks is much the same for neighbours (the libraries' own memory on a
-CPU, the code of kernels on a card), and the differences between configurations are what it predicts best.
+What an estimate lacks is much the same for similar configurations (the libraries' own memory on a CPU, kernel code on a GPU),
+and differences between configurations are what it gets right. So measured peaks give an offset first, and then a scale.
 """
 
 import statistics
@@ -16,24 +16,26 @@ from typing import Any
 
 from tradeoff.searchspace import MemoryClass, TrialParameters
 
-# A measured slope beyond these is taken for noise between two peaks that lie close together.
+# A measured slope outside this range is taken for noise between two peaks that are close together.
 _SLOPES = (0.5, 2.0)
-# Peaks closer than this share of the larger one tell no slope.
+# Peaks closer than this share of the larger one give no slope.
 _MIN_SPAN = 0.2
 
-# The study's user attribute that holds its plan.
+# The study's user attribute that holds its estimates.
 MEMORY_ESTIMATES = "memory_estimates"
 
 Points = Mapping[MemoryClass, Mapping[float, float]]
+# Estimated and measured peaks.
+Pairs = list[tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryEstimate:
-    """What a plan says of a configuration.
+    """The estimate for a configuration.
 
     Attributes:
-        peak_memory_mib: Its predicted peak.
-        at_least_mib: What it surely needs.
+        peak_memory_mib: Its peak.
+        lower_bound_mib: The least that it can need.
     """
 
     peak_memory_mib: float
@@ -42,27 +44,25 @@ class MemoryEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimates:
-    """Predicted memory by memory class and micro-batch.
+    """Estimated memory by memory class and micro-batch.
 
     Attributes:
-        curves: For each memory class, what is planned for some of its micro-batches, ascending.
+        curves: For each memory class, the estimates for some of its micro-batches, ascending.
     """
 
     curves: Mapping[MemoryClass, Mapping[int, MemoryEstimate]]
 
     @classmethod
-    def of(cls, planned: Iterable[tuple[TrialParameters, MemoryEstimate]]) -> "MemoryEstimates":
-        """The plan that says this of these configurations."""
+    def of(cls, estimates: Iterable[tuple[TrialParameters, MemoryEstimate]]) -> "MemoryEstimates":
+        """Collect the estimates of these configurations."""
         curves: dict[MemoryClass, dict[int, MemoryEstimate]] = {}
-        for parameters, one in sorted(planned, key=lambda pair: pair[0].per_device_train_batch_size):
+        for parameters, one in sorted(estimates, key=lambda pair: pair[0].per_device_train_batch_size):
             curves.setdefault(parameters.memory_class(), {})[parameters.per_device_train_batch_size] = one
         return cls(curves=curves)
 
-    def planned(self, memory_class: MemoryClass, batch: float) -> MemoryEstimate | None:
-        """What is planned for a micro-batch; between two planned ones the peak is on their line. None beyond them."""
-        curve = self.curves.get(memory_class)
-        if not curve:
-            return None
+    def at(self, memory_class: MemoryClass, batch: float) -> MemoryEstimate | None:
+        """Return the estimate for a micro-batch, interpolated between its neighbours; None outside their range."""
+        curve = self.curves.get(memory_class, {})
         batches = list(curve)
         position = bisect_right(batches, batch) - 1
         if position < 0 or batch > batches[-1]:
@@ -73,18 +73,18 @@ class MemoryEstimates:
         high = curve[batches[position + 1]]
         share = (batch - batches[position]) / (batches[position + 1] - batches[position])
         peak_mib = low.peak_memory_mib + share * (high.peak_memory_mib - low.peak_memory_mib)
-        # What is surely needed by a smaller batch is by a larger one; a line between the two might claim more.
+        # A larger batch needs at least as much as a smaller one; interpolation might claim more.
         return MemoryEstimate(peak_memory_mib=peak_mib, lower_bound_mib=low.lower_bound_mib)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, to be stored with the study that the plan is for."""
+        """Return plain values, to be stored with the study."""
         return {
             "classes": [
                 {
                     "class": dict(memory_class),
                     "batches": list(curve),
                     "peak_memory_mib": [round(one.peak_memory_mib, 2) for one in curve.values()],
-                    "at_least_mib": [round(one.lower_bound_mib, 2) for one in curve.values()],
+                    "lower_bound_mib": [round(one.lower_bound_mib, 2) for one in curve.values()],
                 }
                 for memory_class, curve in self.curves.items()
             ]
@@ -92,89 +92,94 @@ class MemoryEstimates:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "MemoryEstimates":
-        """The plan that `as_dict` wrote."""
+        """Read what `as_dict` returned."""
         curves = {}
         for entry in values["classes"]:
-            peaks = zip(entry["batches"], entry["peak_memory_mib"], entry["at_least_mib"], strict=True)
+            rows = zip(entry["batches"], entry["peak_memory_mib"], entry["lower_bound_mib"], strict=True)
             curves[MemoryClass(**entry["class"])] = {
-                batch: MemoryEstimate(peak_memory_mib=peak, lower_bound_mib=at_least) for batch, peak, at_least in peaks
+                batch: MemoryEstimate(peak_memory_mib=peak, lower_bound_mib=bound) for batch, peak, bound in rows
             }
         return cls(curves=curves)
 
 
 def stored_memory_estimates(study_attributes: Mapping[str, Any]) -> MemoryEstimates | None:
-    """The plan among a study's user attributes, or None."""
+    """Return the estimates among a study's user attributes, or None."""
     stored = study_attributes.get(MEMORY_ESTIMATES)
     return None if stored is None else MemoryEstimates.from_dict(stored)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectedEstimates:
-    """A plan, and the peaks that put it right.
+    """Memory estimates, corrected by measured peaks.
 
     Attributes:
-        plan: The plan.
+        estimates: The estimates.
         points: Measured peaks by memory class and micro-batch.
     """
 
-    plan: MemoryEstimates
+    estimates: MemoryEstimates
     points: Points
 
     def peak_memory_mib(self, memory_class: MemoryClass, batch: float) -> tuple[float, str] | None:
-        """The peak of a configuration that was not measured; None where the plan doesn't know it.
+        """Return the peak of a configuration that was not measured; None without an estimate for it.
 
         Returns:
-            The peak, and where it is from: "model" where two peaks of its own line, or of the one that differs in
-            accumulation alone, say how measured memory follows the planned one; "plan" while that is taken from elsewhere.
+            The peak, and where it is from: "model" if two peaks of its own line, or of the one that differs in accumulation
+            alone, say how measured memory follows the estimate; "estimate" while that is taken from elsewhere.
         """
-        planned = self.plan.planned(memory_class, batch)
-        if planned is None:
+        estimate = self.estimates.at(memory_class, batch)
+        if estimate is None:
             return None
-        at = planned.peak_memory_mib
+        at = estimate.peak_memory_mib
         own = self._pairs.get(memory_class, [])
         sibling = self._pairs.get(memory_class.other_accumulation, [])
         if len(own) >= 2:
             return max(0.0, _along(own, at)), "model"
         if len(sibling) >= 2:
-            # Its line, moved to where the one peak of this class is.
+            # Its line, moved to the one peak of this class.
             moved = own[0][1] - _along(sibling, own[0][0]) if own else 0.0
             return max(0.0, _along(sibling, at) + moved), "model"
         near = own or sibling or self._of_precision(memory_class["precision"]) or self._of_all
         offset = statistics.median(measured - self._slope * x for x, measured in near) if near else 0.0
-        return max(0.0, offset + (self._slope if near else 1.0) * at), "plan"
+        return max(0.0, offset + (self._slope if near else 1.0) * at), "estimate"
 
     def lower_bound_mib(self, memory_class: MemoryClass, batch: float) -> float | None:
-        """What a configuration surely needs; a bound that measured peaks have shown to be too high is lowered with them."""
-        planned = self.plan.planned(memory_class, batch)
-        return None if planned is None else planned.lower_bound_mib * self._bound_scale
+        """Return the least that a configuration can need; bounds that a measured peak has refuted are lowered to it."""
+        estimate = self.estimates.at(memory_class, batch)
+        return None if estimate is None else estimate.lower_bound_mib * self._bound_scale
 
     @cached_property
-    def _pairs(self) -> dict[MemoryClass, list[tuple[float, float]]]:
-        """Planned and measured peaks, ascending; of several with the same planned one the highest counts."""
-        pairs = {}
-        for memory_class, by_batch in self.points.items():
-            highest: dict[float, float] = {}
-            for batch, measured in by_batch.items():
-                if (planned := self.plan.planned(memory_class, batch)) is not None:
-                    x = planned.peak_memory_mib
-                    highest[x] = max(highest.get(x, 0.0), measured)
-            if highest:
-                pairs[memory_class] = sorted(highest.items())
-        return pairs
+    def _matched(self) -> list[tuple[MemoryClass, MemoryEstimate, float]]:
+        """Every measured peak for which there is an estimate."""
+        return [
+            (memory_class, estimate, measured)
+            for memory_class, by_batch in self.points.items()
+            for batch, measured in by_batch.items()
+            if (estimate := self.estimates.at(memory_class, batch)) is not None
+        ]
 
     @cached_property
-    def _of_all(self) -> list[tuple[float, float]]:
+    def _pairs(self) -> dict[MemoryClass, Pairs]:
+        """Estimated and measured peaks, ascending; the highest of several with the same estimate."""
+        highest: dict[MemoryClass, dict[float, float]] = {}
+        for memory_class, estimate, measured in self._matched:
+            by_estimate = highest.setdefault(memory_class, {})
+            by_estimate[estimate.peak_memory_mib] = max(by_estimate.get(estimate.peak_memory_mib, 0.0), measured)
+        return {memory_class: sorted(by_estimate.items()) for memory_class, by_estimate in highest.items()}
+
+    @cached_property
+    def _of_all(self) -> Pairs:
         return [pair for pairs in self._pairs.values() for pair in pairs]
 
-    def _of_precision(self, precision: str) -> list[tuple[float, float]]:
+    def _of_precision(self, precision: str) -> Pairs:
         return [pair for key, pairs in self._pairs.items() if key["precision"] == precision for pair in pairs]
 
     @cached_property
     def _slope(self) -> float:
-        """How measured memory grows with planned memory: the plan's scale, the median over the lines that tell it.
+        """How measured memory grows with estimated memory: the median over the lines with two peaks far enough apart.
 
-        Never below 1: a line of its own that grows more slowly shows it at the cost of a probe, one that grows faster than
-        others do at the cost of running out of memory.
+        Never below 1: for a line that grows more slowly the error costs one probe, for one that grows faster than the others
+        it would cost a run out of memory.
         """
         slopes = [
             (pairs[-1][1] - pairs[0][1]) / (pairs[-1][0] - pairs[0][0])
@@ -185,17 +190,12 @@ class CorrectedEstimates:
 
     @cached_property
     def _bound_scale(self) -> float:
-        ratios = [
-            measured / planned.lower_bound_mib
-            for memory_class, by_batch in self.points.items()
-            for batch, measured in by_batch.items()
-            if (planned := self.plan.planned(memory_class, batch)) is not None and planned.lower_bound_mib > 0
-        ]
+        ratios = [measured / one.lower_bound_mib for _, one, measured in self._matched if one.lower_bound_mib > 0]
         return min(1.0, *ratios) if ratios else 1.0
 
 
 def _along(pairs: Sequence[tuple[float, float]], at: float) -> float:
-    """Measured memory at a planned one: on the line of the two neighbours, and beyond the last along its line."""
+    """Return measured memory at an estimate: interpolated between its neighbours, extrapolated beyond them."""
     right = next((index for index, (x, _) in enumerate(pairs) if x >= at), len(pairs) - 1)
     right = max(1, right)
     (x1, y1), (x2, y2) = pairs[right - 1], pairs[right]
@@ -203,7 +203,7 @@ def _along(pairs: Sequence[tuple[float, float]], at: float) -> float:
     if x1 <= at <= x2:
         return y1 + slope * (at - x1)
     anchor_x, anchor_y = (x1, y1) if at < x1 else (x2, y2)
-    # Two peaks that lie close together tell where the line is, and not where it leads.
+    # Two peaks that are close together give a point of the line, but not its slope.
     slope = _within_bounds(slope) if x2 - x1 > _MIN_SPAN * x2 else 1.0
     return anchor_y + slope * (at - anchor_x)
 

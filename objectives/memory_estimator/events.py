@@ -1,8 +1,8 @@
-"""What a traced training step does to memory, as plain data: segments of allocations and releases, exact at every batch size.
+"""A traced training step as plain data: segments of allocations and releases, exact at every batch size.
 
-Within one class of settings (model, precision, checkpointing, ...) a step asks for the same blocks in the same order whatever
+Within one class of settings (model, precision, checkpointing, ...) a step requests the same blocks in the same order whatever
 the batch, and the size of each is a + b * batch. Two traces give a and b of every block, so the sequence is known at any batch
-size and can be replayed through the allocator, which is exact where interpolating the peaks would not be.
+size. Replaying it through the allocator is exact, which interpolating the peaks would not be.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Category(StrEnum):
-    """What a block of memory is for."""
+    """The purpose of a block of memory."""
 
     WEIGHTS = "weights"
     GRADIENTS = "gradients"
@@ -22,9 +22,9 @@ class Category(StrEnum):
 
 
 class Event(NamedTuple):
-    """A block is asked for (`num_bytes` is its size) or released (`num_bytes` is None).
+    """A block is requested (`num_bytes` is its size) or released (`num_bytes` is None).
 
-    A key names a block across segments: the gradients that one segment leaves are those that another one releases.
+    A key names a block across segments: one segment releases the gradients that another one left.
     """
 
     key: str
@@ -37,10 +37,10 @@ class Segments:
     """The stages of a training run, each once.
 
     Attributes:
-        build: The model moves to the card.
+        build: The model moves to the GPU.
         evaluation: A forward pass without gradients.
         first_micro_batch: A forward and backward pass that starts without gradients.
-        next_micro_batch: One that adds to the gradients held since an earlier one.
+        next_micro_batch: One that adds to the gradients of an earlier one.
         first_step: Clipping, and the optimizer's first step, which creates its state.
         next_step: Clipping, and a later step.
         zero_gradients: The gradients are dropped.
@@ -55,17 +55,17 @@ class Segments:
     zero_gradients: tuple[Event, ...]
 
     def as_mapping(self) -> Mapping[str, tuple[Event, ...]]:
-        """The segments by name."""
+        """Return the segments by name."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 class NotAligned(Exception):
-    """Two traces do not ask for the same blocks in the same order."""
+    """Two traces do not request the same blocks in the same order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinearSegments:
-    """Segments at two batch sizes, and by that at every larger one.
+    """Segments at two batch sizes, and thereby at every larger one.
 
     Example:
         >>> small = Segments(**{name: () for name in Segments.__slots__} | {"build": (Event("x", 300, Category.WEIGHTS),)})
@@ -74,7 +74,7 @@ class LinearSegments:
         1100
 
     Raises:
-        NotAligned: The two do not ask for the same blocks in the same order, or a size does not grow by whole bytes.
+        NotAligned: The two do not request the same blocks in the same order, or a size does not grow by whole bytes.
     """
 
     small: Segments
@@ -88,7 +88,7 @@ class LinearSegments:
             pass
 
     def at(self, batch: int) -> Segments:
-        """The segments at `batch`, which is exact from the smaller of the two traced sizes on."""
+        """Return the segments at `batch`; exact from the smaller of the two traced sizes on."""
         segments: dict[str, list[Event]] = {name: [] for name in Segments.__slots__}
         span = self.large_batch - self.small_batch
         for name, small, large in self._pairs():

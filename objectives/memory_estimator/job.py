@@ -1,4 +1,4 @@
-"""What a prediction takes from a training job: the model's configuration and how a step is computed."""
+"""The memory estimates of a training job: its model's configuration, and how its steps are computed."""
 
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -10,14 +10,14 @@ from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimate, MemoryEstimates
-from tradeoff.objectives.memory_estimator.estimator import plan
-from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB
+from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator
+from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB, GpuMemory, RunEstimate
 from tradeoff.objectives.memory_estimator.settings import OPTIMIZERS, TraceSettings
 from tradeoff.searchspace import MemoryClass, TrialParameters
 from tradeoff.searchspace.choices import PADDINGS
 
-# On a CPU a peak is counted in pages that were touched: 6.5% below what was asked for at worst, in 40 probes of the embedded
-# job. A bound by which configurations are left out keeps more than twice that distance.
+# On a CPU a peak is measured in pages that were touched: at worst 6.5% below what was requested, in 40 probes of the embedded
+# job. A bound that rules configurations out keeps more than twice that distance.
 CPU_BOUND_SHARE = 0.85
 # What can be traced of the knobs that change memory, besides checkpointing, precision and accumulation: not compiled code,
 # which allocates as its compiler likes, and not the package of flash attention.
@@ -37,17 +37,17 @@ def trace_settings(
     optimizer: str | None = None,
     foreach: bool = True,
 ) -> TraceSettings:
-    """How a job's steps are traced.
+    """Return how a job's steps are traced.
 
     Args:
         job: The job.
         sequence_length: Tokens; None for `job.max_length`.
-        attention: The attention's implementation; None for what transformers chooses.
+        attention: The attention implementation; None for transformers' choice.
         optimizer: A name of `TrainingArguments.optim`; None for `job.optim`.
-        foreach: Whether AdamW and SGD handle all parameters at once.
+        foreach: Whether AdamW and SGD update all parameters at once.
 
     Raises:
-        ValueError: A setting can't be predicted.
+        ValueError: Memory can't be estimated with such a setting.
     """
     return TraceSettings(
         sequence_length=job.max_length if sequence_length is None else sequence_length,
@@ -63,13 +63,13 @@ def trace_settings(
 
 
 def model_config(job: TextClassificationJob, settings: TraceSettings) -> Any:
-    """What `tradeoff.objectives.memory_estimator.tracing.model_config.load_config` reads for a job's model."""
+    """Return what `tradeoff.objectives.memory_estimator.tracing.model_config.load_config` reads for a job's model."""
     if job.model != EMBEDDED:
         return job.model
     from tradeoff.objectives.trainers.embedded import embedded_model_config
     from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
 
-    # The words of the job's own texts are not known here; the generated reviews' make a vocabulary of the same kind.
+    # The words of the job's own texts are not known here; the generated reviews have a similar vocabulary.
     vocabulary = len(reviews_tokenizer())
     return embedded_model_config(vocab_size=vocabulary, max_length=settings.sequence_length, num_labels=job.num_labels)
 
@@ -83,18 +83,18 @@ def estimate_for_search(
     sequence_length: int | None = None,
     cache_folder: Path | None = None,
 ) -> MemoryEstimates:
-    """Predicts what the probes of a study will measure.
+    """Estimate what the probes of a study will measure.
 
     Args:
         job: What is trained.
         configurations: One for each memory class and micro-batch.
         device: The device of the trials, as `tradeoff.objectives.device.base.DeviceInfo.as_dict` gives it.
-        memory_limit_mib: What a trial may hold.
+        memory_limit_mib: The most that a trial may use.
         sequence_length: Tokens of the longest sequence; None for `job.max_length`.
-        cache_folder: Where traces are kept.
+        cache_folder: The directory to store traces in.
 
     Raises:
-        ValueError: The model's memory can't be predicted.
+        ValueError: The model's memory can't be estimated.
     """
     groups: dict[MemoryClass, list[TrialParameters]] = {}
     for parameters in configurations:
@@ -103,16 +103,21 @@ def estimate_for_search(
         if all(name in _TRACED and value in _TRACED[name] for name, value in settings_of.items()):
             groups.setdefault(settings_of, []).append(parameters)
     if not groups:
-        raise ValueError(f"memory is predicted for {', '.join(OPTIMIZERS)} with eager or sdpa attention, and not compiled")
+        raise ValueError(f"memory is estimated for {', '.join(OPTIMIZERS)} with eager or sdpa attention, and not compiled")
     target = device_class(device).traced_allocator
     is_caching = target == "cuda"
     measured_context = device.get("context_mib") if is_caching else 0.0
     context = DEFAULT_CONTEXT_MEMORY_MIB if measured_context is None else float(measured_context)
-    predictions = []
+    gpu = GpuMemory(
+        total_mib=memory_limit_mib if is_caching and memory_limit_mib > context else None,
+        context_mib=context,
+        loaded_code_mib=0.0,  # a trial's peak includes the context as it was measured at its start
+    )
+    estimates: list[RunEstimate] = []
     for searched, group in groups.items():
         settings = trace_settings(
             job,
-            # What is padded to the limit is as long as it, whatever the samples are.
+            # With padding to the limit every sequence is that long, whatever the samples are.
             sequence_length=job.max_length if searched.get("padding") == "max_length" else sequence_length,
             attention=searched.get("attn_implementation"),
             optimizer=searched.get("optim"),
@@ -122,26 +127,22 @@ def estimate_for_search(
             settings = replace(settings, flash_attention="bf16" in device["precisions"], blas=workspaces)
         else:
             settings = replace(settings, target=target, foreach=False)
-        predictions += plan(
+        estimator = MemoryEstimator(
             model_config(job, settings),
-            group,
             settings=settings,
-            device_memory_mib=memory_limit_mib if is_caching and memory_limit_mib > context else None,
-            context_memory_mib=context,
-            # A trial's peak counts the context as it was measured at its start.
-            loaded_code_memory_mib=0.0,
+            gpu=gpu,
             eval_batch_size=job.eval_batch_size if job.evaluates else None,
             cache_folder=cache_folder,
         )
-    planned = []
-    for prediction in predictions:
-        low = prediction.predicted_low_mib
+        estimates += estimator.estimate(group)
+    # A bound does not include a context that nobody measured.
+    unmeasured = context if measured_context is None else 0.0
+
+    def searched_estimate(each: RunEstimate) -> MemoryEstimate:
+        bound = each.lower_bound_mib
         if is_caching:
-            # A context that nobody measured is no part of what is surely needed.
-            at_least = low if measured_context is not None else low - context
-            one = MemoryEstimate(peak_memory_mib=prediction.predicted_peak_memory_mib, lower_bound_mib=at_least)
-        else:
-            # The CPU's allocator rounds and keeps nothing while memory is measured.
-            one = MemoryEstimate(peak_memory_mib=low, lower_bound_mib=CPU_BOUND_SHARE * low)
-        planned.append((prediction.parameters, one))
-    return MemoryEstimates.of(planned)
+            return MemoryEstimate(peak_memory_mib=each.peak_memory_mib, lower_bound_mib=bound - unmeasured)
+        # The CPU's allocator neither rounds nor retains while memory is measured.
+        return MemoryEstimate(peak_memory_mib=bound, lower_bound_mib=CPU_BOUND_SHARE * bound)
+
+    return MemoryEstimates.of((each.parameters, searched_estimate(each)) for each in estimates)

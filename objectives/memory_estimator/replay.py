@@ -1,8 +1,7 @@
-"""Replays a whole training run through the allocator: which stages follow each other, and what the allocator holds in the end.
+"""Replays a whole training run through the caching allocator, stage by stage.
 
-The order matters. Accumulation holds gradients while the next micro-batch runs forward; the optimizer's state appears at the
-end of the first step, into whatever the first backward pass left free; and a run with a single step never trains with that
-state.
+The order matters. Accumulation holds gradients while the next micro-batch runs forward. The optimizer's state appears at the
+end of the first step, in whatever the first backward pass left free. And a run of a single step never trains with that state.
 """
 
 from collections.abc import Iterator
@@ -11,18 +10,18 @@ from dataclasses import dataclass
 from tradeoff.objectives.memory_estimator.caching_allocator import AllocationError, CachingAllocator
 from tradeoff.objectives.memory_estimator.events import Category, Event, Segments
 
-# Steps after which a run that goes on repeats itself: the first creates the optimizer's state, the next ones settle the blocks.
+# Steps after which a run repeats itself: the first creates the optimizer's state, the next ones settle the blocks.
 MAX_STEPS = 6
 MAX_MICRO_BATCHES = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunLength:
-    """How long training goes on; None for long enough to repeat itself.
+    """How long training lasts.
 
     Attributes:
-        micro_batches_per_epoch: Micro-batches in one pass over the data; the Trainer makes a step at its end in any case.
-        epochs: Passes over the data, the last one perhaps a part.
+        micro_batches_per_epoch: Micro-batches in one pass over the data; the Trainer always makes a step at its end.
+        epochs: Passes over the data; the last one may be partial.
     """
 
     micro_batches_per_epoch: int
@@ -31,15 +30,15 @@ class RunLength:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPeak:
-    """What a run holds at its peak, in bytes.
+    """A run's memory at its peak, in bytes.
 
     Attributes:
-        reserved_bytes: What the allocator held at most.
-        allocated_bytes: What blocks in use took at most.
-        requested_bytes: What was asked for and in use at most: without the allocator's rounding.
-        parts: What they were for at that moment.
-        failed_at: The stage at which the memory did not suffice; None where it did.
-        num_retries: How often the allocator had to give free segments back.
+        reserved_bytes: The most that the allocator reserved.
+        allocated_bytes: The most that blocks in use occupied.
+        requested_bytes: The most that was requested and in use, without the allocator's rounding.
+        parts: What the blocks in use were for when they occupied the most.
+        failed_at: The stage that ran out of memory; None if none did.
+        num_retries: How often the allocator had to return free segments.
     """
 
     reserved_bytes: int
@@ -50,21 +49,18 @@ class RunPeak:
     num_retries: int
 
 
-def accumulation_groups(accumulation_steps: int, length: RunLength | None) -> Iterator[int]:
-    """How many micro-batches lead to each optimizer step, one step after the other, as far as they need to be told apart."""
+def accumulation_groups(accumulation_steps: int, length: RunLength | None) -> list[int]:
+    """Return the number of micro-batches before each of the first `MAX_STEPS` optimizer steps; None stands for a long run."""
     if length is None:
-        yield from [accumulation_steps] * MAX_STEPS
-        return
+        return [accumulation_steps] * MAX_STEPS
     left = max(1, round(length.micro_batches_per_epoch * length.epochs))
-    steps = 0
-    while left > 0 and steps < MAX_STEPS:
+    groups: list[int] = []
+    while left > 0 and len(groups) < MAX_STEPS:
         in_epoch = min(left, length.micro_batches_per_epoch)
         left -= in_epoch
-        while in_epoch > 0 and steps < MAX_STEPS:
-            group = min(accumulation_steps, in_epoch)
-            in_epoch -= group
-            steps += 1
-            yield group
+        full, rest = divmod(in_epoch, accumulation_steps)
+        groups += [accumulation_steps] * min(full, MAX_STEPS) + [rest] * (rest > 0)
+    return groups[:MAX_STEPS]
 
 
 def replay_run(
@@ -75,17 +71,17 @@ def replay_run(
     capacity_bytes: int | None = None,
     evaluation: Segments | None = None,
 ) -> RunPeak:
-    """Replays a training run.
+    """Replay a training run.
 
     Args:
         segments: The stages at the micro-batch's size.
         accumulation_steps: Micro-batches for each optimizer step.
-        length: How long training goes on; None for long enough to repeat itself.
-        capacity_bytes: What the allocator may reserve; None for no limit.
+        length: How long training lasts; None for long enough to repeat itself.
+        capacity_bytes: The most that the allocator may reserve; None for no limit.
         evaluation: The stages at the evaluation batch's size, to evaluate before and after training; None for no evaluation.
 
     Returns:
-        The peak, up to the failure where the memory did not suffice.
+        The peak; that until the failure, if the run ran out of memory.
     """
     replay = _Replay(capacity_bytes)
     failed_at = None
@@ -116,7 +112,7 @@ def _stages(
         yield "evaluation", evaluation.evaluation
     for step, group in enumerate(accumulation_groups(accumulation_steps, length)):
         before_step = allocator.peak_reserved_bytes
-        # Older releases of torch keep the gradients, filled with zeros, when they are to be dropped.
+        # Gradients are held between steps if zeroing them does not drop them.
         held = step > 0 and not segments.zero_gradients
         yield "forward and backward", segments.next_micro_batch if held else segments.first_micro_batch
         for _ in range(min(group - 1, MAX_MICRO_BATCHES)):
@@ -133,7 +129,7 @@ def _stages(
 
 
 class _Replay:
-    """An allocator, and what its blocks in use are for."""
+    """An allocator, with what its blocks in use are for."""
 
     def __init__(self, capacity_bytes: int | None) -> None:
         self.allocator = CachingAllocator(capacity_bytes)
@@ -153,7 +149,7 @@ class _Replay:
                 self._release(key)
                 continue
             if key in allocator:
-                # Left from an earlier run of the stage: a workspace stays, anything else is replaced.
+                # Left by an earlier run of the stage: a workspace stays, anything else is replaced.
                 if category is Category.WORKSPACE:
                     continue
                 self._release(key)

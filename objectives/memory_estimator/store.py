@@ -1,6 +1,6 @@
-"""Keeps traces on disk, by everything that decides them: the model's configuration, the settings, the libraries' versions.
+"""Stores traces on disk, by everything that decides them: the model's configuration, the settings, the libraries' versions.
 
-A trace is plain numbers, so a plan that was made once is made again without building the model.
+A trace is plain numbers, so an estimate can be repeated without building the model.
 """
 
 import contextlib
@@ -19,19 +19,19 @@ from typing import Any
 from tradeoff.objectives.memory_estimator.events import Category, Event, Segments
 from tradeoff.objectives.memory_estimator.settings import TraceSettings
 
-# Raise it when what is traced or how it is stored changes.
+# To be raised when what is traced or how it is stored changes.
 _FORMAT = 2
-# What is written takes seconds: a part that is this old was left by a process that was killed.
+# Writing takes seconds: a partial file this old was left by a killed process.
 _OLDEST_PART_S = 3600.0
 
 
 class TraceStore:
-    """Traces of one model under one set of settings, in memory and, with a folder, on disk.
+    """Traces of one model under one set of settings, in memory and, with a directory, on disk.
 
     Args:
         config: The model's configuration as plain data.
         settings: How training runs.
-        folder: Where traces are kept; None for memory alone.
+        folder: The directory to store traces in; None to keep them in memory only.
     """
 
     def __init__(self, config: Mapping[str, Any], settings: TraceSettings, folder: Path | None) -> None:
@@ -51,7 +51,7 @@ class TraceStore:
             _remove_old_parts(folder)
 
     def get(self, key: str) -> Segments | None:
-        """The trace under a key, or None."""
+        """Return the trace under a key, or None."""
         if key in self._memory or self._folder is None:
             return self._memory.get(key)
         path = self._path(self._folder, key)
@@ -62,7 +62,7 @@ class TraceStore:
         return self._memory[key]
 
     def put(self, key: str, segments: Segments) -> None:
-        """Keeps a trace; another process that writes the same one at the same time does no harm."""
+        """Store a trace; another process may write the same one at the same time."""
         self._memory[key] = segments
         if self._folder is None:
             return
@@ -82,7 +82,7 @@ class TraceStore:
 
 def _remove_old_parts(folder: Path) -> None:
     for part in folder.glob("*.part"):
-        # Another process may remove it at the same time, and one of another user's can't be removed.
+        # Another process may remove it at the same time, and another user's can't be removed.
         with contextlib.suppress(OSError):
             if time.time() - part.stat().st_mtime > _OLDEST_PART_S:
                 part.unlink()

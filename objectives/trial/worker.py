@@ -25,7 +25,7 @@ from tradeoff.objectives.trial.session import TrialSession
 from tradeoff.objectives.trial.training import train
 from tradeoff.searchspace import TrialParameters
 
-_PLANNING_NICENESS = 10
+_ESTIMATE_NICENESS = 10
 
 
 def answer(channel: Channel[dict[str, Any]], listener: socket.socket | None = None) -> int:
@@ -47,8 +47,8 @@ def answer(channel: Channel[dict[str, Any]], listener: socket.socket | None = No
             reporter.finish(Answer(answer=start_device().info.as_dict()))
         elif request["task"] == "prepare":
             reporter.finish(_prepare(request, reporter))
-        elif request["task"] == "plan":
-            reporter.finish(_plan(request))
+        elif request["task"] == "estimate_memory":
+            reporter.finish(_estimate_memory(request))
         else:
             outcome = run_trial(request, reporter, listener)
             reporter.finish(Finished(outcome=outcome, at_s=time.monotonic()))
@@ -68,11 +68,11 @@ def _prepare(request: dict[str, Any], reporter: Reporter) -> Answer | Refusal:
     return Answer(answer=answer)
 
 
-def _plan(request: dict[str, Any]) -> Answer | Refusal:
+def _estimate_memory(request: dict[str, Any]) -> Answer | Refusal:
     from tradeoff.objectives.memory_estimator.job import estimate_for_search
 
     if not device_class(request["device"]).uses_host_processors:
-        os.nice(_PLANNING_NICENESS)  # trials run meanwhile, and come first
+        os.nice(_ESTIMATE_NICENESS)  # trials run meanwhile, and come first
     try:
         made = estimate_for_search(
             TextClassificationJob(**request["job"]),

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from tradeoff.objectives.job.settings import TextClassificationJob
-from tradeoff.objectives.memory_estimator.estimator import plan as predict
+from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator
 from tradeoff.objectives.memory_estimator.job import model_config, trace_settings
-from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB, MemoryPrediction
+from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB, GpuMemory, RunEstimate
 from tradeoff.searchspace import SearchSpace
 from tradeoff.studies.cli.options import Overrides, Preset, StudyFile, TableOrJson
-from tradeoff.studies.cli.plan_tables import fits_by_gpu, frontier_of, frontier_table, gpus_table, predictions_table
+from tradeoff.studies.cli.plan_tables import estimates_table, fits_by_gpu, frontier_of, frontier_table, gpus_table
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
@@ -67,7 +67,7 @@ def plan(
     if frontier and device_memory is None:
         raise TradeoffError("--frontier requires the GPU's memory: give --device-memory MIB, or set limits.peak_memory_mib")
     try:
-        predictions = estimate_memory(
+        estimates = estimate_memory(
             config,
             device_memory_mib=None if devices else device_memory,
             context_memory_mib=context_memory,
@@ -81,13 +81,13 @@ def plan(
     except ValueError as error:
         raise TradeoffError(str(error)) from error
     if devices:
-        rows = fits_by_gpu(predictions)
+        rows = fits_by_gpu(estimates)
         tables = [gpus_table(rows)]
     else:
-        rows = [prediction.as_dict() for prediction in (frontier_of(predictions) if frontier else predictions)]
-        tables = [] if frontier else [predictions_table(predictions)]
+        rows = [estimate.as_dict() for estimate in (frontier_of(estimates) if frontier else estimates)]
+        tables = [] if frontier else [estimates_table(estimates)]
         if device_memory is not None:
-            tables.append(frontier_table(predictions, device_memory))
+            tables.append(frontier_table(estimates, device_memory))
     if output_format == "json":
         print(json.dumps(rows, indent=2))
         return
@@ -104,7 +104,7 @@ def estimate_memory(
     attention: Attention | None = None,
     optimizer: str | None = None,
     foreach: bool = True,
-) -> list[MemoryPrediction]:
+) -> list[RunEstimate]:
     """Estimate the memory of each configuration of a study's space; progress goes to the error stream.
 
     Args:
@@ -125,12 +125,10 @@ def estimate_memory(
     attention = _one_of(config, "attn_implementation", attention, "--attention sdpa")
     optimizer = _one_of(config, "optim", optimizer, "--optimizer adamw_torch")
     settings = trace_settings(job, sequence_length=sequence_length, attention=attention, optimizer=optimizer, foreach=foreach)
-    return predict(
+    estimator = MemoryEstimator(
         model_config(job, settings),
-        memory_space(config).grid(),
         settings=settings,
-        device_memory_mib=device_memory_mib,
-        context_memory_mib=context_memory_mib,
+        gpu=GpuMemory(total_mib=device_memory_mib, context_mib=context_memory_mib),
         # A device's share: beside it, a device holds no more than the buckets in which gradients are exchanged.
         train_samples=None if job.train_samples is None else -(-job.train_samples // config.devices_per_trial),
         epochs=job.epochs,
@@ -138,6 +136,7 @@ def estimate_memory(
         cache_folder=cache_folder() / "traces",
         progress=lambda line: print(line, file=sys.stderr),
     )
+    return estimator.estimate(memory_space(config).grid())
 
 
 def memory_space(config: StudyConfig) -> SearchSpace:

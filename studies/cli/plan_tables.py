@@ -5,8 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-from tradeoff.objectives.memory_estimator.gpus import CARDS
-from tradeoff.objectives.memory_estimator.run_estimate import MemoryPrediction, largest_fitting
+from tradeoff.objectives.memory_estimator.gpus import GPUS
+from tradeoff.objectives.memory_estimator.run_estimate import RunEstimate, largest_fitting
 from tradeoff.searchspace import Precision
 from tradeoff.studies.execution.display import plain_table
 
@@ -14,13 +14,13 @@ _PARTS = ("context", "weights", "gradients", "optimizer", "activations", "worksp
 _VERDICTS = {True: "yes", False: "no", None: ""}
 
 
-def fits_by_gpu(predictions: Sequence[MemoryPrediction]) -> list[dict[str, Any]]:
+def fits_by_gpu(estimates: Sequence[RunEstimate]) -> list[dict[str, Any]]:
     """Count for each known GPU, smallest first, the configurations of a precision it has, and those certain to fit on it."""
     rows = []
-    for gpu in sorted(CARDS, key=lambda gpu: gpu.memory_mib):
-        able = [each for each in predictions if gpu.has_bf16 or each.parameters.precision is not Precision.BF16]
+    for gpu in sorted(GPUS, key=lambda gpu: gpu.memory_mib):
+        able = [each for each in estimates if gpu.has_bf16 or each.parameters.precision is not Precision.BF16]
         # An estimate's upper bound decides.
-        batches = [each.parameters.per_device_train_batch_size for each in able if each.predicted_high_mib <= gpu.memory_mib]
+        batches = [each.parameters.per_device_train_batch_size for each in able if each.upper_bound_mib <= gpu.memory_mib]
         rows.append(
             {
                 "device": gpu.name,
@@ -52,12 +52,12 @@ def gpus_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
-def frontier_of(predictions: Sequence[MemoryPrediction]) -> list[MemoryPrediction]:
+def frontier_of(estimates: Sequence[RunEstimate]) -> list[RunEstimate]:
     """Return the largest batch that fits per checkpointing, precision and accumulation."""
-    return [prediction for prediction in largest_fitting(predictions).values() if prediction is not None]
+    return [estimate for estimate in largest_fitting(estimates).values() if estimate is not None]
 
 
-def predictions_table(predictions: Sequence[MemoryPrediction]) -> Table:
+def estimates_table(estimates: Sequence[RunEstimate]) -> Table:
     """Return a row for each configuration: the estimate, its bounds, the verdict, and the parts of the peak."""
     rows = [
         [
@@ -69,16 +69,16 @@ def predictions_table(predictions: Sequence[MemoryPrediction]) -> Table:
             _VERDICTS[each.fits],
             *(_mib(each.parts[name]) for name in _PARTS),
         ]
-        for each in predictions
+        for each in estimates
     ]
     head = ["batch", "accumulation", "checkpointing", "precision", "peak", "low", "high", "fits", *_PARTS]
     return plain_table("Estimated peak memory, MiB", head, rows, left=["checkpointing", "precision", "fits"])
 
 
-def frontier_table(predictions: Sequence[MemoryPrediction], device_memory_mib: float) -> Table:
+def frontier_table(estimates: Sequence[RunEstimate], device_memory_mib: float) -> Table:
     """Return a row for each checkpointing, precision and accumulation with the largest batch that fits."""
     rows = []
-    for (checkpointing, precision, accumulation), best in largest_fitting(predictions).items():
+    for (checkpointing, precision, accumulation), best in largest_fitting(estimates).items():
         cells = ["none", "", "", ""] if best is None else [str(best.parameters.per_device_train_batch_size), *_bounds(best)]
         rows.append(["yes" if checkpointing else "no", precision.value, str(accumulation), *cells])
     head = ["checkpointing", "precision", "accumulation", "largest batch", "peak", "low", "high"]
@@ -86,11 +86,11 @@ def frontier_table(predictions: Sequence[MemoryPrediction], device_memory_mib: f
     return plain_table(title, head, rows, left=["checkpointing", "precision"])
 
 
-def _bounds(prediction: MemoryPrediction) -> list[str]:
+def _bounds(estimate: RunEstimate) -> list[str]:
     return [
-        _mib(prediction.predicted_peak_memory_mib),
-        _mib(prediction.predicted_low_mib),
-        _mib(prediction.predicted_high_mib),
+        _mib(estimate.peak_memory_mib),
+        _mib(estimate.lower_bound_mib),
+        _mib(estimate.upper_bound_mib),
     ]
 
 

@@ -75,15 +75,14 @@ def search(
         num_trials=len(study.get_trials(deepcopy=False)),
         worker=0 if ready.config.sampler_seed is None else take_worker_number(study),
     )
-    # Of several workers on a machine one makes the memory plan; the others take what is stored.
-    planning = ready.planning or MemoryEstimation(
-        config=ready.config, device=ready.device, display=display, interrupts=interrupts
-    )  # fmt: skip
+    estimation = ready.estimation  # of several workers on a machine, one estimates memory for all
     try:
-        planning.begin(study, objective)
-        Search(study, ready.config, objective, ready.runner, display, interrupts, annotator, planning).run(deadline_s)
+        if estimation is not None:
+            estimation.begin(study, objective)
+        Search(study, ready.config, objective, ready.runner, display, interrupts, annotator, estimation).run(deadline_s)
     finally:
-        planning.cancel()
+        if estimation is not None:
+            estimation.cancel()
 
 
 @dataclass
@@ -98,7 +97,7 @@ class Search:
         display: Where progress is shown.
         interrupts: What the user has asked for.
         annotator: Told of each trial that has ended here.
-        planning: The memory plan in the making, looked at between trials; None for none.
+        estimation: The memory estimates in the making, polled between trials; None if there are none.
     """
 
     study: optuna.Study
@@ -108,7 +107,7 @@ class Search:
     display: Display
     interrupts: Interrupts
     annotator: Annotator
-    planning: MemoryEstimation | None = None
+    estimation: MemoryEstimation | None = None
     free: int = field(default=0, init=False)
     # Configurations that are settled once a trial of another worker has ended: its number, and theirs.
     _deferred: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list, init=False)
@@ -164,8 +163,8 @@ class Search:
     def _now(self) -> StudySnapshot:
         """The study as it is now, once what dead workers have left is ended and what was put off is queued."""
         self._fault_tolerant.recover()
-        if self.planning is not None:
-            self.planning.poll(self.study, self.objective)
+        if self.estimation is not None:
+            self.estimation.poll(self.study, self.objective)
         snapshot = self._snapshot()
         return self._snapshot() if self._enqueue_deferred(snapshot) else snapshot
 

@@ -1,9 +1,9 @@
-"""The memory plan of a running study: made beside the preparation of the data, kept with the study, and used once it is there.
+"""The memory estimates of a running study: made while the data is prepared, and stored with the study once they are there.
 
-A plan may cost a study no more than it saves. On a card nothing waits for it: the first probe is the same with a plan and
-without, and the plan is made by processor cores that a probe hardly needs. On a CPU it would take them from the steps that are
-timed, so the study waits a few seconds, and then goes on without it. Traces are kept, so the next study of the same model has
-its plan at once.
+Estimates may not cost a study more than they save. On a GPU nothing waits for them: the first probe is the same with and
+without them, and they are made by CPU cores that a probe hardly needs. On a CPU they would disturb timed steps, so the study
+waits for a few seconds, and then continues without them. Traces are kept, so that the next study of the same model has its
+estimates at once.
 """
 
 from collections.abc import Mapping
@@ -26,25 +26,25 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
 
-# About what a plan saves where probes are as short as on a CPU: two for each way to compute.
+# About what estimates save if probes are as short as on a CPU: two for each compute configuration.
 MAX_WAIT_S = 10.0
-# With fewer cores a trace would slow down the steps of a probe on a card as well.
+# With fewer cores, tracing would slow down the steps of a probe on a GPU as well.
 MIN_CPUS_BESIDE_A_GPU = 4
-# Micro-batches that are planned in each memory class; what lies between is close to their line.
+# Micro-batches to estimate in each memory class; those in between are interpolated.
 MAX_BATCHES = 48
 
 
 @dataclass(kw_only=True)
 class MemoryEstimation:
-    """A memory plan in the making.
+    """Memory estimates in the making.
 
     Attributes:
         config: The study.
         device: The device of its trials.
         display: Where a line is shown.
         interrupts: What the user has asked for.
-        task: The process that makes the plan; None where none is made.
-        failure: Why none is made, in a sentence.
+        task: The process that makes the estimates; None if there is none.
+        failure: Why there is none, in a sentence.
     """
 
     config: StudyConfig
@@ -55,21 +55,17 @@ class MemoryEstimation:
     failure: str | None = None
 
     def begin(self, study: optuna.Study, objective: Objective) -> None:
-        """Waits for the estimates as long as that is worth it, unless the study holds some.
+        """Wait for the estimates as long as that is worth it, unless the study has them.
 
         Raises:
-            TradeoffError: The study asks for a plan, and there can be none.
-            KeyboardInterrupt: The user ended it.
+            TradeoffError: The study requires estimates, and there are none.
+            KeyboardInterrupt: The user pressed Ctrl-C.
         """
-        if self.config.plan == "off":
-            return
         if MEMORY_ESTIMATES in study.user_attrs:
             self.cancel()
             return
-        if self.task is None:
-            if self.failure is not None:
-                self._do_without(self.failure)
-            return  # another worker makes them
+        if self.failure is not None:
+            self._do_without(self.failure)
         shares_processors = device_class(self.device).uses_host_processors
         waits = shares_processors or self.device.get("num_cpus", 1) < MIN_CPUS_BESIDE_A_GPU
         timeout_s = None if self.config.plan == "on" else MAX_WAIT_S if waits else 0.0
@@ -77,7 +73,7 @@ class MemoryEstimation:
             self.poll(study, objective, timeout_s=timeout_s)
         if self.task is not None and waits:
             self.cancel()
-            self.display.message(f"no memory plan: it was not ready {timeout_s:g} s after the data; plan: on waits for it")
+            self._do_without(f"it was not ready {timeout_s:g} s after the data; plan: on waits for it")
 
     def poll(self, study: optuna.Study, objective: Objective, *, timeout_s: float | None = 0.0) -> None:
         """Store the estimates with the study once they are there, and say in a line what they rule out."""
@@ -93,17 +89,17 @@ class MemoryEstimation:
         limit_mib = objective.setup.memory_limit_mib
         if num_never := sum(needed > limit_mib for needed in needs):
             self.display.message(
-                f"memory plan: {num_never} of {len(needs)} configurations surely need more than"
-                f" {limit_mib:,.0f} MiB and are never tried"
+                f"memory estimate: {num_never} of {len(needs)} configurations cannot fit in {limit_mib:,.0f} MiB"
+                " and are never tried"
             )
 
     def _do_without(self, reason: str) -> None:
         if self.config.plan == "on":
-            raise TradeoffError(f"plan: on needs a memory plan, and there is none: {reason}")
-        self.display.message(f"no memory plan: {reason}")
+            raise TradeoffError(f"plan: on requires a memory estimate, and there is none: {reason}")
+        self.display.message(f"no memory estimate: {reason}")
 
     def cancel(self) -> None:
-        """Ends the making of a plan."""
+        """End the process that makes the estimates."""
         if self.task is not None:
             self.task.cancel()
             self.task = None
@@ -119,43 +115,43 @@ def start_memory_estimation(
     sequence_length: int,
     display: Display,
     interrupts: Interrupts,
-) -> MemoryEstimation:
-    """Starts the process that makes a study's plan, unless the study wants none or has a job whose memory can't be told.
+) -> MemoryEstimation | None:
+    """Start the process that makes a study's estimates; None if the study wants none.
 
     Args:
         config: The study.
-        server: Where the process is forked from.
+        server: The server to fork the process from.
         space: The space, without what the device lacks.
         device: The device of the trials.
-        cache: Traces are kept in a folder in it.
+        cache: The directory in which traces have a directory of their own.
         sequence_length: Tokens of the longest sequence.
         display: Where lines are shown.
         interrupts: What the user has asked for.
     """
-    planning = MemoryEstimation(config=config, device=device, display=display, interrupts=interrupts)
     if config.plan == "off":
-        return planning
+        return None
+    estimation = MemoryEstimation(config=config, device=device, display=display, interrupts=interrupts)
     if not isinstance(config.job, TextClassificationJob):
-        planning.failure = "what a job of your own takes is not predicted; probes measure it all the same"
-        return planning
+        estimation.failure = "the memory of a custom job is not estimated; probes measure it all the same"
+        return estimation
     request = {
-        "task": "plan",
+        "task": "estimate_memory",
         "job": config.job.model_dump(),
-        "configurations": [parameters.as_dict() for parameters in planned_configurations(space)],
+        "configurations": [parameters.as_dict() for parameters in configurations_to_estimate(space)],
         "device": dict(device),
         "memory_limit_mib": config.memory_limit_mib(device),
         "sequence_length": sequence_length,
         "cache_folder": str(cache / "traces"),
     }
     try:
-        planning.task = server.start_task(request)
+        estimation.task = server.start_task(request)
     except (ConnectionError, WorkerError) as error:
-        planning.failure = f"the process that was to make it could not be started: {error}"
-    return planning
+        estimation.failure = f"the process that makes it could not be started: {error}"
+    return estimation
 
 
-def planned_configurations(space: SearchSpace) -> list[TrialParameters]:
-    """One configuration for each memory class and micro-batch of a space; of many micro-batches, some in even ratios."""
+def configurations_to_estimate(space: SearchSpace) -> list[TrialParameters]:
+    """Return a configuration for each memory class and micro-batch of a space; of many micro-batches, some in even ratios."""
     found: dict[MemoryClass, dict[int, TrialParameters]] = {}
     for structure in sorted(space.structures, key=lambda p: (p.per_device_train_batch_size, p.gradient_accumulation_steps)):
         found.setdefault(structure.memory_class(), {}).setdefault(structure.per_device_train_batch_size, structure)

@@ -86,7 +86,7 @@ class Preparation:
         space: The study's space without what the device lacks.
         data: The prepared data, as `TrialServer.prepare` gives it.
         runner: Where trials run.
-        planning: The memory estimates in the making; None if none were requested.
+        estimation: The memory estimates in the making; None if there are none.
     """
 
     config: StudyConfig
@@ -94,7 +94,7 @@ class Preparation:
     space: SearchSpace
     data: Mapping[str, Any]
     runner: InterruptibleRunner
-    planning: MemoryEstimation | None = None
+    estimation: MemoryEstimation | None = None
 
     @cached_property
     def setup(self) -> StudySetup:
@@ -133,7 +133,7 @@ def prepare(
         display: Where progress is shown.
         cache: Where prepared data is kept; see `cache_folder`.
         measured_on: The device that must be the one here; None for any.
-        estimates_memory: Start to estimate memory, if the study wants it.
+        estimates_memory: Start to estimate memory, unless the study says not to.
 
     Raises:
         OtherDeviceError: The device is not the one that the study was measured on.
@@ -164,13 +164,14 @@ def prepare(
             if what is not None:
                 display.message(what)
         folder = cache or cache_folder()
-        planning = partial(
+        start_estimation = partial(
             start_memory_estimation, config, server, space, device, cache=folder, display=display, interrupts=interrupts
         )
         texts = config.job if isinstance(config.job, TextClassificationJob) else None  # no other job's memory is estimated
         # Padded to one length, a batch is as long as it can be; else the data tells.
         is_known = texts is None or (texts.padding == "max_length" and "padding" not in space.domains)
-        planned = planning(sequence_length=0 if texts is None else texts.max_length) if estimates_memory and is_known else None
+        longest = 0 if texts is None else texts.max_length
+        estimation = start_estimation(sequence_length=longest) if estimates_memory and is_known else None
         display.message("preparing the data")
         try:
             data = server.prepare(job_of_data(config.job, space.domains).model_dump(), folder)
@@ -182,9 +183,9 @@ def prepare(
         if texts is not None:
             check_attention(space, texts.model, data.get("model", {}).get("attention"))
             if estimates_memory and not is_known:
-                planned = planning(sequence_length=min(texts.max_length, data["longest"]))
+                estimation = start_estimation(sequence_length=min(texts.max_length, data["longest"]))
     runner = InterruptibleRunner(server=server, interrupts=interrupts)
-    return Preparation(config=config, device=device, space=space, data=data, runner=runner, planning=planned)
+    return Preparation(config=config, device=device, space=space, data=data, runner=runner, estimation=estimation)
 
 
 def _ended(error: WorkerError) -> TradeoffError:

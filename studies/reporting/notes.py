@@ -154,7 +154,7 @@ def _values_table(record: TrialRecord) -> TextTable:
             value = numeric_value(record, name)
         row = [GOALS[name].label, "" if value is None else GOALS[name].show_with_unit(value), record.sources.get(name, "")]
         if predicted:
-            by_estimate = record.attributes.get(f"predicted_{name}_source") == "plan"
+            by_estimate = record.attributes.get(f"predicted_{name}_source") == "estimate"
             prediction = _prediction(name, predicted.get(name), value)
             row.insert(2, f"{prediction} by the memory estimate" if by_estimate else prediction)
         rows.append(row)

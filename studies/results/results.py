@@ -47,7 +47,7 @@ class StudyResults:
         versions: Library versions by package.
         tradeoff_version: The version that made the study.
         storage: Where it is kept, without a password.
-        memory_estimates: The memory estimates from before the first trial; None where there are none.
+        memory_estimates: Memory as estimated before anything ran; None if it was not.
     """
 
     name: str

@@ -100,7 +100,7 @@ def prediction_errors(records: Sequence[TrialRecord], knowledge: Knowledge) -> s
     Predictions that were stored before their trial ran come first; without any, each measurement is predicted from the others.
     """
     memory = stored_errors(records, "peak_memory_mib", source="model") or knowledge.memory.errors()
-    estimated = stored_errors(records, "peak_memory_mib", source="plan")
+    estimated = stored_errors(records, "peak_memory_mib", source="estimate")
     # A correction learnt from the same trainings would make these look better than they are: only stored ones count.
     time = stored_errors(records, "train_time_s")
     by_estimate = f", by the memory estimate {_median_and_worst(estimated)}" if estimated else ""
@@ -113,14 +113,14 @@ def stored_errors(records: Sequence[TrialRecord], name: str, *, source: str | No
     Args:
         records: The trials.
         name: The objective.
-        source: "plan" for those of the memory estimate, "model" for all others; None for both.
+        source: "estimate" for those of the memory estimate, "model" for all others; None for both.
     """
     errors = []
     for record in records:
         predicted, measured = record.attributes.get(f"predicted_{name}"), record.attributes.get(name)
         # After memory ran out only a part of the peak is known.
         has_measured = bool(measured) and not record.is_derived and record.outcome != "out_of_memory"
-        is_asked = source is None or (record.attributes.get(f"predicted_{name}_source") == "plan") == (source == "plan")
+        is_asked = source is None or (record.attributes.get(f"predicted_{name}_source") == "estimate") == (source == "estimate")
         if predicted is not None and has_measured and is_asked:
             errors.append(predicted / measured - 1)
     return errors

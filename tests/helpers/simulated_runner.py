@@ -186,7 +186,7 @@ def simulated_probe(p: TrialParameters) -> ProbeResult:
 
 
 @dataclass
-class SimulatedPlan:
+class SimulatedEstimate:
     """`tradeoff.objectives.isolation.background.BackgroundTask` whose answer is made when it is asked for."""
 
     request: Mapping[str, Any]
@@ -203,7 +203,7 @@ class SimulatedServer:
     """`TrialServer` for `run_study`, over a simulated runner."""
 
     runner: SimulatedRunner
-    plan_answer: Callable[[Mapping[str, Any]], Answer | Refusal | None] = field(
+    estimate_answer: Callable[[Mapping[str, Any]], Answer | Refusal | None] = field(
         default=lambda request: Refusal(error="simulated")
     )
 
@@ -217,8 +217,8 @@ class SimulatedServer:
     def describe_device(self) -> dict[str, Any]:
         return DEVICE
 
-    def start_task(self, request: Mapping[str, Any]) -> "SimulatedPlan":
-        return SimulatedPlan(request, self.plan_answer)
+    def start_task(self, request: Mapping[str, Any]) -> "SimulatedEstimate":
+        return SimulatedEstimate(request, self.estimate_answer)
 
     def prepare(self, *_: Any) -> dict[str, Any]:
         return {"folder": "", "num_train": NUM_TRAIN, "num_eval": 500, "baselines": {"accuracy": 0.2}}

@@ -1,1 +1,1 @@
-"""Traces a training step on fake tensors: every name that torch keeps private is used here."""
+"""Traces a training step on fake tensors. Each private name of torch is used in one file, which `tests/` checks."""

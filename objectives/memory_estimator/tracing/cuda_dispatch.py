@@ -1,14 +1,14 @@
-"""Makes torch's CPU dispatch take the paths that it would take on a CUDA card, for tracing on fake CPU tensors.
+"""Makes torch's CPU dispatch take the paths of CUDA, for tracing on fake CPU tensors.
 
-A build of torch without CUDA can't make fake CUDA tensors that autograd accepts, and on the CPU other code runs: dropout keeps
-its mask as floats, autocast lowers layer norm and softmax as well, attention picks another kernel. So while a trace runs, the
-few operators whose choice depends on the device are replaced by what their CUDA side does; all else is the same code.
+A build of torch without CUDA can't make fake CUDA tensors that autograd accepts, and the CPU runs other code: dropout keeps its
+mask as floats, autocast lowers layer norm and softmax as well, attention picks another kernel. So while a trace runs, the few
+operators that depend on the device are replaced by what they do on CUDA; everything else is the same code.
 
 Sources: torch/include/ATen/autocast_mode.h (lists of autocast), aten/src/ATen/native/Dropout.cpp, SoftMax.cpp and
 transformers/attention.cpp with transformers/cuda/sdp_utils.cpp.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,91 +16,46 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
+Operator = Callable[..., Any]
+
 _AUTOCAST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
-# AT_FORALL_FP32: run in float32. Where a release of torch lacks one, it is left out.
-_FP32 = [
-    "acos",
-    "asin",
-    "cosh",
-    "erfinv",
-    "exp",
-    "expm1",
-    "log",
-    "log10",
-    "log2",
-    "log1p",
-    "reciprocal",
-    "rsqrt",
-    "sinh",
-    "tan",
-    "pow.Tensor_Scalar",
-    "pow.Tensor_Tensor",
-    "pow.Scalar",
-    "softplus",
-    "layer_norm",
-    "native_layer_norm",
-    "rms_norm",
-    "group_norm",
-    "frobenius_norm.dim",
-    "nuclear_norm",
-    "nuclear_norm.dim",
-    "cosine_similarity",
-    "poisson_nll_loss",
-    "cosine_embedding_loss",
-    "nll_loss",
-    "nll_loss2d",
-    "hinge_embedding_loss",
-    "kl_div",
-    "l1_loss",
-    "smooth_l1_loss",
-    "huber_loss",
-    "mse_loss",
-    "margin_ranking_loss",
-    "multilabel_margin_loss",
-    "soft_margin_loss",
-    "triplet_margin_loss",
-    "multi_margin_loss",
-    "binary_cross_entropy_with_logits",
-    "dist",
-    "pdist",
-    "cdist",
-    "renorm",
-    "logsumexp",
-]
+# AT_FORALL_FP32: run in float32. Those that a release of torch lacks are left out.
+_FP32 = """
+    acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow.Tensor_Scalar pow.Tensor_Tensor
+    pow.Scalar softplus layer_norm native_layer_norm rms_norm group_norm frobenius_norm.dim nuclear_norm nuclear_norm.dim
+    cosine_similarity poisson_nll_loss cosine_embedding_loss nll_loss nll_loss2d hinge_embedding_loss kl_div l1_loss
+    smooth_l1_loss huber_loss mse_loss margin_ranking_loss multilabel_margin_loss soft_margin_loss triplet_margin_loss
+    multi_margin_loss binary_cross_entropy_with_logits dist pdist cdist renorm logsumexp
+"""
 
-# AT_FORALL_FP32_SET_OPT_DTYPE: the result in float32 unless the call names a type.
-_FP32_RESULT = [
-    "prod",
-    "prod.dim_int",
-    "softmax.int",
-    "log_softmax.int",
-    "cumprod",
-    "cumsum",
-    "linalg_vector_norm",
-    "linalg_matrix_norm",
-    "linalg_matrix_norm.str_ord",
-    "sum",
-    "sum.dim_IntList",
-]
+# AT_FORALL_FP32_SET_OPT_DTYPE: the result in float32, unless the call names a type.
+_FP32_RESULT = """
+    prod prod.dim_int softmax.int log_softmax.int cumprod cumsum linalg_vector_norm linalg_matrix_norm
+    linalg_matrix_norm.str_ord sum sum.dim_IntList
+"""
 
 
 @contextmanager
-def cuda_dispatch(*, flash_attention: bool = True, softmax_saves_input: bool = False) -> Iterator[None]:
-    """Replaces, within the block and for the whole process, what CUDA does otherwise than the CPU.
+def cuda_dispatch(*, flash_attention: bool = True, operators: Mapping[str, Operator] | None = None) -> Iterator[None]:
+    """Replace, within the block and for the whole process, what CUDA does differently from the CPU.
 
     Args:
-        flash_attention: Whether the card has torch's flash attention (compute capability 8.0, Ampere, or newer).
-        softmax_saves_input: Keep the input of softmax for the backward pass, as torch did up to 1.10.
+        flash_attention: Whether the GPU has torch's flash attention (compute capability 8.0, Ampere, or newer).
+        operators: Further operators to replace, by their name in `aten`; they take precedence.
     """
+    replaced = {
+        "dropout": _dropout,
+        "softmax.int": softmax(torch.ops.aten._softmax.default),
+        "log_softmax.int": softmax(torch.ops.aten._log_softmax.default),
+        "scaled_dot_product_attention": _attention(flash_attention),
+    }
     library: Any = Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     try:
-        library.impl("dropout", _dropout, "AutogradCPU")
-        library.impl("softmax.int", _softmax("_softmax", softmax_saves_input), "AutogradCPU")
-        library.impl("log_softmax.int", _softmax("_log_softmax", softmax_saves_input), "AutogradCPU")
-        library.impl("scaled_dot_product_attention", _attention(flash_attention), "AutogradCPU")
+        for name, operator in (replaced | dict(operators or {})).items():
+            library.impl(name, operator, "AutogradCPU")
         for policy, names in ((_in_fp32, _FP32), (_with_fp32_result, _FP32_RESULT)):
-            for name in names:
+            for name in names.split():
                 operator = _operator(name)
                 if operator is not None and not _is_registered(name):
                     library.impl(name, policy(operator), "AutocastCPU")
@@ -110,7 +65,7 @@ def cuda_dispatch(*, flash_attention: bool = True, softmax_saves_input: bool = F
 
 
 def attention_kernel(query: Tensor, mask: Tensor | None, *, flash_attention: bool) -> str:
-    """The kernel of scaled dot product attention that a card chooses: "flash", "efficient" or "math".
+    """Return the kernel of scaled dot product attention that a GPU chooses: "flash", "efficient" or "math".
 
     Flash attention takes half precision, head sizes up to 256 and no mask; the memory-efficient one takes every precision,
     and a mask. See aten/src/ATen/native/transformers/cuda/sdp_utils.cpp.
@@ -130,42 +85,18 @@ def _dropout(input: Tensor, p: float, train: bool) -> Tensor:
     return torch.native_dropout(input, p, train)[0]
 
 
-def _softmax(kernel: str, saves_input: bool) -> Callable[..., Tensor]:
-    operator = getattr(torch.ops.aten, kernel).default
+def softmax(kernel: Operator) -> Operator:
+    """Return softmax as CUDA runs it, by a kernel that takes the input, the dimension and whether it converts float16."""
 
-    def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-        # Fused on CUDA, for float16 alone: no copy of the input in float32.
+    def operator(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
+        # CUDA's kernel converts float16, and float16 alone, to float32: there is no copy of the input.
         from_half = input.dtype is torch.float16 and dtype is torch.float32
-        if dtype is not None and not from_half:
-            input = input.to(dtype)
-        result: Tensor
-        if saves_input:
-            result = _SoftmaxThatSavesItsInput.apply(input, dim, kernel, from_half)  # type: ignore[no-untyped-call]
-        else:
-            result = operator(input, dim, from_half)
-        return result
+        return kernel(input if dtype is None or from_half else input.to(dtype), dim, from_half)
 
-    return softmax
+    return operator
 
 
-class _SoftmaxThatSavesItsInput(torch.autograd.Function):
-    """Softmax with the derivative that it had up to torch 1.10: `_softmax_backward_data(grad, result, dim, self)`."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, dim: int, kernel: str, from_half: bool) -> Tensor:
-        result: Tensor = getattr(torch.ops.aten, kernel).default(input, dim, from_half)
-        ctx.save_for_backward(input, result)
-        ctx.dim, ctx.kernel = dim, kernel
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        input, result = ctx.saved_tensors
-        operator = getattr(torch.ops.aten, f"{ctx.kernel}_backward_data").default
-        return operator(gradient, result, ctx.dim, input.dtype), None, None, None
-
-
-def _attention(flash_attention: bool) -> Callable[..., Tensor]:
+def _attention(flash_attention: bool) -> Operator:
     aten = torch.ops.aten
 
     def attention(
@@ -195,10 +126,10 @@ def _attention(flash_attention: bool) -> Callable[..., Tensor]:
             if attn_mask is not None:
                 bias = attn_mask.expand(query.size(0), query.size(1), query.size(2), key.size(2))
             gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
-            result: Tensor = aten._scaled_dot_product_efficient_attention(
+            efficient: Tensor = aten._scaled_dot_product_efficient_attention(
                 query, key, value, bias, gradients, dropout_p, is_causal, scale=scale
             )[0]
-            return result
+            return efficient
         math: Tensor = aten._scaled_dot_product_attention_math(
             query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale
         )[0]
@@ -212,7 +143,7 @@ def _pad_last_dimension(tensor: Tensor, multiple: int) -> Tensor:
     return tensor if missing == 0 else torch.nn.functional.pad(tensor, (0, missing))
 
 
-def _in_fp32(operator: Any) -> Callable[..., Any]:
+def _in_fp32(operator: Operator) -> Operator:
     def run(*args: Any, **kwargs: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
             return operator(*(_raised(arg) for arg in args), **{name: _raised(arg) for name, arg in kwargs.items()})
@@ -220,7 +151,7 @@ def _in_fp32(operator: Any) -> Callable[..., Any]:
     return run
 
 
-def _with_fp32_result(operator: Any) -> Callable[..., Any]:
+def _with_fp32_result(operator: Operator) -> Operator:
     def run(*args: Any, **kwargs: Any) -> Any:
         if (
             args[0].is_floating_point()
@@ -247,5 +178,5 @@ def _operator(name: str) -> Any:
 
 
 def _is_registered(name: str) -> bool:
-    # The CPU's own lists hold some of these already, with the same rule.
+    # The CPU's own lists contain some of these already, with the same rule.
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "AutocastCPU"))

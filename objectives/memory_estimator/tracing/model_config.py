@@ -1,4 +1,4 @@
-"""Reads a model's configuration, the one thing that a prediction needs of a model."""
+"""Reads a model's configuration, all that an estimate needs of a model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,10 +8,10 @@ from transformers import AutoConfig, PretrainedConfig
 
 
 def load_config(source: "str | Path | Mapping[str, Any] | PretrainedConfig") -> PretrainedConfig:
-    """A model's configuration.
+    """Return a model's configuration.
 
     Args:
-        source: A name on the hub, a folder with a `config.json`, such a file, its contents, or the configuration itself.
+        source: A name on the hub, a directory with a `config.json`, such a file, its contents, or the configuration itself.
 
     Raises:
         ValueError: There is none, or transformers doesn't know its model type.
@@ -25,12 +25,12 @@ def load_config(source: "str | Path | Mapping[str, Any] | PretrainedConfig") -> 
         return AutoConfig.from_pretrained(str(source))
     except OSError as error:
         raise ValueError(
-            f"no model configuration at {str(source)!r}: give a folder with a config.json, or a name on the hub within reach"
+            f"no model configuration at {str(source)!r}: give a directory with a config.json, or the name of a model on the hub"
         ) from error
     except (ValueError, KeyError) as error:
         raise ValueError(f"transformers can't read the model configuration {source!r}: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:
-    """An error's first line, as part of a sentence."""
+    """Return an error's first line, as part of a sentence."""
     return str(error).strip().split("\n")[0]

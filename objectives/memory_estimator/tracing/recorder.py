@@ -13,19 +13,19 @@ from tradeoff.objectives.memory_estimator.tracing.workspaces import MATRIX_PRODU
 
 
 class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A dispatch mode that writes an `Event` for every storage that appears and for every one that goes.
+    """A dispatch mode that writes an `Event` whenever a storage is allocated or released.
 
-    A storage goes at the moment its last reference does, as on a card, and not when a view of it does. The order within an
-    operator is that of the CUDA side: its workspace comes after its result and goes before the next operator.
+    A storage is released with its last reference, as on a GPU, and not with a view of it. The order within an operator is that
+    of CUDA: its workspace is allocated after its result, and released before the next operator.
 
     Args:
-        blas: What matrix products take; None to record storages alone, as on a CPU.
+        blas: The workspaces of matrix products; None to record storages alone, as on a CPU.
 
     Attributes:
-        events: What was recorded since the last call of `start`.
-        in_backward: Set while a backward pass runs: its thread on a card has a workspace of its own.
-        category: The category of what is recorded now.
-        skip_scalars: Leave out tensors of no dimension (the optimizer's step counters, which stay on the host).
+        events: Everything recorded since the last call of `start`.
+        in_backward: Set while a backward pass runs: on a GPU its thread has a workspace of its own.
+        category: The category of what is being recorded.
+        skip_scalars: Leave out tensors without dimensions (the optimizer's step counters, which stay on the host).
     """
 
     def __init__(self, blas: BlasWorkspace | None) -> None:
@@ -42,7 +42,7 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._blas_threads: set[bool] = set()
 
     def start(self, prefix: str, category: Category) -> None:
-        """Begins a segment: keys start with `prefix` and count from 0."""
+        """Begin a segment: keys start with `prefix` and count from 0."""
         self.events = []
         self._prefix = prefix
         self._num_keys = 0
@@ -50,12 +50,12 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.category = category
 
     def track(self, tensors: Iterable[torch.Tensor], name: str, category: Category) -> None:
-        """Names storages that exist already, in order; they are recorded as allocated now."""
+        """Record storages that exist already as allocated now, named in order."""
         for index, tensor in enumerate(tensors):
             self._note(tensor.untyped_storage(), category, key=f"{name} {index}")
 
     def rename(self, tensors: Mapping[str, torch.Tensor], category: Category) -> None:
-        """Gives live storages the names that are their keys in `tensors`, also where they were recorded in this segment."""
+        """Rename live storages to their keys in `tensors`, also in the events of this segment."""
         names = {}
         for key, tensor in tensors.items():
             address = tensor.untyped_storage()._cdata

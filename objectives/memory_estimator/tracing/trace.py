@@ -1,24 +1,17 @@
-"""Traces the stages of a training run on fake tensors: what each allocates and releases, in order."""
+"""Traces the stages of a training run on fake tensors: what each one allocates and releases, in order."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-    UnsupportedFakeTensorException,
-    UnsupportedOperatorException,
-)
 from transformers import PretrainedConfig
 
 from tradeoff.objectives.memory_estimator.events import Category, Event, Segments
-from tradeoff.objectives.memory_estimator.settings import RELEASES, StepClass, TraceSettings
-from tradeoff.objectives.memory_estimator.tracing.cuda_dispatch import cuda_dispatch
+from tradeoff.objectives.memory_estimator.settings import StepClass, TraceSettings
+from tradeoff.objectives.memory_estimator.tracing.cuda_dispatch import Operator, cuda_dispatch
 from tradeoff.objectives.memory_estimator.tracing.fake_model import build_fake_model, fake_batch
-from tradeoff.objectives.memory_estimator.tracing.model_config import first_line
+from tradeoff.objectives.memory_estimator.tracing.fake_tensors import DependsOnData, FakeTensorMode, explained
 from tradeoff.objectives.memory_estimator.tracing.optimizers import build_optimizer, clip_gradients
 from tradeoff.objectives.memory_estimator.tracing.recorder import StorageRecorder
 from tradeoff.searchspace import Precision
@@ -27,7 +20,9 @@ _HALF = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
 
 class Tracer:
-    """A model on fake tensors, of which any step class and batch size can be traced.
+    """Traces a model on fake tensors, for any step class and batch size.
+
+    A subclass traces another release of torch: it overrides `operators`, `build_optimizer` and `zero_gradients`.
 
     Args:
         config: The model's configuration.
@@ -36,6 +31,8 @@ class Tracer:
     Raises:
         ValueError: The model can't be built.
     """
+
+    operators: Mapping[str, Operator] = {}
 
     def __init__(self, config: PretrainedConfig, settings: TraceSettings) -> None:
         self._settings = settings
@@ -48,37 +45,45 @@ class Tracer:
         self._recorder.track(_in_order_of_transfer(self._model), "weight", Category.WEIGHTS)
         self._build = tuple(self._recorder.events)
         self._checkpointing = False
-        self._outside_loss = False
+        self._loss_outside = False
         self._steps: tuple[tuple[Event, ...], tuple[Event, ...], tuple[Event, ...]] | None = None
 
     def trace(self, step_class: StepClass, batch_size: int) -> Segments:
-        """The segments of a run with micro-batches of `batch_size`, also for evaluation.
+        """Return the segments of a run with micro-batches of `batch_size`, in training and in evaluation.
 
         Raises:
             ValueError: The model does something that fake tensors can't follow.
         """
         try:
             return self._trace(step_class, batch_size)
-        except ValueError as error:
-            by_data = isinstance(error.__cause__, DataDependentOutputException | DynamicOutputShapeException)
-            if not by_data or self._outside_loss or self._settings.task != "sequence-classification":
+        except DependsOnData:
+            if self._loss_outside or self._settings.task != "sequence-classification":
                 raise
-        # A head may pick the labelled samples by their values (DeBERTa's does). On a few labels the plain loss takes the same.
-        self._outside_loss = True
+        # A head may pick the labelled samples by their values (DeBERTa's does). The plain loss needs as much for so few labels.
+        self._loss_outside = True
         return self._trace(step_class, batch_size)
+
+    def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer whose steps are traced."""
+        settings = self._settings
+        return build_optimizer(model, settings.optimizer, foreach=settings.foreach, weight_decay=settings.weight_decay)
+
+    def zero_gradients(self, gradients: Iterable[str]) -> tuple[Event, ...]:
+        """Return the events of `Optimizer.zero_grad`, which drops the gradients with these keys."""
+        return tuple(Event(key, None) for key in gradients)
 
     def _trace(self, step_class: StepClass, batch_size: int) -> Segments:
         model, recorder = self._model, self._recorder
         self._set_checkpointing(step_class.gradient_checkpointing)
         with self._tracing():
             evaluation = self._evaluation(step_class, batch_size)
-            first = self._micro_batch("first", step_class, batch_size)
+            self._micro_batch("first", step_class, batch_size)
             gradients = {f"gradient {index}": p.grad for index, p in enumerate(model.parameters()) if p.grad is not None}
             recorder.rename(gradients, Category.GRADIENTS)
             first = tuple(recorder.events)
             following = self._micro_batch("next", step_class, batch_size)
             if self._steps is None:
-                # What the optimizer does depends on the parameters alone: once is enough for every class.
+                # The optimizer depends on the parameters alone: one trace is enough for every class.
                 self._steps = self._optimizer_steps(tuple(gradients))
             del gradients
             model.zero_grad(set_to_none=True)
@@ -98,8 +103,8 @@ class Tracer:
             return
         model = self._model
         if not getattr(model, "supports_gradient_checkpointing", False):
-            raise ValueError(f"{self._name} models have no gradient checkpointing: leave it out of the space")
-        # transformers 5.22 gave the two methods new names and warns of the old ones.
+            raise ValueError(f"{self._name} models have no gradient checkpointing: remove it from the search space")
+        # transformers 5.22 renamed the two methods, and warns of the old names.
         prefix = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
         if on:
             getattr(model, f"{prefix}_checkpointing_enable")({"use_reentrant": False})
@@ -116,7 +121,7 @@ class Tracer:
         return tuple(self._recorder.events)
 
     def _micro_batch(self, name: str, step_class: StepClass, batch_size: int) -> tuple[Event, ...]:
-        """One call of `Trainer.training_step`."""
+        """Trace one call of `Trainer.training_step`."""
         self._recorder.start(name, Category.ACTIVATIONS)
         loss = self._forward(step_class, batch_size)
         if step_class.precision is Precision.FP16:
@@ -130,9 +135,9 @@ class Tracer:
         return tuple(self._recorder.events)
 
     def _forward(self, step_class: StepClass, batch_size: int) -> Any:
-        """`Trainer.compute_loss` of a model prepared by accelerate, which brings half-precision outputs back to float32."""
+        """Run `Trainer.compute_loss` for a model prepared by accelerate, which converts half-precision outputs to float32."""
         inputs = fake_batch(self._model, batch_size, self._settings)
-        labels = inputs.pop("labels") if self._outside_loss else None
+        labels = inputs.pop("labels") if self._loss_outside else None
         half = _HALF.get(step_class.precision)
         with torch.autocast("cpu", dtype=half) if half is not None else nullcontext():
             outputs = self._model(**inputs)
@@ -145,21 +150,15 @@ class Tracer:
         return outputs["loss"]
 
     def _optimizer_steps(self, gradients: tuple[str, ...]) -> tuple[tuple[Event, ...], tuple[Event, ...], tuple[Event, ...]]:
-        settings, recorder = self._settings, self._recorder
-        optimizer = build_optimizer(
-            self._model,
-            settings.optimizer,
-            foreach=settings.foreach,
-            weight_decay=settings.weight_decay,
-            copies_denominator=RELEASES[settings.torch_release].adamw_copies_denominator,
-        )
+        max_grad_norm, recorder = self._settings.max_grad_norm, self._recorder
+        optimizer = self.build_optimizer(self._model)
         recorder.skip_scalars = True
         steps = []
         for name in ("first step", "next step"):
             recorder.start(name, Category.WORKSPACE)
             held = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
-            if settings.max_grad_norm > 0:
-                clip_gradients(held, settings.max_grad_norm)
+            if max_grad_norm > 0:
+                clip_gradients(held, max_grad_norm)
             del held
             optimizer.step()
             state = {
@@ -172,47 +171,23 @@ class Tracer:
             del state
             steps.append(tuple(recorder.events))
         recorder.skip_scalars = False
-        kept = RELEASES[settings.torch_release].keeps_gradients
-        return steps[0], steps[1], () if kept else tuple(Event(key, None) for key in gradients)
+        return steps[0], steps[1], self.zero_gradients(gradients)
 
     @contextmanager
     def _tracing(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            if self._settings.target == "cuda":
-                traits = RELEASES[self._settings.torch_release]
-                stack.enter_context(
-                    cuda_dispatch(
-                        flash_attention=self._settings.flash_attention, softmax_saves_input=traits.softmax_saves_input
-                    )
-                )
-            stack.enter_context(self._fake)
-            stack.enter_context(self._recorder)
-            try:
-                yield
-            except (DataDependentOutputException, DynamicOutputShapeException) as error:
-                raise ValueError(
-                    f"the memory of {self._name} models can't be predicted, since {error.func} depends on the data: "
-                    "probes measure it all the same"
-                ) from error
-            except (UnsupportedFakeTensorException, UnsupportedOperatorException) as error:
-                raise ValueError(
-                    f"the memory of {self._name} models can't be predicted, since fake tensors don't support "
-                    f"{getattr(error, 'func', error)}: probes measure it all the same"
-                ) from error
-            except (RuntimeError, AttributeError, NotImplementedError, TypeError) as error:
-                # The model's own code: it may refuse fake tensors, or a configuration that lacks what it reads.
-                raise ValueError(
-                    f"the memory of {self._name} models can't be predicted, since their code fails on fake tensors "
-                    f"({first_line(error)}): probes measure it all the same"
-                ) from error
+        on_gpu = self._settings.target == "cuda"
+        flash_attention = self._settings.flash_attention
+        dispatch = cuda_dispatch(flash_attention=flash_attention, operators=self.operators) if on_gpu else nullcontext()
+        with dispatch, self._fake, self._recorder, explained(self._name):
+            yield
 
 
 def _in_order_of_transfer(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """Parameters and buffers in the order in which `module.to(device)` moves them: children first."""
+    """Yield parameters and buffers in the order in which `module.to(device)` moves them: children first."""
     for child in module.children():
         yield from _in_order_of_transfer(child)
-    yield from (parameter for parameter in module._parameters.values() if parameter is not None)
-    yield from (buffer for buffer in module._buffers.values() if buffer is not None)
+    yield from module.parameters(recurse=False)
+    yield from module.buffers(recurse=False)
 
 
 def _to_float32(value: Any) -> Any:

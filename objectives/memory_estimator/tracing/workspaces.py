@@ -1,6 +1,6 @@
-"""Memory that a CUDA kernel takes for itself and that no tensor of the program shows: constants and formulas with their source.
+"""Memory that CUDA kernels allocate for themselves, not visible as a tensor of the program: formulas with their source.
 
-All of it comes from torch's caching allocator. What cuDNN takes for convolutions is chosen at run time and not known here.
+All of it comes from torch's caching allocator. cuDNN's workspaces for convolutions, chosen at run time, are not included.
 """
 
 import math
@@ -17,7 +17,7 @@ MATRIX_PRODUCTS = frozenset(
 
 
 def kernel_workspace(name: str, arguments: Sequence[Any], blas: BlasWorkspace) -> list[int]:
-    """Sizes in bytes of what an operator takes while it runs, beside its results."""
+    """Return the sizes in bytes of what an operator allocates while it runs, besides its results."""
     if name == "aten::addmm":
         return [blas.cublaslt_bytes]
     formula = _FORMULAS.get(name)

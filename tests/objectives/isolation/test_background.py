@@ -1,4 +1,4 @@
-"""A memory plan made in a process beside the trials."""
+"""Memory estimates made in a process beside the trials."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ BATCHES = (4, 8, 64)
 
 def start(tmp_path, job=None, **changes):
     whole = {
-        "task": "plan",
+        "task": "estimate_memory",
         "job": (job or tiny_job()).model_dump(),
         "configurations": [TrialParameters(per_device_train_batch_size=batch).as_dict() for batch in BATCHES],
         "device": DEVICE,
@@ -29,19 +29,19 @@ def start(tmp_path, job=None, **changes):
     return shared_server().start_task(whole | changes)
 
 
-def test_a_plan_is_made_while_a_trial_runs_and_is_near_what_the_trial_measures(tmp_path):
+def test_estimates_are_made_while_a_trial_runs_and_are_near_what_the_trial_measures(tmp_path):
     task = start(tmp_path)
     outcome = run(stages=("probe",), per_device_train_batch_size=64)
     assert isinstance(outcome, Completed)
     message = task.reply(timeout_s=None)
-    plan = MemoryEstimates.from_dict(message.answer)
-    planned = [plan.planned(TrialParameters(per_device_train_batch_size=1).memory_class(), batch) for batch in BATCHES]
-    peaks = [one.peak_memory_mib for one in planned]
+    estimates = MemoryEstimates.from_dict(message.answer)
+    estimated = [estimates.at(TrialParameters(per_device_train_batch_size=1).memory_class(), batch) for batch in BATCHES]
+    peaks = [one.peak_memory_mib for one in estimated]
     assert peaks == sorted(peaks)
-    assert all(one.lower_bound_mib < one.peak_memory_mib for one in planned)
+    assert all(one.lower_bound_mib < one.peak_memory_mib for one in estimated)
     measured = outcome.measurements.probe.memory.peak_memory_mib
     # A process of a few MiB: what the libraries take for themselves is as much again.
-    assert planned[-1].lower_bound_mib < measured < planned[-1].peak_memory_mib + 20
+    assert estimated[-1].lower_bound_mib < measured < estimated[-1].peak_memory_mib + 20
     assert task.reply() == message
     assert [path.suffixes[-2:] for path in tmp_path.iterdir()] == [[".json", ".gz"]] * 3
 
@@ -51,7 +51,7 @@ def test_a_model_that_cannot_be_traced_is_named_in_a_sentence(tmp_path):
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=100, attention_window=8
     ).save_pretrained(tmp_path / "model")
     task = start(tmp_path / "traces", tiny_job(model=str(tmp_path / "model")))
-    assert "the memory of longformer models can't be predicted" in task.reply(timeout_s=None).error
+    assert "the memory of longformer models can't be estimated" in task.reply(timeout_s=None).error
 
 
 def test_a_cancelled_task_ends_and_the_server_goes_on(tmp_path):

@@ -6,14 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tradeoff.objectives.memory_estimator.caching_allocator import (
-    MIB,
-    Allocation,
-    AllocationError,
-    CachingAllocator,
-    Release,
-    replay,
-)
+from tradeoff.objectives.memory_estimator.caching_allocator import MIB, AllocationError, CachingAllocator
 
 
 def held(allocator):
@@ -109,7 +102,7 @@ def test_released_memory_stays_reserved():
     assert allocator.peak_allocated_bytes == 30 * MIB
 
 
-def test_a_full_card_makes_it_give_free_segments_back_and_try_again():
+def test_a_full_gpu_makes_it_return_free_segments_and_try_again():
     allocator = CachingAllocator(capacity_bytes=40 * MIB)
     allocator.allocate("a", 30 * MIB)
     allocator.release("a")
@@ -119,7 +112,7 @@ def test_a_full_card_makes_it_give_free_segments_back_and_try_again():
     assert allocator.num_retries == 1
 
 
-def test_a_segment_with_a_block_in_use_is_not_given_back():
+def test_a_segment_with_a_block_in_use_is_not_returned():
     allocator = CachingAllocator(capacity_bytes=30 * MIB)
     allocator.allocate("a", 5 * MIB)
     allocator.allocate("b", 5 * MIB)
@@ -128,19 +121,20 @@ def test_a_segment_with_a_block_in_use_is_not_given_back():
         allocator.allocate("c", 20 * MIB)
 
 
-def test_a_replay_says_at_which_event_the_memory_ran_out():
-    result = replay(
-        [Allocation("a", 30 * MIB), Allocation("b", 4 * MIB), Release("b"), Allocation("c", 12 * MIB), Release("c")],
-        capacity_bytes=56 * MIB,
-    )
+def test_a_request_fails_only_if_no_free_block_and_no_new_segment_fits():
+    allocator = CachingAllocator(capacity_bytes=56 * MIB)
+    allocator.allocate("a", 30 * MIB)
+    allocator.allocate("b", 4 * MIB)
+    allocator.release("b")
     # 30 MiB, then a segment of 20 for b, which is then free: c takes it.
-    assert result.out_of_memory is None
-    assert result.peak_reserved_bytes == 50 * MIB
-    result = replay([Allocation("a", 30 * MIB), Allocation("b", 12 * MIB), Allocation("c", 2 * MIB)], capacity_bytes=42 * MIB)
-    assert result.out_of_memory.event == 2
-    assert result.out_of_memory.requested_bytes == 2 * MIB
-    assert result.out_of_memory.reserved_bytes == 42 * MIB
-    assert result.peak_allocated_bytes == 42 * MIB
+    allocator.allocate("c", 12 * MIB)
+    assert allocator.peak_reserved_bytes == 50 * MIB
+    full = CachingAllocator(capacity_bytes=42 * MIB)
+    full.allocate("a", 30 * MIB)
+    full.allocate("b", 12 * MIB)
+    with pytest.raises(AllocationError, match=f"{20 * MIB} bytes do not fit: {42 * MIB} of {42 * MIB} are reserved"):
+        full.allocate("c", 2 * MIB)
+    assert full.peak_allocated_bytes == 42 * MIB
 
 
 def test_nothing_is_taken_for_a_tensor_without_elements():

@@ -217,14 +217,14 @@ def test_compiling_counts_in_the_time_of_a_training_and_not_in_that_of_a_step() 
     assert knowledge.cost(compiled).train_time_s == pytest.approx(7 + 100 * (0.1 + 0.01))  # type: ignore[union-attr]
 
 
-def test_a_memory_plan_is_for_one_optimizer_and_a_study_with_several_must_name_it() -> None:
+def test_a_memory_estimate_is_for_one_optimizer_and_a_study_with_several_must_name_it() -> None:
     with pytest.raises(
         TradeoffError, match="for one value of optim, and the study searches sgd, adafactor: name one, --optimizer"
     ):
         estimate_memory(study(optim=["sgd", "adafactor"]))
 
 
-def test_a_search_plans_each_optimizer_apart_and_leaves_out_what_can_not_be_traced(tmp_path: Path) -> None:
+def test_a_search_estimates_each_optimizer_apart_and_leaves_out_what_can_not_be_traced(tmp_path: Path) -> None:
     ways: tuple[dict[str, Any], ...] = (
         {"optim": "sgd"},
         {"optim": "adamw_torch"},
@@ -232,14 +232,14 @@ def test_a_search_plans_each_optimizer_apart_and_leaves_out_what_can_not_be_trac
         {"torch_compile": True},
     )
     configurations = [TrialParameters(per_device_train_batch_size=8, **way) for way in ways]
-    plan = estimate_for_search(tiny_job(), configurations, device=CPU, memory_limit_mib=1000.0, cache_folder=tmp_path)
-    sgd, adam, *others = (plan.planned(parameters.memory_class(), 8) for parameters in configurations)
+    estimates = estimate_for_search(tiny_job(), configurations, device=CPU, memory_limit_mib=1000.0, cache_folder=tmp_path)
+    sgd, adam, *others = (estimates.at(parameters.memory_class(), 8) for parameters in configurations)
     assert sgd is not None
     assert adam is not None
     # Two states a weight: the peak of so small a model is its update.
     assert adam.peak_memory_mib > sgd.peak_memory_mib
     assert others == [None, None]
-    with pytest.raises(ValueError, match="memory is predicted for adamw_torch"):
+    with pytest.raises(ValueError, match="memory is estimated for adamw_torch"):
         estimate_for_search(tiny_job(), configurations[2:], device=CPU, memory_limit_mib=1000.0, cache_folder=tmp_path)
 
 

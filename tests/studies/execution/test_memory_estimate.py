@@ -1,4 +1,4 @@
-"""What a memory plan does for a search, on a simulated card."""
+"""What memory estimates do for a search, on a simulated GPU."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,18 +34,18 @@ from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.interrupts import Interrupts
-from tradeoff.studies.execution.memory_estimate import MAX_BATCHES, planned_configurations, start_memory_estimation
+from tradeoff.studies.execution.memory_estimate import MAX_BATCHES, configurations_to_estimate, start_memory_estimation
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.results.savings import lines, stored_errors
 from tradeoff.studies.workers import run as study_runner
 from tradeoff.studies.workers.run import run_study
 
 
-def plan(space=SPACE, *, scale=1.0, bound=0.93):
-    """A plan that is off by a factor, with a bound below it."""
+def estimates_of(space=SPACE, *, scale=1.0, bound=0.93):
+    """Estimates that are off by a factor, with a bound below them."""
     return MemoryEstimates.of(
         (p, MemoryEstimate(peak_memory_mib=scale * memory_mib(p), lower_bound_mib=bound * scale * memory_mib(p)))
-        for p in planned_configurations(space)
+        for p in configurations_to_estimate(space)
     )
 
 
@@ -62,13 +62,13 @@ FEW = SearchSpace(
 SMALL = space_of(Categorical((1, 2, 4, 8, 16, 32, 64)), (1, 2), ("fp32",))
 
 
-class PlannedSurvey(Survey):
+class EstimatedSurvey(Survey):
     def __init__(self, space, memory_estimates, **settings):
         super().__init__(space, **settings)
-        self.plan = memory_estimates
+        self.estimates = memory_estimates
 
     def knowledge(self):
-        return Knowledge.of(self.records, setup(self.space, memory_limit_mib=self.budget_mib), memory_estimates=self.plan)
+        return Knowledge.of(self.records, setup(self.space, memory_limit_mib=self.budget_mib), memory_estimates=self.estimates)
 
 
 def with_accumulation(found):
@@ -77,27 +77,27 @@ def with_accumulation(found):
 
 @pytest.mark.parametrize("scale", [0.8, 0.95, 1.0, 1.05, 1.2])
 @pytest.mark.parametrize("space", [SPACE, space_of(IntRange(1, 64))], ids=["powers", "range"])
-def test_a_survey_with_a_plan_finds_the_same_boundary_with_fewer_probes(space, scale):
+def test_a_survey_with_estimates_finds_the_same_boundary_with_fewer_probes(space, scale):
     without = Survey(space).run()
-    planned = PlannedSurvey(space, plan(space, scale=scale)).run()
-    assert with_accumulation(planned.largest_measured()) == with_accumulation(largest_that_fits(space))
-    assert len(planned.runner.requests) < len(without.runner.requests)
-    assert len(planned.runner.out_of_memory) < len(without.runner.out_of_memory)
+    estimated = EstimatedSurvey(space, estimates_of(space, scale=scale)).run()
+    assert with_accumulation(estimated.largest_measured()) == with_accumulation(largest_that_fits(space))
+    assert len(estimated.runner.requests) < len(without.runner.requests)
+    assert len(estimated.runner.out_of_memory) < len(without.runner.out_of_memory)
 
 
 def test_what_surely_does_not_fit_is_never_probed():
-    memory_estimates = plan(bound=0.99)
-    survey = PlannedSurvey(SPACE, memory_estimates).run()
+    memory_estimates = estimates_of(bound=0.99)
+    survey = EstimatedSurvey(SPACE, memory_estimates).run()
     bounds = [
-        memory_estimates.planned(p.memory_class(), p.per_device_train_batch_size).lower_bound_mib
+        memory_estimates.at(p.memory_class(), p.per_device_train_batch_size).lower_bound_mib
         for p in survey.runner.out_of_memory
     ]
     assert all(bound <= BUDGET_MIB for bound in bounds)
 
 
-def test_a_decoupled_search_with_a_plan_runs_out_of_memory_less_often_and_finds_as_good_a_front():
+def test_a_decoupled_search_with_estimates_runs_out_of_memory_less_often_and_finds_as_good_a_front():
     fronts, misses = [], []
-    for memory_estimates in (None, plan(SMALL)):
+    for memory_estimates in (None, estimates_of(SMALL)):
         runner = SimulatedRunner()
         goal = objective(runner, space=SMALL)
         study = new_study(decoupled(goal))
@@ -113,7 +113,7 @@ def test_a_decoupled_search_with_a_plan_runs_out_of_memory_less_often_and_finds_
 def asked(goal, batch, *, enqueue=False):
     """The record of a trial of this micro-batch, and the trial."""
     study = new_study(optuna.samplers.RandomSampler(seed=0))
-    study.set_user_attr(MEMORY_ESTIMATES, plan().as_dict())
+    study.set_user_attr(MEMORY_ESTIMATES, estimates_of().as_dict())
     params = SPACE.stored(TrialParameters(per_device_train_batch_size=batch))
     if enqueue:
         study.enqueue_trial(params)
@@ -138,30 +138,30 @@ def test_what_the_user_asks_for_by_name_is_run_all_the_same():
     goal = objective(runner)
     record, _ = asked(goal, 64, enqueue=True)
     assert record.outcome == "out_of_memory"
-    assert record.attributes["planned_peak_memory_mib"] == memory_mib(TrialParameters(per_device_train_batch_size=64))
+    assert record.attributes["estimated_peak_memory_mib"] == memory_mib(TrialParameters(per_device_train_batch_size=64))
 
 
 def test_every_trial_that_ran_has_a_prediction_and_its_source():
     goal = objective(SimulatedRunner(), space=SMALL)
     study = new_study(decoupled(goal))
-    study.set_user_attr(MEMORY_ESTIMATES, plan(SMALL, scale=1.05).as_dict())
+    study.set_user_attr(MEMORY_ESTIMATES, estimates_of(SMALL, scale=1.05).as_dict())
     search(study, goal)
     records = [read_record(trial, goal.setup.objectives) for trial in study.trials]
     ran = [record for record in records if record.outcome in ("probed", "completed") and not record.is_derived]
-    assert all(record.attributes["planned_peak_memory_mib"] > 0 for record in ran)
+    assert all(record.attributes["estimated_peak_memory_mib"] > 0 for record in ran)
     first = ran[0]
-    assert first.attributes["predicted_peak_memory_mib_source"] == "plan"
+    assert first.attributes["predicted_peak_memory_mib_source"] == "estimate"
     assert first.attributes["predicted_peak_memory_mib"] == pytest.approx(1.05 * first.attributes["peak_memory_mib"])
     # Off by a twentieth at first, and right once two peaks of a line have told its scale.
-    assert stored_errors(records, "peak_memory_mib", source="plan")[0] == pytest.approx(0.05)
+    assert stored_errors(records, "peak_memory_mib", source="estimate")[0] == pytest.approx(0.05)
     later = stored_errors(records, "peak_memory_mib", source="model")
     assert later
     assert max(map(abs, later)) < 0.005
 
 
 @dataclass
-class Planning:
-    """A study in this process on a simulated card; its plan is made when it is asked for often enough."""
+class EstimatedStudy:
+    """A study in this process on a simulated GPU; its memory is estimated once it was asked for often enough."""
 
     after: int = 0
     error: str | None = None
@@ -169,9 +169,9 @@ class Planning:
 
     def run(self, storage, monkeypatch, **settings):
         runner = SimulatedRunner()
-        server = SimulatedServer(runner, plan_answer=self._answer)
+        server = SimulatedServer(runner, estimate_answer=self._answer)
         monkeypatch.setattr(study_runner, "TrialServer", lambda: server)
-        plain = load_config(None).plain() | {"name": "planned", "job": JOB.model_dump(), "trials": 1, "sampler_seed": 0}
+        plain = load_config(None).plain() | {"name": "estimated", "job": JOB.model_dump(), "trials": 1, "sampler_seed": 0}
         plain["space"] = {name: list(domain.values()) for name, domain in FEW.domains.items()}
         plain["limits"] = {"peak_memory_mib": BUDGET_MIB}
         config = StudyConfig.model_validate(plain | settings)
@@ -182,7 +182,7 @@ class Planning:
         self.requests.append(request)
         if len(self.requests) <= self.after:
             return None
-        return Answer(answer=plan(FEW).as_dict()) if self.error is None else Refusal(error=self.error)
+        return Answer(answer=estimates_of(FEW).as_dict()) if self.error is None else Refusal(error=self.error)
 
 
 @pytest.fixture
@@ -190,67 +190,69 @@ def storage(tmp_path):
     return f"sqlite:///{tmp_path}/a.db"
 
 
-def test_a_study_keeps_its_plan_and_says_what_it_settles(storage, monkeypatch):
-    study, display, runner = Planning().run(storage, monkeypatch)
-    assert MemoryEstimates.from_dict(study.user_attrs["memory_estimates"]).curves.keys() == plan(FEW).curves.keys()
-    assert "memory plan: 2 of 6 configurations surely need more than 7,611 MiB and are never tried" in display.messages
+def test_a_study_keeps_its_estimates_and_says_what_they_rule_out(storage, monkeypatch):
+    study, display, runner = EstimatedStudy().run(storage, monkeypatch)
+    assert MemoryEstimates.from_dict(study.user_attrs["memory_estimates"]).curves.keys() == estimates_of(FEW).curves.keys()
+    assert "memory estimate: 2 of 6 configurations cannot fit in 7,611 MiB and are never tried" in display.messages
     assert runner.out_of_memory == []
     saved, off = lines(read_results(study))
     assert "0 out of memory, 2 ruled out by the memory estimate" in saved
     assert ", by the memory estimate 0.0% median" in off
 
 
-def test_a_study_that_goes_on_takes_the_plan_that_it_has(storage, monkeypatch):
-    Planning().run(storage, monkeypatch)
-    planning = Planning(error="would be asked in vain")
-    study, display, runner = planning.run(storage, monkeypatch, trials=2)
-    assert planning.requests == []
-    assert not [line for line in display.messages if "memory plan" in line]
+def test_a_study_that_is_resumed_takes_the_estimates_that_it_has(storage, monkeypatch):
+    EstimatedStudy().run(storage, monkeypatch)
+    estimated = EstimatedStudy(error="would be asked in vain")
+    study, display, runner = estimated.run(storage, monkeypatch, trials=2)
+    assert estimated.requests == []
+    assert not [line for line in display.messages if "memory estimate" in line]
     trained = [trial for trial in study.trials if trial.params == SPACE.stored(runner.trained[-1])]
-    assert "planned_peak_memory_mib" in trained[0].user_attrs
+    assert "estimated_peak_memory_mib" in trained[0].user_attrs
 
 
-def test_a_study_on_a_card_does_not_wait_for_its_plan(storage, monkeypatch):
-    study, _, runner = Planning(after=2).run(storage, monkeypatch)
+def test_a_study_on_a_gpu_does_not_wait_for_its_estimates(storage, monkeypatch):
+    study, _, runner = EstimatedStudy(after=2).run(storage, monkeypatch)
     assert "memory_estimates" in study.user_attrs
-    assert "planned_peak_memory_mib" not in study.trials[0].user_attrs
-    assert "planned_peak_memory_mib" in study.trials[1].user_attrs
+    assert "estimated_peak_memory_mib" not in study.trials[0].user_attrs
+    assert "estimated_peak_memory_mib" in study.trials[1].user_attrs
     assert runner.out_of_memory == []
 
 
-def test_without_a_plan_a_study_says_why_in_a_line_and_searches(storage, monkeypatch):
-    study, display, _ = Planning(error="the memory of odd models can't be predicted").run(storage, monkeypatch, trials=2)
-    assert "no memory plan: the memory of odd models can't be predicted" in display.messages
+def test_without_estimates_a_study_says_why_in_a_line_and_searches(storage, monkeypatch):
+    study, display, _ = EstimatedStudy(error="the memory of odd models can't be estimated").run(storage, monkeypatch, trials=2)
+    assert "no memory estimate: the memory of odd models can't be estimated" in display.messages
     assert any(trial.user_attrs["outcome"] == "completed" for trial in study.trials)
 
 
-def test_a_study_that_insists_on_a_plan_ends_with_the_reason(storage, monkeypatch):
-    with pytest.raises(TradeoffError, match="plan: on needs a memory plan, and there is none: odd models"):
-        Planning(error="odd models").run(storage, monkeypatch, plan="on")
+def test_a_study_that_insists_on_estimates_ends_with_the_reason(storage, monkeypatch):
+    with pytest.raises(TradeoffError, match="plan: on requires a memory estimate, and there is none: odd models"):
+        EstimatedStudy(error="odd models").run(storage, monkeypatch, plan="on")
 
 
-def test_a_job_of_the_users_own_has_no_plan_and_the_study_says_so_in_a_line():
+def test_a_job_of_the_users_own_has_no_estimates_and_the_study_says_so_in_a_line():
     display = Recorder()
     settings = {"cache": None, "sequence_length": 0, "display": display, "interrupts": Interrupts()}
     for plan_setting in ("auto", "on"):
         config = SimpleNamespace(plan=plan_setting, job=object())
-        planning = start_memory_estimation(config, None, FEW, {"kind": "cuda"}, **settings)
+        estimation = start_memory_estimation(config, None, FEW, {"kind": "cuda"}, **settings)
         study = new_study(optuna.samplers.RandomSampler())
         if plan_setting == "on":
-            with pytest.raises(TradeoffError, match="what a job of your own takes is not predicted"):
-                planning.begin(study, objective(SimulatedRunner()))
+            with pytest.raises(TradeoffError, match="the memory of a custom job is not estimated"):
+                estimation.begin(study, objective(SimulatedRunner()))
         else:
-            planning.begin(study, objective(SimulatedRunner()))
-    assert display.messages == ["no memory plan: what a job of your own takes is not predicted; probes measure it all the same"]
+            estimation.begin(study, objective(SimulatedRunner()))
+    assert display.messages == [
+        "no memory estimate: the memory of a custom job is not estimated; probes measure it all the same"
+    ]
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError("the server ended"), WorkerError("the server ended")], ids=type)
-def test_a_plan_that_can_not_be_started_ends_no_study(error):
+def test_estimates_that_can_not_be_started_end_no_study(error):
     def start_task(request):
         raise error
 
     config = load_config(None)
-    planning = start_memory_estimation(
+    estimation = start_memory_estimation(
         config,
         SimpleNamespace(start_task=start_task),
         FEW,
@@ -260,15 +262,15 @@ def test_a_plan_that_can_not_be_started_ends_no_study(error):
         display=(display := Recorder()),
         interrupts=Interrupts(),
     )
-    planning.begin(new_study(optuna.samplers.RandomSampler()), objective(SimulatedRunner()))
-    assert display.messages == ["no memory plan: the process that was to make it could not be started: the server ended"]
+    estimation.begin(new_study(optuna.samplers.RandomSampler()), objective(SimulatedRunner()))
+    assert display.messages == ["no memory estimate: the process that makes it could not be started: the server ended"]
 
 
 def test_a_study_may_do_without(storage, monkeypatch):
-    planning = Planning()
-    study, _, _ = planning.run(storage, monkeypatch, plan="off")
-    assert planning.requests == []
-    assert not any("planned_peak_memory_mib" in trial.user_attrs for trial in study.trials)
+    estimated = EstimatedStudy()
+    study, _, _ = estimated.run(storage, monkeypatch, plan="off")
+    assert estimated.requests == []
+    assert not any("estimated_peak_memory_mib" in trial.user_attrs for trial in study.trials)
 
 
 @pytest.mark.parametrize(("written", "meant"), [("on", "on"), ("off", "off"), ("auto", "auto")])
@@ -276,10 +278,10 @@ def test_plan_is_written_as_words_that_yaml_takes_for_truth_values(written, mean
     assert load_config(None, overrides=[f"plan={written}"]).plan == meant
 
 
-def test_many_micro_batches_are_planned_in_even_ratios():
+def test_many_micro_batches_are_estimated_in_even_ratios():
     space = space_of(IntRange(1, 512))
     by_class = {}
-    for parameters in planned_configurations(space):
+    for parameters in configurations_to_estimate(space):
         by_class.setdefault(parameters.memory_class(), []).append(parameters.per_device_train_batch_size)
     assert len(by_class) == 8
     for batches in by_class.values():
@@ -288,7 +290,7 @@ def test_many_micro_batches_are_planned_in_even_ratios():
         assert len(batches) <= MAX_BATCHES
 
 
-def test_a_real_study_on_this_cpu_plans_its_memory(storage, monkeypatch):
+def test_a_real_study_on_this_cpu_estimates_its_memory(storage, monkeypatch):
     monkeypatch.setattr(study_runner, "TrialServer", SharedTrialServer)
     config = tiny_study(plan="on", sampler="decoupled", reuse="effective-batch", limits={"peak_memory_mib": 60})
     study = run_study(config, storage=storage, display=Recorder(), cache=cache_folder())
