@@ -1,4 +1,4 @@
-"""What a memory plan saves a search: `python benchmarks/estimate_in_search.py TABLE.json [--seeds 10]`.
+"""Measure what memory estimates save a search: `python benchmarks/estimate_in_search.py TABLE.json [--seeds 10]`.
 
 On a table of `search_cost.py measure`, each arm runs with the plan that the product makes for the table's study, and without:
 the share of the trials that ran which ran out of memory, and what it cost to reach 95% and 99% of the reference hypervolume;

@@ -46,7 +46,7 @@ def test_json_holds_a_row_for_each_configuration_that_differs_in_memory(capsys, 
     # Two learning rates need the same memory: 2 batches x 2 accumulations.
     assert len(rows) == 4
     assert all(row["fits"] for row in rows)
-    assert {"params", "predicted_peak_memory_mib", "predicted_low_mib", "predicted_high_mib", "fits"} <= set(rows[0])
+    assert {"params", "peak_memory_mib", "lower_bound_mib", "upper_bound_mib", "fits"} <= set(rows[0])
 
 
 def test_the_limit_of_the_study_is_the_cards_memory_unless_one_is_given(capsys, study_file):
@@ -63,7 +63,7 @@ def test_the_frontier_holds_the_largest_batch_of_each_class(capsys, study_file):
 def test_a_larger_context_is_added_to_the_prediction(capsys, study_file):
     small = printed(capsys, study_file=study_file, context_memory=100)
     large = printed(capsys, study_file=study_file, context_memory=600)
-    assert large[0]["predicted_peak_memory_mib"] - small[0]["predicted_peak_memory_mib"] == 500
+    assert large[0]["peak_memory_mib"] - small[0]["peak_memory_mib"] == 500
 
 
 def test_known_cards_are_listed_with_what_fits_on_them(capsys, study_file):
@@ -88,7 +88,7 @@ def test_the_embedded_study_needs_no_file(capsys):
     ("overrides", "arguments", "message"),
     [
         (["job.model=./missing"], {}, "no model configuration at"),
-        (["job.optim=lion_8bit"], {}, "the optimizer must be one of"),
+        (["job.optim=lion_8bit"], {}, "memory estimates require one of the optimizers"),
         ([], {"device_memory": 100}, "must exceed its CUDA context"),
         ([], {"sequence_length": 4000}, "must not exceed the 512 positions"),
         ([], {"frontier": True}, "--frontier requires the GPU's memory"),
