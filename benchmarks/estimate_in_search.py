@@ -1,9 +1,8 @@
 """Measure what memory estimates save a search: `python benchmarks/estimate_in_search.py TABLE.json [--seeds 10]`.
 
-On a table of `search_cost.py measure`, each arm runs with the plan that the product makes for the table's study, and without:
-the share of the trials that ran which ran out of memory, and what it cost to reach 95% and 99% of the reference hypervolume;
-the decoupled search to its own end as well. What making the plan took is printed apart: with its traces to make, and with them
-at hand.
+On a table of `search_cost.py measure`, each arm runs with and without the memory estimates that the product makes for the
+table's study, and the decoupled search also to its own end. Printed are the share of trials that ran out of memory, the time to
+95% and 99% of the reference hypervolume, and the processor time of the estimates, without and with cached traces.
 """
 
 import argparse
@@ -21,24 +20,24 @@ from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
 from tradeoff.objectives.memory_estimator.job import estimate_for_search
 from tradeoff.studies.config.availability import available_space
 from tradeoff.studies.config.study import StudyConfig
-from tradeoff.studies.execution.memory_estimate import planned_configurations
+from tradeoff.studies.execution.memory_estimate import configurations_to_estimate
 
 SAMPLERS = ("tpe", "decoupled")
 
 
-def plan_of(table: dict[str, Any], cache_folder: Path) -> tuple[MemoryEstimates, float]:
-    """The plan for a table's study, and the processor time that it took in seconds."""
+def estimates_of(table: dict[str, Any], cache_folder: Path) -> tuple[MemoryEstimates, float]:
+    """Return the memory estimates for a table's study and the processor time that they took in seconds."""
     begin_s = time.process_time()
     config = StudyConfig.model_validate(table["config"])
     space, _ = available_space(config, table["device"])
-    plan = estimate_for_search(
+    estimates = estimate_for_search(
         config.job,
-        planned_configurations(space),
+        configurations_to_estimate(space),
         device=table["device"],
         memory_limit_mib=config.memory_limit_mib(table["device"]),
         cache_folder=cache_folder,
     )
-    return plan, time.process_time() - begin_s
+    return estimates, time.process_time() - begin_s
 
 
 def describe(name: str, runs: list[list[Point]]) -> str:
@@ -63,18 +62,19 @@ def main() -> None:
     table = json.loads(arguments.table.read_text(encoding="utf-8"))
     truth = Truth.of(table)
     with tempfile.TemporaryDirectory() as folder:
-        plan, first_s = plan_of(table, Path(folder))
-        _, again_s = plan_of(table, Path(folder))
-    print(f"the plan took {first_s:.1f} s of a processor, {again_s:.1f} s with its traces at hand")
+        estimates, first_s = estimates_of(table, Path(folder))
+        _, again_s = estimates_of(table, Path(folder))
+    print(f"the memory estimates took {first_s:.1f} s of a processor, {again_s:.1f} s with cached traces")
     for arm in ARMS:
         if arm.sampler not in SAMPLERS or arm.plain or arm.early_stopping:
             continue
         for to_its_end in (False, True) if arm.sampler == "decoupled" else (False,):
-            for name, used in (("without", None), ("with", plan)):
+            for name, used in (("without", None), ("with", estimates)):
                 runs = [
-                    replay_arm(arm, table, truth, seed, to_its_end=to_its_end, plan=used)[0] for seed in range(arguments.seeds)
+                    replay_arm(arm, table, truth, seed, to_its_end=to_its_end, estimates=used)[0]
+                    for seed in range(arguments.seeds)
                 ]
-                title = f"{arm.name}{' to its end' if to_its_end else ''}, {name} the plan"
+                title = f"{arm.name}{' to its end' if to_its_end else ''}, {name} memory estimates"
                 print(describe(title, runs), flush=True)
 
 

@@ -303,7 +303,13 @@ class Point:
 
 
 def replay_arm(
-    arm: Arm, table: dict[str, Any], truth: Truth, seed: int, *, to_its_end: bool = False, plan: MemoryEstimates | None = None
+    arm: Arm,
+    table: dict[str, Any],
+    truth: Truth,
+    seed: int,
+    *,
+    to_its_end: bool = False,
+    estimates: MemoryEstimates | None = None,
 ) -> tuple[list[Point], list[TrialRecord]]:
     settings = {"sampler": arm.sampler, "sampler_seed": seed, "seeds_per_class": arm.seeds}
     config = StudyConfig.model_validate(table["config"] | settings)
@@ -316,8 +322,8 @@ def replay_arm(
         early_stopping=arm.early_stopping,
     )
     study = open_study(config, optuna.storages.InMemoryStorage(), table["device"])
-    if plan is not None:
-        study.set_user_attr(MEMORY_ESTIMATES, plan.as_dict())
+    if estimates is not None:
+        study.set_user_attr(MEMORY_ESTIMATES, estimates.as_dict())
     study.sampler = build_sampler(
         config,
         objective,

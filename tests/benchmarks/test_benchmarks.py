@@ -23,3 +23,11 @@ def test_a_benchmark_runs_to_its_end(arguments: list[str]) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_every_benchmark_can_be_imported() -> None:
+    names = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+    assert "estimate_in_search" in names
+    command = [sys.executable, "-c", "\n".join(f"import {name}" for name in names)]
+    done = subprocess.run(command, cwd=ROOT / "benchmarks", capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
