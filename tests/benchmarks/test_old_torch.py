@@ -31,6 +31,7 @@ def peak_bytes(segment):
     return peak
 
 
+@pytest.mark.slow
 def test_the_lectures_measurements_are_met_and_9_samples_do_not_fit():
     rows = {row.case: row for row in memory_estimate.lecture()}
     for row in rows.values():

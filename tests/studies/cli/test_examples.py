@@ -24,6 +24,8 @@ from tradeoff.studies.results.selection import Selection, choose
 from tradeoff.studies.workers import run as runner
 from tradeoff.studies.workers.run import run_study
 
+pytestmark = pytest.mark.slow  # real models
+
 ROOT = Path(__file__).parents[3]
 SMALLER = (
     "space.per_device_train_batch_size=[16,32]",

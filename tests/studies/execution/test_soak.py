@@ -50,6 +50,7 @@ def kill_a_trial_before_it_has_answered(fire: UnderFire) -> None:
         poll(lambda running=running: all(fire.trials()[n].state.is_finished() for n in running), "the end of the trials")
 
 
+@pytest.mark.slow
 def test_a_study_that_meets_a_fault_of_each_kind_ends_with_exactly_what_was_asked_for_and_a_reason_for_the_rest(
     fire: UnderFire,
 ) -> None:
