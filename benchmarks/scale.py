@@ -32,6 +32,7 @@ import optuna
 import sqlalchemy
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from tradeoff.studies.storage.trial_rows import now_utc, write_attributes, write_params
 
 from tradeoff.objectives.measurements.outcome import Completed, Evaluation, Measurements, Memory, ProbeResult, TrainingResult
 from tradeoff.objectives.measurements.records import DERIVED_FROM, outcome_attributes
@@ -44,7 +45,6 @@ from tradeoff.studies.execution.loop import Search
 from tradeoff.studies.samplers.build import build_sampler
 from tradeoff.studies.storage.opening import open_storage
 from tradeoff.studies.storage.owner import OWNER_ATTRIBUTE
-from tradeoff.studies.storage.trial_rows import now_utc, write_attributes, write_params
 from tradeoff.studies.workers.run import run_study
 
 # The PostgreSQL server of the tests.

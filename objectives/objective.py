@@ -30,7 +30,7 @@ from tradeoff.objectives.measurements.outcome import (
     OutOfMemory,
     TimedOut,
 )
-from tradeoff.objectives.measurements.records import TrialRecord, measurement_attributes, outcome_attributes
+from tradeoff.objectives.measurements.records import TrialRecord, measurement_attributes, outcome_attributes, store_attributes
 from tradeoff.objectives.measurements.seeds import averaged_attributes
 from tradeoff.searchspace import TrialParameters
 
@@ -41,8 +41,6 @@ DASHBOARD_CONSTRAINTS = "constraints"
 # A queued trial with one of these was put there by a worker, not by the user: it holds what that one could not do.
 RETRY_OF = "retry_of"
 QUEUED_BY_A_WORKER = frozenset({RETRY_OF, "deferred_until"})
-# Of a trial that found no room: the one that was taken from the queue, and is in it again as it was.
-QUEUED_AGAIN = "queued_again"
 # Unless it says that what it tries again was the user's.
 ASKED_FOR = "asked_for"
 
@@ -123,22 +121,14 @@ class Objective:
             TrialFailed: A real error.
             KeyboardInterrupt: The user ended the study.
         """
-        _hold(trial)
         parameters = self.setup.space.suggest(trial)
         if (violation := self.setup.space.violation(parameters)) is not None:
             self._skip(trial, violation.reason, violation.name, violation.amount)
-        begun = trial._cached_frozen_trial
+        trial_id = _id_of(trial)
+        begun = trial.storage.get_trial(trial_id)
         plan = begun.system_attrs.get(TRIAL_PLAN)
-        if plan is not None and not plan["stages"]:
-            _store(trial, {"outcome": "skipped", "reason": plan["why"]})
-            raise TrialFailed(plan["why"])
         # What the user has asked for by name is trained, whatever is known.
         is_asked_for = _is_asked_for(begun)
-        # Without a lock a trial first says that it trains, and then looks: of two at once at least one sees the other.
-        claims = self.decision_lock is None and plan is None and not is_asked_for
-        if claims:
-            trial.storage.set_trial_system_attr(trial._trial_id, TRAINS_ATTRIBUTE, True)
-            _write_held(trial)
         with self.decision_lock() if self.decision_lock is not None and plan is None else nullcontext():
             snapshot = self.snapshot(trial.study)
             knowledge = snapshot.knowledge
@@ -158,13 +148,12 @@ class Objective:
                     runs = False if self._is_measured(parameters, knowledge) else PROBED_ALONE
                 if runs and not is_asked_for:
                     self._defer_to_others(trial, parameters, snapshot, trains=not is_derived)
-                if runs or claims:
-                    trial.storage.set_trial_system_attr(trial._trial_id, TRAINS_ATTRIBUTE, runs)
-            _write_held(trial)  # before another worker decides
+                if runs:
+                    trial.storage.set_trial_system_attr(trial_id, TRAINS_ATTRIBUTE, runs)
         if is_derived and training is not None:
             return self._derive(trial, parameters, training, knowledge)
         stages = ("probe", "train") if plan is None else tuple(plan["stages"])
-        return self.measure(trial, parameters, self._request(trial, parameters, stages))
+        return self.measure(trial, parameters, self._request(trial, parameters, stages, _seed_of(begun)))
 
     def measure(self, trial: optuna.Trial, parameters: TrialParameters, request: Mapping[str, Any]) -> tuple[float, ...]:
         """Runs a configuration, whatever is known of it, and stores what came of it; raises as `conclude` does.
@@ -183,10 +172,12 @@ class Objective:
         """Reads the study as it is now."""
         return self._reader.snapshot(study)
 
-    def _request(self, trial: optuna.Trial, parameters: TrialParameters, stages: tuple[str, ...]) -> dict[str, Any]:
+    def _request(
+        self, trial: optuna.Trial, parameters: TrialParameters, stages: tuple[str, ...], seed: int | None
+    ) -> dict[str, Any]:
         """As `request`, with the seed that the trial's plan names, or the rule that may stop its training."""
         request = self.request(parameters, stages)
-        if (seed := _seed_of(trial)) is not None:
+        if seed is not None:
             # A repeat is trained to its end: half a training says nothing of the class's mean.
             request["job"] = {**request["job"], "seed": seed}
         elif self.early_stopping and "train" in stages:
@@ -199,7 +190,7 @@ class Objective:
         return self.runner.run_trial(request, time_limit_s=self.time_limit_s, on_progress=self.on_progress)
 
     def _skip(self, trial: optuna.Trial, reason: str, constraint: str, amount: float) -> NoReturn:
-        _store(trial, {"outcome": "skipped", "reason": reason})
+        store_attributes(trial, {"outcome": "skipped", "reason": reason})
         constrain(trial, constraint, amount)
         raise optuna.TrialPruned(reason)
 
@@ -216,7 +207,7 @@ class Objective:
         soon = settled_soon(parameters, others, snapshot.knowledge, trains=trains)
         if soon is not None:
             reason = f"put off: trial {soon[0]} {soon[1]}"
-            _store(trial, {"outcome": "skipped", "reason": reason})
+            store_attributes(trial, {"outcome": "skipped", "reason": reason})
             raise TrialDeferred(reason, soon[0])
 
     def _is_measured(self, parameters: TrialParameters, knowledge: Knowledge) -> bool:
@@ -236,12 +227,12 @@ class Objective:
             measured |= predicted_attributes(parameters, {"outcome": "probed"} | measured, knowledge)
             probed = TrialRecord(number=trial.number, outcome="probed", params=trial.params, attributes=measured)
             knowledge = knowledge.with_observation(Observation(record=probed, parameters=parameters))
-            _store(trial, probed.attributes)
+            store_attributes(trial, probed.attributes)
         attributes = derived_attributes(parameters, training, knowledge)
         if missing := [name for name in self.setup.objectives if attributes[name] is None]:
             reason = f"no trial has measured the trial's {' and '.join(missing)}"
             return self.conclude(trial, parameters, Failed(stage="end", reason=reason))
-        _store(trial, {name: value for name, value in attributes.items() if value is not None})
+        store_attributes(trial, attributes)
         return tuple(float(attributes[name]) for name in self.setup.objectives)
 
     def _stop_rule(self, study: optuna.Study, parameters: TrialParameters) -> dict[str, Any] | None:
@@ -281,9 +272,9 @@ class Objective:
 
     def conclude(self, trial: optuna.Trial, parameters: TrialParameters, outcome: Outcome) -> tuple[float, ...]:
         """Stores an outcome on its trial and ends the trial as Optuna's samplers understand it."""
-        _hold(trial)
         attributes = outcome_attributes(outcome)
-        knowledge = self.snapshot(trial.study).knowledge
+        snapshot = self.snapshot(trial.study)
+        knowledge, stored = snapshot.knowledge, snapshot.trials[trial.number]
         attributes |= predicted_attributes(parameters, attributes, knowledge)
         if attributes["outcome"] == "completed":
             attributes |= {f"{name}_source": "measured" for name in self.setup.objectives}
@@ -297,11 +288,11 @@ class Objective:
             elif endless := [name for name in self.setup.objectives if not math.isfinite(attributes[name])]:
                 reason = f"the training diverged: its {GOALS[endless[0]].label} is {attributes[endless[0]]}"
                 attributes |= {"outcome": "diverged", "reason": reason}
-            elif (seed := _seed_of(trial)) is not None and (earlier := knowledge.trained(parameters)):
+            elif (seed := _seed_of(stored)) is not None and (earlier := knowledge.trained(parameters)):
                 names = self.setup.learned
                 records = [observation.record for observation in earlier]
                 attributes |= averaged_attributes(attributes, records, names, number=trial.number, seed=seed)
-        _store(trial, attributes)
+        store_attributes(trial, attributes)
         match outcome:
             case Completed() if attributes["outcome"] == "diverged":
                 # Optuna takes no value that is not a number. The constraint keeps samplers from taking it for a good one.
@@ -320,9 +311,9 @@ class Objective:
                 raise optuna.TrialPruned(outcome.reason)
             case Interrupted():
                 # First in line when the study goes on: what was asked for is not lost. A sampler that plans asks by itself.
-                stored = trial.storage.get_trial(trial._trial_id)
-                if TRIAL_PLAN not in stored.system_attrs:
-                    _queue_again(trial, stored)
+                # Queued before the trial ends: whoever finds it if this process is killed on the way does not queue it twice.
+                if TRIAL_PLAN not in stored.system_attrs and not stored.state.is_finished():
+                    trial.study.add_trial(successor(trial.params, retry_attributes(stored)))
                 raise TrialInterrupted
             case _:
                 raise TrialFailed(outcome.reason)
@@ -344,57 +335,25 @@ def successor(params: Mapping[str, Any], attributes: Mapping[str, Any]) -> Froze
     return create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}, user_attrs=dict(attributes))
 
 
-def _queue_again(trial: optuna.Trial, stored: FrozenTrial) -> None:
-    """Queues what a trial was to do. Killed on the way, it must be neither lost nor queued twice by who finds the trial."""
-    again = successor(trial.params, retry_attributes(stored))
-    # Our database ends the one and queues the other at once. Elsewhere it is queued first, and who finds that adds none.
-    backend = _backend(trial)
-    if getattr(backend, "replaces_at_once", False):
-        backend.give_up(trial._trial_id, {}, again)
-    elif not stored.state.is_finished():
-        trial.study.add_trial(again)
-
-
-def _seed_of(trial: optuna.Trial) -> int | None:
+def _seed_of(trial: FrozenTrial) -> int | None:
     """The seed that the trial's plan names: that of a repeat (see `measurements/seeds.py`); None for the job's own."""
-    plan: Mapping[str, Any] = trial._cached_frozen_trial.system_attrs.get(TRIAL_PLAN, {})
+    plan: Mapping[str, Any] = trial.system_attrs.get(TRIAL_PLAN, {})
     return plan.get("seed")
-
-
-def _hold(trial: optuna.Trial) -> None:
-    """From now on, what is stored of the trial is written together where the storage can do that; Optuna writes each alone."""
-    if (hold := getattr(_backend(trial), "hold", None)) is not None:
-        hold(trial._trial_id)
-
-
-def _write_held(trial: optuna.Trial) -> None:
-    if (write := getattr(_backend(trial), "write_held", None)) is not None:
-        write(trial._trial_id)
-
-
-def _backend(trial: optuna.Trial) -> Any:
-    # Optuna wraps a database in a cache.
-    return getattr(trial.storage, "_backend", trial.storage)
 
 
 def constrain(trial: optuna.Trial, name: str, amount: float) -> None:
     """Marks a trial as infeasible, by `amount`, for Optuna's samplers and for optuna-dashboard alike."""
     trial.set_constraint(name, amount)
-    trial.storage.set_trial_system_attr(trial._trial_id, DASHBOARD_CONSTRAINTS, [amount])
+    trial.storage.set_trial_system_attr(_id_of(trial), DASHBOARD_CONSTRAINTS, [amount])
+
+
+def _id_of(trial: optuna.Trial) -> int:
+    """The storage's number of a trial."""
+    study_id = trial.storage.get_study_id_from_name(trial.study.study_name)
+    return trial.storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
 
 
 def _evaluated(measurements: Measurements) -> str:
     """What the last evaluation returned, for who asked for something else."""
     curve = measurements.training.curve if measurements.training is not None else []
     return f"; its evaluation returned {', '.join(sorted(curve[-1].metrics)) or 'nothing'}" if curve else ""
-
-
-def _store(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
-    # Optuna writes attributes one by one; our storage takes them together.
-    write = getattr(_backend(trial), "set_trial_user_attrs", None)
-    if write is None:
-        for name, value in attributes.items():
-            trial.set_user_attr(name, value)
-        return
-    write(trial._trial_id, attributes)
-    trial._cached_frozen_trial.user_attrs |= attributes

@@ -1,13 +1,15 @@
 """Writes trials into an Optuna study and reads them back.
 
-The names below are the study's schema: the user attributes that a person sees in optuna-dashboard, that the front and an export
-read, and that a later search learns from. Values are JSON types.
+A trial's attributes have flat names and JSON values: the front and an export read them, and a later search learns from them.
+All are stored as one user attribute, except for the few that a person reads in optuna-dashboard: every attribute is a
+transaction of the storage that all workers share.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tradeoff.objectives.measurements.goals import measured_values
@@ -30,6 +32,12 @@ COUNTED = frozenset({"completed", "stopped_early", "diverged", "out_of_memory", 
 
 # Names the trial whose training settled the values of a trial that was not run.
 DERIVED_FROM = "derived_from"
+
+# The user attribute that holds all attributes but those that have one of their own, and that of the values' sources.
+MEASUREMENTS = "measurements"
+SOURCES = "sources"
+_OWN_ATTRIBUTES = frozenset({"outcome", "reason", DERIVED_FROM})
+_SOURCE = "_source"
 
 # Predictions of a trial's peak memory: from what the study knew before it ran, with the source, and from the memory estimate.
 MEMORY_PREDICTION = ("predicted_peak_memory_mib", "predicted_peak_memory_mib_source", "estimated_peak_memory_mib")
@@ -74,8 +82,8 @@ class TrialRecord:
 
 def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices: int = 1) -> TrialRecord:
     """Read a trial of a study whose objectives are `objectives`, in the study's order."""
-    attributes = dict(trial.user_attrs)
-    # While the result of a trial is being recorded, its attributes are incomplete: they are read only once it has ended.
+    attributes = read_attributes(trial.user_attrs)
+    # They are written one by one: they are complete only once the trial has ended.
     outcome = attributes.pop("outcome", None)
     values: dict[str, float] = {}
     if trial.state == TrialState.COMPLETE:
@@ -94,8 +102,32 @@ def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices:
     )
 
 
+def stored_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the user attributes that hold a trial's attributes; those that are None are left out."""
+    known = {name: value for name, value in attributes.items() if value is not None}
+    stored = {name: value for name, value in known.items() if name in _OWN_ATTRIBUTES}
+    sources = {name.removesuffix(_SOURCE): value for name, value in known.items() if name.endswith(_SOURCE)}
+    rest = {name: value for name, value in known.items() if name not in _OWN_ATTRIBUTES and not name.endswith(_SOURCE)}
+    return stored | {name: value for name, value in ((SOURCES, sources), (MEASUREMENTS, rest)) if value}
+
+
+def read_attributes(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes that a trial's user attributes hold, those that others have set included."""
+    own = {name: value for name, value in stored.items() if name not in (MEASUREMENTS, SOURCES)}
+    sources = {f"{name}{_SOURCE}": source for name, source in stored.get(SOURCES, {}).items()}
+    return {**stored.get(MEASUREMENTS, {}), **sources, **own}
+
+
+def store_attributes(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
+    """Store attributes of a trial that runs, besides those that it has."""
+    before = trial.user_attrs
+    held = read_attributes({name: before[name] for name in (MEASUREMENTS, SOURCES) if name in before})
+    for name, value in stored_attributes({**held, **attributes}).items():
+        trial.set_user_attr(name, value)
+
+
 def outcome_attributes(outcome: Completed | OutOfMemory | TimedOut | Failed | Interrupted) -> dict[str, Any]:
-    """Return the user attributes under which an outcome is stored."""
+    """Return the attributes of a trial that ended with an outcome."""
     attributes: dict[str, Any] = {"outcome": outcome.kind}
     training = outcome.measurements.training
     if isinstance(outcome, Completed) and training is None:
@@ -117,10 +149,7 @@ def outcome_attributes(outcome: Completed | OutOfMemory | TimedOut | Failed | In
 
 
 def measurement_attributes(measurements: Measurements) -> dict[str, Any]:
-    """Return the measurements by name: those that a person compares at the top, the details of each stage in one mapping.
-
-    Every attribute is a write to the study's storage, which all workers share: there are as few as a reader needs.
-    """
+    """Return the measurements by name: those that a person compares at the top, the details of each stage in one mapping."""
     attributes: dict[str, Any] = {
         "trial_time_s": measurements.trial_time_s,
         "first_step_time_s": measurements.first_step_time_s,

@@ -4,7 +4,6 @@ import json
 from typing import Annotated, Any
 
 import typer
-from optuna.storages import BaseStorage
 from rich.table import Table
 from rich.text import Text
 
@@ -13,7 +12,9 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import output_console
 from tradeoff.studies.results.compare import Comparison, compare_studies, compare_trials, is_number
 from tradeoff.studies.results.results import read_results
-from tradeoff.studies.storage.opening import DEFAULT_STORAGE, load_study, open_storage
+from tradeoff.studies.storage.opening import load_study, open_storage
+from tradeoff.studies.storage.retrying import RetryingStorage
+from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 
 
 def compare(
@@ -40,7 +41,7 @@ def compare(
         output_console().print(as_table(comparison))
 
 
-def comparison_of(a: str, b: str, storage: BaseStorage, *, study: str | None) -> Comparison:
+def comparison_of(a: str, b: str, storage: RetryingStorage, *, study: str | None) -> Comparison:
     """Compare what `a` and `b` name: two numbers are trials of `study`, by default of the latest; two names are studies.
 
     Raises:

@@ -18,7 +18,8 @@ from tradeoff.studies.execution.interrupts import run_to_end
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Choice, Selection, choose
 from tradeoff.studies.results.tables import short_configuration
-from tradeoff.studies.storage.opening import DEFAULT_STORAGE, load_study, open_storage
+from tradeoff.studies.storage.opening import load_study, open_storage
+from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 
 
 def confirm(

@@ -7,7 +7,8 @@ import typer
 
 from tradeoff.studies.cli.options import StorageUrl
 from tradeoff.studies.reporting.dashboard import serve
-from tradeoff.studies.storage.opening import DEFAULT_STORAGE, load_study, open_storage
+from tradeoff.studies.storage.opening import load_study, open_storage
+from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 
 
 def dashboard(

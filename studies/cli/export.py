@@ -11,7 +11,7 @@ from tradeoff.studies.cli.options import results_of, selection_of
 from tradeoff.studies.export.export import check_output
 from tradeoff.studies.export.export import export as write_export
 from tradeoff.studies.results.selection import choose
-from tradeoff.studies.storage.opening import DEFAULT_STORAGE
+from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 
 
 def export(

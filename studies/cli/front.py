@@ -9,7 +9,7 @@ from tradeoff.studies.cli.options import results_of, selection_of
 from tradeoff.studies.execution.display import output_console
 from tradeoff.studies.results.selection import choose, qualifying_front
 from tradeoff.studies.results.tables import front_as_csv, front_as_json, front_table
-from tradeoff.studies.storage.opening import DEFAULT_STORAGE
+from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 
 
 def front(

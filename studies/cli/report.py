@@ -7,7 +7,7 @@ import typer
 
 from tradeoff.studies.cli.options import StorageUrl, StudyName, results_of
 from tradeoff.studies.reporting.report import check_report, html_report, markdown_report, write_report
-from tradeoff.studies.storage.opening import DEFAULT_STORAGE
+from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 
 
 def report(

@@ -15,7 +15,8 @@ from tradeoff.studies.results import savings
 from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.results.tables import front_table
-from tradeoff.studies.storage.opening import DEFAULT_STORAGE, load_study, masked, open_storage
+from tradeoff.studies.storage.opening import load_study, open_storage
+from tradeoff.studies.storage.urls import DEFAULT_STORAGE, masked
 from tradeoff.studies.workers.ray_cluster import run_on_ray
 from tradeoff.studies.workers.run import run_study
 

@@ -22,7 +22,8 @@ from tradeoff.studies.execution.sweep import SweepRow, measured_columns, publish
 from tradeoff.studies.reporting.markdown import markdown_table
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults, read_results
 from tradeoff.studies.results.tables import SHORT_NAMES
-from tradeoff.studies.storage.opening import DEFAULT_STORAGE, load_study, open_storage
+from tradeoff.studies.storage.opening import load_study, open_storage
+from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 from tradeoff.studies.workers.run import run_study
 
 _HEADS = {

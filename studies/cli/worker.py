@@ -5,7 +5,7 @@ import typer
 from tradeoff.studies.cli.options import StorageUrl, StudyName, Timeout, Workers
 from tradeoff.studies.execution.display import terminal_display
 from tradeoff.studies.execution.interrupts import run_to_end
-from tradeoff.studies.storage.opening import DEFAULT_STORAGE
+from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 from tradeoff.studies.workers.run import join_study
 
 

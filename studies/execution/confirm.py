@@ -28,7 +28,8 @@ from tradeoff.studies.reporting.annotate import Annotator, artifact_folder
 from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
 from tradeoff.studies.results.tables import short_configuration
-from tradeoff.studies.storage.retrying import be_patient
+from tradeoff.studies.storage.retry_policy import RetryPolicy
+from tradeoff.studies.storage.stored_study import StoredStudy
 
 # Names the trial whose values a confirmation checks.
 CONFIRMS = "confirms"
@@ -108,7 +109,7 @@ def measured_by(results: StudyResults, record: TrialRecord) -> TrialRecord | Non
 
 
 def confirm(
-    study: optuna.Study,
+    study: StoredStudy,
     objective: Objective,
     numbers: Sequence[int],
     *,
@@ -117,7 +118,7 @@ def confirm(
 ) -> list[Confirmation]:
     """Runs trials of a study again, each probed and trained to its last epoch whatever is known of it.
 
-    What an earlier confirmation had measured, and could not tell when it was killed, is told first and not measured again.
+    What an earlier confirmation had measured, and had not recorded when it was killed, is recorded first and not repeated.
 
     Args:
         study: The study.
@@ -148,7 +149,7 @@ def confirm(
 
 
 def confirm_stored(
-    study: optuna.Study,
+    study: StoredStudy,
     numbers: Sequence[int],
     *,
     display: Display | None = None,
@@ -176,12 +177,12 @@ def confirm_stored(
     if (name := device_class(device).name_without_starting()) not in (None, device["name"]):
         # Known without the seconds that starting the server takes.
         raise OtherDeviceError(f"the study {config.name!r} was measured on {device['name']}, and this machine has {name}")
-    be_patient(study._storage, say=display.message, stop=lambda: interrupts.requested)
+    study.storage.retry = RetryPolicy(say=display.message, stop=lambda: interrupts.requested)
     with interrupts.handled(), TrialServer() as server:
         ready = prepare(config, server, interrupts, display=display, cache=cache, measured_on=device)
         # Nothing is drawn; the default sampler would read the whole study to no end.
         study.sampler = optuna.samplers.RandomSampler()
-        annotator = Annotator(study=study, artifacts=artifact_folder(study._storage))
+        annotator = Annotator(study=study, artifacts=artifact_folder(study.storage))
 
         def ended(confirmation: Confirmation) -> None:
             claimed, measured = confirmation.claimed, confirmation.measured
@@ -210,7 +211,7 @@ def _run(fault_tolerant: FaultTolerantStudy, claimed: TrialRecord) -> TrialRecor
     """Runs a configuration as a trial of the study, as its search would."""
     study, objective = fault_tolerant.study, fault_tolerant.objective
     # Made here and not enqueued: a queue may hold what somebody else asked for, and `ask` would hand that out first.
-    trial_id = study._storage.create_new_trial(study._study_id, template_trial=_template(objective, claimed))
+    trial_id = study.storage.create_new_trial(study.study_id, _template(objective, claimed))
 
     def run(trial: optuna.Trial) -> tuple[float, ...]:
         parameters = objective.setup.space.suggest(trial)

@@ -9,16 +9,14 @@ job, and more trials would not mend it.
 import random
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import optuna
-from optuna.trial import TrialState
 
 from tradeoff.objectives.knowledge.snapshot import StudySnapshot
 from tradeoff.objectives.measurements.records import DERIVED_FROM, TrialRecord, read_record
-from tradeoff.objectives.objective import QUEUED_AGAIN, Objective, TrialDeferred
+from tradeoff.objectives.objective import Objective, TrialDeferred
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import StudyFailed
 from tradeoff.studies.execution.display import Display
@@ -29,7 +27,7 @@ from tradeoff.studies.execution.recovery import FaultTolerantStudy
 from tradeoff.studies.execution.worker_number import take_worker_number
 from tradeoff.studies.samplers.build import build_sampler
 from tradeoff.studies.samplers.decoupled import DecoupledSampler
-from tradeoff.studies.storage.locks import study_lock
+from tradeoff.studies.storage.stored_study import StoredStudy
 
 MAX_FAILURES_IN_A_ROW = 5
 # Trials that need no training, one after the other, after which a space counts as exhausted.
@@ -41,20 +39,20 @@ FIRST_LOOK_S = 0.1
 LONGEST_LOOK_S = 2.0
 
 
-class Annotator(Protocol):
-    """Told of each trial that has ended here, to write its note and its files."""
+class TrialListener(Protocol):
+    """Hears of each trial that has ended here, to write its note and its files."""
 
     def trial_ended(self, record: TrialRecord, *, log: str | None = None) -> None:
         """A trial has ended."""
 
 
 def search(
-    study: optuna.Study,
+    study: StoredStudy,
     ready: Preparation,
     *,
     display: Display,
     interrupts: Interrupts,
-    annotator: Annotator,
+    listener: TrialListener,
     deadline_s: float | None,
 ) -> None:
     """Does a worker's part of a study; see `Search.run` for what it raises.
@@ -64,7 +62,7 @@ def search(
         ready: What was prepared to run it here.
         display: Where progress is shown.
         interrupts: What the user has asked for.
-        annotator: Told of each trial that has ended here.
+        listener: Hears of each trial that has ended here.
         deadline_s: The moment of `time.monotonic` after which no trial is started.
     """
     objective = ready.objective(display)
@@ -79,7 +77,7 @@ def search(
     try:
         if estimation is not None:
             estimation.begin(study, objective)
-        Search(study, ready.config, objective, ready.runner, display, interrupts, annotator, estimation).run(deadline_s)
+        Search(study, ready.config, objective, ready.runner, display, interrupts, listener, estimation).run(deadline_s)
     finally:
         if estimation is not None:
             estimation.cancel()
@@ -96,17 +94,17 @@ class Search:
         runner: Where the objective runs it, for the log.
         display: Where progress is shown.
         interrupts: What the user has asked for.
-        annotator: Told of each trial that has ended here.
+        listener: Hears of each trial that has ended here.
         estimation: The memory estimates in the making, polled between trials; None if there are none.
     """
 
-    study: optuna.Study
+    study: StoredStudy
     config: StudyConfig
     objective: Objective
     runner: InterruptibleRunner
     display: Display
     interrupts: Interrupts
-    annotator: Annotator
+    listener: TrialListener
     estimation: MemoryEstimation | None = None
     free: int = field(default=0, init=False)
     # Configurations that are settled once a trial of another worker has ended: its number, and theirs.
@@ -116,14 +114,9 @@ class Search:
     _known_before: set[int] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        lock = study_lock(self.study._storage, self.study.study_name)
-        self._is_locked = lock is not None
-        self._alone = lock or nullcontext
-        objective = replace(self.objective, decision_lock=lock)
+        objective = replace(self.objective, decision_lock=self.study.lock)
         self._fault_tolerant = FaultTolerantStudy.of(self.study, objective, self.display.message)
         self.objective = self._fault_tolerant.objective
-        if isinstance(self.study.sampler, DecoupledSampler):
-            self.study.sampler.asks_alone = self._is_locked
 
     def run(self, deadline_s: float | None) -> None:
         """Runs trials until the study is complete, nothing is left to do, or the time is up.
@@ -138,8 +131,6 @@ class Search:
         snapshot = self._now()
         self._known_before = {trial.number for trial in snapshot.trials if trial.state.is_finished()}
         self.display.trials(snapshot.records)
-        # What `study.optimize` does too: samplers that end a study by themselves ask for it.
-        self.study._thread_local.in_optimize_loop = True
         try:
             while snapshot.num_counted < self.config.trials:
                 if self.interrupts.requested:
@@ -156,7 +147,6 @@ class Search:
                 snapshot = self._now()
                 self.display.trials(snapshot.records)
         finally:
-            self.study._thread_local.in_optimize_loop = False
             if self._deferred and self._snapshot().num_counted < self.config.trials:
                 self._enqueue_deferred()
 
@@ -190,14 +180,11 @@ class Search:
             self._wait_for_others(snapshot)
             self._deferred_in_a_row = 0
             return None, None
-        with self._alone():
+        with self.study.lock():
             snapshot = self._snapshot()
             is_room = len(snapshot.running) + snapshot.num_counted < self.config.trials
             if is_room and (why is not None or self._still_stands(snapshot)):
-                trial = self.study.ask()
-                # Without a lock another worker may have begun one at the same moment.
-                if self._is_locked or not self._is_too_many(trial):
-                    return trial, None
+                return self.study.ask(), None
         if is_room:
             with self.interrupts.waiting():
                 # Another worker was quicker: once it has begun, there is something else to do. Not all look at the same moment.
@@ -231,7 +218,7 @@ class Search:
         self.display.trial_ended(record)
         if isinstance(self.study.sampler, DecoupledSampler):
             self.study.sampler.publish(self.study, ended=trial.number)
-        self.annotator.trial_ended(record, log=self.runner.log)
+        self.listener.trial_ended(record, log=self.runner.log)
 
     def _finished(self, snapshot: StudySnapshot) -> str | None:
         """Return the reason why the sampler has nothing left to propose, or None."""
@@ -243,28 +230,6 @@ class Search:
     def _still_stands(self, snapshot: StudySnapshot) -> bool:
         sampler = self.study.sampler
         return not isinstance(sampler, DecoupledSampler) or sampler.plan_stands(snapshot)
-
-    def _is_too_many(self, own: optuna.Trial) -> bool:
-        """Ends a trial for which there is no room, where others began theirs at the same moment; the later ones go.
-
-        Of one that was queued the number does not say when it began: it goes if it sees any other, and is queued again.
-        """
-        params = own._cached_frozen_trial.system_attrs.get("fixed_params")
-        snapshot = self._snapshot()
-        others = [
-            other
-            for other in snapshot.running
-            if other.number != own.number and (params is not None or other.number < own.number or _was_queued(other))
-        ]
-        if len(others) + snapshot.num_counted < self.config.trials:
-            return False
-        queued_with = own.user_attrs
-        own.set_user_attr("outcome", "skipped")
-        own.set_user_attr("reason", "other workers had begun the last trials of the study")
-        if params is not None:
-            self.study.enqueue_trial(params, user_attrs={**queued_with, QUEUED_AGAIN: own.number})
-        self.study.tell(own, state=TrialState.FAIL)
-        return True
 
     def _wait_for_others(self, snapshot: StudySnapshot) -> None:
         """Waits until a trial of another worker has ended since a moment, or there is none any more."""
@@ -305,8 +270,3 @@ class Search:
 
     def _snapshot(self) -> StudySnapshot:
         return self.objective.snapshot(self.study)
-
-
-def _was_queued(trial: optuna.trial.FrozenTrial) -> bool:
-    """Return True if the trial waited in the queue, so that its number does not tell when it began."""
-    return "fixed_params" in trial.system_attrs

@@ -1,34 +1,35 @@
-"""What workers that died have left behind: outcomes on disk that were not told, and trials that nobody runs any more.
+"""What workers that died have left behind: pending outcomes, and trials that nobody runs any more.
 
-An outcome is told first, so that a trial that was measured is not run again. Then the trials of dead workers are ended, each
-with a reason, and their configurations are tried once more; one that loses its worker twice is taken for the cause.
-A sampler that plans chooses by itself what to do again.
+An outcome is recorded first, so that a trial that was measured is not run again. Then the trials of dead workers are ended,
+each with a reason, and their configurations are tried once more; one that loses its worker twice is taken for the cause.
+A sampler that plans decides by itself what to repeat.
 """
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
-from tradeoff.objectives.measurements.outcome import Interrupted
-from tradeoff.objectives.objective import QUEUED_AGAIN, RETRY_OF, Objective, TrialInterrupted, retry_attributes, successor
+from tradeoff.objectives.measurements.outcome import Interrupted, Outcome
+from tradeoff.objectives.objective import RETRY_OF, Objective, TrialInterrupted, retry_attributes, successor
+from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.execution.trial import LOST_WORKER, TrialGivenUp, run_trial
 from tradeoff.studies.reporting.annotate import artifact_folder
+from tradeoff.studies.storage.heartbeat import Heartbeat, SilenceWatch, owner_of
 from tradeoff.studies.storage.owner import OWNER_ATTRIBUTE, Owner
-from tradeoff.studies.storage.pending_outcomes import Kept, Spool, mark_of
-
-if TYPE_CHECKING:
-    from tradeoff.studies.storage.proxy import ProxyStorage
-    from tradeoff.studies.storage.retrying import PatientStorage
+from tradeoff.studies.storage.pending_outcomes import PendingOutcome, PendingOutcomes
+from tradeoff.studies.storage.retry_policy import RetryPolicy
+from tradeoff.studies.storage.stored_study import StoredStudy
 
 # Among a trial's user attributes: the trial whose outcome it holds.
 MEASURED_IN = "measured_in"
-# Where outcomes are until they are told, in the folder of a storage's artifacts.
-UNTOLD_FOLDER = "untold"
+# The pending outcomes' directory, among a storage's artifacts.
+PENDING_DIRECTORY = "pending-outcomes"
 
 
 @dataclass(kw_only=True)
@@ -37,145 +38,166 @@ class FaultTolerantStudy:
 
     Attributes:
         study: The study.
-        objective: Runs a trial, and writes its outcome down before it is told.
-        spool: Where outcomes are until they are told.
+        objective: Runs a trial.
+        pending: Outcomes until they are recorded.
     """
 
-    study: optuna.Study
+    study: StoredStudy
     objective: Objective
-    spool: Spool
+    pending: PendingOutcomes
+    _silence: SilenceWatch = field(init=False)
+    _heartbeat: Heartbeat | None = field(default=None, init=False)
 
     @classmethod
-    def of(cls, study: optuna.Study, objective: Objective, say: Callable[[str], None]) -> Self:
-        """A study with its untold outcomes beside its artifacts."""
-        folder = artifact_folder(study._storage) / UNTOLD_FOLDER
-        spool = Spool(folder=folder, study=study.study_name, say=say)
-        return cls(study=study, objective=replace(objective, on_outcome=spool.keep), spool=spool)
+    def of(cls, study: StoredStudy, objective: Objective, say: Callable[[str], None]) -> Self:
+        """Return a study with its pending outcomes beside its artifacts, whose storage waits for its database."""
+        if study.storage.retry is None:
+            study.storage.retry = RetryPolicy(say=say)
+        directory = artifact_folder(study.storage) / PENDING_DIRECTORY
+        pending = PendingOutcomes(directory=directory, study=study.study_name, say=say)
+        return cls(study=study, objective=objective, pending=pending)
+
+    def __post_init__(self) -> None:
+        self._silence = SilenceWatch(self.study)
+        self.objective = replace(self.objective, on_outcome=self._keep)
+
+    def _keep(self, trial: optuna.Trial, parameters: TrialParameters, outcome: Outcome) -> None:
+        self.pending.keep(trial, parameters, outcome)
+        if self._heartbeat is not None:
+            self._heartbeat.claim()
 
     def run(self, trial: optuna.Trial, run: Callable[[optuna.Trial], tuple[float, ...]] | None = None) -> FrozenTrial:
-        """Runs a trial that was asked for, and tells what became of it.
+        """Run a trial that was asked for, and record how it ended.
 
         Args:
             trial: The trial.
-            run: Calls the objective, which is the default.
+            run: Calls the objective; by default the objective itself.
 
         Returns:
             The trial as it is stored, or the one that holds its outcome.
 
         Raises:
-            KeyboardInterrupt: The user ended the study.
+            KeyboardInterrupt: The user stopped the study.
         """
+        self._heartbeat = Heartbeat(self.study, self.study.trial_id(trial.number))
         try:
-            told = run_trial(self.study, trial, run or self.objective)
+            told = run_trial(self.study, trial, run or self.objective, self._heartbeat)
         except TrialInterrupted:
             raise
         except KeyboardInterrupt:
-            # Where the storage is still away, the trial ends as one whose worker was killed: the next one sees to it.
+            # If the storage is still away, the trial ends as one whose worker was killed: the next worker sees to it.
             with contextlib.suppress(KeyboardInterrupt, TrialGivenUp):
                 self._interrupt(trial)
             raise
         except TrialGivenUp:
-            told = self.study._storage.get_trial(trial._trial_id)
-            for kept in self.spool.kept():
-                if kept.mark == mark_of(trial):
-                    told = self._tell_instead(kept) or told
-        self.spool.told(trial)
+            told = self.study.storage.get_trial(self.study.trial_id(trial.number))
+            for pending in self.pending.all():
+                if pending.is_of(trial):
+                    told = self._record_instead(pending) or told
+        finally:
+            self._heartbeat = None
+        self.pending.recorded(trial)
         return told
 
     def _interrupt(self, trial: optuna.Trial) -> None:
-        """Ends a trial at the wish of a user who did not wait for the storage; an outcome is left to the next worker."""
+        """End a trial of a user who did not wait for the storage; an outcome is left to the next worker."""
         parameters = self.objective.setup.space.read(trial.params)
-        if parameters is not None and not any(kept.mark == mark_of(trial) for kept in self.spool.kept()):
+        if parameters is not None and not any(pending.is_of(trial) for pending in self.pending.all()):
             interrupted = Interrupted(stage="start")
             run_trial(self.study, trial, lambda trial: self.objective.conclude(trial, parameters, interrupted))
 
     def recover(self) -> None:
-        """Tells what dead workers measured, and ends what they were running."""
-        storage = self._storage
-        if storage is None:
-            return
-        for kept in self.spool.kept():
-            if kept.owner.is_gone(one_machine=storage.is_sqlite):
-                self._tell(kept)
-        for trial_id in storage._get_stale_trial_ids(self.study._study_id):
-            self._give_up(storage, self.study._storage.get_trial(trial_id))
+        """Record what dead workers measured, and end what they were running."""
+        for pending in self.pending.all():
+            if self._is_gone(pending.owner):
+                self._record(pending)
+        for trial in self._silence.lost(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))):
+            self._give_up(trial)
 
-    @property
-    def _storage(self) -> "PatientStorage | ProxyStorage | None":
-        # Optuna wraps a database in a cache once a study is loaded from it.
-        backend = getattr(self.study._storage, "_backend", self.study._storage)
-        # Both of ours can give up a trial. The proxy's can't be imported where its package is not installed.
-        return cast("PatientStorage | ProxyStorage", backend) if hasattr(backend, "give_up") else None
+    def _is_gone(self, owner: Owner | None) -> bool:
+        return owner is not None and owner.is_gone(one_machine=self.study.storage.database.is_local_file) is True
 
-    def _tell(self, kept: Kept) -> None:
-        """Tells an outcome to the trial that it was measured for, unless that has ended."""
-        try:
-            trial_id = self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, kept.trial)
-        except KeyError:
-            return  # of another study of this name
-        frozen = self.study._storage.get_trial(trial_id)
-        if frozen.system_attrs.get(OWNER_ATTRIBUTE, {}).get("mark") != kept.mark:
-            return
-        if frozen.state == TrialState.RUNNING:
-            self._conclude(trial_id, kept)
-            self.spool.say(f"trial {kept.trial}: told what {kept.owner} had measured")
-        elif LOST_WORKER in frozen.user_attrs:
-            self._tell_instead(kept)
-        kept.path.unlink(missing_ok=True)
+    def _record(self, pending: PendingOutcome) -> None:
+        """Record an outcome on the trial that it was measured for, unless that has ended."""
+        with self.study.lock():
+            trials = self.study.get_trials(deepcopy=False)
+            if pending.trial >= len(trials) or not pending.is_of(trial := trials[pending.trial]):
+                return  # of another study of this name
+            if trial.state == TrialState.RUNNING:
+                if (owner := owner_of(trial)) != Owner.here() and not self._is_gone(owner):
+                    return  # another worker is recording it
+                trial_id = self.study.trial_id(trial.number)
+                self.study.storage.set_trial_system_attr(trial_id, OWNER_ATTRIBUTE, Owner.here().as_dict())
+        if trial.state == TrialState.RUNNING:
+            self._conclude(trial_id, pending)
+            self.pending.say(f"trial {pending.trial}: recorded what {pending.owner} had measured")
+        elif LOST_WORKER in trial.user_attrs:
+            self._record_instead(pending)
+        pending.path.unlink(missing_ok=True)
 
-    def _tell_instead(self, kept: Kept) -> FrozenTrial | None:
-        """Tells the outcome of a trial that was given up to the one in its place, if that has not begun.
+    def _record_instead(self, pending: PendingOutcome) -> FrozenTrial | None:
+        """Record the outcome of a trial that was given up on the one in its place, if that has not begun.
 
         Returns:
             The trial that holds it, or None.
         """
-        trials = self.study.get_trials(deepcopy=False)
-        lost, storage = trials[kept.trial], self.study._storage
-        waiting = _in_its_place(trials, kept.trial)
-        if waiting is None:
-            template = create_trial(state=TrialState.RUNNING, system_attrs=_plan_of(lost))
-            trial_id = storage.create_new_trial(self.study._study_id, template)
-        else:
-            trial_id = waiting._trial_id
-            if waiting.state != TrialState.WAITING or not storage.set_trial_state_values(trial_id, TrialState.RUNNING):
-                self.spool.say(f"trial {kept.trial} was taken for lost, and its configuration is tried again already")
-                return None
-        storage.set_trial_user_attr(trial_id, MEASURED_IN, kept.trial)
-        told = self._conclude(trial_id, kept)
-        self.spool.say(f"trial {told.number}: told what was measured as trial {kept.trial}, which had been taken for lost")
+        with self.study.lock():
+            trials, storage = self.study.get_trials(deepcopy=False), self.study.storage
+            lost, waiting = trials[pending.trial], _in_its_place(trials, pending.trial)
+            if waiting is None:
+                fixed = {"fixed_params": self.objective.setup.space.stored(pending.parameters)}
+                template = create_trial(state=TrialState.RUNNING, system_attrs=fixed | _plan_of(lost))
+                trial_id = storage.create_new_trial(self.study.study_id, template)
+            else:
+                trial_id = self.study.trial_id(waiting.number)
+                if waiting.state != TrialState.WAITING or not storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                    self.pending.say(f"trial {pending.trial} was taken for lost, and its configuration is being tried again")
+                    return None
+            storage.set_trial_user_attr(trial_id, MEASURED_IN, pending.trial)
+        told = self._conclude(trial_id, pending)
+        self.pending.say(
+            f"trial {told.number}: recorded what was measured as trial {pending.trial}, which had been taken for lost"
+        )
         return told
 
-    def _conclude(self, trial_id: int, kept: Kept) -> FrozenTrial:
+    def _conclude(self, trial_id: int, pending: PendingOutcome) -> FrozenTrial:
         # Nothing is drawn, and no plan of the study's own sampler is disturbed.
-        study = optuna.Study(self.study.study_name, self.study._storage, sampler=optuna.samplers.RandomSampler())
+        study = StoredStudy(self.study.study_name, self.study.storage, optuna.samplers.RandomSampler())
         trial = optuna.Trial(study, trial_id)
-        trial._fixed_params = self.objective.setup.space.stored(kept.parameters)
         self.objective.setup.space.suggest(trial)
-        return run_trial(study, trial, lambda trial: self.objective.conclude(trial, kept.parameters, kept.outcome))
+        return run_trial(study, trial, lambda trial: self.objective.conclude(trial, pending.parameters, pending.outcome))
 
-    def _give_up(self, storage: "PatientStorage | ProxyStorage", trial: FrozenTrial) -> None:
-        plain = trial.system_attrs.get(OWNER_ATTRIBUTE)
-        worker = "a worker that left no name" if plain is None else str(Owner.read(plain))
-        params, trials = self._params(trial), self.study.get_trials(deepcopy=False)
-        before = [
-            other.number for other in trials if LOST_WORKER in other.user_attrs and params and self._params(other) == params
-        ]
-        attributes: dict[str, Any] = {LOST_WORKER: worker}
-        again = None
-        if before:
-            reason = f"its worker, {worker}, died, as that of trial {before[-1]} with the same configuration did"
-            attributes |= {"outcome": "failed", "reason": f"{reason}: it is not tried again"}
-        else:
-            attributes |= {"outcome": "interrupted", "reason": f"its worker, {worker}, died or was not heard of any more"}
-            # Its worker may have queued it, and died before it could end the trial.
-            if params and TRIAL_PLAN not in trial.system_attrs and _in_its_place(trials, trial.number) is None:
-                again = successor(params, retry_attributes(trial))
-        if storage.give_up(trial._trial_id, attributes, again):
-            so = ": it is tried again" if not before and params else ""
-            self.spool.say(f"trial {trial.number}: {attributes['reason']}{so}")
+    def _give_up(self, found: FrozenTrial) -> None:
+        """End a trial that has lost its worker, and queue its configuration once more."""
+        with self.study.lock():
+            trials = self.study.get_trials(deepcopy=False)
+            trial = trials[found.number]
+            if trial.state != TrialState.RUNNING or trial.system_attrs != found.system_attrs:
+                return  # its worker was heard again, or another one was quicker
+            worker = owner_of(trial) or "a worker that left no name"
+            params = self._params(trial)
+            before = [
+                other.number for other in trials if LOST_WORKER in other.user_attrs and params and self._params(other) == params
+            ]
+            attributes: dict[str, Any] = {LOST_WORKER: str(worker)}
+            if before:
+                reason = f"its worker, {worker}, died, as that of trial {before[-1]} with the same configuration did"
+                attributes |= {"outcome": "failed", "reason": f"{reason}: it is not tried again"}
+            else:
+                attributes |= {"outcome": "interrupted", "reason": f"its worker, {worker}, died or was not heard of any more"}
+            # Queued first: whoever finds the trial if this process is killed now does not queue it twice.
+            if params and not before and TRIAL_PLAN not in trial.system_attrs and _in_its_place(trials, trial.number) is None:
+                self.study.add_trial(successor(params, retry_attributes(trial)))
+            trial_id = self.study.trial_id(trial.number)
+            with contextlib.suppress(UpdateFinishedTrialError):
+                for name, value in attributes.items():
+                    self.study.storage.set_trial_user_attr(trial_id, name, value)
+                self.study.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        so = ": it is tried again" if not before and params else ""
+        self.pending.say(f"trial {trial.number}: {attributes['reason']}{so}")
 
     def _params(self, trial: FrozenTrial) -> dict[str, Any]:
-        """The configuration of a trial, as far as it was chosen; empty where its worker died while it was drawn."""
+        """The configuration of a trial, as far as it was chosen; empty if its worker died while it was drawn."""
         if self.objective.setup.space.read(trial.params) is not None:
             return dict(trial.params)
         plan = trial.system_attrs.get(TRIAL_PLAN)
@@ -185,9 +207,7 @@ class FaultTolerantStudy:
 
 def _in_its_place(trials: Sequence[FrozenTrial], number: int) -> FrozenTrial | None:
     """The trial that tries the configuration of the trial `number` again, or None."""
-    return next(
-        (trial for trial in trials if number in (trial.user_attrs.get(RETRY_OF), trial.user_attrs.get(QUEUED_AGAIN))), None
-    )
+    return next((trial for trial in trials if trial.user_attrs.get(RETRY_OF) == number), None)
 
 
 def _plan_of(trial: FrozenTrial) -> dict[str, Any]:

@@ -22,20 +22,17 @@ from tradeoff.studies.reporting.dashboard_entries import DashboardEntries
 from tradeoff.studies.reporting.notes import study_note, trial_note
 from tradeoff.studies.reporting.trial_files import trial_files
 from tradeoff.studies.results.results import read_results
+from tradeoff.studies.storage.opening import SCHEMA, SCHEMA_ATTRIBUTE
 
 if TYPE_CHECKING:
-    import optuna
-    from optuna.storages import BaseStorage
+    from tradeoff.studies.storage.retrying import RetryingStorage
+    from tradeoff.studies.storage.stored_study import StoredStudy
 
-# What the smallest text column holds (MySQL's), less what escaping adds.
-MAX_PIECE = 30_000
 MIN_INTERVAL_S = 10.0
 MAX_SHARE_OF_TIME = 0.01
 
 
-def annotate_trial(
-    study: "optuna.Study", record: TrialRecord, *, artifacts: Path | None = None, log: str | None = None
-) -> None:
+def annotate_trial(study: "StoredStudy", record: TrialRecord, *, artifacts: Path | None = None, log: str | None = None) -> None:
     """Write the note and the files of a trial that has ended.
 
     Args:
@@ -47,7 +44,7 @@ def annotate_trial(
     _annotate_trial(study, record, _entries(study), artifacts=artifacts, log=log)
 
 
-def annotate_study(study: "optuna.Study", *, artifacts: Path | None = None) -> None:
+def annotate_study(study: "StoredStudy", *, artifacts: Path | None = None) -> None:
     """Write the note and the plots of a study, and those of its trials' notes and files that are missing."""
     from tradeoff.studies.reporting.plots import study_plots
 
@@ -65,15 +62,12 @@ def annotate_study(study: "optuna.Study", *, artifacts: Path | None = None) -> N
         entries.save_plot(plot.name, plot.figure.to_json())
 
 
-def artifact_folder(storage: "BaseStorage") -> Path:
+def artifact_folder(storage: "RetryingStorage") -> Path:
     """Return the directory of a storage's artifacts: `TRADEOFF_ARTIFACTS`, else one beside a SQLite file or here."""
     if folder := os.environ.get("TRADEOFF_ARTIFACTS"):
         return Path(folder)
-    # Optuna wraps a database in a cache once a study is loaded from it.
-    backend = getattr(storage, "_backend", storage)
-    url = getattr(backend, "url", "")
-    if str(url).startswith("sqlite:///"):
-        path = Path(str(url).removeprefix("sqlite:///").partition("?")[0])
+    if storage.database.is_local_file:
+        path = Path(storage.database.url.removeprefix("sqlite:///").partition("?")[0])
         return path.with_name(f"{path.stem}-artifacts")
     return Path("tradeoff-artifacts")
 
@@ -90,7 +84,7 @@ class Annotator:
         clock: A monotonic clock in seconds.
     """
 
-    study: "optuna.Study"
+    study: "StoredStudy"
     artifacts: Path | None = None
     say: Callable[[str], None] = lambda _: None
     only_trials: bool = False
@@ -129,7 +123,9 @@ class Annotator:
             annotate(None)
 
 
-def keep_annotated(storage: "BaseStorage", stop: threading.Event, *, artifacts: Path | None, interval_s: float = 5.0) -> None:
+def keep_annotated(
+    storage: "RetryingStorage", stop: threading.Event, *, artifacts: Path | None, interval_s: float = 5.0
+) -> None:
     """Annotate every study of a storage that `tradeoff` made, again whenever trials have ended, until `stop` is set.
 
     It is for the process that serves the dashboard.
@@ -137,24 +133,24 @@ def keep_annotated(storage: "BaseStorage", stop: threading.Event, *, artifacts: 
     Raises:
         optuna.exceptions.StorageInternalError: The storage can't be written.
     """
-    import optuna
+    from tradeoff.studies.storage.stored_study import StoredStudy
 
-    seen: dict[int, tuple[int, int]] = {}
-    studies: dict[int, optuna.Study] = {}
+    seen: dict[str, tuple[int, int]] = {}
+    studies: dict[str, StoredStudy] = {}
     while True:
         begin_s = time.monotonic()
         for frozen in storage.get_all_studies():
-            if "config" not in frozen.user_attrs:
+            if "config" not in frozen.user_attrs or frozen.user_attrs.get(SCHEMA_ATTRIBUTE) != SCHEMA:
                 continue
             try:
-                if (study := studies.get(frozen._study_id)) is None:
-                    study = optuna.load_study(study_name=frozen.study_name, storage=storage)
-                    studies[frozen._study_id] = study
+                name = frozen.study_name
+                if (study := studies.get(name)) is None:
+                    study = studies[name] = StoredStudy(name, storage)
                 trials = study.get_trials(deepcopy=False)
                 state = (len(trials), sum(trial.state.is_finished() for trial in trials))
-                if seen.get(frozen._study_id) != state:
+                if seen.get(name) != state:
                     annotate_study(study, artifacts=artifacts)
-                    seen[frozen._study_id] = state
+                    seen[name] = state
             except KeyError:
                 continue  # deleted meanwhile
         # A study of a thousand trials takes seconds to draw: it gets at most a tenth of a core.
@@ -162,25 +158,23 @@ def keep_annotated(storage: "BaseStorage", stop: threading.Event, *, artifacts: 
             return
 
 
-def _entries(study: "optuna.Study") -> DashboardEntries:
-    # What is behind a gRPC proxy is not known.
-    url = str(getattr(getattr(study._storage, "_backend", study._storage), "url", ""))
+def _entries(study: "StoredStudy") -> DashboardEntries:
     return DashboardEntries(
-        attributes=study._storage.get_study_system_attrs(study._study_id),
-        write=partial(study._storage.set_study_system_attr, study._study_id),
-        max_text_length=MAX_PIECE if url.startswith(("mysql", "mariadb", "grpc")) else None,
+        attributes=study.storage.get_study_system_attrs(study.study_id),
+        write=partial(study.storage.set_study_system_attr, study.study_id),
+        max_text_length=study.storage.database.max_text_length,
     )
 
 
 def _annotate_trial(
-    study: "optuna.Study",
+    study: "StoredStudy",
     record: TrialRecord,
     entries: DashboardEntries,
     *,
     artifacts: Path | None,
     log: str | None = None,
 ) -> None:
-    trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, record.number)
+    trial_id = study.trial_id(record.number)
     entries.save_note(trial_note(record), trial_id=trial_id)
     if artifacts is None:
         return

@@ -25,7 +25,7 @@ from tradeoff.studies.reporting.annotate import artifact_folder, keep_annotated
 from tradeoff.studies.storage.retry_policy import StorageAwayError, StorageError
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
+    from tradeoff.studies.storage.retrying import RetryingStorage
 
 # The time between attempts to reach a database that does not answer.
 _RETRY_S = 5.0
@@ -66,7 +66,7 @@ class _QuietHandler(WSGIRequestHandler):
 
 
 def serve(
-    storage: "BaseStorage",
+    storage: "RetryingStorage",
     *,
     host: str,
     port: int,
@@ -105,7 +105,7 @@ def serve(
 
 
 @contextmanager
-def _annotated(storage: "BaseStorage", artifacts: Path, warn: Callable[[str], None]) -> Iterator[None]:
+def _annotated(storage: "RetryingStorage", artifacts: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """Keep the studies' notes and plots up to date within the context."""
     stop = threading.Event()
 

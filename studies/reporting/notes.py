@@ -15,7 +15,7 @@ from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.front import extremes, knee, pareto_front
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
 from tradeoff.studies.results.tables import SHORT_NAMES, short_configuration, show_parameter
-from tradeoff.studies.storage.opening import DEFAULT_STORAGE
+from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 
 PACKAGE = "tradeoff.studies.reporting"
 # The instruments that measure a trial's memory, and what each one sees.

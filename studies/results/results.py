@@ -14,10 +14,9 @@ from tradeoff.objectives.measurements.records import OutcomeKind, TrialRecord, r
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates, stored_memory_estimates
 from tradeoff.studies.config.study import memory_limit_mib
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.storage.opening import describe
 
 if TYPE_CHECKING:
-    import optuna
+    from tradeoff.studies.storage.stored_study import StoredStudy
 
 # Each outcome in words, in the order in which they are counted.
 OUTCOME_WORDS: dict[OutcomeKind | None, str] = {
@@ -98,7 +97,7 @@ class StudyResults:
         raise TradeoffError(f"the study {self.name!r} has no trial {number} ({self.summary()}); name another one")
 
 
-def read_results(study: "optuna.Study") -> StudyResults:
+def read_results(study: "StoredStudy") -> StudyResults:
     """Read a study that `tradeoff` made.
 
     A trial that completed but breaks a constraint has the constraints it breaks, by name, under the attribute `violated`.
@@ -123,6 +122,6 @@ def read_results(study: "optuna.Study") -> StudyResults:
         device=attributes.get("device", {}),
         versions=attributes.get("versions", {}),
         tradeoff_version=attributes.get("tradeoff_version", "unknown"),
-        storage=describe(study._storage),
+        storage=study.storage.place,
         memory_estimates=stored_memory_estimates(attributes),
     )

@@ -1,9 +1,10 @@
 """Build the sampler that a study names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from tradeoff.objectives.objective import Objective
 from tradeoff.studies.config.study import StudyConfig
@@ -12,6 +13,13 @@ from tradeoff.studies.samplers.decoupled import DecoupledSampler
 
 # The distance between the seeds of two workers: larger than the number of trials of any study.
 SEED_STRIDE = 1_000_003
+
+
+class Grid(optuna.samplers.GridSampler):
+    """Optuna's grid for a search that asks whether it is exhausted, and need not be stopped."""
+
+    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Leave the end to the search: Optuna's own grid ends `study.optimize` here."""
 
 
 def build_sampler(
@@ -56,4 +64,4 @@ def build_sampler(
         return optuna.samplers.RandomSampler(seed=seed)
     values: dict[str, Any] = {name: domain.values() for name, domain in objective.setup.space.domains.items()}
     # All workers must number the points of the grid in the same way.
-    return optuna.samplers.GridSampler(values, seed=config.sampler_seed or 0)
+    return Grid(values, seed=config.sampler_seed or 0)

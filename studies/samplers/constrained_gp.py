@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from tradeoff.objectives.measurements.records import read_attributes
 from tradeoff.objectives.objective import DASHBOARD_CONSTRAINTS
 
 MEMORY = "memory_shortfall_mib"
@@ -79,7 +80,7 @@ class _WithInfeasible:
 
     def _kept(self, trial: FrozenTrial, name: str) -> float:
         """Return by how much a trial stayed within a limit, as a value of at most 0; 0 if it was not measured."""
-        peak_mib = trial.user_attrs.get("peak_memory_mib")
+        peak_mib = read_attributes(trial.user_attrs).get("peak_memory_mib")
         return min(0.0, peak_mib - self._memory_limit_mib) if name == MEMORY and peak_mib is not None else 0.0
 
 

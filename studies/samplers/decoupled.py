@@ -3,19 +3,16 @@
 Each trial that it proposes carries a plan: to probe a configuration, or to train a learning class by its fastest member.
 Everything it knows is read from the study, so it can continue a study that another sampler began, and several workers share
 what each of them finds.
-
-Workers without a common lock decide in the order of their trials' numbers, which the storage assigns one by one: a trial is
-planned once all earlier ones are, so that it takes their plans into account, and no plan is revised that another relied on.
 """
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
@@ -26,12 +23,10 @@ from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.samplers.publishing import publish, unpublished
 from tradeoff.studies.samplers.survey import Depth, next_probe
 from tradeoff.studies.samplers.trial_planner import TrialPlan, TrialPlanner, is_settling
+from tradeoff.studies.storage.stored_study import StoredStudy
 
 # A class whose worker died before publishing it is published by another one after this time.
 PUBLISH_GRACE_S = 60.0
-# An earlier trial without a plan after this time has lost its worker, and is no longer waited for.
-PLAN_LIMIT_S = 30.0
-_LOOK_S = 0.05
 
 
 @dataclass
@@ -44,7 +39,6 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         baselines: The baselines (the constant answer) of the learned objectives for which they are known.
         seed: The seed of the learning rates that are drawn.
         max_seeds: The number of seeds that a learning class may be trained with.
-        asks_alone: True if a lock keeps other workers from beginning a trial between `plan_stands` and the end of `study.ask`.
     """
 
     setup: StudySetup
@@ -52,12 +46,10 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     baselines: Mapping[str, float]
     seed: int | None = None
     max_seeds: int = 1
-    asks_alone: bool = False
     finished_because: str | None = field(default=None, init=False)
     _plan: TrialPlan | None = field(default=None, init=False)
     _planned_with: Knowledge | None = field(default=None, init=False, repr=False)
     _own: set[int] = field(default_factory=set, init=False)
-    _without_plan: set[int] = field(default_factory=set, init=False)
     _random: optuna.samplers.RandomSampler = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -108,18 +100,12 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         """Plan the trial; one that the user enqueued is run in full."""
         if "fixed_params" in trial.system_attrs:
             return
-        promised, plan, self._plan = self._plan, self._plan, None
-        if not self.asks_alone:
-            self._wait_for_earlier(study, trial)
-            if plan is not None and not self._stands(plan, self.snapshot(study), trial):
-                plan = None
-        plan = plan or self._next_plan(self.snapshot(study), trial)
-        if plan is None and promised is not None:
-            # There was something to do when the trial was asked for, but others have begun it since.
-            plan = replace(promised, stages=(), why=f"nothing is left to do: {self.finished_because}")
-        if plan is not None:
-            study._storage.set_trial_system_attr(trial._trial_id, TRIAL_PLAN, plan.as_dict())
-            trial.system_attrs[TRIAL_PLAN] = plan.as_dict()
+        plan, self._plan = self._plan or self._next_plan(self.snapshot(study), trial), None
+        if plan is None:
+            return
+        trial.system_attrs[TRIAL_PLAN] = plan.as_dict()
+        if isinstance(study, StoredStudy):
+            study.storage.set_trial_system_attr(study.trial_id(trial.number), TRIAL_PLAN, plan.as_dict())
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the whole space: parameters are chosen jointly."""
@@ -150,27 +136,9 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
                 running.append((parameters, tuple(plan["stages"])))
         return running
 
-    def _wait_for_earlier(self, study: optuna.Study, own: FrozenTrial) -> None:
-        """Wait until every earlier running trial has a plan; one whose worker died before that is skipped."""
-        end_s = time.monotonic() + PLAN_LIMIT_S
-        while True:
-            undecided = {
-                trial.number
-                for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-                if trial.number < own.number
-                and not trial.params
-                and not {TRIAL_PLAN, "fixed_params"} & trial.system_attrs.keys()
-            }
-            if undecided <= self._without_plan:
-                return
-            if time.monotonic() >= end_s:
-                self._without_plan |= undecided
-                return
-            time.sleep(_LOOK_S)
-
-    def _stands(self, plan: TrialPlan, snapshot: StudySnapshot, own: FrozenTrial | None = None) -> bool:
+    def _stands(self, plan: TrialPlan, snapshot: StudySnapshot) -> bool:
         knowledge = snapshot.knowledge
-        if self._is_taken(plan, snapshot, own):
+        if self._is_taken(plan, snapshot):
             return False
         if knowledge is self._planned_with:
             return True
@@ -184,14 +152,14 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             return all(knowledge.class_of(o.parameters) != learning_class for o in knowledge.observations if is_settling(o))
         return not knowledge.is_probed(plan.parameters)
 
-    def _is_taken(self, plan: TrialPlan, snapshot: StudySnapshot, own: FrozenTrial | None) -> bool:
+    def _is_taken(self, plan: TrialPlan, snapshot: StudySnapshot) -> bool:
         """Return True if another trial does the same."""
         class_of = snapshot.knowledge.class_of
         learning_class = class_of(plan.parameters)
         return any(
             plan.parameters == parameters
             or ("train" in plan.stages and "train" in stages and class_of(parameters) == learning_class)
-            for parameters, stages in self._running(snapshot, own)
+            for parameters, stages in self._running(snapshot, None)
         )
 
     def planner(self, snapshot: StudySnapshot, own: FrozenTrial | None = None) -> TrialPlanner:

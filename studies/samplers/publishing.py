@@ -15,7 +15,7 @@ from optuna.trial import TrialState, create_trial
 from tradeoff.objectives.knowledge.derivation import derived_attributes
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
-from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.measurements.records import TrialRecord, stored_attributes
 from tradeoff.objectives.measurements.seeds import NUM_SEEDS
 from tradeoff.searchspace import LearningClass, TrialParameters
 
@@ -85,7 +85,7 @@ def publish(
             params=setup.space.stored(parameters),
             distributions=setup.space.distributions(),
             values=[attributes[name] for name in setup.objectives],
-            user_attrs={name: value for name, value in attributes.items() if value is not None},
+            user_attrs=stored_attributes(attributes),
         )
     )
 

@@ -12,8 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-# Among a trial's system attributes: an `Owner` as plain data, with the mark of the call that made or took the trial.
+# A trial's system attributes: the `Owner` that runs it, as plain data; the mark of the call that created it; and what its
+# worker writes again and again while it is alive.
 OWNER_ATTRIBUTE = "tradeoff:owner"
+MARK_ATTRIBUTE = "tradeoff:mark"
+HEARTBEAT_ATTRIBUTE = "tradeoff:heartbeat"
 _PROC = Path("/proc")
 
 

@@ -1,4 +1,4 @@
-"""Creates a study or goes on with one, and refuses to mix measurements that can't be compared."""
+"""Creates a study or resumes one, and refuses to mix measurements that can't be compared."""
 
 import warnings
 from collections.abc import Mapping
@@ -11,27 +11,32 @@ from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.studies.config.study import StudyConfig, differences
 from tradeoff.studies.environment import library_versions, tradeoff_version
 from tradeoff.studies.errors import OtherDeviceError, TradeoffError
+from tradeoff.studies.storage.opening import SCHEMA, SCHEMA_ATTRIBUTE, check_schema
+from tradeoff.studies.storage.retrying import RetryingStorage
+from tradeoff.studies.storage.stored_study import StoredStudy
 
 # What trials of one study must share for its front to mean anything.
 FIXED_KEYS = ("job", "space", "objectives", "devices_per_trial")
 FIXED_LIMITS = ("peak_memory_mib", "effective_batch_size")
 
 
-def open_study(config: StudyConfig, storage: optuna.storages.BaseStorage, device: Mapping[str, Any]) -> optuna.Study:
-    """Creates the study of `config` in `storage`, or loads it to go on.
+def open_study(config: StudyConfig, storage: RetryingStorage, device: Mapping[str, Any]) -> StoredStudy:
+    """Create the study of `config` in `storage`, or load it to resume it.
 
     Raises:
         TradeoffError: A study of this name exists with another job, space, objectives, memory limit or device; the sentence
-            lists the differences.
+            lists the differences. Or another version of tradeoff created it, which stored trials in another way.
     """
     directions = [GOALS[name].direction for name in config.objectives]
-    study = optuna.create_study(study_name=config.name, storage=storage, directions=directions, load_if_exists=True)
+    optuna.create_study(study_name=config.name, storage=storage, directions=directions, load_if_exists=True)
+    study = StoredStudy(config.name, storage)
     stored = study.user_attrs
     if "config" in stored:
+        check_schema(config.name, stored)
         _check_same(config, stored)
         check_device(config.name, stored["device"], device)
     elif study.get_trials(deepcopy=False) or [direction.name.lower() for direction in study.directions] != directions:
-        raise TradeoffError(f"the study {config.name!r} was not made by tradeoff; choose another --name")
+        raise TradeoffError(f"the study {config.name!r} was not created by tradeoff; choose another --name")
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -39,12 +44,13 @@ def open_study(config: StudyConfig, storage: optuna.storages.BaseStorage, device
         study.set_user_attr("device", dict(device))
         study.set_user_attr("versions", library_versions())
         study.set_user_attr("tradeoff_version", tradeoff_version())
+        study.set_user_attr(SCHEMA_ATTRIBUTE, SCHEMA)
     # Written last: a study that holds it is complete. The number of trials and the sampler may change from run to run.
     study.set_user_attr("config", config.plain())
     return study
 
 
-def stored_device(config: StudyConfig, storage: optuna.storages.BaseStorage) -> Mapping[str, Any] | None:
+def stored_device(config: StudyConfig, storage: RetryingStorage) -> Mapping[str, Any] | None:
     """Return the device that the study of `config` was measured on; None if there is no such study yet.
 
     Raises:
@@ -52,17 +58,17 @@ def stored_device(config: StudyConfig, storage: optuna.storages.BaseStorage) -> 
     """
     if config.name not in optuna.get_all_study_names(storage):
         return None
-    stored = optuna.load_study(study_name=config.name, storage=storage).user_attrs
+    stored = StoredStudy(config.name, storage).user_attrs
     if "config" not in stored:
         return None  # it is just being created, or was not created by tradeoff
+    check_schema(config.name, stored)
     _check_same(config, stored)
     device: Mapping[str, Any] = stored["device"]
     return device
 
 
 def _check_same(config: StudyConfig, stored: Mapping[str, Any]) -> None:
-    # A study that was made before trials could take several devices has one.
-    old, new = {"devices_per_trial": 1, **stored["config"]}, config.plain()
+    old, new = stored["config"], config.plain()
     lines = differences(_fixed(old), _fixed(new))
     lines += differences(
         {"limits": {key: old["limits"][key] for key in FIXED_LIMITS}},
@@ -96,6 +102,6 @@ def check_device(name: str, measured_on: Mapping[str, Any], device: Mapping[str,
 
 
 def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
-    # A folder that has moved holds the same module.
+    # A directory that has moved holds the same module.
     job = {key: value for key, value in config["job"].items() if key != "python_path"}
     return {key: config[key] for key in FIXED_KEYS} | {"job": job}

@@ -18,7 +18,7 @@ from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
-from tradeoff.studies.storage.opening import masked, storage_url
+from tradeoff.studies.storage.urls import masked, storage_url
 from tradeoff.studies.workers.ray_pool import RayWorkerPool
 from tradeoff.studies.workers.study_run import StudyRun, deadline_after
 

@@ -11,7 +11,7 @@ from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
-from tradeoff.studies.storage.opening import DEFAULT_STORAGE
+from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 from tradeoff.studies.workers.local import LocalWorkerPool
 from tradeoff.studies.workers.places import Place, default_num_workers, memory_shares, places
 from tradeoff.studies.workers.study_run import StudyRun, deadline_after

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import optuna
-from optuna.storages import BaseStorage
-
 from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.execution.display import Display
@@ -22,10 +19,12 @@ from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.execution.loop import search
 from tradeoff.studies.execution.preparation import prepare
 from tradeoff.studies.reporting.annotate import Annotator, artifact_folder
-from tradeoff.studies.storage.opening import load_study, open_storage, storage_url
-from tradeoff.studies.storage.retry_policy import Patience
-from tradeoff.studies.storage.retrying import be_patient
+from tradeoff.studies.storage.opening import load_study, open_storage
+from tradeoff.studies.storage.retry_policy import RetryPolicy
+from tradeoff.studies.storage.retrying import RetryingStorage
+from tradeoff.studies.storage.stored_study import StoredStudy
 from tradeoff.studies.storage.study import open_study, stored_device
+from tradeoff.studies.storage.urls import storage_url
 
 
 @dataclass(kw_only=True)
@@ -54,7 +53,7 @@ class StudyRun:
     only_trials: bool = False
     estimates_memory: bool = True
     measured_on: Mapping[str, Any] | None = None
-    opened: BaseStorage | None = None
+    opened: RetryingStorage | None = None
 
     @classmethod
     def of(cls, study: StudyConfig | str | None, url: str, *, waits: bool = False, **settings: Any) -> Self:
@@ -82,13 +81,13 @@ class StudyRun:
         return cls(config=config, url=url, opened=opened, measured_on=stored["device"], **settings)
 
     @property
-    def storage(self) -> BaseStorage:
+    def storage(self) -> RetryingStorage:
         """The storage."""
         if self.opened is None:
             self.opened = _open(self.url, self.display, self.interrupts)
         return self.opened
 
-    def open(self, device: Mapping[str, Any]) -> tuple[optuna.Study, Annotator]:
+    def open(self, device: Mapping[str, Any]) -> tuple[StoredStudy, Annotator]:
         """Return the study, with what writes its notes; create it for `device` if it does not exist.
 
         Raises:
@@ -101,7 +100,7 @@ class StudyRun:
         )
         return study, annotator
 
-    def search(self, server: TrialServer) -> optuna.Study:
+    def search(self, server: TrialServer) -> StoredStudy:
         """Prepare the study, and run trials until it is complete.
 
         Args:
@@ -129,7 +128,7 @@ class StudyRun:
                     ready,
                     display=self.display,
                     interrupts=self.interrupts,
-                    annotator=annotator,
+                    listener=annotator,
                     deadline_s=self.deadline_s,
                 )
         finally:
@@ -142,12 +141,10 @@ def deadline_after(timeout_s: float | None) -> float | None:
     return None if timeout_s is None else time.monotonic() + timeout_s
 
 
-def _open(url: str, display: Display, interrupts: Interrupts, *, waits: bool = False, create: bool = True) -> BaseStorage:
-    patience = Patience(say=display.message, stop=lambda: interrupts.requested)
-    storage = open_storage(url, create=create, patience=patience if waits else None)
-    be_patient(storage, say=patience.say, stop=patience.stop)
-    if (lacks := getattr(storage, "lacks", None)) is not None:
-        display.message(lacks)
+def _open(url: str, display: Display, interrupts: Interrupts, *, waits: bool = False, create: bool = True) -> RetryingStorage:
+    retry = RetryPolicy(say=display.message, stop=lambda: interrupts.requested)
+    storage = open_storage(url, create=create, retry=retry if waits else None)
+    storage.retry = retry
     return storage
 
 

@@ -27,7 +27,7 @@ def problems(fire: UnderFire, asked: int) -> list[str]:
     endless = [t.number for t in ended if t.values and not all(map(math.isfinite, t.values))]
     repeated = _more_than_once(json.dumps(trial.params, sort_keys=True) for trial in counted)
     again = _more_than_once(trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs)
-    untold = [path.name for path in (fire.folder / "artifacts" / "untold").glob("*")]
+    untold = [path.name for path in (fire.folder / "artifacts" / "pending-outcomes").glob("*")]
     left = [f"{pid} ({command_line(pid)})" for pid in fire.processes()]
     # One line at most for each command, so that they are told apart.
     tracebacks = [command.log.name for command in fire.commands if "Traceback" in command.said]

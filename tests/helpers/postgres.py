@@ -84,7 +84,7 @@ class PostgresServer:
             "listen_addresses": "127.0.0.1",
             "port": self.port,
             "unix_socket_directories": "",
-            "max_connections": 200,
+            "max_connections": 500,
             "fsync": "on" if self._durable else "off",
         }
         arguments = [text for name, value in options.items() for text in ("-c", f"{name}={value}")]

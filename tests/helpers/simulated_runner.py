@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from memory_storage import in_memory
 
 from tradeoff.objectives.job.schedule import Schedule
 from tradeoff.objectives.job.settings import TextClassificationJob
@@ -33,6 +34,9 @@ from tradeoff.objectives.objective import Objective, TrialFailed
 from tradeoff.objectives.trial.messages import Answer, Refusal
 from tradeoff.searchspace import Categorical, Precision, Reuse, SearchSpace, TrialParameters
 from tradeoff.studies.samplers.decoupled import DecoupledSampler
+from tradeoff.studies.storage.opening import open_storage
+from tradeoff.studies.storage.retrying import RetryingStorage
+from tradeoff.studies.storage.stored_study import StoredStudy
 
 OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")
 BUDGET_MIB = 7611.0
@@ -276,15 +280,13 @@ def new_study(
     storage: Any = None,
     name: str = "simulated",
     objectives: tuple[str, ...] = OBJECTIVES,
-) -> optuna.Study:
-    """Creates a study, or goes on with it."""
-    return optuna.create_study(
-        study_name=name,
-        storage=storage,
-        sampler=sampler,
-        directions=[GOALS[objective].direction for objective in objectives],
-        load_if_exists=True,
-    )
+) -> StoredStudy:
+    """Creates a study, or resumes it; the storage is a URL, an open one, or None for one in memory."""
+    if not isinstance(storage, RetryingStorage):
+        storage = in_memory() if storage is None else open_storage(storage)
+    directions = [GOALS[objective].direction for objective in objectives]
+    optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+    return StoredStudy(name, storage, sampler)
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, goal: Objective) -> None:

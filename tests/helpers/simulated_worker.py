@@ -79,7 +79,7 @@ class Worker:
     @property
     def untold(self) -> list[Path]:
         """The outcomes that are kept on disk."""
-        return sorted((self.folder / "artifacts" / "untold").glob("*.json"))
+        return sorted((self.folder / "artifacts" / "pending-outcomes").glob("*.json"))
 
     def release(self) -> None:
         """Lets trials end."""

@@ -3,12 +3,15 @@
 from typing import Any
 
 import optuna
+from memory_storage import in_memory
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.measurements.goals import GOALS
-from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.measurements.records import TrialRecord, stored_attributes
+from tradeoff.studies.storage.opening import SCHEMA, SCHEMA_ATTRIBUTE
+from tradeoff.studies.storage.stored_study import StoredStudy
 
 OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")
 DISTRIBUTIONS = {
@@ -32,9 +35,8 @@ def completed(values: tuple[float, ...], configuration: dict[str, Any], **attrib
     names = OBJECTIVES[: len(values)]
     stored = {"outcome": "completed", "samples_per_s": 100.0 / values[1]}
     stored |= {f"{name}_source": "measured" for name in names}
-    return create_trial(
-        values=list(values), params=configuration, distributions=DISTRIBUTIONS, user_attrs=stored | attributes
-    )  # fmt: skip
+    attributes = stored_attributes(stored | attributes)
+    return create_trial(values=list(values), params=configuration, distributions=DISTRIBUTIONS, user_attrs=attributes)
 
 
 def out_of_memory(configuration: dict[str, Any], shortfall_mib: float = 512.0) -> FrozenTrial:
@@ -42,12 +44,14 @@ def out_of_memory(configuration: dict[str, Any], shortfall_mib: float = 512.0) -
         state=TrialState.PRUNED,
         params=configuration,
         distributions=DISTRIBUTIONS,
-        user_attrs={
-            "outcome": "out_of_memory",
-            "stage": "probe",
-            "reason": "out of memory in the probe",
-            "memory_shortfall_mib": shortfall_mib,
-        },
+        user_attrs=stored_attributes(
+            {
+                "outcome": "out_of_memory",
+                "stage": "probe",
+                "reason": "out of memory in the probe",
+                "memory_shortfall_mib": shortfall_mib,
+            }
+        ),
         system_attrs={"constraints": [shortfall_mib]},
         constraints={"memory_shortfall_mib": shortfall_mib},
     )
@@ -66,10 +70,11 @@ TRIALS = (
 
 def make_study(
     storage: Any, trials: tuple[FrozenTrial, ...] = TRIALS, *, name: str = "stars", objectives: tuple[str, ...] = OBJECTIVES
-) -> optuna.Study:
-    study = optuna.create_study(
-        study_name=name, storage=storage, directions=[GOALS[objective].direction for objective in objectives]
-    )
+) -> StoredStudy:
+    """A study with these trials; None stores it in memory."""
+    storage = in_memory() if storage is None else storage
+    optuna.create_study(study_name=name, storage=storage, directions=[GOALS[objective].direction for objective in objectives])
+    study = StoredStudy(name, storage)
     study.set_metric_names(list(objectives))
     job = TextClassificationJob(epochs=2, learning_rate=3e-4, seed=7)
     config = {
@@ -81,6 +86,7 @@ def make_study(
     study.set_user_attr("device", {"kind": "cpu", "name": "Test CPU", "uuid": None, "total_memory_mib": 8192.0})
     study.set_user_attr("versions", {"torch": "2.13.0", "transformers": "5.23.0"})
     study.set_user_attr("tradeoff_version", "0.1.0")
+    study.set_user_attr(SCHEMA_ATTRIBUTE, SCHEMA)
     study.set_user_attr("config", config)
     for trial in trials:
         study.add_trial(trial)

@@ -197,7 +197,7 @@ class UnderFire:
     def is_busy(self, worker: int) -> bool:
         """Whether a process runs a trial, and not what goes before the first."""
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
-        return any(trial.system_attrs[OWNER_ATTRIBUTE]["pid"] == worker for trial in running)
+        return any(trial.system_attrs.get(OWNER_ATTRIBUTE, {}).get("pid") == worker for trial in running)
 
     def num_counted(self) -> int:
         return sum(map(counts, self.trials()))

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from running import Events, end_trial, prepared, shared_server, tiny_job
 
 from tradeoff.objectives.knowledge.setup import StudySetup
+from tradeoff.objectives.measurements.records import read_attributes
 from tradeoff.objectives.objective import DASHBOARD_CONSTRAINTS, Objective, TrialFailed
 from tradeoff.searchspace import KNOBS, EffectiveBatchSizeRange, Reuse, SearchSpace
 
@@ -65,23 +66,26 @@ def out_of_memory() -> list[FrozenTrial]:
 def test_a_trial_that_completes_has_its_objectives_as_values_and_says_that_they_were_measured() -> None:
     (trial,) = tell(objective(), SMALL)
     assert trial.state == TrialState.COMPLETE
-    assert trial.values == [trial.user_attrs[name] for name in OBJECTIVES]
-    assert {trial.user_attrs[f"{name}_source"] for name in OBJECTIVES} == {"measured"}
+    assert trial.values == [read_attributes(trial.user_attrs)[name] for name in OBJECTIVES]
+    assert {read_attributes(trial.user_attrs)[f"{name}_source"] for name in OBJECTIVES} == {"measured"}
     assert trial.user_attrs["outcome"] == "completed"
 
 
 def test_values_are_in_the_order_of_the_studys_objectives() -> None:
     two = objective(objectives=("peak_memory_mib", "train_time_s"))
     (trial,) = tell(two, SMALL, study=optuna.create_study(directions=["minimize", "minimize"]))
-    assert trial.values == [trial.user_attrs["peak_memory_mib"], trial.user_attrs["train_time_s"]]
+    assert trial.values == [
+        read_attributes(trial.user_attrs)["peak_memory_mib"],
+        read_attributes(trial.user_attrs)["train_time_s"],
+    ]
 
 
 def test_out_of_memory_is_pruned_and_infeasible_by_what_is_missing(out_of_memory: list[FrozenTrial]) -> None:
     trial = out_of_memory[0]
     assert trial.state == TrialState.PRUNED
     assert trial.user_attrs["outcome"] == "out_of_memory"
-    assert trial.user_attrs["stage"] == "probe"
-    shortfall_mib = trial.user_attrs["memory_shortfall_mib"]
+    assert read_attributes(trial.user_attrs)["stage"] == "probe"
+    shortfall_mib = read_attributes(trial.user_attrs)["memory_shortfall_mib"]
     assert shortfall_mib > 0
     assert trial.constraints["memory_shortfall_mib"] == shortfall_mib
     assert trial.system_attrs[DASHBOARD_CONSTRAINTS] == [shortfall_mib]
@@ -93,7 +97,7 @@ def test_what_needs_more_memory_than_what_did_not_fit_is_not_run(out_of_memory: 
     assert trial.user_attrs["outcome"] == "skipped"
     assert trial.user_attrs["reason"] == "needs at least the memory of trial 0, which ran out of it"
     assert trial.constraints["memory_shortfall_mib"] > 0
-    assert "trial_time_s" not in trial.user_attrs
+    assert "trial_time_s" not in read_attributes(trial.user_attrs)
 
 
 def test_a_broken_rule_of_the_space_is_skipped_and_infeasible() -> None:
@@ -115,7 +119,7 @@ def test_a_killed_trial_fails_and_keeps_its_reason_and_its_probe() -> None:
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs["outcome"] == "failed"
     assert trial.user_attrs["reason"] == "the trial's process was killed by SIGKILL, in stage 'train'"
-    assert trial.user_attrs["probe"]["micro_step_time_s"] > 0
+    assert read_attributes(trial.user_attrs)["probe"]["micro_step_time_s"] > 0
     assert trial.constraints == {}
 
 
@@ -129,7 +133,7 @@ def test_an_interrupted_trial_is_first_in_line_again() -> None:
         tell(endless, SMALL, study=study)
     interrupted, waiting = study.get_trials()
     assert (interrupted.state, interrupted.user_attrs["outcome"]) == (TrialState.FAIL, "interrupted")
-    assert interrupted.user_attrs["probe"]["micro_step_time_s"] > 0
+    assert read_attributes(interrupted.user_attrs)["probe"]["micro_step_time_s"] > 0
     assert waiting.state == TrialState.WAITING
     assert waiting.user_attrs == {"retry_of": 0}
     tell(objective(), SMALL | {"per_device_train_batch_size": 16}, study=study)
@@ -143,15 +147,15 @@ def test_another_split_of_the_same_effective_batch_takes_the_accuracy_and_is_pro
     assert derived.state == TrialState.COMPLETE
     assert derived.user_attrs["derived_from"] == 0
     assert derived.values[0] == trained.values[0]
-    assert derived.user_attrs["accuracy_source"] == "trained in trial 0"
-    assert derived.user_attrs["probe"]["probe_time_s"] > 0
-    assert "training" not in derived.user_attrs
+    assert read_attributes(derived.user_attrs)["accuracy_source"] == "trained in trial 0"
+    assert read_attributes(derived.user_attrs)["probe"]["probe_time_s"] > 0
+    assert "training" not in read_attributes(derived.user_attrs)
 
 
 def test_without_reuse_every_configuration_is_trained() -> None:
     alone = objective(reuse=Reuse.OFF)
     trials = tell(alone, SMALL | {"per_device_train_batch_size": 16}, SMALL | {"gradient_accumulation_steps": 2})
-    assert all("training" in trial.user_attrs for trial in trials)
+    assert all("training" in read_attributes(trial.user_attrs) for trial in trials)
 
 
 def test_a_configuration_that_the_user_enqueues_is_trained_whatever_is_known() -> None:
@@ -159,7 +163,7 @@ def test_a_configuration_that_the_user_enqueues_is_trained_whatever_is_known() -
     study.enqueue_trial(SMALL)
     study.enqueue_trial(SMALL)
     study.optimize(objective(), n_trials=2)
-    assert ["training" in trial.user_attrs for trial in study.trials] == [True, True]
+    assert ["training" in read_attributes(trial.user_attrs) for trial in study.trials] == [True, True]
     assert study.trials[0].values[0] == study.trials[1].values[0]
 
 
@@ -168,7 +172,7 @@ def test_a_missing_objective_is_a_failure_that_names_it() -> None:
     (trial,) = tell(without, SMALL)
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs["reason"] == "the trial measured no accuracy"
-    assert trial.user_attrs["train_time_s"] > 0
+    assert read_attributes(trial.user_attrs)["train_time_s"] > 0
 
 
 def test_start_and_progress_are_told() -> None:

@@ -129,7 +129,7 @@ def test_the_storage_is_tradeoff_db_in_the_working_folder_by_default(storage: st
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["front", "moons"], r"there is no study 'moons' in .*; there are stars"),
+        (["front", "moons"], r"no study 'moons' in .*; there are stars"),
         (["front", "--limit", "memory"], "a limit must be written like"),
         (["front", "--limit", "peak_memory_mib<=1"], "no configuration satisfies peak_memory_mib<=1; the nearest is trial 4"),
         (["front", "--knee", "--maximize", "accuracy"], "only one way to choose can be given, got --knee and --maximize"),
@@ -151,7 +151,7 @@ def test_a_users_error_is_printed_without_a_traceback_and_ends_with_2(tmp_path: 
     ended = process("front", "--storage", str(tmp_path / "a.db"))
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == (
-        f"tradeoff: there is no storage {tmp_path}/a.db: `tradeoff run` makes one, --storage names another place\n"
+        f"tradeoff: no storage {tmp_path}/a.db: `tradeoff run` creates one; use --storage to name another database\n"
     )
 
 

@@ -23,8 +23,6 @@ from tradeoff.studies.reporting.report import html_report
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.results.selection import Selection, choose
 from tradeoff.studies.storage.opening import load_study, open_storage
-from tradeoff.studies.storage.owner import OWNER_ATTRIBUTE
-from tradeoff.studies.storage.pending_outcomes import mark_of
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-c", "from tradeoff.studies.cli.main import main; main()"]
@@ -90,20 +88,12 @@ def test_whatever_a_study_is_called_its_files_stay_in_their_folder(name: str, tm
     failed = create_trial(state=optuna.trial.TrialState.FAIL, user_attrs={"outcome": "failed", "reason": "x", "traceback": "t"})
     study.add_trial(failed)
     results = read_results(study)
-    annotate_study(study, artifacts=artifact_folder(study._storage))
+    annotate_study(study, artifacts=artifact_folder(study.storage))
     assert "<b>&" not in html_report(results)
     export(results, choose(results, Selection(knee=True)), home / "chosen")
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     assert {path.name for path in home.iterdir()} <= {"a.db", "a.db-wal", "a.db-shm", "a-artifacts", "chosen"}
     assert all(path.is_file() and len(path.name) == 36 for path in (home / "a-artifacts").iterdir())
-
-
-def test_a_mark_that_somebody_wrote_into_the_database_names_no_file(tmp_path: Path) -> None:
-    study = optuna.create_study(storage=open_storage(str(tmp_path / "a.db")))
-    trial_id = study._storage.create_new_trial(study._study_id)
-    study._storage.set_trial_system_attr(trial_id, OWNER_ATTRIBUTE, {"mark": "../../etc/passwd"})
-    study.sampler = optuna.samplers.RandomSampler()
-    assert mark_of(optuna.Trial(study, trial_id)) is None
 
 
 def test_an_artifact_of_the_dashboard_can_not_be_asked_for_outside_of_its_folder(tmp_path: Path) -> None:
@@ -147,7 +137,7 @@ def test_a_password_is_in_nothing_that_is_printed_written_or_listed(
     assert "can't be opened" in said[-1]
     study = load_study("small", open_storage(postgres_url))
     annotate_study(study, artifacts=tmp_path / "artifacts")
-    attributes = [study._storage.get_study_system_attrs(study._study_id), study.user_attrs]
+    attributes = [study.storage.get_study_system_attrs(study.study_id), study.user_attrs]
     stored = repr(attributes) + repr([trial.user_attrs | trial.system_attrs for trial in study.trials])
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert (tmp_path / "report.html").exists()

@@ -7,14 +7,18 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from memory_storage import in_memory
+from typer.testing import CliRunner
 
 from tradeoff.objectives.job.settings import CustomJob, TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.searchspace import Reuse
+from tradeoff.studies.cli.main import app
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.results import read_results
+from tradeoff.studies.storage.opening import SCHEMA, SCHEMA_ATTRIBUTE, check_schema, load_study, open_storage
 from tradeoff.studies.storage.study import open_study
 
 DEVICE = {"kind": "cpu", "name": "Test CPU", "total_memory_mib": 8192.0, "precisions": ["fp32"]}
@@ -86,7 +90,7 @@ def test_a_job_says_that_its_learning_depends_on_the_split(tmp_path: Path) -> No
 def test_a_stored_study_knows_the_users_metric_and_goes_on_from_a_folder_that_has_moved(tmp_path: Path) -> None:
     job = {"build": "mine:build", "metric": "quality", "direction": "maximize"}
     config = loaded(tmp_path, job, "name=moved")
-    storage = optuna.storages.InMemoryStorage()
+    storage = in_memory()
     study = open_study(config, storage, DEVICE)
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
     assert read_results(study).objectives == config.objectives
@@ -121,14 +125,26 @@ STORED = {
 }  # fmt: skip
 
 
-def test_a_study_that_an_earlier_version_stored_is_read_and_goes_on() -> None:
-    storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(
-        study_name="tiny", storage=storage, directions=["maximize", "minimize", "minimize"]
-    )  # fmt: skip
+def test_a_study_of_version_0_1_0_is_one_sentence_that_names_the_last_version_that_reads_it(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "a.db"))
+    study = optuna.create_study(study_name="tiny", storage=storage, directions=["maximize", "minimize", "minimize"])
     study.set_user_attr("device", {"kind": "cpu", "name": "Test CPU"})
+    study.set_user_attr("tradeoff_version", "0.1.0")
     study.set_user_attr("config", STORED)
     config = StudyConfig.model_validate(STORED)
     assert parse_job(STORED["job"]) == config.job
-    assert open_study(config, storage, DEVICE).study_name == "tiny"
-    assert read_results(study).objectives == ("accuracy", "train_time_s", "peak_memory_mib")
+    sentence = (
+        r"'tiny' was created by tradeoff 0\.1\.0, .*0\.1\.0 is the last version that reads it \(pip install tradeoff==0\.1\.0\)"
+    )
+    with pytest.raises(TradeoffError, match=sentence):
+        open_study(config, storage, DEVICE)
+    with pytest.raises(TradeoffError, match=sentence):
+        load_study(None, storage)
+    for command in ("front", "report", "confirm", "dashboard"):
+        shown = CliRunner().invoke(app, [command, "--storage", str(tmp_path / "a.db")])
+        assert isinstance(shown.exception, TradeoffError), (command, shown.output)
+
+
+def test_a_study_of_a_later_version_names_that_version(tmp_path: Path) -> None:
+    with pytest.raises(TradeoffError, match=r"tradeoff 9\.0, .*pip install tradeoff==9\.0"):
+        check_schema("tiny", {"config": STORED, "tradeoff_version": "9.0", SCHEMA_ATTRIBUTE: SCHEMA + 1})

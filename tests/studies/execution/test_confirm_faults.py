@@ -17,7 +17,8 @@ from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.execution.confirm import CONFIRMS, confirm
 from tradeoff.studies.storage.opening import open_storage
-from tradeoff.studies.storage.retrying import be_patient
+from tradeoff.studies.storage.retry_policy import RetryPolicy
+from tradeoff.studies.storage.stored_study import StoredStudy
 
 CLAIMED = TrialParameters(per_device_train_batch_size=8)
 
@@ -38,10 +39,8 @@ def url(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> s
     return postgres_url
 
 
-def opened(url: str, say: Any) -> optuna.Study:
-    storage = open_storage(url)
-    be_patient(storage, say=say)
-    return optuna.load_study(study_name="simulated", storage=storage, sampler=optuna.samplers.RandomSampler())
+def opened(url: str, say: Any) -> StoredStudy:
+    return StoredStudy("simulated", open_storage(url, retry=RetryPolicy(say=say)), optuna.samplers.RandomSampler())
 
 
 def goal_with(instead: Any = None) -> Objective:
@@ -49,7 +48,7 @@ def goal_with(instead: Any = None) -> Objective:
 
 
 def untold(folder: Path) -> list[Path]:
-    return list((folder / "artifacts" / "untold").iterdir())
+    return list((folder / "artifacts" / "pending-outcomes").iterdir())
 
 
 def test_a_confirmation_waits_for_a_database_that_stops_and_keeps_its_outcome_until_it_is_told(
@@ -107,5 +106,5 @@ def test_what_a_killed_confirmation_had_measured_is_told_by_the_next_one_and_not
     assert done.confirmed
     assert done.measured.attributes[CONFIRMS] == 0
     assert goal.runner.requests == []  # type: ignore[attr-defined]
-    assert [line for line in said if line.startswith(f"trial {done.measured.number}: told what process")]
+    assert [line for line in said if line.startswith(f"trial {done.measured.number}: recorded what process")]
     assert untold(tmp_path) == []

@@ -151,16 +151,6 @@ def test_a_study_goes_on_with_the_same_number_of_devices_alone() -> None:
         open_study(tiny_study(devices_per_trial=2), storage, device)
 
 
-def test_a_study_from_before_there_were_several_devices_goes_on() -> None:
-    device = {"kind": "cpu", "name": "Test CPU"}
-    storage = optuna.storages.InMemoryStorage()
-    study = open_study(tiny_study(), storage, device)
-    study.set_user_attr("config", {name: value for name, value in study.user_attrs["config"].items() if "devices" not in name})
-    open_study(tiny_study(), storage, device)
-    with pytest.raises(TradeoffError, match="devices_per_trial: 1 -> 2"):
-        open_study(tiny_study(devices_per_trial=2), storage, device)
-
-
 def test_tables_and_notes_count_the_devices() -> None:
     results = two_devices(made_up(record(3, (0.7, 10.0, 1000.0), params(4, 8))))
     header, rows = front_text_table(results.records, results.objectives)

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from running import Children, Recorder, SharedTrialServer, cache_folder, is_alive, poll, tiny_job, tiny_study
 from simulated_worker import small_study
 
+from tradeoff.objectives.measurements.records import read_attributes
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.reporting.report import html_report, markdown_report
@@ -145,7 +146,7 @@ def test_ctrl_c_in_a_stage_ends_in_order_and_the_study_goes_on(
     with pytest.raises(KeyboardInterrupt):
         run_study(config, storage=storage, display=PressesAtStage(stage), cache=cache_folder())
     (interrupted, waiting) = trials_of(tmp_path)
-    assert (interrupted.user_attrs["outcome"], interrupted.user_attrs["stage"]) == ("interrupted", stage)
+    assert (interrupted.user_attrs["outcome"], read_attributes(interrupted.user_attrs)["stage"]) == ("interrupted", stage)
     assert Children().trials() == []
     run_study(config, storage=storage, cache=cache_folder())
     assert outcomes(trials_of(tmp_path)) == {"interrupted": 1, "completed": 1}
@@ -205,7 +206,7 @@ def test_a_loss_that_is_no_number_is_stored_as_what_it_is_and_is_never_a_value(
         run_study(config, storage=str(tmp_path / "tradeoff.db"), cache=cache_folder())
     (lost,) = trials_of(tmp_path, "loss")
     assert (lost.state, lost.values, lost.user_attrs["outcome"]) == (TrialState.PRUNED, None, "diverged")
-    assert not math.isfinite(lost.user_attrs["training"]["curve"][-1]["eval_loss"])
+    assert not math.isfinite(read_attributes(lost.user_attrs)["training"]["curve"][-1]["eval_loss"])
     # A constant answer has an accuracy: that of the commonest label.
     (constant,) = trials_of(tmp_path, "accuracy")
     assert constant.user_attrs["outcome"] == "completed"

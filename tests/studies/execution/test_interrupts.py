@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from running import Children, Recorder, SharedTrialServer, cache_folder, children, is_alive, poll, tiny_study
 
 from tradeoff.objectives.measurements.outcome import Interrupted
+from tradeoff.objectives.measurements.records import read_attributes
 from tradeoff.studies.execution.interrupts import EXIT_STATUS, Interrupts
 from tradeoff.studies.execution.preparation import InterruptibleRunner
 from tradeoff.studies.workers import run as runner
@@ -265,7 +266,7 @@ def test_ctrl_c_while_a_trial_loads_its_model_ends_it_and_its_configuration_is_q
     pressing.join()
     interrupted, waiting = optuna.load_study(study_name="tiny", storage=url).trials
     assert (interrupted.state, interrupted.user_attrs["outcome"]) == (TrialState.FAIL, "interrupted")
-    assert interrupted.user_attrs["stage"] == "probe"  # of which the model is the beginning
+    assert read_attributes(interrupted.user_attrs)["stage"] == "probe"  # of which the model is the beginning
     assert (waiting.state, waiting.system_attrs["fixed_params"]) == (TrialState.WAITING, interrupted.params)
     assert len(loads) == 1
     poll(lambda: not is_alive(loads[0]), "the end of the trial's process")

@@ -26,7 +26,7 @@ from simulated_survey import space as space_of
 
 from tradeoff.objectives.isolation.trial_server import WorkerError
 from tradeoff.objectives.knowledge.knowledge import Knowledge
-from tradeoff.objectives.measurements.records import read_record
+from tradeoff.objectives.measurements.records import read_attributes, read_record
 from tradeoff.objectives.memory_estimator.estimates import MEMORY_ESTIMATES, MemoryEstimate, MemoryEstimates
 from tradeoff.objectives.trial.messages import Answer, Refusal
 from tradeoff.searchspace import Categorical, IntRange, SearchSpace, TrialParameters
@@ -207,14 +207,14 @@ def test_a_study_that_is_resumed_takes_the_estimates_that_it_has(storage, monkey
     assert estimated.requests == []
     assert not [line for line in display.messages if "memory estimate" in line]
     trained = [trial for trial in study.trials if trial.params == SPACE.stored(runner.trained[-1])]
-    assert "estimated_peak_memory_mib" in trained[0].user_attrs
+    assert "estimated_peak_memory_mib" in read_attributes(trained[0].user_attrs)
 
 
 def test_a_study_on_a_gpu_does_not_wait_for_its_estimates(storage, monkeypatch):
     study, _, runner = EstimatedStudy(after=2).run(storage, monkeypatch)
     assert "memory_estimates" in study.user_attrs
-    assert "estimated_peak_memory_mib" not in study.trials[0].user_attrs
-    assert "estimated_peak_memory_mib" in study.trials[1].user_attrs
+    assert "estimated_peak_memory_mib" not in read_attributes(study.trials[0].user_attrs)
+    assert "estimated_peak_memory_mib" in read_attributes(study.trials[1].user_attrs)
     assert runner.out_of_memory == []
 
 
@@ -270,7 +270,7 @@ def test_a_study_may_do_without(storage, monkeypatch):
     estimated = EstimatedStudy()
     study, _, _ = estimated.run(storage, monkeypatch, plan="off")
     assert estimated.requests == []
-    assert not any("estimated_peak_memory_mib" in trial.user_attrs for trial in study.trials)
+    assert not any("estimated_peak_memory_mib" in read_attributes(trial.user_attrs) for trial in study.trials)
 
 
 @pytest.mark.parametrize(("written", "meant"), [("on", "on"), ("off", "off"), ("auto", "auto")])
@@ -297,5 +297,8 @@ def test_a_real_study_on_this_cpu_estimates_its_memory(storage, monkeypatch):
     ran = [trial for trial in study.trials if trial.user_attrs["outcome"] == "probed"]
     assert ran
     for trial in ran[1:]:
-        predicted, measured = trial.user_attrs["predicted_peak_memory_mib"], trial.user_attrs["peak_memory_mib"]
+        predicted, measured = (
+            read_attributes(trial.user_attrs)["predicted_peak_memory_mib"],
+            read_attributes(trial.user_attrs)["peak_memory_mib"],
+        )
         assert predicted == pytest.approx(measured, rel=0.5)

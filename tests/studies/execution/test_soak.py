@@ -59,7 +59,6 @@ def test_a_study_that_meets_a_fault_of_each_kind_ends_with_exactly_what_was_aske
     device = {"kind": "cpu", "name": processor_name(), "num_cpus": num_cpus, "precisions": ["fp32", "bf16"]}
     study = open_study(study_under_fire(ENDLESS), open_storage(fire.url), device)
     study.enqueue_trial(TOO_LARGE)
-    study.enqueue_trial(DIVERGES)
     run, joined = fire.run(trials=ENDLESS), fire.join()
     poll(lambda: len(run.workers) == 2 and all(map(fire.is_busy, run.workers)), "both workers' trials", limit_s=250)
     first, last = run.workers
@@ -76,6 +75,7 @@ def test_a_study_that_meets_a_fault_of_each_kind_ends_with_exactly_what_was_aske
     after_one_more(fire, fire.kill_everything, busy=lambda: fire.is_busy(first))
     assert fire.processes() == []
     asked = fire.num_counted() + 3
+    study.enqueue_trial(DIVERGES)  # now, when nothing kills it before it diverges
     again = fire.run(trials=asked)
     fire.end()
     assert (problems(fire, asked), again.process.returncode) == ([], 0), again.said
@@ -96,8 +96,8 @@ def test_what_must_hold_at_the_end_is_missed_where_it_does_not(tmp_path: Path) -
     for _ in range(2):
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"outcome": "interrupted", "retry_of": 0}))
     study.ask()
-    (tmp_path / "artifacts" / "untold").mkdir(parents=True)
-    (tmp_path / "artifacts" / "untold" / "a.json").touch()
+    (tmp_path / "artifacts" / "pending-outcomes").mkdir(parents=True)
+    (tmp_path / "artifacts" / "pending-outcomes" / "a.json").touch()
     fails = [sys.executable, "-c", "raise ValueError('database is locked, secret')"]
     log = tmp_path / "log.txt"
     with log.open("wb") as file:

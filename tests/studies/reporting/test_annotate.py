@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 import optuna_dashboard
 import pytest
+from memory_storage import in_memory
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard.artifact._backend import list_trial_artifacts
 from stored_studies import completed, make_study, out_of_memory, params
@@ -43,7 +44,7 @@ def note_of(study: optuna.Study, number: int) -> str:
 
 
 def attributes(study: optuna.Study) -> dict[str, Any]:
-    return study._storage.get_study_system_attrs(study._study_id)
+    return study.storage.get_study_system_attrs(study.study_id)
 
 
 def last_record(study: optuna.Study):
@@ -120,10 +121,10 @@ def test_artifacts_are_beside_a_sqlite_file_unless_another_folder_is_named(
     study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TRADEOFF_ARTIFACTS", raising=False)
-    assert artifact_folder(study._storage) == tmp_path / "a-artifacts"
-    assert artifact_folder(optuna.storages.InMemoryStorage()) == Path("tradeoff-artifacts")
+    assert artifact_folder(study.storage) == tmp_path / "a-artifacts"
+    assert artifact_folder(in_memory()) == Path("tradeoff-artifacts")
     monkeypatch.setenv("TRADEOFF_ARTIFACTS", "/data/files")
-    assert artifact_folder(study._storage) == Path("/data/files")
+    assert artifact_folder(study.storage) == Path("/data/files")
 
 
 def test_while_a_study_runs_plots_are_drawn_as_seldom_as_they_cost(study: optuna.Study) -> None:
@@ -147,7 +148,7 @@ def test_a_trial_that_ends_is_noted_without_a_word_about_the_others(study: optun
 
 
 def test_studies_are_kept_annotated_until_it_is_stopped(study: optuna.Study) -> None:
-    other = optuna.create_study(study_name="other", storage=study._storage)
+    other = optuna.create_study(study_name="other", storage=study.storage)
 
     class Rounds(threading.Event):
         """Lets three rounds pass, with a trial that ends between the first two."""
@@ -166,7 +167,7 @@ def test_studies_are_kept_annotated_until_it_is_stopped(study: optuna.Study) -> 
         def wait(self, timeout: float | None = None) -> bool:
             return next(self.rounds)
 
-    keep_annotated(study._storage, Rounds(), artifacts=None)
+    keep_annotated(study.storage, Rounds(), artifacts=None)
     assert "3 trials" in optuna_dashboard.get_note(study)
     assert not optuna_dashboard.get_note(other)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import pytest
+from memory_storage import in_memory
 from stored_studies import TRIALS, completed, make_study, params
 
 from tradeoff.studies.errors import TradeoffError
@@ -124,7 +125,7 @@ def test_a_port_in_use_is_one_sentence_and_exit_code_2(storage: str) -> None:
     ],
 )
 def test_an_address_that_can_not_be_served_is_refused(host: str, port: int, allow_remote: bool, sentence: str) -> None:
-    storage = optuna.storages.InMemoryStorage()
+    storage = in_memory()
     with pytest.raises(TradeoffError, match=sentence):
         serve(storage, host=host, port=port, allow_remote=allow_remote, announce=print)
 
@@ -137,4 +138,4 @@ def test_only_addresses_of_this_machine_are_loopback() -> None:
 def test_a_storage_that_is_not_there_is_said_before_anything_is_served(tmp_path: Path) -> None:
     ended = subprocess.run([*COMMAND, "--storage", str(tmp_path / "a.db")], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("tradeoff: there is no storage ")
+    assert ended.stderr.startswith("tradeoff: no storage ")

@@ -1,7 +1,7 @@
 import dataclasses
 
-import optuna
 import pytest
+from memory_storage import in_memory
 from stored_studies import make_study, params, record
 
 from tradeoff.objectives.measurements.records import TrialRecord
@@ -12,7 +12,7 @@ from tradeoff.studies.results.results import StudyResults, read_results
 
 @pytest.fixture
 def results() -> StudyResults:
-    return read_results(make_study(optuna.storages.InMemoryStorage()))
+    return read_results(make_study(in_memory()))
 
 
 def test_the_note_of_a_completed_trial_has_its_values_and_where_they_come_from():
@@ -86,7 +86,7 @@ def test_the_note_of_the_study_counts_outcomes_and_names_knee_and_extremes(resul
 
 
 def test_the_note_of_a_study_that_has_no_trial_yet_says_so():
-    note = study_note(read_results(make_study(optuna.storages.InMemoryStorage(), ())))
+    note = study_note(read_results(make_study(in_memory(), ())))
     assert "No trial yet." in note
     assert "tradeoff export" not in note
 

@@ -3,6 +3,7 @@ import json
 
 import optuna
 import pytest
+from memory_storage import in_memory
 from stored_studies import TRIALS, completed, make_study, out_of_memory, params, record
 
 from tradeoff.objectives.measurements.goals import GOALS
@@ -16,7 +17,7 @@ PEAK = GOALS["peak_memory_mib"]
 
 
 def results_of(*trials: optuna.trial.FrozenTrial, objectives: tuple[str, ...] | None = None) -> StudyResults:
-    storage = optuna.storages.InMemoryStorage()
+    storage = in_memory()
     study = make_study(storage, trials, **({} if objectives is None else {"objectives": objectives}))
     return read_results(study)
 

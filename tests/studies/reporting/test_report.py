@@ -3,8 +3,8 @@ import json
 import re
 from pathlib import Path
 
-import optuna
 import pytest
+from memory_storage import in_memory
 from stored_studies import completed, make_study, out_of_memory, params
 from typer.testing import CliRunner
 
@@ -17,7 +17,7 @@ from tradeoff.studies.storage.opening import open_storage
 
 @pytest.fixture(scope="module")
 def results() -> StudyResults:
-    return read_results(make_study(optuna.storages.InMemoryStorage()))
+    return read_results(make_study(in_memory()))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_study_in_which_nothing_completed_still_has_a_page(results: StudyResul
 
 def test_two_objectives_are_enough() -> None:
     trials = (completed((0.8, 40.0), params(8)), completed((0.7, 20.0), params(16)), out_of_memory(params(64)))
-    study = make_study(optuna.storages.InMemoryStorage(), trials, objectives=("accuracy", "train_time_s"))
+    study = make_study(in_memory(), trials, objectives=("accuracy", "train_time_s"))
     shown = figures(html_report(read_results(study)))
     assert "accuracy-over-train-time-s" in shown
     assert "trade-off" not in shown

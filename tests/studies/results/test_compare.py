@@ -136,7 +136,7 @@ def test_the_command_takes_two_numbers_for_trials_and_two_names_for_studies(tmp_
     for wrong, sentence in (
         (["0", "stars"], "two trials by number or two studies by name"),
         (["stars", "moons", "--study", "stars"], "--study is for two trials"),
-        (["stars", "suns"], "there is no study 'suns'"),
+        (["stars", "suns"], "no study 'suns'"),
     ):
         with pytest.raises(TradeoffError, match=sentence):
             ask(tmp_path, *wrong)

@@ -155,7 +155,7 @@ def test_every_named_sampler_is_built():
         "nsga2": "NSGAIISampler",
         "gp": "ConstrainedGPSampler",
         "random": "RandomSampler",
-        "grid": "GridSampler",
+        "grid": "Grid",
     }
 
 

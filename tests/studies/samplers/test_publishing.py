@@ -4,7 +4,7 @@ import pytest
 import simulated_runner as simulated
 from optuna.trial import TrialState, create_trial
 
-from tradeoff.objectives.measurements.records import outcome_attributes
+from tradeoff.objectives.measurements.records import outcome_attributes, read_attributes
 from tradeoff.searchspace import FloatRange, SearchSpace, TrialParameters
 from tradeoff.studies.samplers.publishing import publish, unpublished
 
@@ -88,11 +88,11 @@ def test_a_published_trial_says_where_its_values_come_from(surveyed):
     probed, modelled = surveyed.trial(2, 16), surveyed.trial(4, 8)
     assert probed.state == modelled.state == TrialState.COMPLETE
     assert probed.values[0] == modelled.values[0] == trained.values[0]
-    assert probed.user_attrs["accuracy_source"] == f"trained in trial {trained.number}"
+    assert read_attributes(probed.user_attrs)["accuracy_source"] == f"trained in trial {trained.number}"
     assert probed.user_attrs["derived_from"] == trained.number
     names = ("train_time_s_source", "peak_memory_mib_source")
-    assert [probed.user_attrs[name] for name in names] == ["probe", "probe"]
-    assert [modelled.user_attrs[name] for name in names] == ["model", "model"]
+    assert [read_attributes(probed.user_attrs)[name] for name in names] == ["probe", "probe"]
+    assert [read_attributes(modelled.user_attrs)[name] for name in names] == ["model", "model"]
 
 
 def test_a_published_trial_has_its_own_time_and_memory(surveyed):
@@ -109,7 +109,7 @@ def test_a_probe_replaces_a_models_word(surveyed):
     surveyed.publish()
     surveyed.run(4, 8)
     assert surveyed.publish() == [(4, 8)]
-    assert surveyed.trial(4, 8).user_attrs["train_time_s_source"] == "probe"
+    assert read_attributes(surveyed.trial(4, 8).user_attrs)["train_time_s_source"] == "probe"
     assert surveyed.publish() == []
 
 

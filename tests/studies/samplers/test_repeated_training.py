@@ -10,7 +10,7 @@ import simulated_runner as simulated
 
 from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.knowledge.observations import Observation
-from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.measurements.records import TrialRecord, read_attributes
 from tradeoff.objectives.measurements.seeds import averaged_attributes
 from tradeoff.searchspace import Categorical, LearningClass, Precision, SearchSpace, TrialParameters
 from tradeoff.studies.results.front import pareto_front
@@ -103,7 +103,7 @@ def searched():
 
 
 def repeats_of(study):
-    return [trial for trial in study.trials if trial.user_attrs.get("seed") is not None]
+    return [trial for trial in study.trials if read_attributes(trial.user_attrs).get("seed") is not None]
 
 
 def test_a_noisy_search_repeats_classes_with_the_next_seeds(searched):

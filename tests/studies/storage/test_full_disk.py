@@ -54,7 +54,7 @@ def test_a_full_disk_under_the_database_is_an_error_and_the_study_goes_on_elsewh
     assert worker.process.wait(timeout=100) != 0
     said = worker.output().splitlines()[-1]
     assert f"the storage sqlite:///{disk}/a.db can't be written: " in said
-    assert "what was told is kept: free some space, or copy the database elsewhere, and the same command goes on" in said
+    assert "results already saved are kept: free some space, or copy the database elsewhere, and rerun the same command" in said
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for path in disk.glob("a.db*"):
@@ -99,7 +99,8 @@ def test_a_full_folder_for_temporary_files_is_one_sentence(disk: Path, tmp_path:
     monkeypatch.setattr(
         "tradeoff.studies.workers.run.TrialServer", lambda: simulated.SimulatedServer(simulated.SimulatedRunner())
     )
-    with pytest.raises(TradeoffError, match=f"the folder for temporary files, {disk}, is full: free some space or set TMPDIR"):
+    message = f"the directory for temporary files, {disk}, is full: free some space or set TMPDIR"
+    with pytest.raises(TradeoffError, match=message):
         run_study(small_study(trials=1), storage=str(tmp_path / "a.db"), display=Recorder())
     monkeypatch.setattr("tempfile.tempdir", None)
     run_study(small_study(trials=1), storage=str(tmp_path / "a.db"), display=Recorder())

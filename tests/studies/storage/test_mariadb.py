@@ -14,7 +14,6 @@ from simulated_runner import OBJECTIVES
 from simulated_worker import Worker, small_study
 
 from tradeoff.objectives.measurements.records import read_record
-from tradeoff.studies.storage.locks import study_lock
 from tradeoff.studies.storage.opening import open_storage
 
 
@@ -29,17 +28,15 @@ def server() -> Iterator[MariaDbServer]:
 
 def test_one_worker_at_a_time_holds_the_lock_of_a_study(server: MariaDbServer) -> None:
     url = server.new_database()
-    locks = [study_lock(open_storage(url), "small") for _ in range(2)]
+    storages = [open_storage(url) for _ in range(2)]
     held: list[str] = []
 
     def wait() -> None:
-        assert locks[1] is not None
-        with locks[1]():
+        with storages[1].lock("small"):
             held.append("second")
 
-    assert locks[0] is not None
     with ThreadPoolExecutor(1) as pool:
-        with locks[0]():
+        with storages[0].lock("small"):
             waiting = pool.submit(wait)
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=0.5)

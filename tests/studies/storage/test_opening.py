@@ -10,7 +10,8 @@ import pytest
 from stored_studies import TRIALS, make_study
 
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.storage.opening import describe, load_study, masked, open_storage, storage_url
+from tradeoff.studies.storage.opening import load_study, open_storage
+from tradeoff.studies.storage.urls import masked, storage_url
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_a_sqlite_file_is_made_in_write_ahead_mode_and_kept(tmp_path: Path) -> N
 
 
 def test_a_command_that_reads_makes_no_file(tmp_path: Path) -> None:
-    with pytest.raises(TradeoffError, match=r"there is no storage .*a\.db"):
+    with pytest.raises(TradeoffError, match=r"no storage .*a\.db"):
         open_storage(str(tmp_path / "a.db"), create=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -99,30 +100,30 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) ->
 def test_a_database_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.db").write_bytes(b"SQLite format 3\x00" + b"\xff" * 200)
     for create in (True, False):
-        with pytest.raises(TradeoffError, match=r"cut\.db is not a SQLite database, or a damaged one"):
+        with pytest.raises(TradeoffError, match=r"cut\.db is not a SQLite database, or it is damaged"):
             open_storage(str(tmp_path / "cut.db"), create=create)
 
 
 def test_a_database_of_something_else_is_refused_by_a_reader_and_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "other.db") as connection:
         connection.execute("CREATE TABLE birds (name TEXT)")
-    with pytest.raises(TradeoffError, match=r"there is no study in sqlite:///.*other\.db yet; `tradeoff run` makes one"):
+    with pytest.raises(TradeoffError, match=r"no study in sqlite:///.*other\.db; use --storage to name another database"):
         open_storage(str(tmp_path / "other.db"), create=False)
     with sqlite3.connect(tmp_path / "other.db") as connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("birds",)]
 
 
 def test_a_folder_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TradeoffError, match="is a folder: name a file in it"):
+    with pytest.raises(TradeoffError, match="is a directory: name a file in it"):
         open_storage(str(tmp_path))
-    with pytest.raises(TradeoffError, match="can't be made: there is no folder"):
+    with pytest.raises(TradeoffError, match="can't be created: there is no directory"):
         open_storage(str(tmp_path / "nowhere" / "a.db"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_can_not_be_written_is_said(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(TradeoffError, match="can't be opened: unable to open database file; is the folder writable"):
+    with pytest.raises(TradeoffError, match="can't be opened: unable to open database file; is the directory writable"):
         open_storage(str(tmp_path / "a.db"))
 
 
@@ -134,7 +135,7 @@ def test_a_server_that_does_not_answer_or_a_missing_driver_is_one_sentence_witho
 
 
 def test_a_driver_that_is_not_installed_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tradeoff.studies.storage.opening.find_spec", lambda _: None)
+    monkeypatch.setattr("tradeoff.studies.storage.urls.find_spec", lambda _: None)
     monkeypatch.setitem(sys.modules, "MySQLdb", None)
     with pytest.raises(TradeoffError, match=r"needs the Python package tradeoff\[mysql\], which is not installed: pip install"):
         open_storage("mysql://ada:secret@127.0.0.1:1/studies")
@@ -160,11 +161,11 @@ def test_the_latest_study_is_loaded_when_none_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_study_is_answered_with_those_that_exist(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "a.db"))
-    with pytest.raises(TradeoffError, match=r"there is no study in .* yet"):
+    with pytest.raises(TradeoffError, match=r"no study in .*; use --storage"):
         load_study(None, storage)
     make_study(storage, name="zebra")
     make_study(storage, name="ant")
-    with pytest.raises(TradeoffError, match=r"there is no study 'bee' in .*; there are zebra, ant"):
+    with pytest.raises(TradeoffError, match=r"no study 'bee' in .*; there are zebra, ant"):
         load_study("bee", storage)
 
 
@@ -173,20 +174,20 @@ def test_a_study_of_another_program_is_not_taken_for_ours(tmp_path: Path) -> Non
     make_study(storage, name="ours")
     optuna.create_study(study_name="theirs", storage=storage)
     assert load_study(None, storage).study_name == "ours"
-    with pytest.raises(TradeoffError, match=r"'theirs' .* was not made by tradeoff"):
+    with pytest.raises(TradeoffError, match=r"'theirs' .* was not created by tradeoff"):
         load_study("theirs", storage)
 
 
-def test_a_storage_is_described_by_its_url_or_its_kind(tmp_path: Path) -> None:
+def test_a_storage_says_where_it_is(tmp_path: Path) -> None:
     study = make_study(open_storage(str(tmp_path / "a.db")))
-    assert describe(study._storage) == f"sqlite:///{tmp_path}/a.db"
-    assert describe(optuna.storages.InMemoryStorage()) == "InMemoryStorage"
+    assert study.storage.place == f"sqlite:///{tmp_path}/a.db"
 
 
 WRITER = """
 import sys, optuna
 sys.path.insert(0, sys.argv[2])
-from tradeoff.studies.storage.opening import open_storage
+from tradeoff.studies.storage.opening import load_study, open_storage
+from tradeoff.studies.storage.urls import masked, storage_url
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 study = optuna.create_study(study_name="both", storage=open_storage(sys.argv[1]), load_if_exists=True)
 for _ in range(8):

@@ -153,7 +153,7 @@ def test_a_trial_that_ended_and_one_that_was_being_told_have_their_outcomes_once
 def test_a_worker_that_is_killed_then_is_started_again_and_waits_for_the_database(outage: Outage) -> None:
     assert "was killed by SIGKILL; it is started again (1 of 3 times)" in outage.output
     (waits,) = [line for line in outage.output.splitlines() if "can't be opened" in line]
-    assert waits.endswith(": waiting for it")
+    assert waits.endswith(WAITS)
     (lost,) = [trial for trial in outage.left if "lost_worker" in trial.user_attrs]
     assert f"process {outage.killed} on " in lost.user_attrs["lost_worker"]
     again = [trial for trial in outage.left if trial.user_attrs.get("retry_of") == lost.number]

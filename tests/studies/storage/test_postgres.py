@@ -4,15 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import optuna
 import pytest
 from postgres import PostgresServer
 from sqlalchemy import event
 from stored_studies import TRIALS, make_study
 
-from tradeoff.objectives import objective
+from tradeoff.objectives.measurements.records import read_attributes, store_attributes
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.storage.opening import describe, load_study, open_storage
+from tradeoff.studies.storage.opening import load_study, open_storage
 
 
 def test_a_study_is_kept_by_a_real_server_and_read_by_url(postgres_url: str) -> None:
@@ -32,7 +31,7 @@ def test_what_was_told_survives_a_crash_of_the_server(postgres: PostgresServer, 
 
 
 def test_the_description_of_a_storage_holds_no_password(postgres: PostgresServer, postgres_url: str) -> None:
-    assert postgres.password not in describe(open_storage(postgres_url))
+    assert postgres.password not in open_storage(postgres_url).place
 
 
 def test_a_server_that_is_down_is_one_sentence_without_the_password(postgres: PostgresServer, postgres_url: str) -> None:
@@ -50,19 +49,18 @@ def test_workers_that_start_at_once_on_an_empty_database_all_find_their_tables(p
     assert [(process.communicate()[1], process.returncode) for process in processes] == [("", 0)] * 3
 
 
-def test_what_a_trial_measured_is_one_transaction(postgres_url: str) -> None:
-    study = optuna.create_study(storage=open_storage(postgres_url))
+def test_what_a_trial_measured_is_a_transaction_however_much_it_is(postgres_url: str) -> None:
+    study = make_study(open_storage(postgres_url), ())
     trial = study.ask()
     commits: list[object] = []
-    engine = study._storage._backend.engine  # type: ignore[attr-defined]
-    event.listen(engine, "commit", commits.append)
-    objective._store(trial, {"outcome": "completed", "trial_time_s": 1.5, "training": {"curve": [1, 2]}})
-    assert len(commits) == 1
-    stored = {"outcome": "completed", "trial_time_s": 1.5, "training": {"curve": [1, 2]}}
-    assert trial.user_attrs == study.trials[0].user_attrs == stored
+    event.listen(study.storage.database._engine, "commit", commits.append)
+    stored = {"outcome": "completed", "trial_time_s": 1.5, "training": {"curve": [1, 2]}, "accuracy_source": "measured"}
+    store_attributes(trial, stored)
+    assert len(commits) == 3  # outcome, sources, measurements
+    assert read_attributes(trial.user_attrs) == read_attributes(study.trials[0].user_attrs) == stored
 
 
 def test_a_database_in_which_nothing_was_run_is_one_sentence_and_gets_no_tables(postgres_url: str) -> None:
     for _ in range(2):
-        with pytest.raises(TradeoffError, match=r"there is no study in postgresql.*:\*\*\*@.* yet; `tradeoff run` makes one"):
+        with pytest.raises(TradeoffError, match=r"no study in postgresql.*:\*\*\*@.*; use --storage to name another"):
             open_storage(postgres_url, create=False)

@@ -89,13 +89,13 @@ def test_a_refused_study_keeps_its_config(storage: Any) -> None:
 def test_a_study_that_someone_else_made_is_refused(storage: Any) -> None:
     study = optuna.create_study(study_name="tiny", storage=storage, directions=["maximize", "minimize", "minimize"])
     study.add_trial(optuna.trial.create_trial(values=[0.5, 1.0, 2.0]))
-    with pytest.raises(TradeoffError, match="the study 'tiny' was not made by tradeoff; choose another --name"):
+    with pytest.raises(TradeoffError, match="the study 'tiny' was not created by tradeoff; choose another --name"):
         open_study(tiny_study(), storage, CPU)
 
 
 def test_someone_elses_empty_study_with_other_directions_is_refused(storage: Any) -> None:
     optuna.create_study(study_name="tiny", storage=storage, directions=["maximize"])
-    with pytest.raises(TradeoffError, match="the study 'tiny' was not made by tradeoff; choose another --name"):
+    with pytest.raises(TradeoffError, match="the study 'tiny' was not created by tradeoff; choose another --name"):
         open_study(tiny_study(), storage, CPU)
 
 

@@ -30,6 +30,7 @@ from running import (
 from tradeoff.studies.cli.run import run
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.results import read_results
+from tradeoff.studies.storage.opening import load_study, open_storage
 from tradeoff.studies.workers.ray_cluster import _check_reachable, _no_place, run_on_ray
 from tradeoff.studies.workers.worker import Assignment
 
@@ -175,7 +176,7 @@ def test_ctrl_c_ends_the_workers_in_order_and_the_study_goes_on_later(cluster: A
         run_on_ray(
             config, address=cluster.address, storage=storage, resource="card", display=Watcher(press), cache=cache_folder()
         )
-    results = read_results(optuna.load_study(study_name="ended", storage=storage))
+    results = read_results(load_study("ended", open_storage(storage)))
     assert [record.outcome for record in results.records if record.outcome is not None] == ["interrupted"]
 
 

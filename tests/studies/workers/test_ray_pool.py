@@ -220,9 +220,10 @@ def test_a_worker_that_is_started_while_the_database_is_away_waits_for_it(postgr
 
 def test_a_run_waits_for_a_database_that_is_away_until_the_user_stops_it(tmp_path: Path) -> None:
     run = study_run(f"sqlite:///{tmp_path}/a.db")
-    patience = run.storage.patience
-    assert not patience.stop()
+    retry = run.storage.retry
+    assert retry is not None
+    assert not retry.stop()
     run.interrupts.requested = True
-    assert patience.stop()
-    patience.say("waiting")
+    assert retry.stop()
+    retry.say("waiting")
     assert run.display.messages == ["waiting"]

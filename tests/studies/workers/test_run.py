@@ -25,7 +25,7 @@ from running import (
     tiny_study,
 )
 
-from tradeoff.objectives.measurements.records import DERIVED_FROM
+from tradeoff.objectives.measurements.records import DERIVED_FROM, read_attributes
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import StudyFailed, TradeoffError
 from tradeoff.studies.workers import run as runner
@@ -89,7 +89,7 @@ def test_a_grid_ends_by_itself_with_every_configuration_tried(storage: str) -> N
 def test_equal_learning_classes_are_trained_once_and_derived_trials_are_free(storage: str) -> None:
     # 16 = 16 x 1 = 8 x 2: three classes in four configurations.
     study, _ = run(tiny_study(sampler="grid", trials=3, reuse="effective-batch"), storage)
-    trained = [trial for trial in study.trials if "training" in trial.user_attrs]
+    trained = [trial for trial in study.trials if "training" in read_attributes(trial.user_attrs)]
     derived = [trial for trial in study.trials if "derived_from" in trial.user_attrs]
     assert len(trained) == 3
     assert len(derived) in (0, 1)  # the grid's order decides whether the fourth comes before the end
@@ -98,7 +98,7 @@ def test_equal_learning_classes_are_trained_once_and_derived_trials_are_free(sto
 def test_the_decoupled_search_covers_every_configuration_with_a_training_for_each_class(storage: str) -> None:
     study, _ = run(tiny_study(sampler="decoupled", trials=20, reuse="effective-batch"), storage)
     completed = [trial for trial in study.trials if trial.user_attrs["outcome"] == "completed"]
-    trained = [trial for trial in completed if "training" in trial.user_attrs]
+    trained = [trial for trial in completed if "training" in read_attributes(trial.user_attrs)]
     assert 1 <= len(trained) <= 3
     assert len({tuple(trial.params.values()) for trial in completed}) == len(completed)
 
@@ -125,7 +125,7 @@ def test_five_failures_in_a_row_end_the_study_with_the_last_error(storage: str) 
         prepared.cache_clear()
     trials = optuna.load_study(study_name="tiny", storage=storage).trials
     assert [trial.state for trial in trials] == [TrialState.FAIL] * 5
-    assert all(trial.user_attrs["traceback"].startswith("Traceback") for trial in trials)
+    assert all(read_attributes(trial.user_attrs)["traceback"].startswith("Traceback") for trial in trials)
 
 
 class KillsFirstTrial(Recorder):

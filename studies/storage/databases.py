@@ -1,0 +1,237 @@
+"""The kinds of database that hold studies, as far as they differ: how each is opened, what its errors mean, how it locks.
+
+SQLite is opened in write-ahead mode with a long busy timeout, so that several workers can write and a reader never blocks them
+(https://www.sqlite.org/wal.html). A command that only reads never creates a file.
+"""
+
+import random
+import re
+import sqlite3
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import tenacity
+from filelock import FileLock
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, RDBStorage, get_storage
+from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import IntegrityError, NoSuchModuleError, OperationalError, ProgrammingError, SQLAlchemyError
+
+from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.storage.locks import advisory_lock
+from tradeoff.studies.storage.retry_policy import StorageAwayError, StorageError
+from tradeoff.studies.storage.sql_errors import as_storage_error, may_pass, reason_of
+from tradeoff.studies.storage.urls import masked, parse, with_driver
+
+SQLITE_BUSY_TIMEOUT_S = 60
+# Attempts at creating the tables while another process creates the same ones.
+_NUM_ATTEMPTS = 12
+# Workers on one machine decide in milliseconds.
+_FILE_LOCK_POLL_S = 0.005
+# What each database says if Optuna's first table is missing.
+_NO_TABLES = re.compile(r"no such table: version_info|version_info.{0,3} (does not|doesn't) exist")
+# What to install for a database whose driver is missing, by SQLAlchemy's name of it.
+_DRIVER_PACKAGES = {
+    "psycopg2": "psycopg2-binary",
+    "psycopg": "tradeoff[postgres]",
+    "MySQLdb": "tradeoff[mysql]",
+    "pymysql": "tradeoff[mysql]",
+    "asyncpg": "asyncpg",
+}
+
+
+class Database(Protocol):
+    """A kind of database.
+
+    Attributes:
+        url: Where it is, with its password.
+        is_local_file: Whether it is a file, which only processes of this machine use.
+        max_text_length: Characters that an attribute can hold; None where there is no limit.
+        errors: The errors of its client that `as_storage_error` knows.
+    """
+
+    url: str
+    is_local_file: bool
+    max_text_length: int | None
+    errors: tuple[type[Exception], ...]
+
+    def connect(self, *, create: bool) -> BaseStorage:
+        """Open Optuna's storage for it.
+
+        Args:
+            create: Whether a missing SQLite file, and missing tables, are created.
+
+        Raises:
+            StorageAwayError: It does not answer.
+            TradeoffError: It can't be opened.
+        """
+
+    def reconnected(self, storage: BaseStorage) -> BaseStorage:
+        """Return the storage to use after one that did not answer; raises as `connect` does."""
+
+    def as_storage_error(self, error: Exception) -> StorageError | None:
+        """Return the sentence for an error of `errors`, or None if it is a bug of ours."""
+
+    def lock(self, storage: BaseStorage, study_name: str) -> AbstractContextManager[Any]:
+        """Return the lock under which a worker of the study decides; it must not be taken twice."""
+
+    def state_lock(self) -> AbstractContextManager[Any]:
+        """Return what is held while a trial's state changes; nothing where the database itself compares and sets."""
+
+
+class SqlDatabase:
+    """A PostgreSQL or MySQL server.
+
+    Args:
+        url: A SQLAlchemy URL.
+    """
+
+    is_local_file = False
+    # Errors are translated before Optuna sees them.
+    errors: tuple[type[Exception], ...] = ()
+    # A trial can take hours, after which the server may have closed the connection.
+    _engine_kwargs: dict[str, Any] = {"pool_pre_ping": True}  # noqa: RUF012
+
+    def __init__(self, url: str) -> None:
+        self.url, self._parsed = url, parse(url)
+        # MySQL's text columns hold 64 KiB, less what escaping adds.
+        self.max_text_length = None if self._parsed.get_backend_name() == "postgresql" else 30_000
+
+    def connect(self, *, create: bool) -> BaseStorage:  # noqa: D102
+        # Two processes that start at once both find no tables, and one of them comes second in creating them.
+        attempts = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_lost_race),
+            stop=tenacity.stop_after_attempt(_NUM_ATTEMPTS),
+            # Each at another moment, or the same processes meet again.
+            wait=lambda state: random.uniform(0.05, 0.1) * state.attempt_number,
+            reraise=True,
+        )
+        try:
+            storage: RDBStorage = attempts(self._open, create=create)
+        except ImportError as error:
+            driver = getattr(error.__cause__, "name", None) or self._parsed.get_backend_name()
+            package = _DRIVER_PACKAGES.get(driver, driver)
+            raise TradeoffError(
+                f"{masked(self.url)} needs the Python package {package}, which is not installed: pip install '{package}'"
+            ) from error
+        except NoSuchModuleError as error:
+            raise TradeoffError(f"there is no database driver for {masked(self.url)}: {error}") from error
+        except StorageInternalError as error:
+            raise self._cannot_open(error.__cause__ or error) from error
+        except SQLAlchemyError as error:
+            raise self._cannot_open(error) from error
+        except RuntimeError as error:  # the tables are of another version of Optuna
+            raise TradeoffError(f"the storage {masked(self.url)} can't be used: {error}") from error
+        self._engine = storage.engine
+        event.listen(self._engine, "handle_error", self._translate)
+        # Optuna's cache: trials that have ended are read once.
+        return get_storage(storage)
+
+    def _open(self, *, create: bool) -> RDBStorage:
+        return RDBStorage(
+            # Optuna fills in a URL's braces like a format string; a password may hold some.
+            with_driver(self.url).replace("{", "{{").replace("}", "}}"),
+            engine_kwargs=dict(self._engine_kwargs),
+            # A command that reads must not add tables to a database of something else. It need not compare versions either,
+            # which takes longer than the reading: studies of ours are in tables of Optuna 5 or later.
+            skip_table_creation=not create,
+            skip_compatibility_check=not create,
+        )
+
+    def _cannot_open(self, error: BaseException) -> TradeoffError:
+        reason = reason_of(error)
+        if _NO_TABLES.search(reason):
+            return TradeoffError(no_study_in(masked(self.url)))
+        if self._parsed.password:
+            reason = reason.replace(str(self._parsed.password), "***")
+        kind = StorageAwayError if may_pass(error) else TradeoffError
+        return kind(f"the storage {masked(self.url)} can't be opened: {reason}")
+
+    def _translate(self, context: ExceptionContext) -> None:
+        """Raise a storage error where SQLAlchemy is about to raise its own.
+
+        Optuna never sees it: it would create a trial again whose creation may have succeeded.
+        """
+        if context.is_pre_ping or context.sqlalchemy_exception is None:
+            return
+        if (error := as_storage_error(context.sqlalchemy_exception, masked(self.url))) is not None:
+            raise error
+
+    def reconnected(self, storage: BaseStorage) -> BaseStorage:  # noqa: D102
+        return storage  # the engine makes new connections by itself
+
+    def as_storage_error(self, error: Exception) -> StorageError | None:  # noqa: D102
+        return None
+
+    def lock(self, storage: BaseStorage, study_name: str) -> AbstractContextManager[Any]:  # noqa: D102
+        return advisory_lock(self._engine, study_name)
+
+    def state_lock(self) -> AbstractContextManager[Any]:  # noqa: D102
+        return nullcontext()  # rows are locked
+
+
+class SqliteDatabase(SqlDatabase):
+    """A SQLite file.
+
+    SQLite has no locks on rows: two workers could both take a waiting trial. So a trial's state changes under a lock on a file
+    beside it. Not on the file itself: on some file systems this kind of lock and SQLite's own are the same.
+    """
+
+    is_local_file = True
+    _engine_kwargs: dict[str, Any] = {"connect_args": {"timeout": SQLITE_BUSY_TIMEOUT_S}}  # noqa: RUF012
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.max_text_length = None
+        self._path = Path(str(self._parsed.database))
+        # A thread that holds it can take it again.
+        self._file_lock = FileLock(self._path.with_name(f"{self._path.name}.lock"))
+
+    def connect(self, *, create: bool) -> BaseStorage:  # noqa: D102
+        _prepare_sqlite(self._path, create=create)
+        return super().connect(create=create)
+
+    def lock(self, storage: BaseStorage, study_name: str) -> AbstractContextManager[Any]:  # noqa: D102
+        return self.state_lock()
+
+    def state_lock(self) -> AbstractContextManager[Any]:  # noqa: D102
+        return self._file_lock.acquire(poll_interval=_FILE_LOCK_POLL_S)
+
+
+def _lost_race(error: BaseException) -> bool:
+    is_ours = isinstance(error, IntegrityError | OperationalError | ProgrammingError)
+    return is_ours and (isinstance(error, IntegrityError) or "already exists" in str(error))
+
+
+def no_study_in(place: str) -> str:
+    """Return the sentence for a storage in which nothing was run."""
+    return f"no study in {place}; use --storage to name another database"
+
+
+def _prepare_sqlite(path: Path, *, create: bool) -> None:
+    """Check the file, and set write-ahead mode, which stays with the file.
+
+    Raises:
+        TradeoffError: It can't be a database.
+    """
+    if path.is_dir():
+        raise TradeoffError(f"the storage {path} is a directory: name a file in it")
+    if not path.exists():
+        if not create:
+            raise TradeoffError(f"no storage {path}: `tradeoff run` creates one; use --storage to name another database")
+        if not path.parent.is_dir():
+            raise TradeoffError(f"the storage {path} can't be created: there is no directory {path.parent}")
+    # Only SQLite itself may look into the file. To open and close it in any other way drops the locks that this process has on
+    # it, and other processes then take away what is read here (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    try:
+        connection = sqlite3.connect(path, timeout=SQLITE_BUSY_TIMEOUT_S)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL" if create else "PRAGMA schema_version")
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        if "not a database" in str(error):
+            raise TradeoffError(f"{path} is not a SQLite database, or it is damaged: name another file as storage") from error
+        raise TradeoffError(f"the storage {path} can't be opened: {error}; is the directory writable?") from error
