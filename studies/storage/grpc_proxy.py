@@ -40,8 +40,8 @@ class GrpcProxy:
         except ConnectionError as error:
             storage.close()
             raise StorageAwayError(
-                f"no gRPC proxy answers at {self.url} within {OPEN_LIMIT_S:.0f} s: start one as docs/many-machines.md says, or"
-                " correct the address"
+                f"no gRPC proxy answers at {self.url} within {OPEN_LIMIT_S:.0f} s: start one as"
+                " docs/guides/many-machines.md says, or correct the address"
             ) from error
         return storage
 
