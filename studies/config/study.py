@@ -139,7 +139,7 @@ class StudyConfig(_Model):
     )
     devices_per_trial: int = Field(1, ge=1, le=64, description="GPUs that train a configuration together (DDP)")
     early_stopping: bool = Field(True, description="stop a training whose learning class can no longer reach the front")
-    plan: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)] = Field(
+    memory_estimate: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)] = Field(
         "auto",
         description="predict memory before anything runs: where it costs no time, in any case, or not at all",
     )
@@ -224,7 +224,7 @@ class StudyConfig(_Model):
             memory_limit_mib=self.memory_limit_mib(device),
             enforces_memory_limit=self.limits.peak_memory_mib is not None,
             reuse=self.effective_reuse(),
-            uses_memory_estimates=self.plan != "off",
+            uses_memory_estimates=self.memory_estimate != "off",
         )
 
     def plain(self) -> dict[str, Any]:

@@ -68,12 +68,12 @@ class MemoryEstimation:
             self._do_without(self.failure)
         shares_processors = device_class(self.device).uses_host_processors
         waits = shares_processors or self.device.get("num_cpus", 1) < MIN_CPUS_BESIDE_A_GPU
-        timeout_s = None if self.config.plan == "on" else MAX_WAIT_S if waits else 0.0
+        timeout_s = None if self.config.memory_estimate == "on" else MAX_WAIT_S if waits else 0.0
         with self.interrupts.waiting():
             self.poll(study, objective, timeout_s=timeout_s)
         if self.task is not None and waits:
             self.cancel()
-            self._do_without(f"it was not ready {timeout_s:g} s after the data; plan: on waits for it")
+            self._do_without(f"it was not ready {timeout_s:g} s after the data; memory_estimate: on waits for it")
 
     def poll(self, study: optuna.Study, objective: Objective, *, timeout_s: float | None = 0.0) -> None:
         """Store the estimates with the study once they are there, and say in a line what they rule out."""
@@ -94,8 +94,8 @@ class MemoryEstimation:
             )
 
     def _do_without(self, reason: str) -> None:
-        if self.config.plan == "on":
-            raise TradeoffError(f"plan: on requires a memory estimate, and there is none: {reason}")
+        if self.config.memory_estimate == "on":
+            raise TradeoffError(f"memory_estimate: on requires an estimate, and there is none: {reason}")
         self.display.message(f"no memory estimate: {reason}")
 
     def cancel(self) -> None:
@@ -128,7 +128,7 @@ def start_memory_estimation(
         display: Where lines are shown.
         interrupts: What the user has asked for.
     """
-    if config.plan == "off":
+    if config.memory_estimate == "off":
         return None
     estimation = MemoryEstimation(config=config, device=device, display=display, interrupts=interrupts)
     if not isinstance(config.job, TextClassificationJob):

@@ -89,7 +89,7 @@ def tiny_study(**settings: Any) -> StudyConfig:
         "sampler_seed": 0,
         "reuse": "off",
         "early_stopping": False,
-        "plan": "off",
+        "memory_estimate": "off",
         "trials": 3,
     }
     return StudyConfig.model_validate(tiny | settings)

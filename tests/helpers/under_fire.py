@@ -66,7 +66,7 @@ def study_under_fire(trials: int) -> StudyConfig:
             "sampler": "random",
             "reuse": "off",
             "early_stopping": False,
-            "plan": "off",  # it would settle what does not fit before anything runs out of memory
+            "memory_estimate": "off",  # it would settle what does not fit before anything runs out of memory
             "trials": trials,
         }
     )

@@ -123,7 +123,9 @@ PLAIN = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
 )
-KEYS = st.sampled_from(["name", "job", "space", "limits", "objectives", "sampler", "reuse", "trials", "sampler_seed", "plan"])
+KEYS = st.sampled_from(
+    ["name", "job", "space", "limits", "objectives", "sampler", "reuse", "trials", "sampler_seed", "memory_estimate"]
+)
 
 
 @FAST

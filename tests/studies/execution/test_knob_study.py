@@ -29,7 +29,7 @@ def test_attention_shares_the_accuracy_of_an_optimizer_and_optimizers_do_not(
         },
         sampler="decoupled",
         reuse="effective-batch",
-        plan="off",
+        memory_estimate="off",
         seeds_per_class=1,
         trials=6,
     )

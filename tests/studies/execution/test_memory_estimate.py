@@ -225,18 +225,18 @@ def test_without_estimates_a_study_says_why_in_a_line_and_searches(storage, monk
 
 
 def test_a_study_that_insists_on_estimates_ends_with_the_reason(storage, monkeypatch):
-    with pytest.raises(TradeoffError, match="plan: on requires a memory estimate, and there is none: odd models"):
-        EstimatedStudy(error="odd models").run(storage, monkeypatch, plan="on")
+    with pytest.raises(TradeoffError, match="memory_estimate: on requires an estimate, and there is none: odd models"):
+        EstimatedStudy(error="odd models").run(storage, monkeypatch, memory_estimate="on")
 
 
 def test_a_job_of_the_users_own_has_no_estimates_and_the_study_says_so_in_a_line():
     display = Recorder()
     settings = {"cache": None, "sequence_length": 0, "display": display, "interrupts": Interrupts()}
-    for plan_setting in ("auto", "on"):
-        config = SimpleNamespace(plan=plan_setting, job=object())
+    for setting in ("auto", "on"):
+        config = SimpleNamespace(memory_estimate=setting, job=object())
         estimation = start_memory_estimation(config, None, FEW, {"kind": "cuda"}, **settings)
         study = new_study(optuna.samplers.RandomSampler())
-        if plan_setting == "on":
+        if setting == "on":
             with pytest.raises(TradeoffError, match="the memory of a custom job is not estimated"):
                 estimation.begin(study, objective(SimulatedRunner()))
         else:
@@ -268,14 +268,14 @@ def test_estimates_that_can_not_be_started_end_no_study(error):
 
 def test_a_study_may_do_without(storage, monkeypatch):
     estimated = EstimatedStudy()
-    study, _, _ = estimated.run(storage, monkeypatch, plan="off")
+    study, _, _ = estimated.run(storage, monkeypatch, memory_estimate="off")
     assert estimated.requests == []
     assert not any("estimated_peak_memory_mib" in read_attributes(trial.user_attrs) for trial in study.trials)
 
 
 @pytest.mark.parametrize(("written", "meant"), [("on", "on"), ("off", "off"), ("auto", "auto")])
 def test_plan_is_written_as_words_that_yaml_takes_for_truth_values(written, meant):
-    assert load_config(None, overrides=[f"plan={written}"]).plan == meant
+    assert load_config(None, overrides=[f"memory_estimate={written}"]).memory_estimate == meant
 
 
 def test_many_micro_batches_are_estimated_in_even_ratios():
@@ -292,7 +292,7 @@ def test_many_micro_batches_are_estimated_in_even_ratios():
 
 def test_a_real_study_on_this_cpu_estimates_its_memory(storage, monkeypatch):
     monkeypatch.setattr(study_runner, "TrialServer", SharedTrialServer)
-    config = tiny_study(plan="on", sampler="decoupled", reuse="effective-batch", limits={"peak_memory_mib": 60})
+    config = tiny_study(memory_estimate="on", sampler="decoupled", reuse="effective-batch", limits={"peak_memory_mib": 60})
     study = run_study(config, storage=storage, display=Recorder(), cache=cache_folder())
     ran = [trial for trial in study.trials if trial.user_attrs["outcome"] == "probed"]
     assert ran
