@@ -130,6 +130,17 @@ _DECLARED = (
         coordinates=lambda rate, batch: (math.log(rate / math.sqrt(batch), 3),),
     ),
     Knob(
+        name="warmup_ratio",
+        kind=Numbers(must="be at least 0 and below 1", allows=lambda ratio: 0 <= ratio < 1),
+        description="share of the steps in which the learning rate rises to its peak; default: the job's warmup_steps",
+        label="warm-up",
+        learning=Learning.METHOD,
+        # A fifth of the steps is a unit apart.
+        coordinates=lambda ratio, _: (5 * ratio,),
+        # transformers 5 has one argument for both: below 1 it is a share.
+        arguments=lambda ratio: {"warmup_steps": ratio},
+    ),
+    Knob(
         name="dataloader_num_workers",
         kind=WholeNumbers(must="be at least 0", allows=lambda workers: workers >= 0),
         description="processes that load data",
