@@ -23,19 +23,15 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-import sqlalchemy
-from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from tradeoff.studies.storage.trial_rows import now_utc, write_attributes, write_params
 
 from tradeoff.objectives.measurements.outcome import Completed, Evaluation, Measurements, Memory, ProbeResult, TrainingResult
-from tradeoff.objectives.measurements.records import DERIVED_FROM, outcome_attributes
+from tradeoff.objectives.measurements.records import DERIVED_FROM, outcome_attributes, stored_attributes
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import Reuse, TrialParameters
 from tradeoff.studies.config.presets import embedded
@@ -45,6 +41,7 @@ from tradeoff.studies.execution.loop import Search
 from tradeoff.studies.samplers.build import build_sampler
 from tradeoff.studies.storage.opening import open_storage
 from tradeoff.studies.storage.owner import OWNER_ATTRIBUTE
+from tradeoff.studies.storage.stored_study import StoredStudy
 from tradeoff.studies.workers.run import run_study
 
 # The PostgreSQL server of the tests.
@@ -121,17 +118,13 @@ def new_objective(runner: Instant) -> Objective:
     )
 
 
-def open_study(url: str) -> optuna.Study:
-    return optuna.create_study(
-        study_name=CONFIG.name,
-        storage=open_storage(url),
-        sampler=optuna.samplers.RandomSampler(),
-        directions=["maximize", "minimize", "minimize"],
-        load_if_exists=True,
-    )
+def open_study(url: str) -> StoredStudy:
+    storage, directions = open_storage(url), ["maximize", "minimize", "minimize"]
+    optuna.create_study(study_name=CONFIG.name, storage=storage, directions=directions, load_if_exists=True)
+    return StoredStudy(CONFIG.name, storage, optuna.samplers.RandomSampler())
 
 
-def fill(study: optuna.Study, num_trials: int) -> None:
+def fill(study: StoredStudy, num_trials: int) -> None:
     """Adds trials until the study holds so many: one of `MEMBERS` was trained, the others follow from it."""
     space, random = CONFIG.search_space(), np.random.default_rng(0)
     grid = space.structures
@@ -143,15 +136,18 @@ def fill(study: optuna.Study, num_trials: int) -> None:
             attributes = {name: value for name, value in attributes.items() if name not in ("probe", "training")}
             attributes[DERIVED_FROM] = number - number % MEMBERS
         values = [0.2 + 0.4 * float(random.random()), float(random.uniform(10, 100)), attributes["peak_memory_mib"]]
-        trial = create_trial(params=space.stored(p), distributions=space.distributions(), values=values, user_attrs=attributes)
-        trial.number = number
-        trials.append(trial)
-    insert(study, trials)
+        stored = stored_attributes(attributes)
+        trials.append(
+            create_trial(params=space.stored(p), distributions=space.distributions(), values=values, user_attrs=stored)
+        )
+    study.add_trials(trials)
 
 
-def add_running(study: optuna.Study, num_trials: int) -> None:
+def add_running(study: StoredStudy, num_trials: int) -> None:
     """Adds trials that run all the time, on machines of which nothing is known here."""
-    elsewhere = {"host": "elsewhere", "boot": "another", "namespace": "another", "pid": 1, "began": 1, "mark": ""}
+    # Nobody is to take them for lost before the benchmark has ended.
+    os.environ["TRADEOFF_HEARTBEAT_S"] = "86400"
+    elsewhere = {"host": "elsewhere", "boot": "another", "namespace": "another", "pid": 1, "began": 1}
     space, random = CONFIG.search_space(), np.random.default_rng(1)
     first = len(study.get_trials(deepcopy=False))
     trials = []
@@ -163,52 +159,8 @@ def add_running(study: optuna.Study, num_trials: int) -> None:
             distributions=space.distributions(),
             system_attrs={OWNER_ATTRIBUTE: elsewhere},
         )
-        trial.number = number
         trials.append(trial)
-    insert(study, trials)
-
-
-def insert(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-    """Adds trials at once, as rows of the tables: one by one, as Optuna adds them, thousands take minutes."""
-    storage = getattr(study._storage, "_backend", study._storage)
-    finite = models.TrialValueModel.TrialValueType.FINITE
-    heads = [
-        {
-            "study_id": study._study_id,
-            "number": trial.number,
-            "state": trial.state,
-            "datetime_start": now_utc(),
-            "datetime_complete": now_utc() if trial.state.is_finished() else None,
-        }
-        for trial in trials
-    ]
-    if not heads:
-        return
-    table = models.TrialModel.__table__
-    with storage.engine.begin() as connection:
-        returning = sqlalchemy.insert(table).returning(table.c.trial_id, sort_by_parameter_order=True)
-        ids = connection.execute(returning, heads).scalars().all()
-        held = list(zip(ids, trials, strict=True))
-        values = [
-            {"trial_id": i, "objective": objective, "value": value, "value_type": finite}
-            for i, trial in held
-            for objective, value in enumerate(trial.values or ())
-        ]
-        if values:
-            connection.execute(sqlalchemy.insert(models.TrialValueModel), values)
-        beats = [
-            # Nobody is to take them for lost before the benchmark has ended.
-            {"trial_id": i, "heartbeat": now_utc() + timedelta(days=1)}
-            for i, trial in held
-            if trial.state == TrialState.RUNNING
-        ]
-        if beats:
-            connection.execute(sqlalchemy.insert(models.TrialHeartbeatModel), beats)
-        for i, trial in held:
-            params = [(name, d.to_internal_repr(trial.params[name]), d) for name, d in trial.distributions.items()]
-            write_params(connection, i, params)
-            write_attributes(connection, "user", i, trial.user_attrs)
-            write_attributes(connection, "system", i, trial.system_attrs)
+    study.add_trials(trials)
 
 
 @dataclass
@@ -241,7 +193,7 @@ def work(url: str, worker: int, trials: int, trial_s: float, begin: Any, output:
     runner.told_s.append(time.monotonic())
     with display.running(CONFIG.name, DEVICE, CONFIG), suppress(KeyboardInterrupt):
         search.run(None)
-    pool: Any = study._storage._backend.engine.pool  # type: ignore[attr-defined]
+    pool: Any = study.storage.database.engine.pool  # type: ignore[attr-defined]
     told = {"joined_s": joined_s, "told_s": runner.told_s, "connections": pool.checkedin() + pool.checkedout()}
     Path(output).write_text(json.dumps(told))
 

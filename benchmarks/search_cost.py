@@ -56,6 +56,9 @@ from tradeoff.studies.samplers.decoupled import DecoupledSampler
 from tradeoff.studies.storage.study import open_study
 from tradeoff.studies.workers.run import run_study
 
+# Where the tests keep a study in memory.
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "helpers"))
+
 SHARES = (0.90, 0.95, 0.99)
 EXTRA_SEEDS = (43, 44)
 MAX_TRIALS = 150  # of an arm that trains every trial
@@ -321,7 +324,9 @@ def replay_arm(
         runner=runner,
         early_stopping=arm.early_stopping,
     )
-    study = open_study(config, optuna.storages.InMemoryStorage(), table["device"])
+    from memory_storage import in_memory
+
+    study = open_study(config, in_memory(), table["device"])
     if estimates is not None:
         study.set_user_attr(MEMORY_ESTIMATES, estimates.as_dict())
     study.sampler = build_sampler(

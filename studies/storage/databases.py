@@ -124,8 +124,8 @@ class SqlDatabase:
             raise self._cannot_open(error) from error
         except RuntimeError as error:  # the tables are of another version of Optuna
             raise TradeoffError(f"the storage {masked(self.url)} can't be used: {error}") from error
-        self._engine = storage.engine
-        event.listen(self._engine, "handle_error", self._translate)
+        self.engine = storage.engine
+        event.listen(self.engine, "handle_error", self._translate)
         # Optuna's cache: trials that have ended are read once.
         return get_storage(storage)
 
@@ -166,7 +166,7 @@ class SqlDatabase:
         return None
 
     def lock(self, storage: BaseStorage, study_name: str) -> AbstractContextManager[Any]:  # noqa: D102
-        return advisory_lock(self._engine, study_name)
+        return advisory_lock(self.engine, study_name)
 
     def state_lock(self) -> AbstractContextManager[Any]:  # noqa: D102
         return nullcontext()  # rows are locked

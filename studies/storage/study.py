@@ -32,7 +32,6 @@ def open_study(config: StudyConfig, storage: RetryingStorage, device: Mapping[st
     study = StoredStudy(config.name, storage)
     stored = study.user_attrs
     if "config" in stored:
-        check_schema(config.name, stored)
         _check_same(config, stored)
         check_device(config.name, stored["device"], device)
     elif study.get_trials(deepcopy=False) or [direction.name.lower() for direction in study.directions] != directions:
@@ -61,13 +60,13 @@ def stored_device(config: StudyConfig, storage: RetryingStorage) -> Mapping[str,
     stored = StoredStudy(config.name, storage).user_attrs
     if "config" not in stored:
         return None  # it is just being created, or was not created by tradeoff
-    check_schema(config.name, stored)
     _check_same(config, stored)
     device: Mapping[str, Any] = stored["device"]
     return device
 
 
 def _check_same(config: StudyConfig, stored: Mapping[str, Any]) -> None:
+    check_schema(config.name, stored)
     old, new = stored["config"], config.plain()
     lines = differences(_fixed(old), _fixed(new))
     lines += differences(

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import optuna
-
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.studies.errors import StudyFailed, TradeoffError
 from tradeoff.studies.reporting.annotate import Annotator
+from tradeoff.studies.storage.stored_study import StoredStudy
 from tradeoff.studies.workers.study_run import StudyRun
 from tradeoff.studies.workers.worker import Assignment, WorkerEnd
 
@@ -33,7 +32,7 @@ class WorkerPool(ABC):
     """
 
     run: StudyRun
-    _study: optuna.Study | None = field(default=None, init=False)
+    _study: StoredStudy | None = field(default=None, init=False)
     _annotator: Annotator | None = field(default=None, init=False)
     _error: Exception | None = field(default=None, init=False)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False)
@@ -73,7 +72,7 @@ class WorkerPool(ABC):
         """Return True once no worker has anything to do any more, though some have not ended."""
         return False
 
-    def work(self) -> optuna.Study:
+    def work(self) -> StoredStudy:
         """Run the workers until the study is complete.
 
         Returns:

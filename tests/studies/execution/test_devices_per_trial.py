@@ -8,10 +8,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import optuna
 import pytest
 import yaml
 from exported_studies import TINY, made_up
+from memory_storage import in_memory
 from running import Recorder, SharedTrialServer, cache_folder, tiny_study
 from stored_studies import params, record
 
@@ -145,7 +145,7 @@ def test_a_batch_on_each_device_must_not_exceed_the_samples() -> None:
 
 def test_a_study_goes_on_with_the_same_number_of_devices_alone() -> None:
     device = {"kind": "cpu", "name": "Test CPU"}
-    storage = optuna.storages.InMemoryStorage()
+    storage = in_memory()
     open_study(tiny_study(), storage, device)
     with pytest.raises(TradeoffError, match="devices_per_trial: 1 -> 2"):
         open_study(tiny_study(devices_per_trial=2), storage, device)

@@ -53,7 +53,7 @@ def test_what_a_trial_measured_is_a_transaction_however_much_it_is(postgres_url:
     study = make_study(open_storage(postgres_url), ())
     trial = study.ask()
     commits: list[object] = []
-    event.listen(study.storage.database._engine, "commit", commits.append)
+    event.listen(study.storage.database.engine, "commit", commits.append)
     stored = {"outcome": "completed", "trial_time_s": 1.5, "training": {"curve": [1, 2]}, "accuracy_source": "measured"}
     store_attributes(trial, stored)
     assert len(commits) == 3  # outcome, sources, measurements

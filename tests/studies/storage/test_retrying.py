@@ -37,7 +37,7 @@ def new_study(storage: RetryingStorage) -> StoredStudy:
 
 
 def engine_of(storage: RetryingStorage) -> sqlalchemy.Engine:
-    return storage.database._engine
+    return storage.database.engine
 
 
 def while_away(server: PostgresServer, operation: Callable[[], Any], said: list[str]) -> Any:
