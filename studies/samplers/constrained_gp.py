@@ -28,10 +28,11 @@ class ConstrainedGPSampler(optuna.samplers.GPSampler):
     Args:
         memory_limit_mib: The memory limit: how far a completed trial stayed below it is part of the constraint.
         seed: The seed of its draws.
+        n_startup_trials: The number of trials that are drawn at random before the model is used.
     """
 
-    def __init__(self, *, memory_limit_mib: float, seed: int | None = None) -> None:
-        super().__init__(seed=seed)
+    def __init__(self, *, memory_limit_mib: float, seed: int | None = None, n_startup_trials: int = 10) -> None:
+        super().__init__(seed=seed, n_startup_trials=n_startup_trials)
         self._memory_limit_mib = memory_limit_mib
 
     def sample_relative(
