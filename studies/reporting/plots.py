@@ -15,7 +15,7 @@ from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.heat_maps import heat_map_figure, heat_map_metrics, heat_maps
 from tradeoff.studies.reporting.plot_style import BLUE, axis, layout
 from tradeoff.studies.reporting.templating import capitalized
-from tradeoff.studies.reporting.trade_off_plots import MEMORY, group, pair_figure, space_figure
+from tradeoff.studies.reporting.trade_off_plots import MEMORY, group, pair_figure
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.hypervolume import hypervolume_over_cost
 from tradeoff.studies.results.results import StudyResults
@@ -58,27 +58,17 @@ def study_plots(results: StudyResults) -> list[Plot]:
 
 
 def trade_off_plots(results: StudyResults) -> list[Plot]:
-    """Return a plot of the first three objectives where there are as many, then one of every two."""
+    """Return a plot of every two objectives."""
     if not _has_completed(results):
         return []
     found, groups = [], group(results)
-    if len(results.objectives) >= 3:
-        z, x, y = results.objectives[:3]
-        found.append(
-            Plot(
-                name="trade-off",
-                title=capitalized(f"{GOALS[z].label} against {GOALS[x].label} against {GOALS[y].label}"),
-                caption=f"Drag to rotate. {_edge_note(results, 'plane', results.objectives[:3])}".strip(),
-                figure=space_figure(results, groups),
-            )
-        )
     for y, x in combinations(results.objectives, 2):
         better = f"Better is {_better(y, 'up', 'down')} and {_better(x, 'right', 'left')}."
         found.append(
             Plot(
                 name=f"{y}-over-{x}".replace("_", "-"),
                 title=capitalized(f"{GOALS[y].label} over {GOALS[x].label}"),
-                caption=f"{better} {_edge_note(results, 'line', (x, y))}".strip(),
+                caption=f"{better} {_edge_note(results, (x, y))}".strip(),
                 figure=pair_figure(results, groups, y, x),
             )
         )
@@ -196,18 +186,14 @@ def _has_completed(results: StudyResults) -> bool:
     return any(record.outcome == "completed" for record in results.records)
 
 
-def _edge_note(results: StudyResults, shape: str, names: Sequence[str]) -> str:
+def _edge_note(results: StudyResults, names: Sequence[str]) -> str:
     """Return a sentence on the memory limit and the out-of-memory trials for a plot that shows memory."""
     num_over = sum(record.outcome == "out_of_memory" for record in results.records)
     if MEMORY not in names or not num_over:
         return ""
     if results.memory_limit_mib is None:
         return "Trials that ran out of memory are not drawn: no memory limit is known."
-    return (
-        f"The dashed {shape} is the memory limit; trials that ran out of memory have no other values and stand at the edge."
-        if shape == "line"
-        else "The plane is the memory limit; trials that ran out of memory have no other values and stand at the edges."
-    )
+    return "The dashed line is the memory limit; trials that ran out of memory have no other values and stand at the edge."
 
 
 def _better(name: str, maximize: str, minimize: str) -> str:

@@ -36,10 +36,8 @@ def html_report(results: StudyResults) -> str:
 
     front = pareto_front(results.records, results.objectives)
     plots = trade_off_plots(results) if front else []
-    pair_plots = [plot for plot in plots if plot.name != "trade-off"]
-    space_plots = [plot for plot in plots if plot.name == "trade-off"]
     for plot in plots:
-        plot.figure.update_layout(showlegend=False, margin={"t": 10 if plot in pair_plots else 0})
+        plot.figure.update_layout(showlegend=False, margin={"t": 10})
     searched = search_plots(results)
     maps, map_figures = _heat_maps(results) if front else ([], {})
     figures = {plot.name: plot.figure for plot in (*plots, *searched)} | map_figures
@@ -52,8 +50,7 @@ def html_report(results: StudyResults) -> str:
         subject=_subject(results.config.get("job", {})),
         cards=_cards(front, results.objectives) if front else [],
         has_out_of_memory=any(record.outcome == "out_of_memory" for record in results.records),
-        pair_plots=pair_plots,
-        space_plots=space_plots,
+        trade_off_plots=plots,
         front_classes=["marked" if found[record.number] else "" for record in front],
         heat_map_caption=HEAT_MAP_CAPTION,
         heat_maps=maps,

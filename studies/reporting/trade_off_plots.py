@@ -1,20 +1,17 @@
-"""The front as plots: every two objectives against each other, and three at once.
+"""The front as plots: every two objectives against each other.
 
 A trial that ran out of memory has no accuracy and no time. It is drawn at the edge, at the memory that it needed at least, so
 that a person sees which configurations the memory limit excludes.
 """
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.plot_style import (
     BLUE,
     GREY,
-    GRID,
     INK,
     ORANGE,
     VERMILLION,
@@ -29,7 +26,7 @@ from tradeoff.studies.results.results import StudyResults
 MEMORY = "peak_memory_mib"
 # A trial that needed far more memory than there is would squeeze everything else: it is drawn no further than this.
 _FARTHEST = 1.3
-# Objectives by the axis that shows them: "x", "y", and in three dimensions "z".
+# Objectives by the axis that shows them, "x" and "y".
 Axes = Mapping[str, str]
 
 
@@ -99,34 +96,6 @@ def pair_figure(results: StudyResults, groups: Groups, y: str, x: str) -> Any:
     return figure
 
 
-def space_figure(results: StudyResults, groups: Groups) -> Any:
-    """Draw the first three objectives at once, the first one upward; the memory limit is a plane."""
-    import plotly.graph_objects as go
-
-    axes = dict(zip(("z", "x", "y"), results.objectives, strict=False))
-    legend = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "top", "bgcolor": "rgba(255, 255, 255, 0.7)"}
-    figure = go.Figure(layout=layout(margin={"l": 0, "r": 0, "t": 8, "b": 0}, legend=legend))
-    drawn = _coordinates(groups.completed(), axes)
-    _add_stems(figure, _coordinates(groups.front, axes), floor=lower_edge(drawn["z"]) if drawn["z"] else 0.0)
-    for name, records, marker in groups.series():
-        # WebGL has fewer shapes, takes them from a font, and draws them larger.
-        shape = {"size": marker["size"] * 0.55, "symbol": "diamond" if name == "knee" else "circle"}
-        figure.add_scatter3d(**_coordinates(records, axes), **_markers(name, records, marker | shape))
-    if (limit_mib := results.memory_limit_mib) is not None and MEMORY in axes.values() and drawn["z"]:
-        if over := groups.out_of_memory:
-            marker = {"color": VERMILLION, "size": 4, "symbol": "square"}
-            figure.add_scatter3d(**_at_the_edge(groups, axes, limit_mib), **_markers("out of memory", over, marker))
-        _add_limit_plane(figure, axes, drawn, limit_mib)
-    figure.update_scenes(
-        xaxis=_scene_axis(axes["x"]),
-        yaxis=_scene_axis(axes["y"]),
-        zaxis=_scene_axis(axes["z"]),
-        camera={"eye": {"x": -1.75, "y": -1.75, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.15}},
-        aspectmode="cube",
-    )
-    return figure
-
-
 def _line(width: float, color: str) -> dict[str, Any]:
     return {"width": width, "color": color}
 
@@ -164,49 +133,3 @@ def _add_limit_line(figure: Any, limit_mib: float, *, is_vertical: bool) -> None
         figure.add_vline(x=limit_mib, line=line, annotation=label | {"textangle": -90, "xanchor": "right", "y": 0.5})
     else:
         figure.add_hline(y=limit_mib, line=line, annotation=label | {"yanchor": "bottom"})
-
-
-def _add_stems(figure: Any, points: dict[str, list[float]], *, floor: float) -> None:
-    """Draw a line from each point down to the floor: without it nobody can tell the point's depth."""
-    figure.add_scatter3d(
-        x=[value for x in points["x"] for value in (x, x, None)],
-        y=[value for y in points["y"] for value in (y, y, None)],
-        z=[value for z in points["z"] for value in (z, floor, None)],
-        mode="lines",
-        line=_line(1.5, GREY),
-        hoverinfo="skip",
-        showlegend=False,
-    )
-
-
-def _add_limit_plane(figure: Any, axes: Axes, drawn: dict[str, list[float]], limit_mib: float) -> None:
-    corners = {axis: [limit_mib] * 4 for axis, name in axes.items() if name == MEMORY}
-    for position, axis in enumerate(axis for axis in ("x", "y", "z") if axis not in corners):
-        low, high = lower_edge(drawn[axis]), max(drawn[axis])
-        corners[axis] = [low, high, high, low] if position == 0 else [low, low, high, high]
-    figure.add_mesh3d(
-        **corners,
-        i=[0, 0],
-        j=[1, 2],
-        k=[2, 3],
-        color=VERMILLION,
-        opacity=0.12,
-        name=f"memory limit {limit_mib:,.0f} MiB",
-        showlegend=True,
-        hoverinfo="name",
-    )
-
-
-def _scene_axis(name: str) -> dict[str, Any]:
-    # A scene's axes know fewer settings than those of a plane.
-    return {
-        "title": {"text": html.escape(GOALS[name].heading), "font": {"size": 12}},
-        "tickfont": {"size": 11},
-        "linecolor": GREY,
-        "zeroline": False,
-        "backgroundcolor": "white",
-        "gridcolor": GRID,
-        "showbackground": False,
-        "nticks": 6,
-        "ticks": "",
-    }

@@ -97,7 +97,7 @@ def test_the_plots_that_the_dashboard_lacks_are_among_its_own(page: Any, address
     if page.url != address:
         page.goto(address)
     for title in (
-        "Accuracy against training time against peak memory",
+        "Accuracy over training time",
         "Accuracy over peak memory",
         "Peak memory (MiB) by batch size and accumulation",
         "Accuracy over samples, by effective batch size",

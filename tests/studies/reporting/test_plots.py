@@ -9,7 +9,7 @@ from stored_studies import TRIALS, completed, make_study, out_of_memory, params,
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.studies.reporting.heat_maps import heat_map_metrics, heat_maps
 from tradeoff.studies.reporting.plots import curve_figure, study_plots, trade_off_plots
-from tradeoff.studies.reporting.trade_off_plots import group, pair_figure, space_figure
+from tradeoff.studies.reporting.trade_off_plots import group, pair_figure
 from tradeoff.studies.results.hypervolume import hypervolume_over_cost
 from tradeoff.studies.results.results import StudyResults, read_results
 
@@ -65,12 +65,6 @@ def test_without_memory_among_its_axes_a_plot_draws_no_limit(results):
     assert "out of memory" not in {one.name for one in figure.data}
 
 
-def test_the_limit_is_a_plane_in_the_plot_of_three_objectives(results):
-    plane = next(one for one in space_figure(results, group(results)).data if one.type == "mesh3d")
-    assert set(plane.y) == {2500}
-    assert plane.name == "memory limit 2,500 MiB"
-
-
 def test_on_a_gpu_without_a_limit_it_is_its_memory(results):
     card = StudyResults(
         name="a",
@@ -85,14 +79,13 @@ def test_on_a_gpu_without_a_limit_it_is_its_memory(results):
     assert pair_figure(card, group(card), "accuracy", "peak_memory_mib").layout.shapes[0].x0 == 7611.0
 
 
-def test_two_objectives_make_one_plot_and_no_three_dimensions():
+def test_two_objectives_make_one_plot():
     shown = trade_off_plots(results_of(completed((0.8, 40.0), params(8)), objectives=("accuracy", "train_time_s")))
     assert [plot.name for plot in shown] == ["accuracy-over-train-time-s"]
 
 
-def test_three_objectives_make_a_plot_of_all_and_one_of_every_two(results):
+def test_three_objectives_make_a_plot_of_every_two(results):
     assert [plot.name for plot in trade_off_plots(results)] == [
-        "trade-off",
         "accuracy-over-train-time-s",
         "accuracy-over-peak-memory-mib",
         "train-time-s-over-peak-memory-mib",
@@ -189,5 +182,6 @@ def test_no_text_of_a_study_becomes_markup_in_a_plot(results):
     changed = dataclasses.replace(results, records=(*results.records, trial, over))
     # Plotly's own JSON escapes the letters of tags.
     plots = {plot.name: json.dumps(json.loads(plot.figure.to_json())) for plot in study_plots(changed)}
-    assert {name for name, shown in plots.items() if "&lt;b&gt;" in shown} >= {"curves", "trade-off", "heat-map-accuracy"}
+    escaped = {name for name, shown in plots.items() if "&lt;b&gt;" in shown}
+    assert escaped >= {"curves", "accuracy-over-train-time-s", "heat-map-accuracy"}
     assert [name for name, shown in plots.items() if text in shown] == []
