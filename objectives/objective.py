@@ -50,7 +50,7 @@ class TrialFailed(RuntimeError):
 
 
 class TrialDeferred(TrialFailed):
-    """What this trial would find out, another worker's trial is about to tell: it is to be tried again after that one.
+    """Another trial is about to measure what this one would: it is to be tried again after that.
 
     Attributes:
         until: The other trial's number.
@@ -133,7 +133,7 @@ class Objective:
             snapshot = self.snapshot(trial.study)
             knowledge = snapshot.knowledge
             if (settled := knowledge.out_of_memory(parameters)) is not None:
-                reason = f"needs at least the memory of trial {settled.record.number}, which ran out of it"
+                reason = f"needs at least as much memory as trial {settled.record.number}, which ran out of memory"
                 self._skip(trial, reason, "memory_shortfall_mib", settled.record.attributes["memory_shortfall_mib"])
             needed_mib = knowledge.memory.lower_bound_mib(parameters)
             limit_mib = self.setup.memory_limit_mib
@@ -211,7 +211,7 @@ class Objective:
             raise TrialDeferred(reason, soon[0])
 
     def _is_measured(self, parameters: TrialParameters, knowledge: Knowledge) -> bool:
-        """Whether a trial whose class is settled needs no probe."""
+        """Return True if a trial whose class is settled needs no probe."""
         cost = knowledge.cost(parameters)
         return cost is not None and cost.is_measured(self.setup.costs)
 
@@ -259,7 +259,7 @@ class Objective:
         return None if rule is None else rule.as_dict()
 
     def request(self, parameters: TrialParameters, stages: tuple[str, ...] = ("probe", "train")) -> dict[str, Any]:
-        """What a trial's process is asked to do, as plain data."""
+        """Return the request for a trial's process, as plain data."""
         return {
             "job": self.setup.job.model_dump(),
             "parameters": parameters.as_dict(),
@@ -320,7 +320,7 @@ class Objective:
 
 
 def _is_asked_for(trial: FrozenTrial) -> bool:
-    """Whether the user has enqueued a trial, or the one that it tries again."""
+    """Return True if the user enqueued the trial, or the one that it retries."""
     is_the_users = ASKED_FOR in trial.user_attrs or not QUEUED_BY_A_WORKER & trial.user_attrs.keys()
     return "fixed_params" in trial.system_attrs and is_the_users
 
@@ -354,6 +354,6 @@ def _id_of(trial: optuna.Trial) -> int:
 
 
 def _evaluated(measurements: Measurements) -> str:
-    """What the last evaluation returned, for who asked for something else."""
+    """Return the keys of the last evaluation, for an error message."""
     curve = measurements.training.curve if measurements.training is not None else []
     return f"; its evaluation returned {', '.join(sorted(curve[-1].metrics)) or 'nothing'}" if curve else ""

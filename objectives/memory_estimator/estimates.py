@@ -176,7 +176,7 @@ class CorrectedEstimates:
 
     @cached_property
     def _slope(self) -> float:
-        """How measured memory grows with estimated memory: the median over the lines with two peaks far enough apart.
+        """The slope of measured over estimated memory: the median over the lines with two peaks far enough apart.
 
         Never below 1: for a line that grows more slowly the error costs one probe, for one that grows faster than the others
         it would cost a run out of memory.

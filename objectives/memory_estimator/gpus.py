@@ -17,7 +17,7 @@ class Gpu:
 
     @property
     def has_bf16(self) -> bool:
-        """Whether it computes in bfloat16 natively: Ampere or newer."""
+        """True if it computes in bfloat16 natively: Ampere or newer."""
         return self.compute_capability >= (8, 0)
 
 

@@ -17,7 +17,7 @@ MAX_MICRO_BATCHES = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunLength:
-    """How long training lasts.
+    """The length of a training.
 
     Attributes:
         micro_batches_per_epoch: Micro-batches in one pass over the data; the Trainer always makes a step at its end.

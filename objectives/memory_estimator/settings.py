@@ -1,4 +1,4 @@
-"""What a memory estimate holds fixed, besides the model and the searched parameters."""
+"""The settings of a memory estimate, besides the model and the searched parameters."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -22,7 +22,7 @@ class StepClass:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TraceSettings:
-    """How training runs, as far as it decides what is allocated.
+    """The settings of a training that decide what is allocated.
 
     Attributes:
         sequence_length: Tokens of each sequence: the longest that the run will see.

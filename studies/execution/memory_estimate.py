@@ -132,7 +132,7 @@ def start_memory_estimation(
         return None
     estimation = MemoryEstimation(config=config, device=device, display=display, interrupts=interrupts)
     if not isinstance(config.job, TextClassificationJob):
-        estimation.failure = "the memory of a custom job is not estimated; probes measure it all the same"
+        estimation.failure = "the memory of a custom job is not estimated; probes measure it anyway"
         return estimation
     request = {
         "task": "estimate_memory",

@@ -1,4 +1,4 @@
-"""What workers that died have left behind: pending outcomes, and trials that nobody runs any more.
+"""Recovery after dead workers: their pending outcomes, and trials that nobody runs.
 
 An outcome is recorded first, so that a trial that was measured is not run again. Then the trials of dead workers are ended,
 each with a reason, and their configurations are tried once more; one that loses its worker twice is taken for the cause.
@@ -151,12 +151,12 @@ class FaultTolerantStudy:
             else:
                 trial_id = self.study.trial_id(waiting.number)
                 if waiting.state != TrialState.WAITING or not storage.set_trial_state_values(trial_id, TrialState.RUNNING):
-                    self.pending.say(f"trial {pending.trial} was taken for lost, and its configuration is being tried again")
+                    self.pending.say(f"trial {pending.trial} was given up as lost, and its configuration is being tried again")
                     return None
             storage.set_trial_user_attr(trial_id, MEASURED_IN, pending.trial)
         told = self._conclude(trial_id, pending)
         self.pending.say(
-            f"trial {told.number}: recorded what was measured as trial {pending.trial}, which had been taken for lost"
+            f"trial {told.number}: recorded what was measured as trial {pending.trial}, which had been given up as lost"
         )
         return told
 
@@ -174,7 +174,7 @@ class FaultTolerantStudy:
             trial = trials[found.number]
             if trial.state != TrialState.RUNNING or trial.system_attrs != found.system_attrs:
                 return  # its worker was heard again, or another one was quicker
-            worker = owner_of(trial) or "a worker that left no name"
+            worker = owner_of(trial) or "an unknown worker"
             params = self._params(trial)
             before = [
                 other.number for other in trials if LOST_WORKER in other.user_attrs and params and self._params(other) == params
@@ -184,7 +184,7 @@ class FaultTolerantStudy:
                 reason = f"its worker, {worker}, died, as that of trial {before[-1]} with the same configuration did"
                 attributes |= {"outcome": "failed", "reason": f"{reason}: it is not tried again"}
             else:
-                attributes |= {"outcome": "interrupted", "reason": f"its worker, {worker}, died or was not heard of any more"}
+                attributes |= {"outcome": "interrupted", "reason": f"its worker, {worker}, died or went silent"}
             # Queued first: whoever finds the trial if this process is killed now does not queue it twice.
             if params and not before and TRIAL_PLAN not in trial.system_attrs and _in_its_place(trials, trial.number) is None:
                 self.study.add_trial(successor(params, retry_attributes(trial)))

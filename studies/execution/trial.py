@@ -20,7 +20,7 @@ LOST_WORKER = "lost_worker"
 
 
 class TrialGivenUp(RuntimeError):
-    """The trial was taken for lost and ended by another worker while it ran here."""
+    """The trial was given up as lost and ended by another worker while it ran here."""
 
 
 def run_trial(

@@ -1,1 +1,1 @@
-"""Where studies are kept: databases that may be away for a while, and the locks that workers share."""
+"""The storage of studies: databases that may be away for a while, and the locks that workers share."""

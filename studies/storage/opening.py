@@ -102,6 +102,6 @@ def check_schema(name: str, attributes: Mapping[str, Any]) -> None:
         else f"install that version (pip install tradeoff=={version})"
     )
     raise TradeoffError(
-        f"the study {name!r} was created by tradeoff {version}, which stores trials in another way than this version:"
+        f"the study {name!r} was created by tradeoff {version}, which stores trials differently:"
         f" {remedy}; or choose another --name"
     )

@@ -1,4 +1,4 @@
-"""Which process runs a trial, and whether it is still there: a worker that died is known at once by those on its machine.
+"""The process that runs a trial, and whether it is alive: other workers on its machine know at once that it died.
 
 A process id alone is not enough: it is used again after a while, a container counts its own, and a machine that was started
 again counts anew. So the kernel's boot, the namespace and the moment the process began go with it (proc(5), namespaces(7)).
@@ -53,7 +53,7 @@ class Owner:
         return asdict(self)
 
     def is_gone(self, *, one_machine: bool = False) -> bool | None:
-        """Whether the process has ended; None where that can't be known from here.
+        """Return True if the process has ended; None if that is unknown here.
 
         Args:
             one_machine: Whether it can only have run on this machine, as with a database in a local file. What ran before the
@@ -87,7 +87,7 @@ def _namespace() -> str:
 
 
 def _began(pid: int) -> int | None:
-    """When a process began; None if there is none, or none that still runs."""
+    """Return when a process began; None if there is none, or none that still runs."""
     try:
         # The name, in brackets, may hold anything, blanks and brackets too.
         fields = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""How long an absent database is waited for, and the errors that say that it is absent."""
+"""The wait for an absent database, and the errors that announce one."""
 
 import time
 from collections.abc import Callable

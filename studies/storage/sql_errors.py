@@ -1,4 +1,4 @@
-"""What the errors of a database mean: one that may pass, one that the user can mend, or a bug of ours."""
+"""The meaning of a database's errors: transient, fixable by the user, or a bug."""
 
 import re
 from collections.abc import Sequence

@@ -95,8 +95,8 @@ def check_device(name: str, measured_on: Mapping[str, Any], device: Mapping[str,
     if device_class(device).uses_host_processors and None not in (ours, theirs) and ours != theirs:
         processors = "1 processor" if theirs == 1 else f"{theirs} processors"
         raise OtherDeviceError(
-            f"the study {name!r} was measured with {processors} for a trial, and here a trial has {ours}, so that times"
-            " can't be compared; set --workers so that each has as many, or choose another --name"
+            f"the study {name!r} was measured with {processors} per trial, and here a trial has {ours}: times can't be"
+            " compared; set --workers to match, or choose another --name"
         )
 
 

@@ -95,7 +95,7 @@ def test_what_needs_more_memory_than_what_did_not_fit_is_not_run(out_of_memory: 
     trial = out_of_memory[1]
     assert trial.state == TrialState.PRUNED
     assert trial.user_attrs["outcome"] == "skipped"
-    assert trial.user_attrs["reason"] == "needs at least the memory of trial 0, which ran out of it"
+    assert trial.user_attrs["reason"] == "needs at least as much memory as trial 0, which ran out of memory"
     assert trial.constraints["memory_shortfall_mib"] > 0
     assert "trial_time_s" not in read_attributes(trial.user_attrs)
 

@@ -29,7 +29,7 @@ def explained(model_type: str) -> Iterator[None]:
         ValueError: Its code fails on fake tensors otherwise.
     """
     failure = f"the memory of {model_type} models can't be estimated, since"
-    remedy = "probes measure it all the same"
+    remedy = "probes measure it anyway"
     try:
         yield
     except (DataDependentOutputException, DynamicOutputShapeException) as error:

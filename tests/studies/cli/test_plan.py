@@ -112,7 +112,7 @@ def test_what_is_wrong_is_said_in_a_sentence(study_file, overrides, arguments, m
                 vocab_size=50,
                 attention_window=8,
             ),
-            "aten._local_scalar_dense.default depends on the data: probes measure it all the same",
+            "aten._local_scalar_dense.default depends on the data: probes measure it anyway",
         ),
         (ViTConfig(), "vit models have no head for sequence-classification: choose another model"),
     ],

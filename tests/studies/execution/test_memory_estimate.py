@@ -241,9 +241,7 @@ def test_a_job_of_the_users_own_has_no_estimates_and_the_study_says_so_in_a_line
                 estimation.begin(study, objective(SimulatedRunner()))
         else:
             estimation.begin(study, objective(SimulatedRunner()))
-    assert display.messages == [
-        "no memory estimate: the memory of a custom job is not estimated; probes measure it all the same"
-    ]
+    assert display.messages == ["no memory estimate: the memory of a custom job is not estimated; probes measure it anyway"]
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError("the server ended"), WorkerError("the server ended")], ids=type)

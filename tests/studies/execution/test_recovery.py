@@ -75,7 +75,7 @@ def test_the_configuration_of_a_killed_worker_is_tried_again_once(
     display = go_on(url, config, tmp_path, monkeypatch)
     lost, again, *_ = trials_of(url)
     assert (lost.state, lost.user_attrs["outcome"]) == (TrialState.FAIL, "interrupted")
-    assert "died or was not heard of any more" in lost.user_attrs["reason"]
+    assert "died or went silent" in lost.user_attrs["reason"]
     assert (again.state, again.user_attrs["retry_of"], again.params) == (TrialState.COMPLETE, 0, lost.params)
     assert [trial.user_attrs.get("retry_of") for trial in trials_of(url)].count(0) == 1
     assert outcomes(url) == {"interrupted": 1, "completed": 4}

@@ -117,7 +117,7 @@ def test_a_study_of_two_workers_is_refused_where_a_trial_would_have_more_process
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two processors")
     stored = ran.study.user_attrs["device"]
-    with pytest.raises(TradeoffError, match="set --workers so that each has as many"):
+    with pytest.raises(TradeoffError, match="set --workers to match"):
         check_device("both", stored, {**stored, "num_cpus": stored["num_cpus"] + 1})
 
 

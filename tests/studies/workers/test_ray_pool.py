@@ -127,7 +127,7 @@ def test_a_share_of_other_processors_is_another_device(monkeypatch: pytest.Monke
     monkeypatch.setattr(simulated, "DEVICE", simulated.DEVICE | {"kind": "cpu"})
     created("sqlite:///a.db")
     monkeypatch.setattr(simulated, "DEVICE", simulated.DEVICE | {"num_cpus": 2})
-    with pytest.raises(OtherDeviceError, match="was measured with 8 processors for a trial, and here a trial has 2"):
+    with pytest.raises(OtherDeviceError, match="was measured with 8 processors per trial, and here a trial has 2"):
         runner.join_study("rays", storage="sqlite:///a.db", cache=Path())
 
 
