@@ -151,11 +151,12 @@ class Search:
                 self._enqueue_deferred()
 
     def _now(self) -> StudySnapshot:
-        """The study as it is now, once what dead workers have left is ended and what was put off is queued."""
-        self._fault_tolerant.recover()
+        """Return the study as it is now, once what dead workers have left is ended and what was put off is queued."""
         if self.estimation is not None:
             self.estimation.poll(self.study, self.objective)
         snapshot = self._snapshot()
+        if self._fault_tolerant.recover(snapshot.running):
+            snapshot = self._snapshot()
         return self._snapshot() if self._enqueue_deferred(snapshot) else snapshot
 
     def _must_end(self, snapshot: StudySnapshot, deadline_s: float | None) -> str | None:

@@ -106,13 +106,24 @@ class FaultTolerantStudy:
             interrupted = Interrupted(stage="start")
             run_trial(self.study, trial, lambda trial: self.objective.conclude(trial, parameters, interrupted))
 
-    def recover(self) -> None:
-        """Record what dead workers measured, and end what they were running."""
-        for pending in self.pending.all():
-            if self._is_gone(pending.owner):
-                self._record(pending)
-        for trial in self._silence.lost(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))):
+    def recover(self, running: Sequence[FrozenTrial] | None = None) -> bool:
+        """Record what dead workers measured, and end what they were running.
+
+        Args:
+            running: The trials that run, if they were read just now.
+
+        Returns:
+            Whether there was anything to do.
+        """
+        orphaned = [pending for pending in self.pending.all() if self._is_gone(pending.owner)]
+        for pending in orphaned:
+            self._record(pending)
+        if running is None or orphaned:
+            running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        lost = self._silence.lost(running)
+        for trial in lost:
             self._give_up(trial)
+        return bool(orphaned or lost)
 
     def _is_gone(self, owner: Owner | None) -> bool:
         return owner is not None and owner.is_gone(one_machine=self.study.storage.database.is_local_file) is True
