@@ -16,6 +16,8 @@ from tradeoff.studies.errors import TradeoffError
 # A study file has a hundred lines.
 MAX_CHARACTERS = 1_000_000
 MAX_VALUES = 100_000
+# Keys of version 0.1.0 by the names that they have now.
+RENAMED_KEYS = {"plan": "memory_estimate"}
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -151,7 +153,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         allowed = _keys_at(model, first["loc"][:-1])
         close = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the keys there are {', '.join(allowed)}"
+        meant = RENAMED_KEYS.get(path, close[0] if close else None)
+        hint = f"the keys there are {', '.join(allowed)}" if meant is None else f"did you mean {meant!r}?"
         text = f"unknown key {path!r}; {hint}"
     else:
         message = _one_line(first["msg"].removeprefix("Value error, "), most=800)
