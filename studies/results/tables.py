@@ -131,8 +131,12 @@ def short_configuration(params: Mapping[str, Any]) -> str:
         return "no configuration yet"  # its worker died before it had chosen one
     words = [f"{params[MICRO_BATCH]} x {params.get('gradient_accumulation_steps', 1)}"]
     for name, value in params.items():
-        knob = KNOBS[name]
-        if name in (MICRO_BATCH, "gradient_accumulation_steps") or value is None or value is False or value == knob.usual:
+        if name in (MICRO_BATCH, "gradient_accumulation_steps") or value is None or value is False:
+            continue
+        if (knob := KNOBS.get(name)) is None:
+            words.append(f"{name} {show_parameter(value)}")  # a knob of another version
+            continue
+        if value == knob.usual:
             continue
         shown = knob.label if value is True else str(value) if knob.names_itself else f"{knob.label} {show_parameter(value)}"
         words.append(shown)

@@ -121,6 +121,10 @@ def test_a_configuration_in_words_names_what_was_chosen() -> None:
     assert "group_by_length" in short_configuration(params | {"train_sampling_strategy": "group_by_length"})
 
 
+def test_a_knob_that_this_version_does_not_have_is_shown_by_its_name() -> None:
+    assert short_configuration({"per_device_train_batch_size": 8, "lora_rank": 16}) == "8 x 1, lora_rank 16"
+
+
 def test_spaces_without_the_further_knobs_get_no_further_coordinates() -> None:
     points = _features([learning_class(8), learning_class(64, precision=Precision.BF16)])
     assert points.shape == (2, 2)
