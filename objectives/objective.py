@@ -109,7 +109,7 @@ class Objective:
         return StudyReader(setup=self.setup)
 
     def __call__(self, trial: optuna.Trial) -> tuple[float, ...]:
-        """Runs the trial, as far as earlier ones have not settled it.
+        """Run the trial, as far as earlier ones have not settled it.
 
         Returns:
             The objectives' values, in the study's order.
@@ -156,7 +156,7 @@ class Objective:
         return self.measure(trial, parameters, self._request(trial, parameters, stages, _seed_of(begun)))
 
     def measure(self, trial: optuna.Trial, parameters: TrialParameters, request: Mapping[str, Any]) -> tuple[float, ...]:
-        """Runs a configuration, whatever is known of it, and stores what came of it; raises as `conclude` does.
+        """Run a configuration, whatever is known of it, and store what came of it; raises as `conclude` does.
 
         Args:
             trial: The trial.
@@ -169,7 +169,7 @@ class Objective:
         return self.conclude(trial, parameters, outcome)
 
     def snapshot(self, study: optuna.Study) -> StudySnapshot:
-        """Reads the study as it is now."""
+        """Read the study as it is now."""
         return self._reader.snapshot(study)
 
     def _request(
@@ -197,7 +197,7 @@ class Objective:
     def _defer_to_others(
         self, trial: optuna.Trial, parameters: TrialParameters, snapshot: StudySnapshot, *, trains: bool
     ) -> None:
-        """Ends a trial that another one is about to settle.
+        """End a trial that another one is about to settle.
 
         Raises:
             TrialDeferred: There is such a trial.
@@ -218,7 +218,7 @@ class Objective:
     def _derive(
         self, trial: optuna.Trial, parameters: TrialParameters, training: Observation, knowledge: Knowledge
     ) -> tuple[float, ...]:
-        """Takes what the trial's class has learned, and probes what the trial costs unless that was measured."""
+        """Take what the trial's class has learned, and probe what the trial costs unless that was measured."""
         if not self._is_measured(parameters, knowledge):
             outcome = self._run(trial, parameters, self.request(parameters, ("probe",)))
             if not isinstance(outcome, Completed):
@@ -271,7 +271,7 @@ class Objective:
         }
 
     def conclude(self, trial: optuna.Trial, parameters: TrialParameters, outcome: Outcome) -> tuple[float, ...]:
-        """Stores an outcome on its trial and ends the trial as Optuna's samplers understand it."""
+        """Store an outcome on its trial and end the trial as Optuna's samplers understand it."""
         attributes = outcome_attributes(outcome)
         snapshot = self.snapshot(trial.study)
         knowledge, stored = snapshot.knowledge, snapshot.trials[trial.number]
@@ -342,7 +342,7 @@ def _seed_of(trial: FrozenTrial) -> int | None:
 
 
 def constrain(trial: optuna.Trial, name: str, amount: float) -> None:
-    """Marks a trial as infeasible, by `amount`, for Optuna's samplers and for optuna-dashboard alike."""
+    """Mark a trial as infeasible, by `amount`, for Optuna's samplers and for optuna-dashboard alike."""
     trial.set_constraint(name, amount)
     trial.storage.set_trial_system_attr(_id_of(trial), DASHBOARD_CONSTRAINTS, [amount])
 

@@ -116,7 +116,7 @@ def confirm(
     on_end: Callable[[Confirmation], None] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Confirmation]:
-    """Runs trials of a study again, each probed and trained to its last epoch whatever is known of it.
+    """Run trials of a study again, each probed and trained to its last epoch whatever is known of it.
 
     What an earlier confirmation had measured, and had not recorded when it was killed, is recorded first and not repeated.
 
@@ -156,7 +156,7 @@ def confirm_stored(
     cache: Path | None = None,
     on_end: Callable[[Confirmation], None] | None = None,
 ) -> list[Confirmation]:
-    """Prepares the job of a stored study, and confirms trials of it.
+    """Prepare the job of a stored study, and confirm trials of it.
 
     Args:
         study: A study that `tradeoff` made.
@@ -208,7 +208,7 @@ def _confirmed_by(trials: Sequence[FrozenTrial], objective: Objective, number: i
 
 
 def _run(fault_tolerant: FaultTolerantStudy, claimed: TrialRecord) -> TrialRecord:
-    """Runs a configuration as a trial of the study, as its search would."""
+    """Run a configuration as a trial of the study, as its search would."""
     study, objective = fault_tolerant.study, fault_tolerant.objective
     # Made here and not enqueued: a queue may hold what somebody else asked for, and `ask` would hand that out first.
     trial_id = study.storage.create_new_trial(study.study_id, _template(objective, claimed))

@@ -55,7 +55,7 @@ def search(
     listener: TrialListener,
     deadline_s: float | None,
 ) -> None:
-    """Does a worker's part of a study; see `Search.run` for what it raises.
+    """Do a worker's part of a study; see `Search.run` for what it raises.
 
     Args:
         study: The study.
@@ -119,7 +119,7 @@ class Search:
         self.objective = self._fault_tolerant.objective
 
     def run(self, deadline_s: float | None) -> None:
-        """Runs trials until the study is complete, nothing is left to do, or the time is up.
+        """Run trials until the study is complete, nothing is left to do, or the time is up.
 
         Args:
             deadline_s: The moment of `time.monotonic` after which no trial is started.
@@ -233,7 +233,7 @@ class Search:
         return not isinstance(sampler, DecoupledSampler) or sampler.plan_stands(snapshot)
 
     def _wait_for_others(self, snapshot: StudySnapshot) -> None:
-        """Waits until a trial of another worker has ended since a moment, or there is none any more."""
+        """Wait until a trial of another worker has ended since the snapshot, or none runs any more."""
         pause_s = FIRST_LOOK_S
         # One round of looks only: whatever ends a study is checked between two.
         while pause_s <= LONGEST_LOOK_S:
@@ -245,7 +245,7 @@ class Search:
             pause_s *= 2
 
     def _enqueue_deferred(self, snapshot: StudySnapshot | None = None) -> bool:
-        """Queues what was put off for a trial that has ended at a moment; without one all, for those who go on.
+        """Queue what was deferred until a trial that has ended; without a snapshot all of it, for other workers.
 
         Returns:
             Whether anything was queued.
