@@ -25,6 +25,7 @@ from tradeoff.studies.execution.memory_estimate import MemoryEstimation
 from tradeoff.studies.execution.preparation import InterruptibleRunner, Preparation
 from tradeoff.studies.execution.recovery import FaultTolerantStudy
 from tradeoff.studies.execution.worker_number import take_worker_number
+from tradeoff.studies.results.results import BASELINES
 from tradeoff.studies.samplers.build import build_sampler
 from tradeoff.studies.samplers.decoupled import DecoupledSampler
 from tradeoff.studies.storage.stored_study import StoredStudy
@@ -66,6 +67,8 @@ def search(
         deadline_s: The moment of `time.monotonic` after which no trial is started.
     """
     objective = ready.objective(display)
+    if study.user_attrs.get(BASELINES) != ready.data["baselines"]:
+        study.set_user_attr(BASELINES, ready.data["baselines"])
     study.sampler = build_sampler(
         ready.config,
         objective,

@@ -5,7 +5,7 @@ Whatever shows, chooses or exports works on a `StudyResults`; only this file rea
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tradeoff.objectives.device.registry import device_class
@@ -17,6 +17,9 @@ from tradeoff.studies.errors import TradeoffError
 
 if TYPE_CHECKING:
     from tradeoff.studies.storage.stored_study import StoredStudy
+
+# The study's user attribute that holds the baselines of its learned objectives, as its data was prepared.
+BASELINES = "baselines"
 
 # Each outcome in words, in the order in which they are counted.
 OUTCOME_WORDS: dict[OutcomeKind | None, str] = {
@@ -47,6 +50,7 @@ class StudyResults:
         tradeoff_version: The version that made the study.
         storage: Where it is kept, without a password.
         memory_estimates: Memory as estimated before anything ran; None if it was not.
+        baselines: The baselines (the constant answer) of the learned objectives for which they are known.
     """
 
     name: str
@@ -58,6 +62,7 @@ class StudyResults:
     tradeoff_version: str
     storage: str
     memory_estimates: MemoryEstimates | None = None
+    baselines: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def num_devices(self) -> int:
@@ -124,4 +129,5 @@ def read_results(study: "StoredStudy") -> StudyResults:
         tradeoff_version=attributes.get("tradeoff_version", "unknown"),
         storage=study.storage.place,
         memory_estimates=stored_memory_estimates(attributes),
+        baselines=attributes.get(BASELINES, {}),
     )

@@ -11,6 +11,7 @@ from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.criteria import Limit, Within, numeric_value
+from tradeoff.studies.results.evidence import JudgedFront, judged_front
 from tradeoff.studies.results.front import dominates, extremes, feasible, knee, pareto_front
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
 
@@ -72,8 +73,8 @@ class Choice:
     why: str
 
 
-def qualifying_front(results: StudyResults, selection: Selection) -> list[TrialRecord]:
-    """Return the front of the trials that qualify, best in the first objective first; empty if nothing completed.
+def qualifying(results: StudyResults, selection: Selection) -> JudgedFront:
+    """Return the front of the trials that satisfy the limits, with its marks; empty if nothing completed.
 
     Raises:
         TradeoffError: A name is unknown, or trials completed but none qualifies: the message names the limit that excludes all,
@@ -81,34 +82,44 @@ def qualifying_front(results: StudyResults, selection: Selection) -> list[TrialR
     """
     candidates = feasible(results.records)
     _check_names(results, selection, candidates)
-    if not candidates:
-        return []
     kept = [record for record in candidates if all(limit.is_satisfied_by(record) for limit in selection.limits)]
-    if not kept:
+    if candidates and not kept:
         raise TradeoffError(_nothing_qualifies(candidates, selection.limits, results.objectives))
-    front = pareto_front(kept, results.objectives)
-    near = front
-    for within in selection.within:
+    return judged_front(results, kept)
+
+
+def qualifying_front(results: StudyResults, selection: Selection) -> list[TrialRecord]:
+    """Return the front of the trials that qualify, best in the first objective first; raises as `qualifying` does."""
+    return _near(qualifying(results, selection).records, selection)
+
+
+def _near(front: Sequence[TrialRecord], selection: Selection) -> list[TrialRecord]:
+    near = list(front)
+    for within in selection.within if front else ():
         close = {record.number for record in within.keep(front)}
         near = [record for record in near if record.number in close]
-    if not near:
+    if front and not near:
         asked = " and ".join(str(within) for within in selection.within)
         raise TradeoffError(f"no configuration has {asked} of the best at the same time; widen one of them")
     return near
 
 
 def choose(results: StudyResults, selection: Selection) -> Choice:
-    """Choose one trial.
+    """Choose one trial, of those without a mark unless it is asked for by number.
 
     By default it is the knee; with `within` alone, the best in the first of the objectives that `within` does not name ("the
     fastest within half a point of the best").
 
     Raises:
-        TradeoffError: Nothing completed, nothing qualifies, or the trial asked for does not exist or did not complete.
+        TradeoffError: Nothing completed, nothing qualifies or is better than a constant answer, or the trial asked for does
+            not exist or did not complete.
     """
     if selection.trial is not None:
         return _one_trial(results, selection.trial, selection.limits)
-    front = qualifying_front(results, selection)
+    judged = qualifying(results, selection)
+    if judged.warning is not None:
+        raise TradeoffError(f"{judged.warning}; --trial N chooses one nevertheless")
+    front = _near(judged.recommended, selection)
     if not front:
         raise TradeoffError(
             f"a choice needs a completed trial, and the study {results.name!r} has none ({results.summary()}); run more trials"
@@ -144,8 +155,9 @@ def _one_trial(results: StudyResults, number: int, limits: Sequence[Limit]) -> C
         if not limit.is_satisfied_by(record):
             raise TradeoffError(f"trial {number} does not satisfy {limit}: {_has(record, limit)}; choose another")
     better = [other.number for other in feasible(results.records) if dominates(other, record, results.objectives)]
-    note = f"; trial {better[0]} is at least as good in every objective" if better else ""
-    return Choice(record=record, why=f"asked for by number{note}")
+    notes = ["asked for by number"] + ([f"trial {better[0]} is at least as good in every objective"] if better else [])
+    standing = judged_front(results).standings.get(number)
+    return Choice(record=record, why="; ".join(notes + (standing.words() if standing is not None else [])))
 
 
 def _check_names(results: StudyResults, selection: Selection, candidates: Sequence[TrialRecord]) -> None:

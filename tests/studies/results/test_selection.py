@@ -3,7 +3,7 @@ from stored_studies import completed, make_study, out_of_memory, params, record
 
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.criteria import Limit, Within, numeric_value, parse_weights
-from tradeoff.studies.results.results import StudyResults, read_results
+from tradeoff.studies.results.results import BASELINES, StudyResults, read_results
 from tradeoff.studies.results.selection import Selection, choose, qualifying_front
 
 
@@ -189,3 +189,15 @@ def test_the_effective_batch_is_a_figure_and_a_switch_is_none() -> None:
     assert numeric_value(trial, "effective_batch_size") == 8
     assert numeric_value(trial, "gradient_checkpointing") is None
     assert numeric_value(trial, "precision") is None
+
+
+def test_a_marked_row_is_chosen_by_its_number_alone_and_the_reason_says_so() -> None:
+    study = make_study(None)
+    study.set_user_attr(BASELINES, {"accuracy": 0.75})
+    results = read_results(study)
+    assert choose(results, Selection(minimize="train_time_s")).record.number == 1  # trial 2 is faster, at an accuracy of 0.70
+    asked = choose(results, Selection(trial=2))
+    assert asked.why == "asked for by number; no better than a constant answer"
+    study.set_user_attr(BASELINES, {"accuracy": 0.9})
+    with pytest.raises(TradeoffError, match="clearly better than a constant answer"):
+        choose(read_results(study), Selection())
