@@ -4,13 +4,12 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from tradeoff.studies.cli.options import StorageUrl, TableOrJson
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.execution.display import output_console
+from tradeoff.studies.execution.display import print_result
 from tradeoff.studies.results.compare import Comparison, compare_studies, compare_trials, is_number
+from tradeoff.studies.results.fitted_table import FittedTable
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.storage.opening import load_study, open_storage
 from tradeoff.studies.storage.retrying import RetryingStorage
@@ -38,7 +37,7 @@ def compare(
     if output_format == "json":
         print(as_json(comparison))
     else:
-        output_console().print(as_table(comparison))
+        print_result(as_table(comparison))
 
 
 def comparison_of(a: str, b: str, storage: RetryingStorage, *, study: str | None) -> Comparison:
@@ -67,20 +66,17 @@ def as_json(comparison: Comparison) -> str:
     return json.dumps(plain, indent=2, default=str)
 
 
-def as_table(comparison: Comparison) -> Table:
+def as_table(comparison: Comparison) -> FittedTable:
     """Return the comparison for a person, with the better value of each line in bold."""
-    table = Table(caption=Text("\n".join(comparison.notes)) if comparison.notes else None, caption_justify="left")
-    table.add_column("")
-    for name in (comparison.a, comparison.b, "difference"):
-        table.add_column(Text(name), justify="right")
+    lines = []
     for row in comparison.rows:
-        styles = ["bold" if row.better == side else "" for side in ("a", "b")]
         change = "" if row.difference is None or row.difference == 0 else f"{row.difference:+,.{row.digits}f}"
         if change and row.ratio is not None:
             change += f" (x {row.ratio:.2f})"
-        cells = [_show(row.a, row.digits), _show(row.b, row.digits)]
-        table.add_row(row.label, *(Text(cell, style=style) for cell, style in zip(cells, styles, strict=True)), change)
-    return table
+        lines.append([row.label, _show(row.a, row.digits), _show(row.b, row.digits), change])
+    better = {(position, 1 + "ab".index(row.better)) for position, row in enumerate(comparison.rows) if row.better}
+    head = ["", comparison.a, comparison.b, "difference"]
+    return FittedTable(head=head, rows=lines, left=[""], notes=comparison.notes, bold=frozenset(better))
 
 
 def _show(value: Any, digits: int | None) -> str:

@@ -7,14 +7,14 @@ from typing import Annotated
 import optuna
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.studies.cli.options import StorageUrl, StudyName, TableOrJson
 from tradeoff.studies.errors import OtherDeviceError, TradeoffError
 from tradeoff.studies.execution.confirm import Confirmation, confirm_stored, measured_by, to_confirm
-from tradeoff.studies.execution.display import Display, PlainDisplay, output_console, plain_table
+from tradeoff.studies.execution.display import Display, PlainDisplay, print_result
 from tradeoff.studies.execution.interrupts import run_to_end
+from tradeoff.studies.results.fitted_table import FittedTable
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Choice, Selection, choose
 from tradeoff.studies.results.tables import short_configuration
@@ -59,7 +59,7 @@ def confirm(
     if as_json:
         print(confirmations_as_json(done, results.objectives))
     elif done:
-        output_console().print(confirmations_table(done, results.objectives))
+        print_result(confirmations_table(done, results.objectives))
     if trial is None and not status and (left := len(to_confirm(read_results(study)))):
         display.message(f"the measured values have changed the front: {left} of it {'is' if left == 1 else 'are'} derived")
     raise typer.Exit(status or int(any(each.measured.outcome == "failed" for each in done)))
@@ -117,7 +117,7 @@ def confirm_choice(
     return results, choice
 
 
-def confirmations_table(confirmations: Sequence[Confirmation], objectives: Sequence[str]) -> Table:
+def confirmations_table(confirmations: Sequence[Confirmation], objectives: Sequence[str]) -> FittedTable:
     """Return a row for each configuration: every objective as expected, as measured, and the difference."""
     head = ["trial", "confirmed by", "batch x accumulation", *(GOALS[name].short_heading for name in objectives), ""]
     rows = [
@@ -130,7 +130,7 @@ def confirmations_table(confirmations: Sequence[Confirmation], objectives: Seque
         ]
         for each in confirmations
     ]
-    return plain_table("Expected -> measured (difference)", head, rows, left=["batch x accumulation", ""])
+    return FittedTable(head=head, rows=rows, left=["batch x accumulation"], title="Expected -> measured (difference)")
 
 
 def confirmations_as_json(confirmations: Sequence[Confirmation], objectives: Sequence[str]) -> str:

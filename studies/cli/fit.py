@@ -6,17 +6,17 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.objectives.measurements.outcome import Completed, Measurements, Outcome, OutOfMemory, ProbeResult
 from tradeoff.searchspace import KNOBS, TrialParameters
 from tradeoff.studies.cli.options import Overrides, Preset, StudyFile, TableOrJson
 from tradeoff.studies.config.study_file import load_config
-from tradeoff.studies.execution.display import PlainDisplay, output_console, plain_table
+from tradeoff.studies.execution.display import PlainDisplay, print_result
 from tradeoff.studies.execution.fit import Fit, fit_study
 from tradeoff.studies.execution.interrupts import Interrupts, run_to_end
 from tradeoff.studies.execution.preparation import prepare
+from tradeoff.studies.results.fitted_table import FittedTable
 from tradeoff.studies.results.tables import SHORT_NAMES, short_configuration, show_parameter
 
 
@@ -61,11 +61,11 @@ def fit(
     if output_format == "json":
         print(json.dumps({"memory_limit_mib": memory_limit_mib, "rows": [fit.as_dict() for fit in fits]}, indent=2))
     elif fits:
-        output_console().print(fit_table(fits, memory_limit_mib))
+        print_result(fit_table(fits, memory_limit_mib))
     raise typer.Exit(status or int(any(fit.failure is not None for fit in fits)))
 
 
-def fit_table(fits: Sequence[Fit], memory_limit_mib: float) -> Table:
+def fit_table(fits: Sequence[Fit], memory_limit_mib: float) -> FittedTable:
     """Return a row for each compute configuration: its largest batch, the memory of that and the next one, and the cost."""
     further = [name for name in KNOBS if any(name in fit.further for fit in fits)]
     left = ["checkpointing", "precision", "accumulates", *(SHORT_NAMES.get(name, name) for name in further)]
@@ -87,7 +87,7 @@ def fit_table(fits: Sequence[Fit], memory_limit_mib: float) -> Table:
             fit.failure or ("all training samples" if fit.is_all else ""),
         ]
         rows.append(cells)
-    return plain_table(f"The largest batch that fits in {memory_limit_mib:,.0f} MiB", head, rows, left=[*left, ""])
+    return FittedTable(head=head, rows=rows, left=left, title=f"The largest batch that fits in {memory_limit_mib:,.0f} MiB")
 
 
 def _line(parameters: TrialParameters, outcome: Outcome) -> str:

@@ -6,7 +6,7 @@ import typer
 
 from tradeoff.studies.cli import options
 from tradeoff.studies.cli.options import results_of, selection_of
-from tradeoff.studies.execution.display import output_console
+from tradeoff.studies.execution.display import print_result
 from tradeoff.studies.results.selection import choose, qualifying_front
 from tradeoff.studies.results.tables import front_as_csv, front_as_json, front_table
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
@@ -49,4 +49,4 @@ def front(
     else:
         device = f" on {results.device['name']}" if "name" in results.device else ""
         title = f"Pareto front of {results.name}{device}"
-        output_console().print(front_table(rows, results.objectives, only=only, title=title, caption=results.summary()))
+        print_result(front_table(rows, results.objectives, only=only, title=title, caption=results.summary()))

@@ -17,7 +17,7 @@ from tradeoff.studies.cli.plan_tables import estimates_table, fits_by_gpu, front
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.execution.display import output_console
+from tradeoff.studies.execution.display import print_result
 from tradeoff.studies.execution.preparation import cache_folder
 
 Attention = Literal["eager", "sdpa"]
@@ -92,7 +92,7 @@ def plan(
         print(json.dumps(rows, indent=2))
         return
     for table in tables:
-        output_console().print(table)
+        print_result(table)
 
 
 def estimate_memory(

@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from tradeoff.objectives.memory_estimator.gpus import GPUS
 from tradeoff.objectives.memory_estimator.run_estimate import RunEstimate, largest_fitting
 from tradeoff.searchspace import Precision
-from tradeoff.studies.execution.display import plain_table
+from tradeoff.studies.results.fitted_table import FittedTable
 
 _PARTS = ("context", "weights", "gradients", "optimizer", "activations", "workspace", "retained")
 _VERDICTS = {True: "yes", False: "no", None: ""}
@@ -33,7 +31,7 @@ def fits_by_gpu(estimates: Sequence[RunEstimate]) -> list[dict[str, Any]]:
     return rows
 
 
-def gpus_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def gpus_table(rows: Sequence[Mapping[str, Any]]) -> FittedTable:
     """Return the rows of `fits_by_gpu` as a table."""
     cells = [
         [
@@ -44,12 +42,8 @@ def gpus_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         ]
         for row in rows
     ]
-    return plain_table(
-        "What is certain to fit on a GPU",
-        ["GPU", "memory (MiB)", "configurations that fit", "largest batch"],
-        cells,
-        left=["GPU"],
-    )
+    head = ["GPU", "memory (MiB)", "configurations that fit", "largest batch"]
+    return FittedTable(head=head, rows=cells, left=["GPU"], title="What is certain to fit on a GPU")
 
 
 def frontier_of(estimates: Sequence[RunEstimate]) -> list[RunEstimate]:
@@ -57,7 +51,7 @@ def frontier_of(estimates: Sequence[RunEstimate]) -> list[RunEstimate]:
     return [estimate for estimate in largest_fitting(estimates).values() if estimate is not None]
 
 
-def estimates_table(estimates: Sequence[RunEstimate]) -> Table:
+def estimates_table(estimates: Sequence[RunEstimate]) -> FittedTable:
     """Return a row for each configuration: the estimate, its bounds, the verdict, and the parts of the peak."""
     rows = [
         [
@@ -72,10 +66,11 @@ def estimates_table(estimates: Sequence[RunEstimate]) -> Table:
         for each in estimates
     ]
     head = ["batch", "accumulation", "checkpointing", "precision", "peak", "low", "high", "fits", *_PARTS]
-    return plain_table("Estimated peak memory, MiB", head, rows, left=["checkpointing", "precision", "fits"])
+    left = ["checkpointing", "precision", "fits"]
+    return FittedTable(head=head, rows=rows, left=left, title="Estimated peak memory, MiB")
 
 
-def frontier_table(estimates: Sequence[RunEstimate], device_memory_mib: float) -> Table:
+def frontier_table(estimates: Sequence[RunEstimate], device_memory_mib: float) -> FittedTable:
     """Return a row for each checkpointing, precision and accumulation with the largest batch that fits."""
     rows = []
     for (checkpointing, precision, accumulation), best in largest_fitting(estimates).items():
@@ -83,7 +78,7 @@ def frontier_table(estimates: Sequence[RunEstimate], device_memory_mib: float) -
         rows.append(["yes" if checkpointing else "no", precision.value, str(accumulation), *cells])
     head = ["checkpointing", "precision", "accumulation", "largest batch", "peak", "low", "high"]
     title = f"The largest batch that fits in {device_memory_mib:,.0f} MiB"
-    return plain_table(title, head, rows, left=["checkpointing", "precision"])
+    return FittedTable(head=head, rows=rows, left=["checkpointing", "precision"], title=title)
 
 
 def _bounds(estimate: RunEstimate) -> list[str]:

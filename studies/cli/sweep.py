@@ -4,24 +4,23 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.searchspace import KNOBS
 from tradeoff.studies.cli.options import Overrides, StorageUrl
 from tradeoff.studies.config.published_tables import SOURCE, TABLES
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.execution.display import output_console, terminal_display
+from tradeoff.studies.execution.display import print_result, terminal_display
 from tradeoff.studies.execution.interrupts import run_to_end
 from tradeoff.studies.execution.sweep import SweepRow, measured_columns, published_columns, sweep_config, sweep_rows
 from tradeoff.studies.reporting.markdown import markdown_table
+from tradeoff.studies.results.fitted_table import FittedTable
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults, read_results
-from tradeoff.studies.results.tables import SHORT_NAMES
+from tradeoff.studies.results.tables import SHORT_NAMES, show_parameter
 from tradeoff.studies.storage.opening import load_study, open_storage
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 from tradeoff.studies.workers.run import run_study
@@ -92,7 +91,7 @@ def sweep(
     elif output_format == "markdown":
         print(f"**{title}**\n\n{as_markdown(rows)}\n\n" + "\n".join(f"- {note}" for note in notes))
     else:
-        output_console().print(as_table(rows, title=title, notes=notes))
+        print_result(as_table(rows, title=title, notes=notes))
     raise typer.Exit(status)
 
 
@@ -120,17 +119,10 @@ def as_markdown(rows: Sequence[SweepRow]) -> str:
     return markdown_table(*_cells(rows), num_left=0, is_last_left=False)
 
 
-def as_table(rows: Sequence[SweepRow], *, title: str, notes: Sequence[str]) -> Table:
+def as_table(rows: Sequence[SweepRow], *, title: str, notes: Sequence[str]) -> FittedTable:
     """Return the table for a terminal."""
     head, lines = _cells(rows)
-    table = Table(
-        title=Text(title), title_justify="left", caption=Text("\n".join(notes)), caption_justify="left"
-    )  # fmt: skip
-    for name in head:
-        table.add_column(name, justify="right")
-    for line in lines:
-        table.add_row(*(Text(cell) for cell in line))
-    return table
+    return FittedTable(head=head, rows=lines, title=title, notes=notes)
 
 
 def _cells(rows: Sequence[SweepRow]) -> tuple[list[str], list[list[str]]]:
@@ -142,7 +134,7 @@ def _cells(rows: Sequence[SweepRow]) -> tuple[list[str], list[list[str]]]:
     head += [f"published {_HEADS[name][0]}" for name in published]
     lines = []
     for row in rows:
-        line = [_parameter(row.params.get(name)) for name in params]
+        line = [show_parameter(row.params.get(name)) for name in params]
         if row.outcome == "completed":
             line += [_number(name, row.figures.get(name)) for name in measured]
         else:
@@ -176,12 +168,6 @@ def _parameters(rows: Sequence[SweepRow], *, always: Sequence[str]) -> list[str]
     if not always:
         return held
     return [name for name in held if name in always or len({row.params.get(name) for row in rows}) > 1]
-
-
-def _parameter(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _number(name: str, value: float | None) -> str:

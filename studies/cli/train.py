@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from tradeoff.objectives.measurements.goals import GOALS, learned_value
 from tradeoff.studies.execution.interrupts import EXIT_STATUS
@@ -60,8 +61,10 @@ def train(
 @contextmanager
 def _progress(console: Console, say: Callable[[str], None]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Show progress: a bar on a terminal, a line now and then elsewhere; stages and evaluations are lines in both."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    # The bar has the room that the numbers leave.
+    shrinking = BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=40))
+    columns = (TextColumn("{task.description}"), shrinking, MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True, expand=True) as bar:
         task = bar.add_task("steps", total=None, visible=False)
         last_line_s = time.monotonic()
 

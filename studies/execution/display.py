@@ -2,21 +2,20 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.results.fitted_table import flowed, wrapped
 from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.tables import front_table, short_configuration
 
@@ -67,7 +66,7 @@ class PlainDisplay(Display):
 
     def show(self, what: RenderableType) -> None:
         """Print the table."""
-        self._console.print(what)
+        _print_whole(self._console, what)
 
     @contextmanager
     def running(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> Iterator[None]:
@@ -103,7 +102,7 @@ class LiveDisplay(PlainDisplay):
         self._counted_before = 0
         self._records: Sequence[TrialRecord] = ()
         # By worker: its trial, and the last that it reported.
-        self._running: dict[int, str] = {}
+        self._running: dict[int, tuple[str, ...]] = {}
         self._events: dict[int, Mapping[str, Any]] = {}
 
     @contextmanager
@@ -122,7 +121,7 @@ class LiveDisplay(PlainDisplay):
         """Show the trial's configuration."""
         # Another thread draws: what it looks up for a running trial is there before the trial is.
         self._events[worker] = {}
-        self._running[worker] = f"trial {number}  {short_configuration(parameters.as_dict())}"
+        self._running[worker] = (f"trial {number}", short_configuration(parameters.as_dict()))
 
     def progress(self, event: Mapping[str, Any], *, worker: int = 0) -> None:
         """Show the trial's stage and step."""
@@ -144,23 +143,38 @@ class LiveDisplay(PlainDisplay):
 
     def _render(self) -> RenderableType:
         assert self._config is not None
+        width, height = self._console.size
         counted = sum(record.counts for record in self._records)
-        parts: list[RenderableType] = [
-            Text(self._title, style="bold"),
-            Text(f"{counted} of {self._config.trials} trials   {counts_line(self._records)}   {self._time_left(counted)}"),
-            ProgressBar(total=self._config.trials, completed=counted, width=60),
-        ]
+        counts = [f"{counted} of {self._config.trials} trials", counts_line(self._records), self._time_left(counted)]
+        above = [*wrapped(self._title, width), *_in_lines(counts, width, separator="   ")]
         # The view's own thread draws while trials begin and end.
         running = sorted(self._running.items())
-        parts += [Text(f"{trial}  {_step(self._events[worker])}", style="cyan") for worker, trial in running[:MAX_LIVE_ROWS]]
-        if len(running) > MAX_LIVE_ROWS:
-            parts.append(Text(f"and {len(running) - MAX_LIVE_ROWS} more trials", style="dim"))
+        trials: list[str] = []
+        num_shown = 0
+        for worker, trial in running[:MAX_LIVE_ROWS]:
+            lines = _in_lines([*trial, *_step(self._events[worker])], width, separator="  ")
+            # Half of the terminal is for the front.
+            if trials and len(trials) + len(lines) > height // 2:
+                break
+            trials += lines
+            num_shown += 1
+        more = [f"and {len(running) - num_shown} more trials"] if len(running) > num_shown else []
+        parts: list[RenderableType] = [Text(above[0], style="bold"), *map(Text, above[1:])]
+        parts.append(ProgressBar(total=self._config.trials, completed=counted, width=60))
+        parts += [*(Text(line, style="cyan") for line in trials), *(Text(line, style="dim") for line in more)]
+        return Group(*parts, *self._front_lines(width, height - len(parts)))
+
+    def _front_lines(self, width: int, height: int) -> list[Text]:
+        """Return as much of the front as fits, and how much of it is left out."""
+        assert self._config is not None
         front = pareto_front(self._records, self._config.objectives)
-        if front:
-            parts.append(front_table(front[:MAX_LIVE_ROWS], self._config.objectives))
-            if len(front) > MAX_LIVE_ROWS:
-                parts.append(Text(f"and {len(front) - MAX_LIVE_ROWS} more", style="dim"))
-        return Group(*parts)
+        for num_shown in range(min(len(front), MAX_LIVE_ROWS), 0, -1):
+            lines = front_table(front, self._config.objectives, most=num_shown).lines(width)
+            if num_shown < len(front):
+                lines.append(Text(f"and {len(front) - num_shown} more", style="dim"))
+            if len(lines) <= height:
+                return lines
+        return []
 
     def _time_left(self, counted: int) -> str:
         done = counted - self._counted_before
@@ -171,10 +185,16 @@ class LiveDisplay(PlainDisplay):
         return f"about {minutes}:{seconds:02} left"
 
 
-def _step(event: Mapping[str, Any]) -> str:
+def _step(event: Mapping[str, Any]) -> list[str]:
     """Describe where a trial is: its stage, and the step if the stage counts them."""
-    step = f"  step {event['step']} of {event['total']}" if event.get("total") else ""
-    return f"{event.get('stage', 'start')}{step}"
+    steps = [f"step {event['step']} of {event['total']}"] if event.get("total") else []
+    return [str(event.get("stage", "start")), *steps]
+
+
+def _in_lines(pieces: Iterable[str], width: int, *, separator: str) -> list[str]:
+    """Return lines of the pieces that are not empty; one that is longer than a line is broken between words."""
+    lines = flowed([piece for piece in pieces if piece], width, separator=separator)
+    return [part for line in lines for part in wrapped(line, width)]
 
 
 def terminal_display(console: Console | None = None) -> Display:
@@ -183,20 +203,14 @@ def terminal_display(console: Console | None = None) -> Display:
     return LiveDisplay(console) if console.is_terminal and not console.is_dumb_terminal else PlainDisplay(console)
 
 
-def output_console() -> Console:
-    """Return a console for a command's result; a pipe or a file has no width to fit, so there it is wide."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
+def print_result(what: RenderableType) -> None:
+    """Print a command's result on the output stream."""
+    _print_whole(Console(), what)
 
 
-def plain_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[str] = ()) -> Table:
-    """Return a table with no frame, whose columns are aligned right, except for those that `left` names."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in head:
-        table.add_column(name, justify="left" if name in left else "right")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+def _print_whole(console: Console, what: RenderableType) -> None:
+    # Without it rich would cut what is wider than the console.
+    console.print(what, soft_wrap=True)
 
 
 def describe_outcome(record: TrialRecord) -> str:

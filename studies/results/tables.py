@@ -17,7 +17,7 @@ from tradeoff.searchspace import KNOBS, MICRO_BATCH
 from tradeoff.studies.results.front import extremes, knee
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from tradeoff.studies.results.fitted_table import FittedTable
 
 # Parameter names in a table, where room is scarce.
 SHORT_NAMES = {name: knob.label for name, knob in KNOBS.items()}
@@ -81,41 +81,32 @@ def front_table(
     objectives: Sequence[str],
     *,
     only: TrialRecord | None = None,
+    most: int | None = None,
     title: str | None = None,
     caption: str | None = None,
-) -> "Table":
-    """Return a table of the front, or of the one trial `only`, with a title above and a caption below."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+) -> "FittedTable":
+    """Return a table of the front, or of the one trial `only`, or of its first `most` trials, with a title and a caption."""
+    from tradeoff.studies.results.fitted_table import FittedTable
 
-    shown = _shown(front, only)
+    shown = _shown(front, only)[:most]
     found = marks(front, objectives)
     notes = [caption] if caption else []
     if any(is_elsewhere(record, name) for record in shown for name in objectives):
         notes.append(f"{ELSEWHERE} measured by another trial or a probe; --format json says which")
     if any(spread_name(name) in record.attributes for record in shown for name in objectives):
         notes.append("± standard deviation over seeds")
-    table = Table(
-        # Text, since a study's name may hold brackets, which rich takes for markup.
-        title=Text(title) if title else None,
-        caption=Text("\n".join(notes)) if notes else None,
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    # One column for the whole configuration: a column for each parameter would not fit a terminal.
-    table.add_column("trial", justify="right")
-    table.add_column("batch x accumulation", no_wrap=True)
-    for name in objectives:
-        table.add_column(GOALS[name].short_heading, justify="right", min_width=8)
-    table.add_column("", min_width=12)
-    for record in shown:
-        values = [shown_value(record, name) for name in objectives]
-        cells = [str(record.number), short_configuration(record.params), *values]
-        table.add_row(*(Text(cell) for cell in [*cells, ", ".join(found.get(record.number, []))]))
-    return table
+    rows = [
+        [
+            str(record.number),
+            # One column for the whole configuration: a column for each parameter would not fit a terminal.
+            short_configuration(record.params),
+            *(shown_value(record, name) for name in objectives),
+            ", ".join(found.get(record.number, [])),
+        ]
+        for record in shown
+    ]
+    head = ["trial", "batch x accumulation", *(GOALS[name].short_heading for name in objectives), ""]
+    return FittedTable(head=head, rows=rows, left=("batch x accumulation",), title=title or "", notes=notes)
 
 
 def shown_value(record: TrialRecord, objective: str) -> str:
@@ -168,4 +159,7 @@ def show_parameter(value: Any) -> str:
     """Return a parameter's value as a cell's text."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+    if isinstance(value, float):
+        # Of a rate or a share, two digits tell enough.
+        return f"{value:.2g}" if abs(value) < 1 else f"{value:g}"
+    return "" if value is None else str(value)

@@ -142,6 +142,7 @@ def test_a_long_front_is_cut_in_a_live_view() -> None:
         display.trials([completed(n, accuracy=0.1 + n / 100, train_time_s=1.0 + n) for n in range(13)])
         text = view(display)
     assert "and 3 more" in text
+    assert "lowest training time" not in text  # it is one of the three
 
 
 def test_a_message_with_brackets_is_printed_as_it_is() -> None:
@@ -173,3 +174,26 @@ def test_a_live_view_of_very_many_workers_stays_short() -> None:
         for worker in range(200):
             display.trial_started(worker, TrialParameters(per_device_train_batch_size=4), worker=worker)
         assert "and 190 more trials" in view(display)
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 16), (40, 24), (80, 12), (80, 24)])
+def test_a_live_view_breaks_no_number_and_is_no_higher_than_the_terminal(width: int, height: int) -> None:
+    to = Console(file=io.StringIO(), force_terminal=True, width=width, height=height, color_system=None)
+    display = LiveDisplay(to)
+    rates = {"learning_rate": 0.000312345, "attn_implementation": "flash_attention_2", "optim": "adamw_torch_fused"}
+    with display.running("a study with a long name of many words", DEVICE, tiny_study(trials=4000)):
+        others = [ended(20, "out_of_memory"), ended(21, "probed"), ended(22, "failed"), ended(23, "timed_out")]
+        display.trials([*(completed(n, 0.1 + n / 100, 1e6 + n) for n in range(13)), *others])
+        for worker in range(30):
+            parameters = TrialParameters(per_device_train_batch_size=1024, **rates)
+            display.trial_started(1000 + worker, parameters, worker=worker)
+            display.progress({"stage": "train", "step": 12345, "total": 123456}, worker=worker)
+        shown = io.StringIO()
+        Console(file=shown, width=width, height=height, color_system=None).print(display._render())
+    lines = shown.getvalue().splitlines()
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert "step 12345 of 123456" in text
+    for count in ("13 completed", "1 out of memory", "1 timed out", "learning rate 0.00031"):
+        assert count in text
