@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tradeoff.objectives.knowledge.derivation import derived_attributes, predicted_attributes
+from tradeoff.objectives.knowledge.derivation import derived_attributes, measured_errors, predicted_attributes
 from tradeoff.objectives.knowledge.early_stopping import stop_rule
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
@@ -278,6 +278,8 @@ class Objective:
         attributes |= predicted_attributes(parameters, attributes, knowledge)
         if attributes["outcome"] == "completed":
             attributes |= {f"{name}_source": "measured" for name in self.setup.objectives}
+            measured = TrialRecord(number=trial.number, outcome="completed", params=trial.params, attributes=attributes)
+            attributes |= measured_errors(measured, parameters, knowledge)
             if "peak_memory_mib" not in attributes and (known := knowledge.memory_mib(parameters)) is not None:
                 # Only a probe measures it on a CPU, and an earlier one did.
                 attributes |= {"peak_memory_mib": known[0], "peak_memory_mib_source": known[1]}

@@ -5,8 +5,8 @@ from typing import Any
 
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
-from tradeoff.objectives.measurements.goals import GOALS
-from tradeoff.objectives.measurements.records import DERIVED_FROM, MEMORY_PREDICTION
+from tradeoff.objectives.measurements.goals import GOALS, cost_goals
+from tradeoff.objectives.measurements.records import DERIVED_FROM, MEMORY_PREDICTION, TrialRecord
 from tradeoff.objectives.measurements.seeds import NUM_SEEDS, spread_name
 from tradeoff.searchspace import TrialParameters
 
@@ -29,6 +29,7 @@ def derived_attributes(parameters: TrialParameters, settling: Observation, knowl
     for name in dict.fromkeys(("train_time_s", "peak_memory_mib", *knowledge.setup.objectives)):
         if not GOALS[name].learned:
             attributes |= {name: cost.value(name), f"{name}_source": cost.source(name)}
+            attributes[spread_name(name)] = cost.error(name) or None
         elif settling.record.outcome == "completed":
             settled = settling.record.attributes
             attributes |= {name: settled.get(name), f"{name}_source": f"trained in trial {settling.record.number}"}
@@ -39,6 +40,24 @@ def derived_attributes(parameters: TrialParameters, settling: Observation, knowl
         # The prediction made before the trial that measured the peak.
         attributes |= {name: source.record.attributes[name] for name in MEMORY_PREDICTION if name in source.record.attributes}
     return attributes
+
+
+def measured_errors(record: TrialRecord, parameters: TrialParameters, knowledge: Knowledge) -> dict[str, float]:
+    """Return the standard deviations of the costs that a training has measured itself, by attribute.
+
+    Args:
+        record: The training's record, as far as it is known.
+        parameters: Its configuration.
+        knowledge: The models fitted to the study's trials.
+    """
+    if (sample := Observation(record=record, parameters=parameters).train_time_sample) is None:
+        return {}
+    relative = knowledge.times.error_factor * sample.relative_std
+    return {
+        spread_name(name): relative * abs(record.attributes[name])
+        for name, goal in cost_goals().items()
+        if goal.varies_with_time and name in record.attributes
+    }
 
 
 def predicted_attributes(parameters: TrialParameters, measured: Mapping[str, Any], knowledge: Knowledge) -> dict[str, Any]:

@@ -7,8 +7,9 @@ of its whole learning class. All of it holds for one job on one device model wit
 Everything is computed from the stored records, so every process that can read the study knows the same.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from tradeoff.objectives.job.schedule import Schedule
@@ -30,9 +31,11 @@ class Cost:
 
     Attributes:
         known: The value of each known cost by name, with its source: "measured", "probe" or "model".
+        errors: The standard deviations of those values, in their units.
     """
 
     known: Mapping[str, Known]
+    errors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def peak_memory_mib(self) -> float:
@@ -51,6 +54,10 @@ class Cost:
     def source(self, name: str) -> str | None:
         """Return the source of the value of a cost objective; None if it is not known."""
         return self.known[name][1] if name in self.known else None
+
+    def error(self, name: str) -> float:
+        """Return the standard deviation of the value of a cost objective, in its unit; 0 if none is known."""
+        return self.errors.get(name, 0.0)
 
     def knows(self, names: Iterable[str]) -> bool:
         """Return True if all of these objectives are known."""
@@ -139,8 +146,13 @@ class Knowledge:
             energy_j=self._power.energy_j(structure, *time),
             num_samples=num_samples,
         )
-        known = {name: goal.estimated(estimates) for name, goal in cost_goals().items()}
-        return Cost(known={name: value for name, value in known.items() if value is not None})
+        time_error, known, errors = self.times.relative_error(structure), {}, {}
+        for name, goal in cost_goals().items():
+            if (estimated := goal.estimated(estimates)) is not None:
+                predicted = goal.typical_error if estimated[1] == "model" else 0.0
+                known[name] = estimated
+                errors[name] = abs(estimated[0]) * math.hypot(time_error if goal.varies_with_time else 0.0, predicted)
+        return Cost(known=known, errors=errors)
 
     def memory_mib(self, parameters: TrialParameters) -> tuple[float, str] | None:
         """Return the peak memory in MiB and its source (see `MemoryModel`); None while too little is known."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from tradeoff.objectives.knowledge.time_error import TimeSample
 from tradeoff.objectives.measurements.records import MEMORY_PREDICTION, TrialRecord
 from tradeoff.searchspace import SearchSpace, TrialParameters
 
@@ -28,6 +29,22 @@ class Observation:
         """The times of a micro-step and of an update; None if the trial was not probed."""
         probe = self.record.attributes.get("probe")
         return None if probe is None else (probe["micro_step_time_s"], probe["optimizer_step_time_s"])
+
+    @property
+    def micro_step_sample(self) -> TimeSample | None:
+        """The time of a micro-step with its assumed error; None if the trial was not probed."""
+        if (probe := self.record.attributes.get("probe")) is None:
+            return None
+        return TimeSample.of(
+            probe["micro_step_time_s"], spread=probe.get("micro_step_spread"), busy_share=probe.get("busy_share")
+        )
+
+    @property
+    def train_time_sample(self) -> TimeSample | None:
+        """The measured training time with its assumed error; None if nothing was trained to the end."""
+        if self.train_time_s is None:
+            return None
+        return TimeSample.of(self.train_time_s, busy_share=self.record.attributes.get("training", {}).get("busy_share"))
 
 
 def observe(record: TrialRecord, space: SearchSpace) -> Observation | None:

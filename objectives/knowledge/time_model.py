@@ -1,5 +1,10 @@
-"""Predict the training time of a configuration: step times from probes times the number of steps, or its own measured time."""
+"""Predict the training time of a configuration: step times from probes times the number of steps, or its own measured time.
 
+Each has an error, which is that of its samples (see `time_error`) and, for a prediction, what trainings of other configurations
+were off by.
+"""
+
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +14,7 @@ from tradeoff.objectives.job.schedule import Schedule
 from tradeoff.objectives.knowledge.interpolation import interpolate
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.setup import StudySetup
+from tradeoff.objectives.knowledge.time_error import DRIFT, PRIOR_REPEATS, TimeSample, combine, error_factor
 from tradeoff.searchspace import SpeedClass, TrialParameters
 
 
@@ -26,10 +32,29 @@ class TimeModel:
 
     def train_time_s(self, parameters: TrialParameters) -> tuple[float, str] | None:
         """Return the training time in seconds and its source: "measured", or "probe" or "model" for step times x steps."""
-        if (measured := self._measured_times_s.get(parameters.structure)) is not None:
-            return measured, "measured"
+        if (measured := self._trainings.get(parameters.structure)) is not None:
+            return combine(measured).time_s, "measured"
         predicted = self._uncalibrated_time_s(parameters)
         return None if predicted is None else (predicted[0] * self._calibration, predicted[1])
+
+    def relative_error(self, parameters: TrialParameters) -> float:
+        """Return the standard deviation of what `train_time_s` returns, as a share of it.
+
+        That of a prediction from neighbours ("model") does not include the error of the interpolation.
+        """
+        if (measured := self._trainings.get(parameters.structure)) is not None:
+            return self.error_factor * combine(measured).relative_std
+        points = self._micro_step_samples.get(parameters.speed_class(), {})
+        at = points.get(float(parameters.per_device_train_batch_size))
+        groups = list(points.values()) if at is None else [at]
+        sampled = max((combine(samples).relative_std for samples in groups), default=DRIFT)
+        return math.hypot(self.error_factor * sampled, self._misfit)
+
+    @cached_property
+    def error_factor(self) -> float:
+        """The factor by which times scatter more on this machine than is assumed of one sample."""
+        probed = [samples for by_batch in self._micro_step_samples.values() for samples in by_batch.values()]
+        return error_factor([*probed, *self._trainings.values()])
 
     def micro_step_s(self, parameters: TrialParameters) -> float | None:
         """Return the micro-step time in seconds measured at exactly this speed class and micro-batch; None if there is none."""
@@ -50,24 +75,31 @@ class TimeModel:
         return probes
 
     @cached_property
-    def _measured_times_s(self) -> dict[TrialParameters, float]:
-        """The latest measured training time of each structure."""
-        return {
-            o.parameters.structure: o.train_time_s
-            for o in self.observations
-            if o.record.outcome == "completed" and o.train_time_s is not None
-        }
+    def _trainings(self) -> dict[TrialParameters, list[TimeSample]]:
+        """The measured training times of each structure."""
+        trainings: dict[TrialParameters, list[TimeSample]] = {}
+        for observation in self.observations:
+            if observation.record.outcome == "completed" and (sample := observation.train_time_sample) is not None:
+                trainings.setdefault(observation.parameters.structure, []).append(sample)
+        return trainings
+
+    @cached_property
+    def _micro_step_samples(self) -> dict[SpeedClass, dict[float, list[TimeSample]]]:
+        """Micro-step times by speed class and micro-batch, one of each probe."""
+        samples: dict[SpeedClass, dict[float, list[TimeSample]]] = {}
+        for observation in self.observations:
+            if (sample := observation.micro_step_sample) is not None:
+                by_batch = samples.setdefault(observation.parameters.speed_class(), {})
+                by_batch.setdefault(float(observation.parameters.per_device_train_batch_size), []).append(sample)
+        return samples
 
     @cached_property
     def _micro_step_points(self) -> dict[SpeedClass, dict[float, float]]:
-        """Median micro-step times by speed class and micro-batch."""
-        times: dict[SpeedClass, dict[float, list[float]]] = {}
-        for observation in self.observations:
-            if observation.step_times_s is not None:
-                p = observation.parameters
-                by_batch = times.setdefault(p.speed_class(), {})
-                by_batch.setdefault(float(p.per_device_train_batch_size), []).append(observation.step_times_s[0])
-        return {key: {b: statistics.median(all_s) for b, all_s in by_batch.items()} for key, by_batch in times.items()}
+        """What the probes of each speed class and micro-batch say together."""
+        return {
+            key: {batch: combine(samples).time_s for batch, samples in by_batch.items()}
+            for key, by_batch in self._micro_step_samples.items()
+        }
 
     @cached_property
     def _update_times_s(self) -> dict[str | None, float]:
@@ -115,3 +147,14 @@ class TimeModel:
         """The median ratio of measured training times to step times x steps: a probe synchronises, a training does not."""
         ratios = [measured / estimate for estimate, measured in self._estimated_and_measured]
         return statistics.median(ratios) if ratios else 1.0
+
+    @cached_property
+    def _misfit(self) -> float:
+        """What trainings differ from calibrated predictions beyond the errors of both, as a relative standard deviation."""
+        residuals = [math.log(measured / (estimate * self._calibration)) for estimate, measured in self._estimated_and_measured]
+        if not residuals:
+            return 0.0
+        # That of a training and of the probe that predicted it.
+        expected = 2 * (self.error_factor * DRIFT) ** 2
+        excess = PRIOR_REPEATS * DRIFT**2 + sum(residual**2 for residual in residuals) - (len(residuals) - 1) * expected
+        return math.sqrt(max(0.0, excess) / (PRIOR_REPEATS + len(residuals) - 1))

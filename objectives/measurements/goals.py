@@ -120,6 +120,7 @@ class CostGoal(Goal):
         measured: Returns its value in the results of a training and of the probe before it, or None.
         estimated: Returns its value for a configuration that was not run, with its source, or None.
         typical_error: The usual relative error of a value whose source is "model" (benchmarks/search_cost.py).
+        varies_with_time: True if it is proportional to the training time or to its inverse, and so has its relative error.
         limited_by_memory: True if the worst value that counts is the study's memory limit; otherwise it is the worst of all
             configurations that fit.
         grows_with_data: True if it is proportional to the number of samples trained on.
@@ -129,6 +130,7 @@ class CostGoal(Goal):
     measured: Callable[[TrainingResult, ProbeResult | None], float | None]
     estimated: Callable[[Estimates], Known | None]
     typical_error: float
+    varies_with_time: bool = False
     limited_by_memory: bool = False
     grows_with_data: bool = False
     needs_energy: bool = False
@@ -202,6 +204,7 @@ GOALS = Goals(
         measured=lambda training, probe: training.train_time_s,
         estimated=lambda estimates: estimates.train_time_s,
         typical_error=0.1,
+        varies_with_time=True,
         grows_with_data=True,
     ),
     CostGoal(
@@ -227,6 +230,7 @@ GOALS = Goals(
         measured=lambda training, probe: training.samples_per_s,
         estimated=_speed,
         typical_error=0.1,
+        varies_with_time=True,
     ),
     CostGoal(
         name="energy_j",
@@ -239,6 +243,7 @@ GOALS = Goals(
         measured=lambda training, probe: training.energy_j,
         estimated=lambda estimates: estimates.energy_j,
         typical_error=0.1,
+        varies_with_time=True,
         grows_with_data=True,
         needs_energy=True,
     ),
