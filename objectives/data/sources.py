@@ -4,7 +4,7 @@ Every error in the data is reported here, before anything is tokenised: a senten
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.json  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
+from tradeoff.objectives.data.contents import table_fingerprint
 from tradeoff.objectives.data.hub import hub_access
 from tradeoff.objectives.data.labels import first_label, integer_labels, zero_based
 from tradeoff.objectives.data.reviews import generate_reviews
@@ -29,10 +30,12 @@ class LabelledTexts:
     Attributes:
         train: The training samples, shuffled.
         eval: The evaluation samples, disjoint from the training samples; None if the job does not evaluate.
+        contents: Fingerprints of the hub's splits that were read, `train` and `eval`.
     """
 
     train: Any
     eval: Any
+    contents: dict[str, str] = field(default_factory=dict)
 
 
 def labelled_texts(job: TextClassificationJob) -> LabelledTexts:
@@ -53,7 +56,11 @@ def labelled_texts(job: TextClassificationJob) -> LabelledTexts:
         apart = None if is_split else _read_hub(job, job.eval_split)
         names = f"{job.dataset} ({job.train_split})", f"{job.dataset} ({job.eval_split})"
     tables = [(table, name) for table, name in zip((train, apart), names, strict=True) if table is not None]
-    return _pick(_check(tables, job), job, names)
+    picked = _pick(_check(tables, job), job, names)
+    if job.is_local_file:
+        return picked
+    parts = zip(("train", "eval"), tables, strict=False)
+    return replace(picked, contents={part: table_fingerprint(table) for part, (table, _) in parts})
 
 
 def _generated(job: TextClassificationJob) -> LabelledTexts:

@@ -15,7 +15,15 @@ from tradeoff.objectives.measurements.goals import BUILT_IN, GOALS, Direction, G
 
 EMBEDDED = "embedded"
 RANDOM_TOKENS = "random-tokens"
-LOCAL_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
+LOCAL_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+
+
+def is_local_data(name: str) -> bool:
+    """Return True if a data set is a local file: by its ending, so that a missing one is not taken for a Hub name, or by its
+    place, or because it is there.
+    """
+    is_path = name.startswith((".", "/", "~")) or name.lower().removesuffix(".gz").endswith(LOCAL_SUFFIXES)
+    return is_path or (name not in (EMBEDDED, RANDOM_TOKENS) and Path(name).is_file())
 
 
 class TrainingSettings(BaseModel):
@@ -93,8 +101,8 @@ class TextClassificationJob(TrainingSettings):
 
     @property
     def is_local_file(self) -> bool:
-        """True if the data is a local file, by its suffix, so that a missing file is not taken for a Hub name."""
-        return Path(self.dataset).suffix.lower() in LOCAL_SUFFIXES
+        """True if the data is a local file."""
+        return is_local_data(self.dataset)
 
     @property
     def evaluates(self) -> bool:

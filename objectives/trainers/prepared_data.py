@@ -20,6 +20,7 @@ import numpy as np
 from transformers import AutoTokenizer, DataCollatorWithPadding, default_data_collator
 
 from tradeoff.objectives.data import reviews
+from tradeoff.objectives.data.contents import local_contents
 from tradeoff.objectives.data.sources import labelled_texts
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.measurements.goals import learned_goals
@@ -28,7 +29,7 @@ from tradeoff.objectives.trainers.models import ModelSource, resolve_model
 
 _FACTS = "prepared.json"
 _MODEL = "model"
-_FORMAT = 2  # of the facts: data that another version of this file wrote is prepared again
+_FORMAT = 3  # of the facts: data that another version of this file wrote is prepared again
 _LIBRARIES = ("datasets", "tokenizers", "transformers")
 
 
@@ -47,6 +48,7 @@ class PreparedData:
         majority_share: The accuracy of the majority class: of always answering the label that is most frequent among the
             evaluation samples. None if the job does not evaluate.
         is_padded: True if all samples are as long as the job's `max_length`.
+        contents: Fingerprints of the data, `train` and `eval`; none of generated data.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class PreparedData:
     label_counts: list[int]
     majority_share: float | None
     is_padded: bool
+    contents: dict[str, str]
 
     @cached_property
     def train(self) -> Any:
@@ -103,13 +106,14 @@ def prepare(job: TextClassificationJob, cache_folder: Path) -> PreparedData:
     Raises:
         ValueError: The data or the model can't be used as the job says.
     """
-    final = cache_folder.resolve() / _key(job)
+    contents = local_contents(job)
+    final = cache_folder.resolve() / _key(job, contents)
     if (final / _FACTS).exists():
         return load(final)
     cache_folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".preparing-", dir=final.parent) as name:
         unfinished = Path(name) / "data"
-        _write(job, unfinished, final)
+        _write(job, contents, unfinished, final)
         try:
             unfinished.rename(final)
         except OSError:
@@ -143,7 +147,7 @@ def collator(data: PreparedData, padding: str, *, max_length: int) -> Any:
     return DataCollatorWithPadding(data.tokenizer)
 
 
-def _write(job: TextClassificationJob, folder: Path, final: Path) -> None:
+def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path, final: Path) -> None:
     """Prepare into `folder`, which is to become `final`."""
     model_folder = folder / _MODEL
     model_folder.mkdir(parents=True)
@@ -152,6 +156,7 @@ def _write(job: TextClassificationJob, folder: Path, final: Path) -> None:
         parts = {"train": _random_tokens(job, source.vocab_size)}
     else:
         texts = labelled_texts(job)
+        contents = contents | texts.contents
         source, tokenizer = resolve_model(job, texts.train["text"], model_folder)
         parts = {"train": _tokenise(texts.train, tokenizer, job)}
         if texts.eval is not None:
@@ -173,6 +178,7 @@ def _write(job: TextClassificationJob, folder: Path, final: Path) -> None:
         label_counts=[counts[label] for label in range(job.num_labels)],
         majority_share=max(eval_counts.values()) / num_eval if num_eval else None,
         is_padded=job.padding == "max_length",
+        contents=contents,
     )
     (folder / _FACTS).write_text(json.dumps(prepared.facts(), indent=2) + "\n", encoding="utf-8")
 
@@ -185,7 +191,7 @@ def _tokenise(samples: Any, tokenizer: Any, job: TextClassificationJob) -> Any:
 
     # In memory and without datasets' own cache: the result is stored under our key.
     return samples.map(
-        encode, batched=True, remove_columns=samples.column_names, keep_in_memory=True, new_fingerprint=_key(job)
+        encode, batched=True, remove_columns=samples.column_names, keep_in_memory=True, new_fingerprint=_key(job, {})
     )
 
 
@@ -204,17 +210,17 @@ def _random_tokens(job: TextClassificationJob, vocab_size: int) -> Any:
     )
 
 
-def _key(job: TextClassificationJob) -> str:
-    """Return a hash of all that the prepared data depends on."""
+def _key(job: TextClassificationJob, contents: dict[str, str]) -> str:
+    """Return a hash of all that the prepared data depends on: of local files what they hold, and not how they are called."""
+    paths = {"dataset", "eval_dataset"} if job.is_local_file else set()
     depends: dict[str, Any] = {
         "format": _FORMAT,
-        "job": job.data_settings(),
+        "job": {name: value for name, value in job.data_settings().items() if name not in paths},
+        "contents": contents,
         "versions": {name: version(name) for name in _LIBRARIES},
     }
-    files = [Path(name).expanduser() for name in (job.dataset, job.eval_dataset) if name is not None and job.is_local_file]
     model = Path(job.model).expanduser()
-    if model.is_dir():
-        files += [path for path in sorted(model.iterdir()) if path.is_file()]
+    files = [path for path in sorted(model.iterdir()) if path.is_file()] if model.is_dir() else []
     depends["files"] = [_stamp(path) for path in files]
     if EMBEDDED in (job.dataset, job.model):
         depends["generator"] = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (reviews, embedded)]

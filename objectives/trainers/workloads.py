@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
+from tradeoff.objectives.data.contents import custom_contents
 from tradeoff.objectives.job.arguments import padding, settings_beside_arguments
 from tradeoff.objectives.job.settings import AnyJob, CustomJob, TextClassificationJob
 from tradeoff.objectives.trainers import prepared_data as data
@@ -84,12 +85,13 @@ def prepare_workload(job: AnyJob, cache_folder: Path) -> dict[str, Any]:
         cache_folder: The directory for prepared data.
 
     Returns:
-        JSON types: `folder` for `load_workload`, `num_train`, `num_eval`, and `baselines`, the value that a constant answer
-        reaches in each learned objective, if that is known.
+        JSON types: `folder` for `load_workload`, `num_train`, `num_eval`, `baselines`, the value that a constant answer
+        reaches in each learned objective, if that is known, and `contents`, the fingerprints of what the job reads.
 
     Raises:
         ValueError: The job can't be run as the user wrote it.
     """
     if isinstance(job, CustomJob):
-        return {"folder": "", "baselines": job.baselines(), **describe_trainer(job)}
+        facts = describe_trainer(job)  # which imports the module
+        return {"folder": "", "baselines": job.baselines(), "contents": custom_contents(job), **facts}
     return data.prepare(job, cache_folder).facts()

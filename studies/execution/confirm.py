@@ -30,6 +30,7 @@ from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
 from tradeoff.studies.results.tables import short_configuration
 from tradeoff.studies.storage.retry_policy import RetryPolicy
 from tradeoff.studies.storage.stored_study import StoredStudy
+from tradeoff.studies.storage.study import check_contents
 
 # Names the trial whose values a confirmation checks.
 CONFIRMS = "confirms"
@@ -167,7 +168,7 @@ def confirm_stored(
 
     Raises:
         OtherDeviceError: The study was measured on another device.
-        TradeoffError: The study can't be run here.
+        TradeoffError: The study can't be run here, or its data has changed.
         KeyboardInterrupt: The user ended it.
     """
     display = display or Display()
@@ -180,6 +181,7 @@ def confirm_stored(
     study.storage.retry = RetryPolicy(say=display.message, stop=lambda: interrupts.requested)
     with interrupts.handled(), TrialServer() as server:
         ready = prepare(config, server, interrupts, display=display, cache=cache, measured_on=device)
+        check_contents(study, config, ready.data["contents"])
         # Nothing is drawn; the default sampler would read the whole study to no end.
         study.sampler = optuna.samplers.RandomSampler()
         annotator = Annotator(study=study, artifacts=artifact_folder(study.storage))

@@ -6,7 +6,9 @@ from typing import Any
 
 import optuna
 
+from tradeoff.objectives.data.contents import BUILD, named
 from tradeoff.objectives.device.registry import device_class
+from tradeoff.objectives.job.settings import EMBEDDED, CustomJob, is_local_data
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.studies.config.study import StudyConfig, differences
 from tradeoff.studies.environment import library_versions, tradeoff_version
@@ -18,14 +20,25 @@ from tradeoff.studies.storage.stored_study import StoredStudy
 # What trials of one study must share for its front to mean anything.
 FIXED_KEYS = ("job", "space", "objectives", "devices_per_trial")
 FIXED_LIMITS = ("peak_memory_mib", "effective_batch_size")
+# The study's user attribute that holds the fingerprints of its data and its model.
+CONTENTS = "contents"
 
 
-def open_study(config: StudyConfig, storage: RetryingStorage, device: Mapping[str, Any]) -> StoredStudy:
+def open_study(
+    config: StudyConfig, storage: RetryingStorage, device: Mapping[str, Any], contents: Mapping[str, str] | None = None
+) -> StoredStudy:
     """Create the study of `config` in `storage`, or load it to resume it.
 
+    Args:
+        config: The study.
+        storage: Where it is stored.
+        device: What it is measured on.
+        contents: The fingerprints of what its data and its model hold; None where nothing was read.
+
     Raises:
-        TradeoffError: A study of this name exists with another job, space, objectives, memory limit or device; the sentence
-            lists the differences. Or another version of tradeoff created it, which stored trials in another way.
+        TradeoffError: A study of this name exists with another job, space, objectives, memory limit, device or content of its
+            data; the sentence lists the differences. Or another version of tradeoff created it, which stored trials in
+            another way.
     """
     directions = [GOALS[name].direction for name in config.objectives]
     optuna.create_study(study_name=config.name, storage=storage, directions=directions, load_if_exists=True)
@@ -34,6 +47,8 @@ def open_study(config: StudyConfig, storage: RetryingStorage, device: Mapping[st
     if "config" in stored:
         _check_same(config, stored)
         check_device(config.name, stored["device"], device)
+        if contents is not None:
+            check_contents(study, config, contents)
     elif study.get_trials(deepcopy=False) or [direction.name.lower() for direction in study.directions] != directions:
         raise TradeoffError(f"the study {config.name!r} was not created by tradeoff; choose another --name")
     else:
@@ -44,6 +59,7 @@ def open_study(config: StudyConfig, storage: RetryingStorage, device: Mapping[st
         study.set_user_attr("versions", library_versions())
         study.set_user_attr("tradeoff_version", tradeoff_version())
         study.set_user_attr(SCHEMA_ATTRIBUTE, SCHEMA)
+        study.set_user_attr(CONTENTS, dict(contents or {}))
     # Written last: a study that holds it is complete. The number of trials and the sampler may change from run to run.
     study.set_user_attr("config", config.plain())
     return study
@@ -100,7 +116,48 @@ def check_device(name: str, measured_on: Mapping[str, Any], device: Mapping[str,
         )
 
 
+def check_contents(study: StoredStudy, config: StudyConfig, contents: Mapping[str, str]) -> None:
+    """Refuse data or a model whose content is not that which a study has measured.
+
+    Args:
+        study: The study.
+        config: Its configuration, which names the files.
+        contents: The fingerprints of what is here, by part: `train`, `eval`, `model`, or `kwargs.NAME` of a custom job. Those
+            that the study lacks are stored with it.
+
+    Raises:
+        TradeoffError: A part differs; the sentence names it.
+    """
+    stored = study.user_attrs.get(CONTENTS, {})
+    for part, found in contents.items():
+        if part != BUILD and (before := stored.get(part, found)) != found:
+            raise TradeoffError(
+                f"the content of {named(config.job, part)} ({part}) must be that which the study {config.name!r} has measured,"
+                f" and it has changed from {_short(before)} to {_short(found)}: choose another --name, or put the old one back"
+            )
+    if contents.keys() - stored.keys():
+        study.set_user_attr(CONTENTS, {**contents, **stored})
+
+
+def changed_code(study: StoredStudy, config: StudyConfig, contents: Mapping[str, str]) -> str | None:
+    """Return a line if the user's module is not the one that earlier trials ran; mending it must not cost the study."""
+    before = study.user_attrs.get(CONTENTS, {}).get(BUILD)
+    if not isinstance(config.job, CustomJob) or before in (None, contents.get(BUILD)):
+        return None
+    return (
+        f"the module of {config.job.build} has changed since earlier trials of this study: if what it trains has changed,"
+        " choose another --name"
+    )
+
+
+def _short(fingerprint: str) -> str:
+    rest, _, digest = fingerprint.rpartition(" ")
+    return f"{rest} {digest[:12]}"
+
+
 def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
-    # A directory that has moved holds the same module.
+    # A directory or a file that has moved holds the same; `check_contents` compares what it holds.
     job = {key: value for key, value in config["job"].items() if key != "python_path"}
+    if is_local_data(job.get("dataset", EMBEDDED)):
+        job |= {key: "a local file" for key in ("dataset", "eval_dataset") if job[key] is not None}
     return {key: config[key] for key in FIXED_KEYS} | {"job": job}

@@ -23,7 +23,7 @@ from tradeoff.studies.storage.opening import load_study, open_storage
 from tradeoff.studies.storage.retry_policy import RetryPolicy
 from tradeoff.studies.storage.retrying import RetryingStorage
 from tradeoff.studies.storage.stored_study import StoredStudy
-from tradeoff.studies.storage.study import open_study, stored_device
+from tradeoff.studies.storage.study import changed_code, check_contents, open_study, stored_device
 from tradeoff.studies.storage.urls import storage_url
 
 
@@ -87,14 +87,25 @@ class StudyRun:
             self.opened = _open(self.url, self.display, self.interrupts)
         return self.opened
 
-    def open(self, device: Mapping[str, Any]) -> tuple[StoredStudy, Annotator]:
+    def open(self, device: Mapping[str, Any], contents: Mapping[str, str] | None = None) -> tuple[StoredStudy, Annotator]:
         """Return the study, with what writes its notes; create it for `device` if it does not exist.
 
+        Args:
+            device: What it is measured on.
+            contents: The fingerprints of its data and its model; None where nothing was read.
+
         Raises:
-            TradeoffError: Another process has created a study of this name, with other settings or another device.
+            TradeoffError: Another process has created a study of this name, with other settings, another device or another
+                content of its data.
         """
-        is_joined = self.only_trials and self.measured_on is not None
-        study = load_study(self.config.name, self.storage) if is_joined else open_study(self.config, self.storage, device)
+        if self.only_trials and self.measured_on is not None:
+            study = load_study(self.config.name, self.storage)
+            if contents is not None:
+                check_contents(study, self.config, contents)
+        else:
+            study = open_study(self.config, self.storage, device, contents)
+        if contents is not None and (line := changed_code(study, self.config, contents)) is not None:
+            self.display.message(line)
         annotator = Annotator(
             study=study, artifacts=artifact_folder(self.storage), say=self.display.message, only_trials=self.only_trials
         )
@@ -120,7 +131,7 @@ class StudyRun:
             measured_on=self.measured_on,
             estimates_memory=self.estimates_memory,
         )
-        study, annotator = self.open(ready.device)
+        study, annotator = self.open(ready.device, ready.data["contents"])
         try:
             with self.display.running(study.study_name, ready.device, self.config):
                 search(

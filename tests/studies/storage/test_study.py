@@ -1,3 +1,4 @@
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -5,9 +6,11 @@ import optuna
 import pytest
 from running import tiny_job, tiny_study
 
+from tradeoff.objectives.data.contents import custom_contents, local_contents
+from tradeoff.objectives.job.settings import CustomJob
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.storage.opening import open_storage
-from tradeoff.studies.storage.study import open_study
+from tradeoff.studies.storage.study import changed_code, check_contents, open_study
 
 CPU = {"kind": "cpu", "name": "a processor", "precisions": ["fp32", "bf16"], "total_memory_mib": 8000.0}
 
@@ -104,3 +107,57 @@ def test_a_creation_that_was_cut_short_is_completed(storage: Any) -> None:
     study = open_study(tiny_study(), storage, CPU)
     assert study.metric_names == ["accuracy", "train_time_s", "peak_memory_mib"]
     assert study.user_attrs["device"] == CPU
+
+
+def with_data(folder: Path, text: str, **settings: Any) -> tuple[Any, dict[str, str]]:
+    """A study of a CSV with this text, and the fingerprints of its data."""
+    folder.mkdir(exist_ok=True)
+    (folder / "reviews.csv").write_text(text)
+    job = tiny_job(dataset=str(folder / "reviews.csv"))
+    return tiny_study(job=job.model_dump(), **settings), local_contents(job)
+
+
+def test_data_that_has_changed_under_the_same_name_is_refused(storage: Any, tmp_path: Path) -> None:
+    config, contents = with_data(tmp_path, "text,label\ngood,1\n")
+    study = open_study(config, storage, CPU, contents)
+    assert study.user_attrs["contents"] == contents
+    config, contents = with_data(tmp_path, "text,label\ngood,0\n", trials=9)
+    with pytest.raises(TradeoffError, match=r"the content of .*reviews\.csv \(train\) must be that which the study 'tiny'"):
+        open_study(config, storage, CPU, contents)
+    assert study.user_attrs["config"]["trials"] != 9
+    with pytest.raises(TradeoffError, match=r"changed from 18 bytes, sha256 \w{12} to 18 bytes, sha256 \w{12}: choose another"):
+        check_contents(study, config, contents)
+
+
+def test_data_that_was_moved_or_copied_is_the_same(storage: Any, tmp_path: Path) -> None:
+    open_study(*(with_data(tmp_path / "a", "text,label\ngood,1\n")[0], storage, CPU), contents={"train": "1 bytes, sha256 a"})
+    config, _ = with_data(tmp_path / "b", "text,label\ngood,1\n")
+    study = open_study(config, storage, CPU, contents={"train": "1 bytes, sha256 a", "model": "2 bytes, sha256 b"})
+    assert study.user_attrs["contents"] == {"train": "1 bytes, sha256 a", "model": "2 bytes, sha256 b"}
+    assert study.user_attrs["config"]["job"]["dataset"] == str(tmp_path / "b" / "reviews.csv")
+    other = config.model_copy(update={"job": tiny_job(dataset="yelp_review_full")})
+    with pytest.raises(TradeoffError, match=r"job\.dataset: 'a local file' -> 'yelp_review_full'"):
+        open_study(other, storage, CPU)
+
+
+def test_a_file_that_a_custom_job_names_is_part_of_the_study_and_a_mended_module_is_a_line(
+    storage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "contents_module.py").write_text("def build(args): ...\n")
+    (tmp_path / "rows.txt").write_text("1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("contents_module")
+    kwargs = {"rows": str(tmp_path / "rows.txt"), "size": 3, "name": "x" * 5000, "null": "\0"}
+    job = CustomJob(build="contents_module:build", kwargs=kwargs)
+    config = tiny_study(job=job.model_dump(), objectives=("eval_loss", "train_time_s"))
+    before = custom_contents(job)
+    assert set(before) == {"kwargs.rows", "build"}
+    study = open_study(config, storage, CPU, before)
+    assert changed_code(study, config, before) is None
+    (tmp_path / "contents_module.py").write_text("def build(args): return 1\n")
+    mended = custom_contents(job)
+    check_contents(study, config, mended)
+    assert "the module of contents_module:build has changed" in str(changed_code(study, config, mended))
+    (tmp_path / "rows.txt").write_text("2\n")
+    with pytest.raises(TradeoffError, match=r"the content of .*rows\.txt \(kwargs\.rows\) must be"):
+        check_contents(study, config, custom_contents(job))

@@ -1,0 +1,68 @@
+"""What a job's files hold, as short fingerprints: what was measured is of that, whatever the files are called.
+
+A fingerprint is a size and a SHA-256, so neither a new path nor a new date is a change, and a changed label is one.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tradeoff.objectives.job.settings import CustomJob, TextClassificationJob
+
+BUILD = "build"
+_ROWS_AT_ONCE = 10_000
+
+
+def file_fingerprint(path: Path) -> str:
+    """Return the fingerprint of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{path.stat().st_size} bytes, sha256 {digest}"
+
+
+def table_fingerprint(table: Any) -> str:
+    """Return the fingerprint of a `datasets.Dataset`: of its values, since the hub's files may be packed in another way."""
+    digest = hashlib.sha256()
+    for batch in table.with_format(None).iter(batch_size=_ROWS_AT_ONCE):
+        digest.update(json.dumps(batch, sort_keys=True, default=str).encode())
+    return f"{len(table)} rows, sha256 {digest.hexdigest()}"
+
+
+def local_contents(job: TextClassificationJob) -> dict[str, str]:
+    """Return the fingerprints of the local files that a job reads: `train`, and `eval` if that is a file of its own."""
+    if not job.is_local_file:
+        return {}
+    names = {"train": job.dataset, "eval": job.eval_dataset if job.evaluates else None}
+    paths = {part: Path(name).expanduser() for part, name in names.items() if name is not None}
+    return {part: file_fingerprint(path) for part, path in paths.items() if path.is_file()}
+
+
+def custom_contents(job: CustomJob) -> dict[str, str]:
+    """Return the fingerprints of the files that `kwargs` name, as `kwargs.NAME`, and of the imported module, as `build`."""
+    contents = {}
+    for name, value in job.kwargs.items():
+        try:
+            path = Path(value).expanduser() if isinstance(value, str) and value else None
+            if path is not None and path.is_file():
+                contents[f"kwargs.{name}"] = file_fingerprint(path)
+        except (OSError, ValueError, RuntimeError):
+            continue  # a text that no file can be called, or a file that is not ours to read
+    source = getattr(sys.modules.get(job.build.partition(":")[0]), "__file__", None)
+    if source is not None:
+        contents[BUILD] = file_fingerprint(Path(source))
+    return contents
+
+
+def named(job: TextClassificationJob | CustomJob, part: str) -> str:
+    """Return the name that the job gives to a part of its contents: `reviews.csv` for `train`."""
+    if isinstance(job, CustomJob):
+        return str(job.kwargs.get(part.removeprefix("kwargs."), part))
+    names: Mapping[str, str | None] = {
+        "train": job.dataset,
+        "eval": job.eval_dataset or f"{job.dataset} ({job.eval_split})",
+        "model": job.model,
+    }
+    return names.get(part) or part
