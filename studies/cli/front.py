@@ -1,5 +1,6 @@
 """`tradeoff front`: shows the Pareto front of a study."""
 
+import sys
 from typing import Annotated, Literal
 
 import typer
@@ -7,8 +8,8 @@ import typer
 from tradeoff.studies.cli import options
 from tradeoff.studies.cli.options import results_of, selection_of
 from tradeoff.studies.execution.display import print_result
-from tradeoff.studies.results.selection import choose, qualifying_front
-from tradeoff.studies.results.tables import front_as_csv, front_as_json, front_table
+from tradeoff.studies.results.selection import choose, near_the_best, qualifying
+from tradeoff.studies.results.tables import capitalized, front_as_csv, front_as_json, front_table
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 
 
@@ -39,14 +40,17 @@ def front(
     )
     results = results_of(name, storage)
     only = choose(results, selection).record if selection.ways() else None
-    rows = qualifying_front(results, selection)
+    judged = qualifying(results, selection)
+    rows = near_the_best(judged.records, selection)
     if output_format == "json":
-        print(front_as_json(rows, results.objectives, only=only))
+        print(front_as_json(judged, rows=rows, only=only))
     elif output_format == "csv":
-        print(front_as_csv(rows, results.objectives, only=only), end="")
+        print(front_as_csv(judged, rows=rows, only=only), end="")
     elif not rows:
         print(f"The front of {results.name} is empty: no trial has completed ({results.summary()}).")
     else:
         device = f" on {results.device['name']}" if "name" in results.device else ""
         title = f"Pareto front of {results.name}{device}"
-        print_result(front_table(rows, results.objectives, only=only, title=title, caption=results.summary()))
+        print_result(front_table(judged, rows=rows, only=only, title=title, caption=results.summary()))
+    if output_format != "table" and judged.warning is not None:
+        print(capitalized(judged.warning), file=sys.stderr)

@@ -12,7 +12,7 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import Display, terminal_display
 from tradeoff.studies.execution.interrupts import run_to_end
 from tradeoff.studies.results import savings
-from tradeoff.studies.results.front import pareto_front
+from tradeoff.studies.results.evidence import judged_front
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.results.tables import front_table
 from tradeoff.studies.storage.opening import load_study, open_storage
@@ -87,17 +87,14 @@ def show_end(name: str, storage: str, display: Display) -> None:
         results = read_results(load_study(name, open_storage(storage, create=False)))
     except TradeoffError:
         return  # it ended before there was a study
-    front = pareto_front(results.records, results.objectives)
-    if not front:
+    front = judged_front(results)
+    if not front.records:
         display.message(f"no trial has completed yet ({results.summary()})")
         return
-    display.show(front_table(front, results.objectives, title=f"Pareto front of {name}", caption=results.summary()))
+    display.show(front_table(front, title=f"Pareto front of {name}", caption=results.summary()))
     for line in savings.lines(results):
         display.message(line)
     is_named = storage not in (DEFAULT_STORAGE, os.environ.get("TRADEOFF_STORAGE"))
     option = f" --storage {shlex.quote(masked(storage))}" if is_named else ""
-    display.message(
-        "next:\n"
-        f"  tradeoff export {shlex.quote(name)}{option} --output best   the knee as TrainingArguments\n"
-        f"  tradeoff dashboard{option}   every trial in the browser"
-    )
+    export = f"  tradeoff export {shlex.quote(name)}{option} --output best   the knee as TrainingArguments\n"
+    display.message(f"next:\n{export if front.recommended else ''}  tradeoff dashboard{option}   every trial in the browser")

@@ -15,8 +15,8 @@ from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.results.evidence import judged
 from tradeoff.studies.results.fitted_table import flowed, wrapped
-from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.tables import front_table, short_configuration
 
 # Rows of the front, and of running trials, that a live view shows: more would scroll off a small terminal.
@@ -47,6 +47,9 @@ class Display:
 
     def worker_ended(self, worker: int) -> None:
         """Note that a worker is gone, and its trial with it."""
+
+    def baselines(self, values: Mapping[str, float]) -> None:
+        """Take the values of a constant answer, by objective, once they are known."""
 
     def trials(self, records: Sequence[TrialRecord]) -> None:
         """Take all trials of the study, whenever they change."""
@@ -101,6 +104,7 @@ class LiveDisplay(PlainDisplay):
         self._begin_s = 0.0
         self._counted_before = 0
         self._records: Sequence[TrialRecord] = ()
+        self._baselines: Mapping[str, float] = {}
         # By worker: its trial, and the last that it reported.
         self._running: dict[int, tuple[str, ...]] = {}
         self._events: dict[int, Mapping[str, Any]] = {}
@@ -135,6 +139,10 @@ class LiveDisplay(PlainDisplay):
         """Stop showing its trial."""
         self._running.pop(worker, None)
 
+    def baselines(self, values: Mapping[str, float]) -> None:
+        """Show which rows of the front are no better."""
+        self._baselines = values
+
     def trials(self, records: Sequence[TrialRecord]) -> None:
         """Show the counts and the front."""
         if not self._records:
@@ -167,11 +175,11 @@ class LiveDisplay(PlainDisplay):
     def _front_lines(self, width: int, height: int) -> list[Text]:
         """Return as much of the front as fits, and how much of it is left out."""
         assert self._config is not None
-        front = pareto_front(self._records, self._config.objectives)
-        for num_shown in range(min(len(front), MAX_LIVE_ROWS), 0, -1):
-            lines = front_table(front, self._config.objectives, most=num_shown).lines(width)
-            if num_shown < len(front):
-                lines.append(Text(f"and {len(front) - num_shown} more", style="dim"))
+        front = judged(self._records, self._config.objectives, self._baselines)
+        for num_shown in range(min(len(front.records), MAX_LIVE_ROWS), 0, -1):
+            lines = front_table(front, most=num_shown).lines(width)
+            if num_shown < len(front.records):
+                lines.append(Text(f"and {len(front.records) - num_shown} more", style="dim"))
             if len(lines) <= height:
                 return lines
         return []

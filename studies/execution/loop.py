@@ -69,6 +69,7 @@ def search(
     objective = ready.objective(display)
     if study.user_attrs.get(BASELINES) != ready.data["baselines"]:
         study.set_user_attr(BASELINES, ready.data["baselines"])
+    display.baselines(ready.data["baselines"])
     study.sampler = build_sampler(
         ready.config,
         objective,

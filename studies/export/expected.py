@@ -4,19 +4,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from tradeoff.objectives.measurements.goals import GOALS, cost_goals, learned_goals
+from tradeoff.objectives.measurements.seeds import spread_name
 from tradeoff.studies.export.export import MEMORY_MEASUREMENTS
 
 
 def expected_measurements(exported: Mapping[str, Any], *, num_train: int) -> dict[str, float]:
-    """Return the study's measurements of an exported configuration, time and energy scaled to the training samples."""
+    """Return the study's measurements of an exported configuration, time and energy scaled to the training samples.
+
+    A value whose spread is known has its standard deviation beside it, as `<name>_std`.
+    """
     values = {name: value["value"] for name, value in exported["values"].items()}
     found = _numbers({**exported["measured"], **exported["memory_mib"], **values}, *MEMORY_MEASUREMENTS)
+    found |= {spread_name(name): value["std"] for name, value in exported["values"].items() if "std" in value}
     job = exported["job"]
     # The samples that the trial processed; for a trial that was not trained itself, those that its job asks for.
     num_samples = exported["measured"].get("num_samples") or (job.get("train_samples") or num_train) * job["epochs"]
     for name, goal in cost_goals().items():
-        if goal.grows_with_data and name in found:
-            found[name] *= num_train * job["epochs"] / num_samples
+        for key in (name, spread_name(name)):
+            if goal.grows_with_data and key in found:
+                found[key] *= num_train * job["epochs"] / num_samples
     return found
 
 
@@ -37,7 +43,9 @@ def comparison_lines(results: Mapping[str, Any]) -> list[str]:
             continue
         goal, expected = GOALS[name], results["expected"].get(name)
         line = f"{goal.label} {goal.show_with_unit(results['measured'][name])}"
-        lines.append(line if expected is None else f"{line} (expected {goal.show(expected)})")
+        std = results["expected"].get(spread_name(name))
+        spread = "" if std is None else f" ± {goal.show(std)}"
+        lines.append(line if expected is None else f"{line} (expected {goal.show(expected)}{spread})")
     if (ours := results["device"]["name"]) != (theirs := results["expected_device"]):
         lines.append(f"the expected time and memory are of {theirs}, and the measured ones of {ours}")
     return lines

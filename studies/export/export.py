@@ -19,6 +19,8 @@ from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.goals import cost_goals, learned_names
+from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.measurements.seeds import spread_name
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.export_files import accelerate_config, flags, training_files
@@ -115,8 +117,10 @@ def provenance(results: StudyResults, choice: Choice) -> dict[str, Any]:
         "devices_per_trial": results.num_devices,
         "effective_batch_size": parameters.effective_batch_size(results.num_devices),
         "values": {
-            name: {"value": record.values[name], "source": record.sources.get(name, "unknown")} for name in results.objectives
+            name: {"value": record.values[name], "source": record.sources.get(name, "unknown")} | _spread(record, name)
+            for name in results.objectives
         },
+        "constant_answer": {name: value for name, value in results.baselines.items() if name in results.objectives},
         "memory_mib": _present(measurements, MEMORY_MEASUREMENTS),
         "memory_to_leave_free_mib": memory_to_leave_free_mib(measurements, device_class(results.device)),
         "measured": _present(
@@ -140,11 +144,18 @@ def _origin(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _expected(results: StudyResults, choice: Choice) -> str | None:
-    """Return the chosen trial's first learned value with its source: "0.612, measured"."""
+    """Return the chosen trial's first learned value with its source: "0.612 ± 0.01, mean of trials 3 and 7"."""
     for name in learned_names(results.objectives):
         if (value := choice.record.values.get(name)) is not None:
-            return f"{value:g}, {choice.record.sources.get(name, 'unknown')}"
+            spread = "".join(f" ± {std:.2g}" for std in _spread(choice.record, name).values())
+            return f"{value:g}{spread}, {choice.record.sources.get(name, 'unknown')}"
     return None
+
+
+def _spread(record: TrialRecord, objective: str) -> dict[str, float]:
+    """Return the standard deviation of a value as `std`; empty where it is not known."""
+    std = record.attributes.get(spread_name(objective))
+    return {} if std is None else {"std": float(std)}
 
 
 def _cannot_write(output: Path, error: OSError) -> TradeoffError:

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.export.memory_advice import MARGIN, memory_to_leave_free_mib
 from tradeoff.studies.export.train_script import launch_command
 from tradeoff.studies.reporting.templating import render
-from tradeoff.studies.reporting.text_tables import TextTable, has_values_from_elsewhere, parameter_columns
-from tradeoff.studies.results.front import pareto_front
+from tradeoff.studies.reporting.text_tables import TextTable, parameter_columns
+from tradeoff.studies.results.evidence import JudgedFront, judged_front
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.selection import Choice
-from tradeoff.studies.results.tables import is_elsewhere, short_configuration, shown_value
+from tradeoff.studies.results.tables import front_notes, is_elsewhere, marks, short_configuration, shown_value, with_spread
 
 
 def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, Any], files: Collection[str]) -> str:
@@ -33,8 +33,8 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
     """
     job, record, num_devices = parse_job(results.config["job"]), choice.record, results.num_devices
     parameters = TrialParameters(**record.params)
-    front = pareto_front(results.records, results.objectives)
-    shown = front if record.number in {other.number for other in front} else [*front, record]
+    front = judged_front(results)
+    shown = front.records if record.number in front.standings else (*front.records, record)
     device_kind = device_class(results.device)
     measurements = {**record.attributes, **record.values}
     free_mib = memory_to_leave_free_mib(measurements, device_kind)
@@ -52,13 +52,12 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
         device=str(results.device.get("name", "an unnamed device")),
         num_train="all" if job.num_train_asked is None else f"{job.num_train_asked:,}",
         epochs=f"{job.epochs:g} {'epoch' if job.epochs == 1 else 'epochs'}",
-        measured=", ".join(
-            f"{GOALS[name].label} {GOALS[name].show_with_unit(record.values[name])}" for name in results.objectives
-        ),
+        measured=", ".join(f"{GOALS[name].label} {with_spread(record, name, unit=True)}" for name in results.objectives),
         elsewhere=[(GOALS[name].label, record.sources[name]) for name in results.objectives if is_elsewhere(record, name)],
-        trade_offs=_trade_offs(results, shown, chosen=record.number),
+        trade_offs=_trade_offs(front, shown, chosen=record.number),
         chosen_row=[other.number for other in shown].index(record.number),
-        has_elsewhere=has_values_from_elsewhere(shown),
+        warning=front.warning,
+        notes=front_notes(front, shown),
         free_mib=None if free_mib is None else f"{free_mib:,}",
         peak_mib=None if free_mib is None else GOALS["peak_memory_mib"].show(measurements["peak_memory_mib"]),
         margin_percent=round(100 * MARGIN),
@@ -98,15 +97,16 @@ def _has_hub_data(job: TextClassificationJob) -> bool:
     return not job.is_local_file and job.dataset not in (EMBEDDED, RANDOM_TOKENS)
 
 
-def _trade_offs(results: StudyResults, shown: list[TrialRecord], *, chosen: int) -> TextTable:
+def _trade_offs(front: JudgedFront, shown: Sequence[TrialRecord], *, chosen: int) -> TextTable:
     names, cells = parameter_columns(shown)
-    header = ["trial", *names, *(GOALS[name].heading for name in results.objectives), ""]
+    found = marks(front)
+    header = ["trial", *names, *(GOALS[name].heading for name in front.objectives), ""]
     rows = [
         [
             str(record.number),
             *cells[position],
-            *(shown_value(record, name) for name in results.objectives),
-            "chosen" if record.number == chosen else "",
+            *(shown_value(record, name) for name in front.objectives),
+            ", ".join([*(["chosen"] if record.number == chosen else []), *found.get(record.number, [])]),
         ]
         for position, record in enumerate(shown)
     ]

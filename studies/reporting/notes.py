@@ -9,12 +9,19 @@ from typing import Any
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.studies.reporting.templating import capitalized, render
-from tradeoff.studies.reporting.text_tables import TextTable, front_text_table, has_values_from_elsewhere, trials_text_table
+from tradeoff.studies.reporting.templating import render
+from tradeoff.studies.reporting.text_tables import TextTable, front_text_table, trials_text_table
 from tradeoff.studies.results.criteria import numeric_value
-from tradeoff.studies.results.front import extremes, knee, pareto_front
+from tradeoff.studies.results.evidence import JudgedFront, judged_front
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
-from tradeoff.studies.results.tables import SHORT_NAMES, short_configuration, show_parameter
+from tradeoff.studies.results.tables import (
+    SHORT_NAMES,
+    capitalized,
+    front_notes,
+    short_configuration,
+    show_parameter,
+    with_spread,
+)
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 
 PACKAGE = "tradeoff.studies.reporting"
@@ -65,7 +72,7 @@ def study_note(results: StudyResults) -> str:
 
 def study_values(results: StudyResults) -> dict[str, Any]:
     """Return what the templates of notes and reports show of a study, by name."""
-    front = pareto_front(results.records, results.objectives)
+    front = judged_front(results)
     wanted = {"maximize": "more is better", "minimize": "less is better"}
     units = ", ".join(f"{GOALS[name].heading}: {wanted[GOALS[name].direction]}" for name in results.objectives)
     return {
@@ -74,24 +81,24 @@ def study_values(results: StudyResults) -> dict[str, Any]:
         "device": str(results.device.get("name", "")),
         "num_devices": results.num_devices,
         "objectives": capitalized(units),
-        "choices": _choices(front, results.objectives) if front else [],
-        "front_table": front_text_table(front, results.objectives),
-        "has_elsewhere": has_values_from_elsewhere(front),
+        "warning": capitalized(front.warning or ""),
+        "choices": _choices(front),
+        "front_table": front_text_table(front),
+        "front_notes": front_notes(front),
         "trials": trials_text_table(results.records, results.objectives),
         "facts": _study_facts(results),
-        "commands": "\n".join(_next_commands(results)),
+        "commands": "\n".join(_next_commands(results)) if front.recommended else "",
     }
 
 
-def _choices(front: Sequence[TrialRecord], objectives: Sequence[str]) -> list[tuple[str, str]]:
+def _choices(front: JudgedFront) -> list[tuple[str, str]]:
     """Return the knee and the extremes of a front: each one's name, and its configuration with its values."""
-    best = extremes(front, objectives)
-    named = [("Knee", knee(front, objectives)), *((capitalized(GOALS[name].extreme), best[name]) for name in objectives)]
-    return [(name, _in_words(record, objectives)) for name, record in named]
+    named = [("Knee", front.knee), *((capitalized(GOALS[name].extreme), best) for name, best in front.extremes.items())]
+    return [(name, _in_words(record, front.objectives)) for name, record in named if record is not None]
 
 
 def _in_words(record: TrialRecord, objectives: Sequence[str]) -> str:
-    values = ", ".join(f"{GOALS[name].label} {GOALS[name].show_with_unit(record.values[name])}" for name in objectives)
+    values = ", ".join(f"{GOALS[name].label} {with_spread(record, name, unit=True)}" for name in objectives)
     return f"trial {record.number}, {short_configuration(record.params)}: {values}"
 
 
@@ -152,7 +159,11 @@ def _values_table(record: TrialRecord) -> TextTable:
         value = record.values.get(name)
         if value is None and record.outcome != "out_of_memory":
             value = numeric_value(record, name)
-        row = [GOALS[name].label, "" if value is None else GOALS[name].show_with_unit(value), record.sources.get(name, "")]
+        if name in record.values:
+            shown = with_spread(record, name, unit=True)
+        else:
+            shown = "" if value is None else GOALS[name].show_with_unit(value)
+        row = [GOALS[name].label, shown, record.sources.get(name, "")]
         if predicted:
             by_estimate = record.attributes.get(f"predicted_{name}_source") == "estimate"
             prediction = _prediction(name, predicted.get(name), value)

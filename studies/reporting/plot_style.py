@@ -12,7 +12,7 @@ from typing import Any
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.studies.results.tables import short_configuration
+from tradeoff.studies.results.tables import short_configuration, with_spread
 
 BLUE, VERMILLION, ORANGE = "#0072B2", "#D55E00", "#E69F00"
 GREY, INK, GRID = "#8A94A0", "#1F2933", "#E3E7EB"
@@ -68,6 +68,16 @@ def is_logarithmic(values: Sequence[float]) -> bool:
     return bool(values) and min(values) > 0 and max(values) / min(values) > _LOG_RATIO
 
 
+def baseline_line(figure: Any, name: str, value: float, *, is_vertical: bool = False) -> None:
+    """Draw the value of a constant answer as a labelled line."""
+    label = {"text": html.escape(f"constant answer {GOALS[name].show(value)}"), "font": {"color": INK, "size": 12}}
+    line = {"color": INK, "width": 1.5, "dash": "dashdot"}
+    if is_vertical:
+        figure.add_vline(x=value, line=line, annotation=label | {"textangle": -90, "xanchor": "right", "y": 0.5})
+    else:
+        figure.add_hline(y=value, line=line, annotation=label | {"xanchor": "right", "yanchor": "bottom"})
+
+
 def lower_edge(values: Sequence[float]) -> float:
     """Return a place just below all values, for trials without one."""
     low, high = min(values), max(values)
@@ -79,9 +89,9 @@ def lower_edge(values: Sequence[float]) -> float:
 def hover(record: TrialRecord) -> str:
     """Return the text that appears when the pointer is over a trial."""
     lines = [f"<b>trial {record.number}</b>", html.escape(short_configuration(record.params))]
-    for name, value in record.values.items():
+    for name in record.values:
         source = record.sources.get(name, "measured")
-        shown = f"{GOALS[name].label} {GOALS[name].show_with_unit(value)}"
+        shown = f"{GOALS[name].label} {with_spread(record, name, unit=True)}"
         lines.append(html.escape(shown if source == "measured" else f"{shown} ({source})"))
     if record.outcome == "out_of_memory":
         shortfall = record.attributes.get("memory_shortfall_mib")

@@ -5,21 +5,21 @@ own type.
 """
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from tradeoff.objectives.measurements.goals import GOALS, learned_names, learning_curve
+from tradeoff.objectives.measurements.goals import GOALS, Goal, learned_names, learning_curve
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.heat_maps import heat_map_figure, heat_map_metrics, heat_maps
-from tradeoff.studies.reporting.plot_style import BLUE, axis, layout
-from tradeoff.studies.reporting.templating import capitalized
+from tradeoff.studies.reporting.plot_style import BLUE, axis, baseline_line, layout
 from tradeoff.studies.reporting.trade_off_plots import MEMORY, group, pair_figure
 from tradeoff.studies.results.criteria import numeric_value
+from tradeoff.studies.results.evidence import JudgedFront, judged_front
 from tradeoff.studies.results.hypervolume import hypervolume_over_cost
 from tradeoff.studies.results.results import StudyResults
-from tradeoff.studies.results.tables import short_configuration
+from tradeoff.studies.results.tables import capitalized, short_configuration
 
 HEAT_MAP_CAPTION = "One map for each precision and checkpointing; bright is better, OOM ran out of memory, empty was not tried."
 # The dark four fifths of Viridis: thin lines in its yellow can't be seen on white.
@@ -49,19 +49,19 @@ def study_plots(results: StudyResults) -> list[Plot]:
         Plot(
             name=f"heat-map-{metric.name.replace('_', '-')}",
             title=f"{capitalized(metric.heading)} by batch size and accumulation",
-            caption=HEAT_MAP_CAPTION,
+            caption=heat_map_caption(results, metric),
             figure=heat_map_figure(heat_maps(results, metric), metric),
         )
         for metric in (heat_map_metrics(results) if _has_completed(results) else ())
     ]
-    return [*trade_off_plots(results), *search_plots(results), *heat]
+    return [*trade_off_plots(results, judged_front(results)), *search_plots(results), *heat]
 
 
-def trade_off_plots(results: StudyResults) -> list[Plot]:
-    """Return a plot of every two objectives."""
-    if not _has_completed(results):
+def trade_off_plots(results: StudyResults, front: JudgedFront) -> list[Plot]:
+    """Return a plot of every two objectives; none for an empty front."""
+    if not front.records:
         return []
-    found, groups = [], group(results)
+    found, groups = [], group(results, front)
     for y, x in combinations(results.objectives, 2):
         better = f"Better is {_better(y, 'up', 'down')} and {_better(x, 'right', 'left')}."
         found.append(
@@ -78,7 +78,7 @@ def trade_off_plots(results: StudyResults) -> list[Plot]:
 def search_plots(results: StudyResults) -> list[Plot]:
     """Return the plots of the search itself: learning curves, and the hypervolume over the time spent."""
     found = []
-    curves = curve_figure(results.records)
+    curves = curve_figure(results.records, results.baselines)
     if curves is not None:
         metric = _curve_metric(results.records)
         found.append(
@@ -102,8 +102,18 @@ def search_plots(results: StudyResults) -> list[Plot]:
     return found
 
 
-def curve_figure(records: Sequence[TrialRecord]) -> Any:
-    """Draw the evaluations of each training over the samples that it had seen; None if no training has any."""
+def heat_map_caption(results: StudyResults, metric: Goal) -> str:
+    """Return how to read the heat maps of a metric, with the value of a constant answer where it is known."""
+    baseline = results.baselines.get(metric.name)
+    return HEAT_MAP_CAPTION + ("" if baseline is None else f" A constant answer has {metric.show(baseline)}.")
+
+
+def curve_figure(records: Sequence[TrialRecord], baselines: Mapping[str, float]) -> Any:
+    """Draw the evaluations of each training over the samples that it had seen, and the constant answer.
+
+    Returns:
+        A `plotly.graph_objects.Figure`; None if no training has any evaluation.
+    """
     import plotly.graph_objects as go
 
     metric = _curve_metric(records)
@@ -128,6 +138,10 @@ def curve_figure(records: Sequence[TrialRecord]) -> Any:
             showlegend=is_first,
             hovertemplate=f"trial {record.number}: {configuration}<br>%{{x:,}} samples: %{{y:.4f}}<extra></extra>",
         )
+    if (baseline := baselines.get(metric)) is not None:
+        baseline_line(figure, metric, baseline)
+        # A line alone would not widen the axis.
+        figure.add_scatter(x=[0], y=[baseline], mode="markers", marker={"opacity": 0}, hoverinfo="skip", showlegend=False)
     figure.update_xaxes(axis("training samples", tickformat=",", rangemode="tozero"))
     figure.update_yaxes(axis(GOALS[metric].heading))
     # Beside the plot: on a phone, a row above it would be too narrow for the names.

@@ -6,7 +6,7 @@ The HTML file holds plotly's own script, so it is about 5 MB, and works where th
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from tradeoff.studies.reporting import plot_style
 from tradeoff.studies.reporting.heat_maps import heat_map_metrics, heat_maps, single_heat_map_figure
 from tradeoff.studies.reporting.notes import PACKAGE, study_values
 from tradeoff.studies.reporting.plots import HEAT_MAP_CAPTION, search_plots, trade_off_plots
-from tradeoff.studies.reporting.templating import capitalized, render, render_html
-from tradeoff.studies.results.front import extremes, knee, pareto_front
+from tradeoff.studies.reporting.templating import render, render_html
+from tradeoff.studies.results.evidence import JudgedFront, judged_front
 from tradeoff.studies.results.results import StudyResults
-from tradeoff.studies.results.tables import marks, short_configuration
+from tradeoff.studies.results.tables import capitalized, marks, short_configuration, with_spread
 
 # How a job's own names read in a sentence.
 _OUR_MODELS = {EMBEDDED: "The embedded model"}
@@ -34,24 +34,25 @@ def html_report(results: StudyResults) -> str:
     """Return the report as one HTML page that needs no network."""
     from plotly.offline import get_plotlyjs
 
-    front = pareto_front(results.records, results.objectives)
-    plots = trade_off_plots(results) if front else []
+    front = judged_front(results)
+    plots = trade_off_plots(results, front)
     for plot in plots:
         plot.figure.update_layout(showlegend=False, margin={"t": 10})
     searched = search_plots(results)
-    maps, map_figures = _heat_maps(results) if front else ([], {})
+    maps, map_figures = _heat_maps(results) if front.records else ([], {})
     figures = {plot.name: plot.figure for plot in (*plots, *searched)} | map_figures
-    found = marks(front, results.objectives)
+    best = {record.number for record in (front.knee, *front.extremes.values()) if record is not None}
     return render_html(
         PACKAGE,
         "report.html.jinja",
         **study_values(results),
         style=plot_style,
         subject=_subject(results.config.get("job", {})),
-        cards=_cards(front, results.objectives) if front else [],
+        cards=_cards(front),
+        has_marked=any(standing.is_marked for standing in front.standings.values()),
         has_out_of_memory=any(record.outcome == "out_of_memory" for record in results.records),
         trade_off_plots=plots,
-        front_classes=["marked" if found[record.number] else "" for record in front],
+        front_classes=[_row_class(record, front, best) for record in front.records],
         heat_map_caption=HEAT_MAP_CAPTION,
         heat_maps=maps,
         search_plots=searched,
@@ -103,19 +104,24 @@ def _subject(job: dict[str, Any]) -> str:
     return f"{_OUR_MODELS.get(model, model)} on {_OUR_DATA.get(data, data)}. " if model and data else ""
 
 
-def _cards(front: Sequence[TrialRecord], objectives: Sequence[str]) -> list[dict[str, Any]]:
+def _row_class(record: TrialRecord, front: JudgedFront, best: Collection[int]) -> str:
+    return "marked" if record.number in best else "weak" if front.standings[record.number].is_marked else ""
+
+
+def _cards(front: JudgedFront) -> list[dict[str, Any]]:
     """Return the knee and the extremes, each configuration once."""
-    best, found = extremes(front, objectives), marks(front, objectives)
-    chosen = {record.number: record for record in (knee(front, objectives), *best.values())}
+    best, found = front.extremes, marks(front)
+    chosen = {record.number: record for record in (front.knee, *best.values()) if record is not None}
     return [
         {
-            "title": capitalized(", ".join(found[number])),
+            "title": capitalized(", ".join(mark for mark in found[number] if mark not in front.standings[number].words())),
+            "remarks": front.standings[number].words(),
             "configuration": short_configuration(record.params),
             "trial": number,
             "is_knee": "knee" in found[number],
             "measured": [
-                (GOALS[name].label, GOALS[name].show_with_unit(record.values[name]), best[name].number == number)
-                for name in objectives
+                (GOALS[name].label, with_spread(record, name, unit=True), best[name].number == number)
+                for name in front.objectives
             ],
         }
         for number, record in chosen.items()
@@ -141,6 +147,7 @@ def _heat_maps(results: StudyResults) -> tuple[list[dict[str, Any]], dict[str, A
                 "title": capitalized(metric.heading),
                 "low": metric.show(min(known)),
                 "high": metric.show(max(known)),
+                "baseline": None if metric.name not in results.baselines else metric.show(results.baselines[metric.name]),
                 "gradient": gradient if metric.direction == "maximize" else gradient.replace("to right", "to left"),
                 "columns": "by-three" if len(maps) % 3 == 0 else "by-two",
                 "maps": places,

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tradeoff.studies.reporting.markdown import code, code_block, markdown_table, plain
+from tradeoff.studies.results.tables import capitalized
 
 
 def python_literal(value: str | int | None) -> str:
@@ -25,11 +26,6 @@ def python_literal(value: str | int | None) -> str:
 def python_comment(text: str) -> str:
     """Return text that stays within a comment or a docstring: one line of printable characters, no quote, no backslash."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split()).translate(_UNQUOTED)
-
-
-def capitalized(text: str) -> str:
-    """Return a sentence's text with a capital first letter; the others stay as they are."""
-    return text[:1].upper() + text[1:]
 
 
 _UNQUOTED = str.maketrans({"\\": None, '"': "'"})

@@ -6,10 +6,10 @@ from typing import NamedTuple
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.results.criteria import numeric_value
+from tradeoff.studies.results.evidence import JudgedFront
 from tradeoff.studies.results.results import OUTCOME_WORDS
 from tradeoff.studies.results.tables import (
     SHORT_NAMES,
-    is_elsewhere,
     marks,
     parameter_names,
     short_configuration,
@@ -27,22 +27,22 @@ class TextTable(NamedTuple):
     rows: list[list[str]]
 
 
-def front_text_table(front: Sequence[TrialRecord], objectives: Sequence[str]) -> TextTable:
+def front_text_table(front: JudgedFront) -> TextTable:
     """Return the configurations of a front, one a row; what is special about a configuration comes last.
 
     The whole configuration is one column: with a column for each parameter the values would be off a phone's screen.
     """
-    found = marks(front, objectives)
-    header = ["trial", "batch x accumulation", *(GOALS[name].heading for name in objectives), "effective batch", ""]
+    found = marks(front)
+    header = ["trial", "batch x accumulation", *(GOALS[name].heading for name in front.objectives), "effective batch", ""]
     rows = [
         [
             str(record.number),
             short_configuration(record.params),
-            *(_value(record, name) for name in objectives),
+            *(_value(record, name) for name in front.objectives),
             _number(record, "effective_batch_size"),
             ", ".join(found[record.number]),
         ]
-        for record in front
+        for record in front.records
     ]
     return TextTable(header, rows)
 
@@ -71,11 +71,6 @@ def parameter_columns(records: Sequence[TrialRecord]) -> tuple[list[str], list[l
     names = parameter_names(records)
     cells = [[show_parameter(record.params.get(name)) for name in names] for record in records]
     return [SHORT_NAMES.get(name, name) for name in names], cells
-
-
-def has_values_from_elsewhere(records: Sequence[TrialRecord]) -> bool:
-    """Return whether another trial or a probe measured any of the values."""
-    return any(is_elsewhere(record, name) for record in records for name in record.values)
 
 
 def _number(record: TrialRecord, name: str) -> str:

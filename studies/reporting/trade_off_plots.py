@@ -9,21 +9,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.measurements.seeds import spread_name
 from tradeoff.studies.reporting.plot_style import (
     BLUE,
     GREY,
     INK,
     ORANGE,
     VERMILLION,
+    baseline_line,
     hover,
     layout,
     lower_edge,
     objective_axis,
 )
-from tradeoff.studies.results.front import feasible, knee, pareto_front
+from tradeoff.studies.results.evidence import JudgedFront
 from tradeoff.studies.results.results import StudyResults
 
 MEMORY = "peak_memory_mib"
+# No better than a constant answer, or there by a difference within the error.
+MARKED = "on the front, not clearly"
 # A trial that needed far more memory than there is would squeeze everything else: it is drawn no further than this.
 _FARTHEST = 1.3
 # Objectives by the axis that shows them, "x" and "y".
@@ -36,30 +40,32 @@ class Groups:
 
     dominated: list[TrialRecord]
     front: list[TrialRecord]
+    marked: list[TrialRecord]
     knee: list[TrialRecord]
     out_of_memory: list[TrialRecord]
 
     def completed(self) -> list[TrialRecord]:
         """Return the trials that have values, on the front or not."""
-        return [*self.dominated, *self.front]
+        return [*self.dominated, *self.front, *self.marked]
 
     def series(self) -> list[tuple[str, list[TrialRecord], dict[str, Any]]]:
         """Return the completed trials in the order in which they are drawn: name, trials and marker."""
         return [
             ("dominated", self.dominated, {"color": GREY, "size": 7, "opacity": 0.7, "symbol": "circle-open"}),
             ("Pareto front", self.front, {"color": BLUE, "size": 10, "symbol": "circle", "line": _line(1, "white")}),
+            (MARKED, self.marked, {"color": BLUE, "size": 9, "symbol": "circle-open", "line": _line(2, BLUE)}),
             ("knee", self.knee, {"color": ORANGE, "size": 15, "symbol": "star", "line": _line(1, INK)}),
         ]
 
 
-def group(results: StudyResults) -> Groups:
-    """Return the groups of a study's trials: found once for all plots, since a front of a thousand trials takes a while."""
-    front = pareto_front(results.records, results.objectives)
-    numbers = {record.number for record in front}
+def group(results: StudyResults, front: JudgedFront) -> Groups:
+    """Return the groups of a study's trials, whose front is `front`."""
+    marked = {number for number, standing in front.standings.items() if standing.is_marked}
     return Groups(
-        dominated=[record for record in feasible(results.records) if record.number not in numbers],
-        front=front,
-        knee=[knee(front, results.objectives)] if front else [],
+        dominated=[record for record in front.candidates if record.number not in front.standings],
+        front=[record for record in front.records if record.number not in marked],
+        marked=[record for record in front.records if record.number in marked],
+        knee=[front.knee] if front.knee is not None else [],
         out_of_memory=[record for record in results.records if record.outcome == "out_of_memory"],
     )
 
@@ -71,7 +77,7 @@ def pair_figure(results: StudyResults, groups: Groups, y: str, x: str) -> Any:
     axes = {"x": x, "y": y}
     figure = go.Figure(layout=layout())
     if len(results.objectives) == 2:
-        points = sorted((record.values[x], record.values[y]) for record in groups.front)
+        points = sorted((record.values[x], record.values[y]) for record in (*groups.front, *groups.marked))
         figure.add_scatter(
             x=[point[0] for point in points],
             y=[point[1] for point in points],
@@ -81,8 +87,15 @@ def pair_figure(results: StudyResults, groups: Groups, y: str, x: str) -> Any:
             showlegend=False,
         )
     for name, records, marker in groups.series():
-        figure.add_scatter(**_coordinates(records, axes), **_markers(name, records, marker))
+        figure.add_scatter(**_coordinates(records, axes), **_markers(name, records, marker), **_bars(records, axes, marker))
     drawn = _coordinates(groups.completed(), axes)
+    for axis, name in axes.items():
+        if (baseline := results.baselines.get(name)) is not None and drawn[axis]:
+            baseline_line(figure, name, baseline, is_vertical=axis == "x")
+            drawn[axis].append(baseline)
+            # A line alone would not widen the axis.
+            place = {other: [values[0]] for other, values in drawn.items()} | {axis: [baseline]}
+            figure.add_scatter(**place, mode="markers", marker={"opacity": 0}, hoverinfo="skip", showlegend=False)
     if (limit_mib := results.memory_limit_mib) is not None and MEMORY in (x, y):
         over = _at_the_edge(groups, axes, limit_mib)
         if groups.out_of_memory:
@@ -112,6 +125,16 @@ def _markers(name: str, records: Sequence[TrialRecord], marker: Mapping[str, Any
         "hovertext": [hover(record) for record in records],
         "hoverinfo": "text",
     }
+
+
+def _bars(records: Sequence[TrialRecord], axes: Axes, marker: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the standard deviations of the values that have one as error bars."""
+    bars = {}
+    for axis, name in axes.items():
+        spreads = [float(record.attributes.get(spread_name(name)) or 0.0) for record in records]
+        if any(spreads):
+            bars[f"error_{axis}"] = {"type": "data", "array": spreads, "color": marker["color"], "thickness": 1, "width": 3}
+    return bars
 
 
 def _at_the_edge(groups: Groups, axes: Axes, limit_mib: float) -> dict[str, list[float]]:

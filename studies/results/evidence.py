@@ -110,12 +110,21 @@ class JudgedFront:
         return extremes(self.recommended, self.objectives) if self.recommended else {}
 
     @property
+    def baseline(self) -> str | None:
+        """The constant answer in words; None if its values are not known."""
+        return f"a constant answer: {self._baseline_values}" if self.known_baselines else None
+
+    @property
     def warning(self) -> str | None:
         """A sentence for a front that has nothing better than a constant answer; None if it has, or is empty."""
         if not self.records or self.recommended:
             return None
-        known = ", ".join(f"{GOALS[name].label} {GOALS[name].show(value)}" for name, value in self._known_baselines.items())
-        return f"no configuration is clearly better than a constant answer ({known}); what usually helps: {WHAT_HELPS}"
+        constant = f"a constant answer ({self._baseline_values})"
+        return f"no configuration is clearly better than {constant}; what usually helps: {WHAT_HELPS}"
+
+    @property
+    def _baseline_values(self) -> str:
+        return ", ".join(f"{GOALS[name].label} {GOALS[name].show(value)}" for name, value in self.known_baselines.items())
 
     def error(self, record: TrialRecord, objective: str) -> float:
         """Return the standard error of a value of a record; 0 if none is known."""
@@ -128,13 +137,14 @@ class JudgedFront:
         return float(std or 0.0)
 
     @cached_property
-    def _known_baselines(self) -> dict[str, float]:
+    def known_baselines(self) -> dict[str, float]:
+        """The baselines of the objectives, in their order, without those that are not known."""
         return {name: self.baselines[name] for name in self.objectives if name in self.baselines}
 
     def _not_better_than_constant(self, record: TrialRecord) -> bool:
         leads = [
             GOALS[name].sign * (record.values[name] - baseline) - self.error(record, name)
-            for name, baseline in self._known_baselines.items()
+            for name, baseline in self.known_baselines.items()
         ]
         return bool(leads) and max(leads) <= 0
 
@@ -170,13 +180,24 @@ def judged_front(results: StudyResults, records: Sequence[TrialRecord] | None = 
         results: The study.
         records: The trials that qualify, of which the front is taken; None for all of the study.
     """
-    candidates = feasible(results.records if records is None else records)
+    return judged(results.records, results.objectives, results.baselines, qualifying=records)
+
+
+def judged(
+    records: Sequence[TrialRecord],
+    objectives: Sequence[str],
+    baselines: Mapping[str, float],
+    *,
+    qualifying: Sequence[TrialRecord] | None = None,
+) -> JudgedFront:
+    """Return the front of the trials `records`, or of those that are `qualifying`, with its marks; see `JudgedFront`."""
+    candidates = feasible(records if qualifying is None else qualifying)
     return JudgedFront(
-        records=tuple(pareto_front(candidates, results.objectives)),
+        records=tuple(pareto_front(candidates, objectives)),
         candidates=tuple(candidates),
-        objectives=results.objectives,
-        baselines=results.baselines,
-        pooled_std=_pooled_std(feasible(results.records), results.objectives),
+        objectives=tuple(objectives),
+        baselines=baselines,
+        pooled_std=_pooled_std(feasible(records), objectives),
     )
 
 

@@ -25,6 +25,7 @@ class FittedTable:
         rows: The cells of each row.
         left: The names of the columns that hold words: aligned left, and wrapped where room is scarce. Remarks always are.
         title: What stands above; empty for nothing.
+        alert: A sentence below the title, in bold; empty for nothing.
         notes: Lines below.
         bold: The places of cells in bold, as (row, column).
     """
@@ -33,6 +34,7 @@ class FittedTable:
     rows: Sequence[Sequence[str]]
     left: Sequence[str] = ()
     title: str = ""
+    alert: str = ""
     notes: Sequence[str] = ()
     bold: frozenset[tuple[int, int]] = frozenset()
 
@@ -42,9 +44,11 @@ class FittedTable:
 
     def lines(self, width: int | None, *, rule: str = "─") -> list[Text]:
         """Return the table's lines, none longer than `width` unless a single word is; at full width if it is None."""
-        above = [*wrapped(self.title, width), ""] if self.title else []
+        above = [Text(line) for line in wrapped(self.title, width) if line]
+        above += [Text(line, style="bold") for line in wrapped(self.alert, width) if line]
+        above += [Text()] if above else []
         below = [line for note in self.notes for line in wrapped(note, width)]
-        return [*map(Text, above), *self._body(width, rule), *map(Text, ["", *below] if below else [])]
+        return [*above, *self._body(width, rule), *map(Text, ["", *below] if below else [])]
 
     def _body(self, width: int | None, rule: str) -> list[Text]:
         natural, least = self._widths(range(len(self.head)))

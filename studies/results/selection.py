@@ -90,10 +90,15 @@ def qualifying(results: StudyResults, selection: Selection) -> JudgedFront:
 
 def qualifying_front(results: StudyResults, selection: Selection) -> list[TrialRecord]:
     """Return the front of the trials that qualify, best in the first objective first; raises as `qualifying` does."""
-    return _near(qualifying(results, selection).records, selection)
+    return near_the_best(qualifying(results, selection).records, selection)
 
 
-def _near(front: Sequence[TrialRecord], selection: Selection) -> list[TrialRecord]:
+def near_the_best(front: Sequence[TrialRecord], selection: Selection) -> list[TrialRecord]:
+    """Return the trials of a front that are as near to the best as a selection asks.
+
+    Raises:
+        TradeoffError: None is near the best in every objective that the selection names.
+    """
     near = list(front)
     for within in selection.within if front else ():
         close = {record.number for record in within.keep(front)}
@@ -119,7 +124,7 @@ def choose(results: StudyResults, selection: Selection) -> Choice:
     judged = qualifying(results, selection)
     if judged.warning is not None:
         raise TradeoffError(f"{judged.warning}; --trial N chooses one nevertheless")
-    front = _near(judged.recommended, selection)
+    front = near_the_best(judged.recommended, selection)
     if not front:
         raise TradeoffError(
             f"a choice needs a completed trial, and the study {results.name!r} has none ({results.summary()}); run more trials"

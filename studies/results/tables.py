@@ -14,6 +14,7 @@ from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import NUM_SEEDS, spread_name
 from tradeoff.searchspace import KNOBS, MICRO_BATCH
+from tradeoff.studies.results.evidence import JudgedFront, Standing
 from tradeoff.studies.results.front import extremes, knee
 
 if TYPE_CHECKING:
@@ -22,98 +23,145 @@ if TYPE_CHECKING:
 # Parameter names in a table, where room is scarce.
 SHORT_NAMES = {name: knob.label for name, knob in KNOBS.items()}
 ELSEWHERE = "~"
+SPREAD_NOTE = "± standard deviation: of what is learned over seeds, of a time over repeated measurements"
 
 
-def marks(front: Sequence[TrialRecord], objectives: Sequence[str]) -> dict[int, list[str]]:
-    """Return the marks of a front's trials by number: "knee", "highest accuracy", "lowest peak memory"."""
-    found: dict[int, list[str]] = {record.number: [] for record in front}
-    if front:
-        found[knee(front, objectives).number].append("knee")
-        for name, record in extremes(front, objectives).items():
+def marks(front: JudgedFront, among: Sequence[TrialRecord] | None = None) -> dict[int, list[str]]:
+    """Return the marks of a front's rows by number: "knee", "highest accuracy", "no better than a constant answer".
+
+    Args:
+        front: The front.
+        among: The rows to mark; None for all.
+    """
+    rows = front.records if among is None else among
+    found: dict[int, list[str]] = {record.number: [] for record in (*rows, *front.records)}
+    recommended = {record.number for record in front.recommended}
+    if sound := [record for record in rows if record.number in recommended]:
+        found[knee(sound, front.objectives).number].append("knee")
+        for name, record in extremes(sound, front.objectives).items():
             found[record.number].append(GOALS[name].extreme)
+    for number, standing in front.standings.items():
+        found[number] += standing.words()
     return found
 
 
-def front_as_json(front: Sequence[TrialRecord], objectives: Sequence[str], *, only: TrialRecord | None = None) -> str:
+def front_as_json(front: JudgedFront, *, rows: Sequence[TrialRecord] | None = None, only: TrialRecord | None = None) -> str:
     """Return a list of objects: `trial`, `params`, each objective under its name, `sources` by objective, and `marks`.
 
-    Averages over seeds also have `num_seeds` and the standard deviation as `<objective>_std`. With `only`, the list holds that
-    one trial.
+    `baselines` holds the values of a constant answer, and what a row's place rests on follows (see `Standing`). A value whose
+    spread is known has its standard deviation as `<objective>_std`, and averages over seeds have `num_seeds`. `rows` are the
+    trials of the front to show, by default all of them; with `only`, the list holds that one trial.
     """
-    found = marks(front, objectives)
-    rows: list[dict[str, Any]] = [
+    found = marks(front, rows)
+    objects: list[dict[str, Any]] = [
         {"trial": record.number, "params": dict(record.params)}
-        | {name: record.values[name] for name in objectives}
+        | {name: record.values[name] for name in front.objectives}
         | {"sources": dict(record.sources), "marks": found.get(record.number, [])}
-        | _over_seeds(record, objectives)
-        for record in _shown(front, only)
+        | {"baselines": front.known_baselines}
+        | front.standings.get(record.number, Standing()).as_dict()
+        | _spreads(record, front.objectives)
+        for record in _shown(front, rows, only)
     ]
-    return json.dumps(rows, indent=2)
+    return json.dumps(objects, indent=2)
 
 
-def front_as_csv(front: Sequence[TrialRecord], objectives: Sequence[str], *, only: TrialRecord | None = None) -> str:
+def front_as_csv(front: JudgedFront, *, rows: Sequence[TrialRecord] | None = None, only: TrialRecord | None = None) -> str:
     """Return a line of names and a line for each trial; each value's source follows as `<objective>_source`.
 
-    Where any value is an average over seeds, `num_seeds` and the standard deviation as `<objective>_std` follow.
+    What a row's place rests on follows, and where the spread of any value is known, `num_seeds` and the standard deviation as
+    `<objective>_std`. The arguments are those of `front_as_json`.
     """
-    shown = _shown(front, only)
+    shown = _shown(front, rows, only)
     params = parameter_names(shown)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    over_seeds = [_over_seeds(record, objectives) for record in shown]
-    seeds = list(dict.fromkeys(name for row in over_seeds for name in row))
-    writer.writerow(["trial", *params, *objectives, *(f"{name}_source" for name in objectives), *seeds])
-    for record, means in zip(shown, over_seeds, strict=True):
+    spreads = [_spreads(record, front.objectives) for record in shown]
+    known = list(dict.fromkeys(name for row in spreads for name in row))
+    sources = [f"{name}_source" for name in front.objectives]
+    writer.writerow(["trial", *params, *front.objectives, *sources, *Standing().as_dict(), *known])
+    for record, spread in zip(shown, spreads, strict=True):
+        standing = front.standings.get(record.number, Standing()).as_dict()
         writer.writerow(
             [
                 record.number,
                 *(record.params.get(name, "") for name in params),
-                *(record.values[name] for name in objectives),
-                *(record.sources.get(name, "") for name in objectives),
-                *(means.get(name, "") for name in seeds),
+                *(record.values[name] for name in front.objectives),
+                *(record.sources.get(name, "") for name in front.objectives),
+                *(" ".join(map(str, value)) if isinstance(value, list) else value for value in standing.values()),
+                *(spread.get(name, "") for name in known),
             ]
         )
     return text.getvalue()
 
 
 def front_table(
-    front: Sequence[TrialRecord],
-    objectives: Sequence[str],
+    front: JudgedFront,
     *,
+    rows: Sequence[TrialRecord] | None = None,
     only: TrialRecord | None = None,
     most: int | None = None,
-    title: str | None = None,
-    caption: str | None = None,
+    title: str = "",
+    caption: str = "",
 ) -> "FittedTable":
-    """Return a table of the front, or of the one trial `only`, or of its first `most` trials, with a title and a caption."""
+    """Return a table of a front, with a warning if it has nothing better than a constant answer.
+
+    Args:
+        front: The front.
+        rows: Its trials to show; None for all.
+        only: The one trial to show, on the front or not.
+        most: Show no more than the first ones.
+        title: A title.
+        caption: A line below.
+    """
     from tradeoff.studies.results.fitted_table import FittedTable
 
-    shown = _shown(front, only)[:most]
-    found = marks(front, objectives)
-    notes = [caption] if caption else []
-    if any(is_elsewhere(record, name) for record in shown for name in objectives):
-        notes.append(f"{ELSEWHERE} measured by another trial or a probe; --format json says which")
-    if any(spread_name(name) in record.attributes for record in shown for name in objectives):
-        notes.append("± standard deviation over seeds")
-    rows = [
+    shown = _shown(front, rows, only)[:most]
+    found = marks(front, rows)
+    head = ["trial", "batch x accumulation", *(GOALS[name].short_heading for name in front.objectives), ""]
+    cells = [
         [
             str(record.number),
             # One column for the whole configuration: a column for each parameter would not fit a terminal.
             short_configuration(record.params),
-            *(shown_value(record, name) for name in objectives),
+            *(shown_value(record, name) for name in front.objectives),
             ", ".join(found.get(record.number, [])),
         ]
         for record in shown
     ]
-    head = ["trial", "batch x accumulation", *(GOALS[name].short_heading for name in objectives), ""]
-    return FittedTable(head=head, rows=rows, left=("batch x accumulation",), title=title or "", notes=notes)
+    notes = [*([caption] if caption else []), *front_notes(front, shown)]
+    left = ("batch x accumulation",)
+    return FittedTable(head=head, rows=cells, left=left, title=title, alert=capitalized(front.warning or ""), notes=notes)
+
+
+def front_notes(front: JudgedFront, shown: Sequence[TrialRecord] | None = None) -> list[str]:
+    """Return the lines below a front's table: the constant answer, and the meaning of what stands beside its values."""
+    shown = front.records if shown is None else shown
+    notes = [front.baseline] if front.baseline is not None else []
+    if any(is_elsewhere(record, name) for record in shown for name in front.objectives):
+        notes.append(f"{ELSEWHERE} measured by another trial or a probe")
+    return notes + ([SPREAD_NOTE] if has_spreads(shown) else [])
 
 
 def shown_value(record: TrialRecord, objective: str) -> str:
-    """Return a value for a person, with its standard deviation over seeds and the mark of a value from elsewhere."""
-    spread = record.attributes.get(spread_name(objective))
-    error = "" if spread is None else f" ± {GOALS[objective].show(spread)}"
-    return GOALS[objective].show(record.values[objective]) + error + ELSEWHERE * is_elsewhere(record, objective)
+    """Return a value for a person, with its standard deviation and the mark of a value from elsewhere."""
+    return with_spread(record, objective) + ELSEWHERE * is_elsewhere(record, objective)
+
+
+def with_spread(record: TrialRecord, objective: str, *, unit: bool = False) -> str:
+    """Return a value for a person, with its standard deviation where it is known: "12.34 ± 0.21 s"."""
+    goal, spread = GOALS[objective], record.attributes.get(spread_name(objective))
+    text = goal.show(record.values[objective]) + ("" if spread is None else f" ± {goal.show(spread)}")
+    return f"{text} {goal.unit}".rstrip() if unit else text
+
+
+def has_spreads(records: Sequence[TrialRecord]) -> bool:
+    """Return whether the standard deviation of any of the values is known."""
+    return any(spread_name(name) in record.attributes for record in records for name in record.values)
+
+
+def capitalized(text: str) -> str:
+    """Return a sentence's text with a capital first letter; the others stay as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def short_configuration(params: Mapping[str, Any]) -> str:
@@ -134,14 +182,14 @@ def short_configuration(params: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _over_seeds(record: TrialRecord, objectives: Sequence[str]) -> dict[str, Any]:
-    """Return the number of seeds that a record's learned values average, and the standard deviations; empty for one seed."""
+def _spreads(record: TrialRecord, objectives: Sequence[str]) -> dict[str, Any]:
+    """Return the standard deviations of a record's values that are known, and the number of seeds of averages."""
     names = [NUM_SEEDS, *(spread_name(name) for name in objectives)]
     return {name: record.attributes[name] for name in names if name in record.attributes}
 
 
-def _shown(front: Sequence[TrialRecord], only: TrialRecord | None) -> Sequence[TrialRecord]:
-    return front if only is None else [only]
+def _shown(front: JudgedFront, rows: Sequence[TrialRecord] | None, only: TrialRecord | None) -> Sequence[TrialRecord]:
+    return [only] if only is not None else front.records if rows is None else rows
 
 
 def parameter_names(records: Sequence[TrialRecord]) -> list[str]:

@@ -189,7 +189,7 @@ class LocalWorkerPool(WorkerPool):
             case TrialEnded():
                 records = self.records()
                 display.trial_ended(records[message.number], worker=worker.index)
-                display.trials(records)
+                self.show_trials(records)
             case WorkerEnd():
                 worker.end = message
 

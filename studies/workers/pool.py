@@ -7,13 +7,14 @@ and plots, and stops the workers with the study. The study itself, and everythin
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.studies.errors import StudyFailed, TradeoffError
 from tradeoff.studies.reporting.annotate import Annotator
+from tradeoff.studies.results.results import BASELINES
 from tradeoff.studies.storage.stored_study import StoredStudy
 from tradeoff.studies.workers.study_run import StudyRun
 from tradeoff.studies.workers.worker import Assignment, WorkerEnd
@@ -36,6 +37,7 @@ class WorkerPool(ABC):
     _annotator: Annotator | None = field(default=None, init=False)
     _error: Exception | None = field(default=None, init=False)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False)
+    _baselines: Mapping[str, float] = field(default_factory=dict, init=False)
     # Of trials that have ended, by number: those don't change.
     _records: dict[int, TrialRecord] = field(default_factory=dict, init=False)
 
@@ -153,8 +155,15 @@ class WorkerPool(ABC):
             records.append(record)
         return records
 
+    def show_trials(self, records: Sequence[TrialRecord]) -> None:
+        """Show the study's trials, beside a constant answer as soon as a worker has prepared the data."""
+        if not self._baselines and self._study is not None:
+            self._baselines = self._study.user_attrs.get(BASELINES, {})
+            self.run.display.baselines(self._baselines)
+        self.run.display.trials(records)
+
     def _open(self, device: Mapping[str, Any]) -> None:
         self._study, self._annotator = self.run.open(device)
         self._stack.callback(self._annotator.finish)
         self._stack.enter_context(self.run.display.running(self._study.study_name, device, self.run.config))
-        self.run.display.trials(self.records())
+        self.show_trials(self.records())

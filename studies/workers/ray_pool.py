@@ -150,7 +150,7 @@ class RayWorkerPool(WorkerPool):
                 self._shown.add(record.number)
                 self._losses = 0
                 self.run.display.trial_ended(record)
-        self.run.display.trials(records)
+        self.show_trials(records)
 
 
 def run_task(assignment: Assignment, directory: str, resource: tuple[str, float]) -> WorkerEnd:

@@ -12,8 +12,11 @@ from stored_studies import completed, make_study, out_of_memory, params
 from typer.testing import CliRunner, Result
 
 from tradeoff.studies.cli import main as cli
+from tradeoff.studies.cli.run import show_end
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.storage.opening import open_storage
+from tradeoff.studies.execution.display import PlainDisplay
+from tradeoff.studies.results.results import BASELINES
+from tradeoff.studies.storage.opening import load_study, open_storage
 
 COMMANDS = tuple(cli.COMMANDS)
 # What takes seconds to import, or is needed by no answer about a stored study.
@@ -64,6 +67,10 @@ def test_the_front_as_json_has_parameters_values_and_sources(storage: str) -> No
         "peak_memory_mib": 1000.0,
         "sources": {"accuracy": "measured", "train_time_s": "measured", "peak_memory_mib": "measured"},
         "marks": ["knee"],
+        "baselines": {},
+        "not_better_than_constant": False,
+        "within_error_of": None,
+        "equal_within_error": [],
     }
     assert rows[0]["marks"] == ["highest accuracy"]
 
@@ -82,6 +89,53 @@ def test_the_front_as_a_table_is_complete_in_a_pipe(storage: str) -> None:
     row = next(line for line in lines if "knee" in line)
     assert row.split() == ["1", "16", "x", "1,", "fp32", "0.790", "20.00", "1,000", "knee"]
     assert "6 trials: 5 completed, 1 out of memory" in lines[-1]
+
+
+def beaten(folder: Path, accuracy: float) -> str:
+    """The study's storage, where a constant answer has this accuracy."""
+    url = str(folder / "beaten.db")
+    make_study(open_storage(url)).set_user_attr(BASELINES, {"accuracy": accuracy})
+    return url
+
+
+def test_a_constant_answer_and_what_is_no_better_stand_in_every_form_of_the_front(tmp_path: Path) -> None:
+    url = beaten(tmp_path, 0.75)
+    table = ask("front", "--storage", url).stdout
+    assert "a constant answer: accuracy 0.750" in table
+    marked = [line.split()[0] for line in table.splitlines() if "no better than a constant answer" in line]
+    assert marked == ["2", "4"]
+    rows = {row["trial"]: row for row in json.loads(ask("front", "--storage", url, "--format", "json").stdout)}
+    assert rows[0]["baselines"] == {"accuracy": 0.75}
+    assert [number for number, row in rows.items() if row["not_better_than_constant"]] == [2, 4]
+    assert not {"knee", "lowest peak memory"} & {*rows[2]["marks"], *rows[4]["marks"]}
+    lines = csv.DictReader(io.StringIO(ask("front", "--storage", url, "--format", "csv").stdout))
+    assert [line["trial"] for line in lines if line["not_better_than_constant"] == "True"] == ["2", "4"]
+
+
+def test_a_front_with_nothing_better_than_a_constant_answer_says_so_above_its_table(tmp_path: Path) -> None:
+    url = beaten(tmp_path, 0.9)
+    sentence = "No configuration is clearly better than a constant answer (accuracy 0.900); what usually helps: more epochs"
+    table = ask("front", "--storage", url).stdout
+    assert table.splitlines()[1].startswith(sentence)
+    assert "knee" not in table
+    answer = ask("front", "--storage", url, "--format", "json")
+    assert len(json.loads(answer.stdout)) == 4
+    assert answer.stderr.startswith(sentence)
+
+
+def test_the_end_of_a_run_with_nothing_better_than_a_constant_answer_recommends_no_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, accuracy, recommends in (("a", 0.9, False), ("b", 0.75, True)):
+        (tmp_path / folder).mkdir()
+        url = beaten(tmp_path / folder, accuracy)
+        device = {"kind": "cpu", "name": "Test CPU", "precisions": ["fp32"], "total_memory_mib": 8192.0}
+        load_study("stars", open_storage(url)).set_user_attr("device", device)
+        show_end("stars", url, PlainDisplay())
+        text = capsys.readouterr().out
+        assert f"a constant answer: accuracy {accuracy:.3f}" in text
+        assert ("what usually helps" in text) is not recommends
+        assert ("tradeoff export stars" in text) is recommends
 
 
 def test_values_from_elsewhere_are_marked_in_the_table(tmp_path: Path) -> None:

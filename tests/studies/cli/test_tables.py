@@ -22,6 +22,7 @@ from tradeoff.studies.execution.display import PlainDisplay
 from tradeoff.studies.execution.fit import Fit
 from tradeoff.studies.execution.sweep import sweep_config, sweep_rows
 from tradeoff.studies.results.compare import compare_studies, compare_trials
+from tradeoff.studies.results.evidence import judged_front
 from tradeoff.studies.results.fitted_table import FittedTable
 from tradeoff.studies.results.tables import front_table
 
@@ -69,7 +70,7 @@ SWEEP = sweep_rows(
     RESULTS, sweep_config(None, preset="lecture-batch-size", embedded=False), TABLES["lecture-batch-size"].published
 )
 TABLES_SHOWN: Mapping[str, FittedTable] = {
-    "front": front_table(RECORDS, OBJECTIVES, title="Pareto front of a study", caption=RESULTS.summary()),
+    "front": front_table(judged_front(RESULTS), title="Pareto front of a study", caption=RESULTS.summary()),
     "compare trials": compare.as_table(compare_trials(RESULTS, 100, 101)),
     "compare studies": compare.as_table(compare_studies(RESULTS, made_up(RECORDS[1]))),
     "confirm": confirmations_table([Confirmation(claimed=RECORDS[2], measured=RECORDS[0])], OBJECTIVES),

@@ -27,6 +27,7 @@ from tradeoff.studies.export.train import train_export
 from tradeoff.studies.reporting.notes import study_note
 from tradeoff.studies.reporting.text_tables import front_text_table
 from tradeoff.studies.results.criteria import numeric_value
+from tradeoff.studies.results.evidence import judged_front
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.savings import lines
 from tradeoff.studies.results.selection import Selection, choose
@@ -153,7 +154,7 @@ def test_a_study_goes_on_with_the_same_number_of_devices_alone() -> None:
 
 def test_tables_and_notes_count_the_devices() -> None:
     results = two_devices(made_up(record(3, (0.7, 10.0, 1000.0), params(4, 8))))
-    header, rows = front_text_table(results.records, results.objectives)
+    header, rows = front_text_table(judged_front(results))
     assert rows[0][header.index("effective batch")] == "64"
     assert "their product, times the 2 devices that train it together" in study_note(results)
 

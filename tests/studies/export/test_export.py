@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,35 @@ def test_the_provenance_says_where_the_configuration_and_each_value_come_from(re
     assert found["device"]["name"] == "Test CPU"
     assert found["versions"]["transformers"] == "5.23.0"
     assert found["tradeoff_version"] == "0.1.0"
+
+
+def test_an_export_has_the_spread_of_its_values_and_the_constant_answer_and_its_card_the_marks(tmp_path: Path) -> None:
+    spread = completed((0.85, 60.0, 950.0), params(2), accuracy_std=0.02, num_seeds=3, train_time_s_std=1.5)
+    found = replace(read_results(make_study(None, (*TRIALS, spread))), baselines={"accuracy": 0.75})
+    export(found, choose(found, Selection(maximize="accuracy")), tmp_path / "chosen")
+    origin = yaml.safe_load((tmp_path / "chosen" / "tradeoff.yaml").read_text())
+    assert origin["values"]["accuracy"] == {"value": 0.85, "source": "measured", "std": 0.02}
+    assert origin["values"]["train_time_s"]["std"] == 1.5
+    assert origin["constant_answer"] == {"accuracy": 0.75}
+    card = (tmp_path / "chosen" / "README.md").read_text()
+    assert "accuracy 0.850 ± 0.020, training time 60.00 ± 1.50 s" in card
+    assert "**chosen, highest accuracy**" in card
+    assert card.count("| no better than a constant answer |") == 2
+    assert "A constant answer: accuracy 0.750." in card
+    assert "the study has 0.85 ± 0.02, measured" in (tmp_path / "chosen" / "train.py").read_text()
+
+
+def test_a_configuration_no_better_than_a_constant_answer_is_exported_by_its_number_alone_and_says_so(
+    results: StudyResults, tmp_path: Path
+) -> None:
+    beaten = replace(results, baselines={"accuracy": 0.95})
+    with pytest.raises(TradeoffError, match=r"clearly better than a constant answer .*; --trial N chooses one nevertheless"):
+        choose(beaten, Selection())
+    export(beaten, choose(beaten, Selection(trial=0)), tmp_path / "chosen")
+    card = " ".join((tmp_path / "chosen" / "README.md").read_text().split())
+    assert (
+        "**No configuration is clearly better than a constant answer (accuracy 0.950); what usually helps: more epochs" in card
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Query string argument")

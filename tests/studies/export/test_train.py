@@ -188,6 +188,21 @@ def test_the_expected_time_of_a_trial_that_was_not_trained_itself_is_for_its_job
     }
 
 
+def test_an_expected_value_has_its_spread_and_that_of_the_time_grows_with_the_samples() -> None:
+    values = {"accuracy": {"value": 0.6, "std": 0.02}, "train_time_s": {"value": 30.0, "std": 1.5}}
+    exported = {
+        "values": values,
+        "measured": {"num_samples": 300},
+        "memory_mib": {},
+        "job": {"epochs": 3, "train_samples": 100},
+    }
+    found = expected_measurements(exported, num_train=200)
+    assert found == {"accuracy": 0.6, "accuracy_std": 0.02, "train_time_s": 60.0, "train_time_s_std": 3.0}
+    device = {"device": {"name": "Card"}, "expected_device": "Card"}
+    lines = comparison_lines({"measured": {"accuracy": 0.61, "train_time_s": 61.0}, "expected": found, **device})
+    assert lines == ["accuracy 0.610 (expected 0.600 ± 0.020)", "training time 61.00 s (expected 60.00 ± 3.00)"]
+
+
 def test_the_comparison_names_both_devices_where_they_differ() -> None:
     lines = comparison_lines(
         {

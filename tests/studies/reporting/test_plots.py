@@ -9,7 +9,8 @@ from stored_studies import TRIALS, completed, make_study, out_of_memory, params,
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.studies.reporting.heat_maps import heat_map_metrics, heat_maps
 from tradeoff.studies.reporting.plots import curve_figure, study_plots, trade_off_plots
-from tradeoff.studies.reporting.trade_off_plots import group, pair_figure
+from tradeoff.studies.reporting.trade_off_plots import MARKED, group, pair_figure
+from tradeoff.studies.results.evidence import judged_front
 from tradeoff.studies.results.hypervolume import hypervolume_over_cost
 from tradeoff.studies.results.results import StudyResults, read_results
 
@@ -27,6 +28,10 @@ def results() -> StudyResults:
     return results_of(*TRIALS)
 
 
+def plots_of(results: StudyResults):
+    return trade_off_plots(results, judged_front(results))
+
+
 def trace(figure, name):
     return next(one for one in figure.data if one.name == name)
 
@@ -36,7 +41,7 @@ def curve(*accuracies):
 
 
 def test_a_plot_of_two_objectives_tells_the_front_from_what_is_dominated(results):
-    figure = pair_figure(results, group(results), "accuracy", "train_time_s")
+    figure = pair_figure(results, group(results, judged_front(results)), "accuracy", "train_time_s")
     assert sorted(trace(figure, "Pareto front").x) == [10.0, 20.0, 40.0, 50.0]
     assert (trace(figure, "dominated").x, trace(figure, "dominated").y) == ((21.0,), (0.78,))
     assert figure.layout.xaxis.title.text == "training time (s)"
@@ -44,7 +49,7 @@ def test_a_plot_of_two_objectives_tells_the_front_from_what_is_dominated(results
 
 
 def test_a_trial_out_of_memory_stands_beyond_the_limit_and_below_every_accuracy(results):
-    figure = pair_figure(results, group(results), "accuracy", "peak_memory_mib")
+    figure = pair_figure(results, group(results, judged_front(results)), "accuracy", "peak_memory_mib")
     over = trace(figure, "out of memory")
     assert over.x == (3012.0,)  # the limit of 2,500, and the shortfall of 512
     assert over.y[0] < 0.6
@@ -54,13 +59,13 @@ def test_a_trial_out_of_memory_stands_beyond_the_limit_and_below_every_accuracy(
 
 def test_what_needs_far_too_much_memory_is_drawn_a_little_beyond_the_rest():
     far = results_of(completed((0.8, 40.0, 2400.0), params(8)), out_of_memory(params(64), shortfall_mib=90_000.0))
-    over = trace(pair_figure(far, group(far), "accuracy", "peak_memory_mib"), "out of memory")
+    over = trace(pair_figure(far, group(far, judged_front(far)), "accuracy", "peak_memory_mib"), "out of memory")
     assert over.x == (3250.0,)  # 1.3 times the limit
     assert "short of 90,000 MiB or more" in over.hovertext[0]
 
 
 def test_without_memory_among_its_axes_a_plot_draws_no_limit(results):
-    figure = pair_figure(results, group(results), "accuracy", "train_time_s")
+    figure = pair_figure(results, group(results, judged_front(results)), "accuracy", "train_time_s")
     assert not figure.layout.shapes
     assert "out of memory" not in {one.name for one in figure.data}
 
@@ -76,16 +81,16 @@ def test_on_a_gpu_without_a_limit_it_is_its_memory(results):
         tradeoff_version="0.1.0",
         storage="sqlite:///a.db",
     )
-    assert pair_figure(card, group(card), "accuracy", "peak_memory_mib").layout.shapes[0].x0 == 7611.0
+    assert pair_figure(card, group(card, judged_front(card)), "accuracy", "peak_memory_mib").layout.shapes[0].x0 == 7611.0
 
 
 def test_two_objectives_make_one_plot():
-    shown = trade_off_plots(results_of(completed((0.8, 40.0), params(8)), objectives=("accuracy", "train_time_s")))
+    shown = plots_of(results_of(completed((0.8, 40.0), params(8)), objectives=("accuracy", "train_time_s")))
     assert [plot.name for plot in shown] == ["accuracy-over-train-time-s"]
 
 
 def test_three_objectives_make_a_plot_of_every_two(results):
-    assert [plot.name for plot in trade_off_plots(results)] == [
+    assert [plot.name for plot in plots_of(results)] == [
         "accuracy-over-train-time-s",
         "accuracy-over-peak-memory-mib",
         "train-time-s-over-peak-memory-mib",
@@ -106,7 +111,7 @@ def test_every_plot_is_plain_json_that_older_versions_of_plotly_read(results):
 
 def test_values_that_differ_by_orders_of_magnitude_are_drawn_on_a_logarithmic_axis():
     wide = results_of(completed((0.5, 1.0, 100.0), params(8)), completed((0.6, 100.0, 200.0), params(16)))
-    figure = pair_figure(wide, group(wide), "train_time_s", "peak_memory_mib")
+    figure = pair_figure(wide, group(wide, judged_front(wide)), "train_time_s", "peak_memory_mib")
     assert (figure.layout.yaxis.type, figure.layout.xaxis.type) == ("log", "linear")
 
 
@@ -139,7 +144,7 @@ def test_curves_share_a_colour_and_a_name_by_effective_batch():
         record(2, (0.8, 1.0, 1.0), params(16), training={"curve": curve(0.3, 0.6)}),
         record(3, (0.8, 1.0, 1.0), params(32), derived_from=0),
     ]
-    figure = curve_figure(records)
+    figure = curve_figure(records, {})
     assert [one.name for one in figure.data] == ["8", "8", "16"]
     assert figure.data[0].line.color == figure.data[1].line.color != figure.data[2].line.color
     assert (figure.data[0].x, figure.data[0].y) == ((100, 200), (0.5, 0.8))
@@ -147,8 +152,8 @@ def test_curves_share_a_colour_and_a_name_by_effective_batch():
 
 def test_a_job_without_accuracy_shows_its_evaluation_loss():
     records = [record(0, (0.8, 1.0, 1.0), params(8), training={"curve": [{"num_samples": 100, "eval_loss": 1.5}]})]
-    assert curve_figure(records).layout.yaxis.title.text == "evaluation loss"
-    assert curve_figure([record(0, (0.8, 1.0, 1.0), params(8))]) is None
+    assert curve_figure(records, {}).layout.yaxis.title.text == "evaluation loss"
+    assert curve_figure([record(0, (0.8, 1.0, 1.0), params(8))], {}) is None
 
 
 def test_the_hypervolume_grows_with_each_better_trial_and_counts_what_failures_cost():
@@ -185,3 +190,46 @@ def test_no_text_of_a_study_becomes_markup_in_a_plot(results):
     escaped = {name for name, shown in plots.items() if "&lt;b&gt;" in shown}
     assert escaped >= {"curves", "accuracy-over-train-time-s", "heat-map-accuracy"}
     assert [name for name, shown in plots.items() if text in shown] == []
+
+
+def with_baseline(*trials, accuracy: float) -> StudyResults:
+    return dataclasses.replace(results_of(*trials), baselines={"accuracy": accuracy})
+
+
+def test_a_constant_answer_is_a_labelled_line_within_the_axes_of_every_plot_of_what_is_learned():
+    found = with_baseline(completed((0.8, 40.0, 900.0), params(8), training={"curve": curve(0.5, 0.8)}), accuracy=0.42)
+    plots = {plot.name: plot for plot in study_plots(found)}
+    for name in ("accuracy-over-train-time-s", "accuracy-over-peak-memory-mib", "curves"):
+        figure = plots[name].figure
+        assert [line.y0 for line in figure.layout.shapes if line.y0 == line.y1] == [0.42], name
+        assert "constant answer 0.420" in [note.text for note in figure.layout.annotations], name
+        assert 0.42 in [y for one in figure.data for y in one.y], name
+    assert not plots["train-time-s-over-peak-memory-mib"].figure.layout.annotations[0].text.startswith("constant")
+    assert plots["heat-map-accuracy"].caption.endswith("A constant answer has 0.420.")
+
+
+def test_a_constant_answer_is_upright_where_the_metric_is_on_the_lower_axis():
+    found = with_baseline(*TRIALS, accuracy=0.42)
+    figure = pair_figure(found, group(found, judged_front(found)), "train_time_s", "accuracy")
+    assert [line.x0 for line in figure.layout.shapes if line.x0 == line.x1] == [0.42]
+
+
+def test_a_row_that_is_no_better_than_a_constant_answer_is_drawn_apart_and_is_not_the_knee():
+    found = with_baseline(*TRIALS, accuracy=0.75)
+    figure = pair_figure(found, group(found, judged_front(found)), "accuracy", "train_time_s")
+    assert sorted(trace(figure, MARKED).y) == [0.60, 0.70]
+    assert sorted(trace(figure, "Pareto front").y) == [0.79, 0.80]
+    assert trace(figure, "knee").y[0] in (0.79, 0.80)
+
+
+def test_a_front_with_nothing_better_than_a_constant_answer_has_plots_without_a_knee():
+    found = with_baseline(*TRIALS, accuracy=0.9)
+    figure = pair_figure(found, group(found, judged_front(found)), "accuracy", "train_time_s")
+    assert (list(trace(figure, "knee").y), list(trace(figure, "Pareto front").y)) == ([], [])
+
+
+def test_values_whose_spread_is_known_have_error_bars_in_both_directions():
+    found = results_of(completed((0.8, 40.0, 900.0), params(8), accuracy_std=0.02, num_seeds=3, train_time_s_std=1.5))
+    front = trace(pair_figure(found, group(found, judged_front(found)), "accuracy", "train_time_s"), "Pareto front")
+    assert (list(front.error_y.array), list(front.error_x.array)) == ([0.02], [1.5])
+    assert "training time 40.00 ± 1.50 s" in front.hovertext[0]

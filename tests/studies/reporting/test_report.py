@@ -110,3 +110,45 @@ def test_a_place_that_can_not_be_written_is_one_sentence(tmp_path: Path) -> None
         write_report("text", tmp_path)
     with pytest.raises(TradeoffError, match="must be in a directory that exists"):
         write_report("text", tmp_path / "none" / "report.html")
+
+
+def judged_by(results: StudyResults, accuracy: float) -> StudyResults:
+    return dataclasses.replace(results, baselines={"accuracy": accuracy})
+
+
+def test_what_is_no_better_than_a_constant_answer_is_on_no_card_and_says_so(results: StudyResults) -> None:
+    page = markup(html_report(judged_by(results, 0.75)))
+    cards = re.findall(r'<div class="card[^"]*"><h3>([^<]+)</h3><strong>([^<]+)</strong>', page)
+    assert {configuration for _, configuration in cards} == {"16 x 1, fp32", "8 x 1, fp32"}
+    assert page.count('<tr class="weak">') == 2
+    assert page.count("<td>no better than a constant answer</td>") == 2
+    assert "A constant answer: accuracy 0.750." in page
+    assert 'class="warning"' not in page
+    text = markdown_report(judged_by(results, 0.75))
+    assert "| 2 | 32 x 1, fp32 | 0.700 | 10.00 | 2,000 | 32 | no better than a constant answer |" in text
+    assert "a constant answer: accuracy 0.750" in text
+
+
+def test_a_study_with_nothing_better_than_a_constant_answer_says_so_first_and_recommends_nothing(results: StudyResults) -> None:
+    beaten = judged_by(results, 0.9)
+    page, text = markup(html_report(beaten)), markdown_report(beaten)
+    sentence = "No configuration is clearly better than a constant answer (accuracy 0.900); what usually helps: more epochs"
+    assert page.index('<p class="warning"><strong>' + sentence) < page.index('id="trade-off"')
+    assert text.index(f"**{sentence}") < text.index("### Pareto front")
+    for shown in (page, text):
+        assert 'class="card' not in shown
+        assert "Knee" not in shown
+        assert "tradeoff export" not in shown
+        assert shown.count("no better than a constant answer") >= 4
+
+
+def test_values_on_cards_and_in_tables_have_their_spread() -> None:
+    spread = completed((0.8, 40.0, 900.0), params(8), accuracy_std=0.02, num_seeds=3, train_time_s_std=1.5)
+    found = read_results(make_study(in_memory(), (spread,)))
+    page, text = markup(html_report(found)), markdown_report(found)
+    assert '<dd class="best">0.800 ± 0.020</dd>' in page
+    assert "<td>40.00 ± 1.50</td>" in page
+    assert "| 0.800 ± 0.020 | 40.00 ± 1.50 |" in text
+    assert "training time 40.00 ± 1.50 s" in text
+    for shown in (page, text):
+        assert "± standard deviation" in shown

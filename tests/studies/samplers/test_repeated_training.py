@@ -13,7 +13,7 @@ from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.measurements.records import TrialRecord, read_attributes
 from tradeoff.objectives.measurements.seeds import averaged_attributes
 from tradeoff.searchspace import Categorical, LearningClass, Precision, SearchSpace, TrialParameters
-from tradeoff.studies.results.front import pareto_front
+from tradeoff.studies.results.evidence import judged
 from tradeoff.studies.results.tables import front_as_csv, front_as_json, shown_value
 from tradeoff.studies.samplers.acquisition import Candidate, MetricGP, Volume
 from tradeoff.studies.samplers.repeated_training import worth_of_repeats
@@ -148,13 +148,13 @@ def test_the_mean_is_that_of_the_trainings_own_accuracies(searched):
 def test_the_front_shows_the_spread_over_seeds(searched):
     study, _, goal = searched
     records, _ = simulated.learned(goal, study)
-    front = pareto_front(records, goal.setup.objectives)
-    averaged = [record for record in front if "num_seeds" in record.attributes]
+    front = judged(records, goal.setup.objectives, {})
+    averaged = [record for record in front.records if "num_seeds" in record.attributes]
     assert averaged
     assert all(" ± " in shown_value(record, "accuracy") for record in averaged)
-    rows = {row["trial"]: row for row in json.loads(front_as_json(front, goal.setup.objectives))}
+    rows = {row["trial"]: row for row in json.loads(front_as_json(front))}
     assert rows[averaged[0].number]["accuracy_std"] == averaged[0].attributes["accuracy_std"]
-    header, *lines = csv.reader(front_as_csv(front, goal.setup.objectives).splitlines())
+    header, *lines = csv.reader(front_as_csv(front).splitlines())
     assert header[-2:] == ["num_seeds", "accuracy_std"]
     assert {len(line) for line in lines} == {len(header)}
 
