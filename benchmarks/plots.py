@@ -8,14 +8,19 @@ Needs `pip install kaleido` and a Chromium or Chrome (BROWSER_PATH names it wher
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from tradeoff.objectives.measurements.goals import GOALS
-from tradeoff.studies.results.front import feasible, knee, pareto_front
+from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.measurements.seeds import spread_name
+from tradeoff.studies.reporting.trade_off_plots import MARKED
+from tradeoff.studies.results.evidence import judged_front
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.results.tables import short_configuration
 from tradeoff.studies.storage.opening import load_study, open_storage
@@ -27,35 +32,56 @@ GRID = {"gridcolor": "#e4e7eb", "zeroline": False, "linecolor": "#9aa5b1"}
 
 
 def front_plot(storage: str, name: str) -> go.Figure:
-    """Draw accuracy over time and over memory: the front, dominated trials, and the memory limit."""
+    """Draw accuracy over time and over memory: the front with its errors, the constant answer, and the memory limit.
+
+    Raises:
+        SystemExit: The study has nothing that is clearly better than a constant answer, which no plot should advertise.
+    """
     results = read_results(load_study(name, open_storage(storage, create=False)))
-    front = pareto_front(results.records, results.objectives)
-    chosen = knee(front, results.objectives)
-    others = [record for record in feasible(results.records) if record not in front]
+    front = judged_front(results)
+    chosen = front.knee
+    if chosen is None:
+        sys.exit(f"nothing to draw of {name}: {front.warning or 'no trial has completed'}")
+    marked = {number for number, standing in front.standings.items() if standing.is_marked}
+    others = [record for record in front.candidates if record.number not in front.standings]
     figure = make_subplots(cols=2, horizontal_spacing=0.09, shared_yaxes=True)
     for column, axis in ((1, "train_time_s"), (2, "peak_memory_mib")):
         for records, label, marker in (
             (others, "dominated", {"color": "white", "line": {"color": "#9aa5b1", "width": 1}, "size": 8}),
-            (front, "Pareto front", {"color": "#0072B2", "size": 11}),
+            ([one for one in front.records if one.number not in marked], "Pareto front", {"color": "#0072B2", "size": 11}),
+            (
+                [one for one in front.records if one.number in marked],
+                MARKED,
+                {"color": "white", "line": {"color": "#0072B2", "width": 2}, "size": 10},
+            ),
             ([chosen], "knee", {"color": "#E69F00", "size": 18, "symbol": "star", "line": {"color": "#1f2933", "width": 1}}),
         ):
             figure.add_scatter(
                 x=[record.values[axis] for record in records],
                 y=[record.values["accuracy"] for record in records],
+                error_x=_bars(records, axis),
+                error_y=_bars(records, "accuracy"),
                 mode="markers",
                 name=label,
                 marker=marker,
-                showlegend=column == 1,
+                showlegend=column == 1 and bool(records),
                 row=1,
                 col=column,
             )
         figure.update_xaxes(title=GOALS[axis].heading, row=1, col=column, **GRID)
-    limit_mib = results.memory_limit_mib
-    figure.add_vline(x=limit_mib, line={"color": "#D55E00", "dash": "dash"}, row=1, col=2)
-    figure.add_annotation(
-        x=limit_mib, y=0.02, yref="y2 domain", xref="x2", text="memory limit", textangle=-90, showarrow=False, xshift=-10,
-        font={"color": "#D55E00"},
-    )  # fmt: skip
+        if (baseline := results.baselines.get("accuracy")) is not None:
+            # A line alone would not widen the axis.
+            place = {"x": [chosen.values[axis]], "y": [baseline]}
+            figure.add_scatter(**place, mode="markers", marker={"opacity": 0}, showlegend=False, row=1, col=column)
+            label = {"text": f"constant answer {baseline:.3f}", "xanchor": "right", "yanchor": "bottom", "font_size": 12}
+            line = {"color": "#1f2933", "dash": "dashdot", "width": 1.5}
+            figure.add_hline(y=baseline, line=line, annotation=label, row=1, col=column)
+    if (limit_mib := results.memory_limit_mib) is not None:
+        figure.add_vline(x=limit_mib, line={"color": "#D55E00", "dash": "dash"}, row=1, col=2)
+        figure.add_annotation(
+            x=limit_mib, y=0.02, yref="y2 domain", xref="x2", text="memory limit", textangle=-90, showarrow=False, xshift=-10,
+            font={"color": "#D55E00"},
+        )  # fmt: skip
     figure.update_yaxes(**GRID)
     figure.update_yaxes(title="accuracy", row=1, col=1)
     for column, axis in ((1, "train_time_s"), (2, "peak_memory_mib")):
@@ -64,6 +90,12 @@ def front_plot(storage: str, name: str) -> go.Figure:
             yshift=20, row=1, col=column,
         )  # fmt: skip
     return figure
+
+
+def _bars(records: Sequence[TrialRecord], objective: str) -> dict[str, Any] | None:
+    """Return the standard deviations of values as error bars; None where none is known."""
+    spreads = [record.attributes.get(spread_name(objective)) or 0.0 for record in records]
+    return {"type": "data", "array": spreads, "color": "#52606d", "thickness": 1, "width": 3} if any(spreads) else None
 
 
 def cost_plot(path: Path) -> go.Figure:

@@ -197,3 +197,15 @@ def test_a_live_view_breaks_no_number_and_is_no_higher_than_the_terminal(width: 
     assert "step 12345 of 123456" in text
     for count in ("13 completed", "1 out of memory", "1 timed out", "learning rate 0.00031"):
         assert count in text
+
+
+def test_a_live_view_shows_the_constant_answer_and_calls_nothing_the_knee_that_is_no_better() -> None:
+    display = LiveDisplay(console(terminal=True))
+    with display.running("tiny", DEVICE, tiny_study(trials=3)):
+        display.trials([completed(0, accuracy=0.5, train_time_s=2.0), completed(1, accuracy=0.3, train_time_s=1.0)])
+        display.baselines({"accuracy": 0.4})
+        first, second = view(display).split("    1  2 x 1, fp32")
+    assert "knee" in first
+    assert "no better than a constant answer" in second
+    assert "lowest" not in second
+    assert "a constant answer: accuracy 0.400" in second
