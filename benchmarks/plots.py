@@ -59,8 +59,8 @@ def front_plot(storage: str, name: str) -> go.Figure:
             figure.add_scatter(
                 x=[record.values[axis] for record in records],
                 y=[record.values["accuracy"] for record in records],
-                error_x=_bars(records, axis),
-                error_y=_bars(records, "accuracy"),
+                error_x=_bars(records, axis) if label in ("Pareto front", MARKED) else None,
+                error_y=_bars(records, "accuracy") if label in ("Pareto front", MARKED) else None,
                 mode="markers",
                 name=label,
                 marker=marker,
@@ -73,9 +73,9 @@ def front_plot(storage: str, name: str) -> go.Figure:
             # A line alone would not widen the axis.
             place = {"x": [chosen.values[axis]], "y": [baseline]}
             figure.add_scatter(**place, mode="markers", marker={"opacity": 0}, showlegend=False, row=1, col=column)
-            label = {"text": f"constant answer {baseline:.3f}", "xanchor": "right", "yanchor": "bottom", "font_size": 12}
+            label = {"text": f"constant answer {baseline:.3f}", "font_size": 12}
             line = {"color": "#1f2933", "dash": "dashdot", "width": 1.5}
-            figure.add_hline(y=baseline, line=line, annotation=label, row=1, col=column)
+            figure.add_hline(y=baseline, line=line, annotation=label, annotation_position="top left", row=1, col=column)
     if (limit_mib := results.memory_limit_mib) is not None:
         figure.add_vline(x=limit_mib, line={"color": "#D55E00", "dash": "dash"}, row=1, col=2)
         figure.add_annotation(

@@ -95,6 +95,11 @@ class Goal:
         """Return the value with the decimals worth showing."""
         return f"{value:,.4g}" if self.free_scale else f"{value:,.{self.digits}f}"
 
+    def show_spread(self, std: float) -> str:
+        """Return a standard deviation with the decimals of the value, or with one digit where those would make it 0."""
+        shown = self.show(std)
+        return f"{std:.1g}" if std and not shown.strip("0.") else shown
+
     def show_with_unit(self, value: float) -> str:
         """Return the value with the decimals worth showing and its unit: "41.20 s"."""
         return f"{self.show(value)} {self.unit}".rstrip()

@@ -44,7 +44,7 @@ def comparison_lines(results: Mapping[str, Any]) -> list[str]:
         goal, expected = GOALS[name], results["expected"].get(name)
         line = f"{goal.label} {goal.show_with_unit(results['measured'][name])}"
         std = results["expected"].get(spread_name(name))
-        spread = "" if std is None else f" ± {goal.show(std)}"
+        spread = "" if std is None else f" ± {goal.show_spread(std)}"
         lines.append(line if expected is None else f"{line} (expected {goal.show(expected)}{spread})")
     if (ours := results["device"]["name"]) != (theirs := results["expected_device"]):
         lines.append(f"the expected time and memory are of {theirs}, and the measured ones of {ours}")

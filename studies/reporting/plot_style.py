@@ -75,7 +75,7 @@ def baseline_line(figure: Any, name: str, value: float, *, is_vertical: bool = F
     if is_vertical:
         figure.add_vline(x=value, line=line, annotation=label | {"textangle": -90, "xanchor": "right", "y": 0.5})
     else:
-        figure.add_hline(y=value, line=line, annotation=label | {"xanchor": "right", "yanchor": "bottom"})
+        figure.add_hline(y=value, line=line, annotation=label, annotation_position="top left")
 
 
 def lower_edge(values: Sequence[float]) -> float:

@@ -87,7 +87,9 @@ def pair_figure(results: StudyResults, groups: Groups, y: str, x: str) -> Any:
             showlegend=False,
         )
     for name, records, marker in groups.series():
-        figure.add_scatter(**_coordinates(records, axes), **_markers(name, records, marker), **_bars(records, axes, marker))
+        # The knee has those of its place on the front; on what is dominated they would hide the rest.
+        bars = _bars(records, axes, marker) if records is groups.front or records is groups.marked else {}
+        figure.add_scatter(**_coordinates(records, axes), **_markers(name, records, marker), **bars)
     drawn = _coordinates(groups.completed(), axes)
     for axis, name in axes.items():
         if (baseline := results.baselines.get(name)) is not None and drawn[axis]:

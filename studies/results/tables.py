@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Parameter names in a table, where room is scarce.
 SHORT_NAMES = {name: knob.label for name, knob in KNOBS.items()}
 ELSEWHERE = "~"
-SPREAD_NOTE = "± standard deviation: of what is learned over seeds, of a time over repeated measurements"
+SPREAD_NOTE = "± standard deviation: of what is learned over seeds, of a cost over repeated measurements or by its model"
 
 
 def marks(front: JudgedFront, among: Sequence[TrialRecord] | None = None) -> dict[int, list[str]]:
@@ -150,7 +150,7 @@ def shown_value(record: TrialRecord, objective: str) -> str:
 def with_spread(record: TrialRecord, objective: str, *, unit: bool = False) -> str:
     """Return a value for a person, with its standard deviation where it is known: "12.34 ± 0.21 s"."""
     goal, spread = GOALS[objective], record.attributes.get(spread_name(objective))
-    text = goal.show(record.values[objective]) + ("" if spread is None else f" ± {goal.show(spread)}")
+    text = goal.show(record.values[objective]) + ("" if spread is None else f" ± {goal.show_spread(spread)}")
     return f"{text} {goal.unit}".rstrip() if unit else text
 
 

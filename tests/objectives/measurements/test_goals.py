@@ -117,3 +117,9 @@ def test_a_constant_answer_is_as_accurate_as_the_majority_class_and_loses_the_lo
 
 def test_every_name_of_a_cost_says_its_unit():
     assert all(goal.name.endswith(("_s", "_mib", "_j")) and goal.unit for goal in cost_goals().values())
+
+
+def test_a_spread_smaller_than_the_last_decimal_of_its_value_is_not_shown_as_none() -> None:
+    memory = GOALS["peak_memory_mib"]
+    assert [memory.show_spread(std) for std in (12.4, 0.31, 0.0)] == ["12", "0.3", "0"]
+    assert GOALS["train_time_s"].show_spread(0.004) == "0.004"

@@ -230,6 +230,10 @@ def test_a_front_with_nothing_better_than_a_constant_answer_has_plots_without_a_
 
 def test_values_whose_spread_is_known_have_error_bars_in_both_directions():
     found = results_of(completed((0.8, 40.0, 900.0), params(8), accuracy_std=0.02, num_seeds=3, train_time_s_std=1.5))
-    front = trace(pair_figure(found, group(found, judged_front(found)), "accuracy", "train_time_s"), "Pareto front")
+    figure = pair_figure(found, group(found, judged_front(found)), "accuracy", "train_time_s")
+    front = trace(figure, "Pareto front")
     assert (list(front.error_y.array), list(front.error_x.array)) == ([0.02], [1.5])
     assert "training time 40.00 ± 1.50 s" in front.hovertext[0]
+    assert (
+        trace(pair_figure(found, group(found, judged_front(found)), "accuracy", "train_time_s"), "knee").error_x.array is None
+    )
