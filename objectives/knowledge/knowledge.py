@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from tradeoff.objectives.job.schedule import Schedule
+from tradeoff.objectives.knowledge.failures import Failures, is_lost_training
 from tradeoff.objectives.knowledge.memory_model import MemoryModel
 from tradeoff.objectives.knowledge.observations import Observation, observe
 from tradeoff.objectives.knowledge.power import PowerModel
@@ -22,7 +23,7 @@ from tradeoff.objectives.measurements.goals import Estimates, Known, cost_goals
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import NUM_SEEDS, SEED
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
-from tradeoff.searchspace import LearningClass, TrialParameters
+from tradeoff.searchspace import LearningClass, Precision, TrialParameters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +102,50 @@ class Knowledge:
             if parameters.needs_at_least_the_memory_of(observation.parameters)
         ]
         return max(settling, key=lambda o: o.parameters.per_device_train_batch_size, default=None)
+
+    def ruled_out(self, parameters: TrialParameters) -> str | None:
+        """Return why a configuration is not worth a trial after what has failed, in a sentence; None if it is."""
+        if (blamed := self.failures.blamed(parameters)) is not None:
+            return str(blamed)
+        if parameters.structure in self.failures.hopeless:
+            return "its probe failed or ran out of time"
+        if not self._lost_trainings:
+            return None
+        lost = [] if self.trained(parameters) else self._lost_trainings.get(self.class_of(parameters), [])
+        if any(o.parameters == parameters for o in lost):
+            return "its training failed, diverged or ran out of time"
+        if parameters.precision != Precision.FP32 and any(o.record.outcome == "diverged" for o in lost):
+            return "its learning class diverged in half precision"
+        cost = None if self._too_long_s is None else self.cost(parameters)
+        if cost is not None and self._too_long_s is not None and cost.train_time_s >= self._too_long_s:
+            return "it is predicted to take as long as a training that ran out of time"
+        return None
+
+    @cached_property
+    def failures(self) -> Failures:
+        """What failed trials have in common."""
+        return Failures(space=self.setup.space, observations=self.observations)
+
+    @cached_property
+    def given_up(self) -> frozenset[LearningClass]:
+        """The learning classes whose trainings failed, so that another member is not worth an attempt."""
+        return self.failures.given_up(self._lost_trainings)
+
+    @cached_property
+    def _lost_trainings(self) -> dict[LearningClass, list[Observation]]:
+        """The trainings that came to no value, by learning class."""
+        lost: dict[LearningClass, list[Observation]] = {}
+        for o in self.observations:
+            if is_lost_training(o):
+                lost.setdefault(self.class_of(o.parameters), []).append(o)
+        return lost
+
+    @cached_property
+    def _too_long_s(self) -> float | None:
+        """The shortest predicted time of a training that ran out of time."""
+        timed_out = [o for lost in self._lost_trainings.values() for o in lost if o.record.outcome == "timed_out"]
+        costs = [cost for o in timed_out if (cost := self.cost(o.parameters)) is not None]
+        return min((cost.train_time_s for cost in costs), default=None)
 
     def with_observation(self, observation: Observation) -> "Knowledge":
         """Return the knowledge with one more observation."""

@@ -27,6 +27,9 @@ def run(
     trials: Annotated[
         int | None, typer.Option(metavar="N", help="The study's total number of trials.", show_default=False)
     ] = None,
+    train_all: Annotated[
+        bool, typer.Option("--train-all", help="Train every learning class that fits, whatever it is expected to add.")
+    ] = False,
     timeout: Timeout = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="The study's name.", show_default=False)] = None,
     storage: StorageUrl = DEFAULT_STORAGE,
@@ -58,7 +61,14 @@ def run(
       tradeoff run study.yaml --ray auto --storage @storage-url
     """
     display = terminal_display()
-    config = load_config(study_file, preset=preset, overrides=overrides or [], trials=trials, name=name)
+    config = load_config(
+        study_file,
+        preset=preset,
+        overrides=overrides or [],
+        trials=trials,
+        name=name,
+        stop_below_gain=0.0 if train_all else None,
+    )
     if ray_resource is not None and ray is None:
         raise TradeoffError("--ray-resource requires --ray ADDRESS, which was not given")
 

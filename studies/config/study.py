@@ -137,6 +137,15 @@ class StudyConfig(_Model):
     seeds_per_class: int = Field(
         3, ge=1, description="most seeds that a learning class is trained with; more than one only where noise decides its rank"
     )
+    stop_below_gain: float = Field(
+        0.002,
+        ge=0,
+        lt=1,
+        description="the decoupled search ends when no training is expected to add this share of the hypervolume; 0 trains all",
+    )
+    prefer: str | None = Field(
+        None, description="an objective that comes first, such as accuracy: what may raise its best value is trained as well"
+    )
     devices_per_trial: int = Field(1, ge=1, le=64, description="GPUs that train a configuration together (DDP)")
     early_stopping: bool = Field(True, description="stop a training whose learning class can no longer reach the front")
     memory_estimate: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)] = Field(
@@ -164,6 +173,17 @@ class StudyConfig(_Model):
         if job is not None:
             register_goals(job)
         return names
+
+    @field_validator("prefer")
+    @classmethod
+    def _check_preferred(cls, name: str | None, info: ValidationInfo) -> str | None:
+        learned = learned_names(info.data.get("objectives", ()))
+        if name is None or "objectives" not in info.data:  # wrong themselves, which is said first
+            return name
+        if (known := name if name in learned else metric_name(name)) not in learned:
+            names = " or ".join(learned) or "of which this study has none"
+            raise ValueError(f"the preferred objective must be one that a training measures, {names}, got {name!r}")
+        return known
 
     @model_validator(mode="after")
     def _check(self) -> "StudyConfig":

@@ -2,8 +2,8 @@
 
 What counts against `trials` are trials that were trained or ran out of memory or time. A worker begins a trial only if those
 that have counted and those that run, which may yet count, leave room for it: so the study ends with exactly the number that was
-asked for, however many workers there are. Failures don't count, but five in a row end the study: something is wrong with the
-job, and more trials would not mend it.
+asked for, however many workers there are. Failures don't count. What they have in common is left out, and five in a row that
+nothing explains end the study: something is wrong with the job, and more trials would not mend it.
 """
 
 import random
@@ -14,6 +14,9 @@ from typing import Any, Protocol
 
 import optuna
 
+from tradeoff.objectives.knowledge.failures import Option
+from tradeoff.objectives.knowledge.knowledge import Knowledge
+from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.snapshot import StudySnapshot
 from tradeoff.objectives.measurements.records import DERIVED_FROM, TrialRecord, read_record
 from tradeoff.objectives.objective import Objective, TrialDeferred
@@ -31,6 +34,8 @@ from tradeoff.studies.samplers.decoupled import DecoupledSampler
 from tradeoff.studies.storage.stored_study import StoredStudy
 
 MAX_FAILURES_IN_A_ROW = 5
+# The same where nothing has worked yet, but everything that failed shares an option that has an alternative.
+MAX_ALIKE_FAILURES_IN_A_ROW = 15
 # Trials that need no training, one after the other, after which a space counts as exhausted.
 MAX_FREE_IN_A_ROW = 200
 # Configurations in a row that other workers are busy with, after which a worker waits for them instead of drawing more.
@@ -116,6 +121,7 @@ class Search:
     _deferred_in_a_row: int = field(default=0, init=False)
     _fault_tolerant: FaultTolerantStudy = field(init=False)
     _known_before: set[int] = field(default_factory=set, init=False)
+    _said_left_out: set[Option] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         objective = replace(self.objective, decision_lock=self.study.lock)
@@ -139,6 +145,7 @@ class Search:
             while snapshot.num_counted < self.config.trials:
                 if self.interrupts.requested:
                     raise KeyboardInterrupt
+                self._say_left_out(snapshot.knowledge)
                 if (why := self._must_end(snapshot, deadline_s)) is not None:
                     self.display.message(why)
                     return
@@ -166,9 +173,10 @@ class Search:
     def _must_end(self, snapshot: StudySnapshot, deadline_s: float | None) -> str | None:
         if deadline_s is not None and time.monotonic() >= deadline_s:
             return "the time is up; rerun the same command to resume"
-        failures = self._failures_in_a_row(snapshot)
-        if len(failures) >= MAX_FAILURES_IN_A_ROW:
-            raise StudyFailed(f"{len(failures)} trials in a row failed; the last one: {failures[-1]}")
+        failures, knowledge = self._failures_in_a_row(snapshot), snapshot.knowledge.failures
+        alike = knowledge.nothing_works and knowledge.common_options(failures)
+        if len(failures) >= (MAX_ALIKE_FAILURES_IN_A_ROW if alike else MAX_FAILURES_IN_A_ROW):
+            raise StudyFailed(f"{len(failures)} trials in a row failed; the last one: {failures[-1].record.reason}")
         if self.free >= MAX_FREE_IN_A_ROW:
             return f"the sampler proposed {self.free} configurations in a row that need no trial: the space is exhausted"
         return None
@@ -261,17 +269,25 @@ class Search:
         self._deferred = [(until, params) for until, params in self._deferred if until in running]
         return bool(settled)
 
-    def _failures_in_a_row(self, snapshot: StudySnapshot) -> list[str]:
-        """The errors of the trials that failed one after the other, on whichever worker, since this one began."""
+    def _failures_in_a_row(self, snapshot: StudySnapshot) -> list[Observation]:
+        """The trials that failed one after the other, on whichever worker, since this one began, for no option left out."""
         ended = [t for t in snapshot.trials if t.state.is_finished() and t.number not in self._known_before]
-        failures: list[str] = []
+        failed = {o.record.number: o for o in snapshot.knowledge.failures.failed}
+        explained = {number for each in snapshot.knowledge.failures.left_out for number in each.numbers}
+        failures: list[Observation] = []
         for trial in sorted(ended, key=lambda trial: (trial.datetime_complete, trial.number), reverse=True):
             outcome = trial.user_attrs.get("outcome")
-            if outcome == "failed":
-                failures.insert(0, trial.user_attrs.get("reason", ""))
-            elif outcome not in ("skipped", "interrupted", None) and DERIVED_FROM not in trial.user_attrs:
+            if trial.number in failed and trial.number not in explained:
+                failures.insert(0, failed[trial.number])
+            elif outcome not in ("failed", "skipped", "interrupted", None) and DERIVED_FROM not in trial.user_attrs:
                 break  # what was not run, or not to its end, says nothing of the job
         return failures
+
+    def _say_left_out(self, knowledge: Knowledge) -> None:
+        for each in knowledge.failures.left_out:
+            if each.option not in self._said_left_out:
+                self.display.message(str(each))
+                self._said_left_out.add(each.option)
 
     def _snapshot(self) -> StudySnapshot:
         return self.objective.snapshot(self.study)

@@ -14,7 +14,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -66,11 +66,13 @@ class Decision:
         candidate: The class.
         relative_gain: Its expected improvement, as a share of the hypervolume so far.
         is_repeat: True if it was trained before, and is to be trained with another seed.
+        gains: The expected gain of every class that is not trained.
     """
 
     candidate: Candidate
     relative_gain: float
     is_repeat: bool = False
+    gains: Mapping[LearningClass, float] = field(default_factory=dict)
 
 
 def import_ahead() -> None:
@@ -87,6 +89,8 @@ def select_next(
     reference: Mapping[str, float],
     pending: Sequence[Candidate] = (),
     repeats: Callable[..., Sequence[tuple[Candidate, float]]] = lambda *_: (),
+    *,
+    preferred: str | None = None,
 ) -> Decision | None:
     """Select the class to train next.
 
@@ -99,6 +103,8 @@ def select_next(
         pending: Classes that other workers are training: they count as trained, with their expected metrics.
         repeats: Returns the expected gain of training a class again, as a share of the hypervolume; called with the posteriors
             of the learned objectives, their names, the volume, and the standard scores to average over.
+        preferred: A learned objective that comes first: a class is also worth what it is expected to add to the best value (its
+            expected improvement), as a share of the distance between that and the reference.
 
     Returns:
         The class with the highest expected improvement for its cost, or None if there is no candidate.
@@ -115,21 +121,38 @@ def select_next(
     found = volume.front(found)
     now = volume.of(found)
     combinations = list(itertools.product(QUANTILES if len(learned) <= 2 else COARSE_QUANTILES, repeat=len(learned)))
-    gains = [(gain * now, candidate, True) for candidate, gain in repeats(processes, learned, volume, combinations)]
+    unit = now or 1.0  # nothing may be better than the reference yet
+    shares = [(gain, candidate, True) for candidate, gain in repeats(processes, learned, volume, combinations)]
+    improvement = _improvement(preferred, trained, reference)
     predicted = [process.predict([candidate.learning_class for candidate in candidates]) for process in processes]
     for position, candidate in enumerate(candidates):
-        outcomes = []
+        volumes, improvements = [], []
         for combination in combinations:
             values = {
                 name: means[position] + z * deviations[position]
                 for name, (means, deviations), z in zip(learned, predicted, combination, strict=True)
             }
-            outcomes.append(volume.of(np.vstack([found, volume.members(candidate, values)])) - now)
-        gains.append((float(np.mean(outcomes)), candidate, False))
-    if not gains:
+            volumes.append(volume.of(np.vstack([found, volume.members(candidate, values)])))
+            improvements.append(improvement(values))
+        gain = max((float(np.mean(volumes)) - now) / unit, float(np.mean(improvements)))
+        shares.append((gain, candidate, False))
+    if not shares:
         return None
-    gain, best, is_repeat = max(gains, key=lambda entry: entry[0] / _cost(entry[1]))
-    return Decision(candidate=best, relative_gain=gain / now if now > 0 else math.inf, is_repeat=is_repeat)
+    gain, chosen, is_repeat = max(shares, key=lambda entry: entry[0] / _cost(entry[1]))
+    gains = {candidate.learning_class: share for share, candidate, repeat in shares if not repeat}
+    return Decision(candidate=chosen, relative_gain=gain if now > 0 else math.inf, is_repeat=is_repeat, gains=gains)
+
+
+def _improvement(
+    preferred: str | None, trained: Mapping[LearningClass, Sequence[Mapping[str, float]]], reference: Mapping[str, float]
+) -> Callable[[Mapping[str, float]], float]:
+    """Return a function of a class's learned values: what they add to the best one of the preferred objective."""
+    if preferred is None:
+        return lambda _: 0.0
+    heights = GOALS[preferred].sign * np.array([value for _, value in _values_of(preferred, trained)])
+    best = float(np.nanmax(heights)) if np.isfinite(heights).any() else GOALS[preferred].sign * reference[preferred]
+    scale = max(best - GOALS[preferred].sign * reference[preferred], 1e-9)
+    return lambda values: max(0.0, GOALS[preferred].sign * values[preferred] - best) / scale
 
 
 def _cost(candidate: Candidate) -> float:

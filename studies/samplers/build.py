@@ -47,6 +47,8 @@ def build_sampler(
             baselines=baselines,
             seed=config.sampler_seed,
             max_seeds=config.seeds_per_class,
+            min_gain=config.stop_below_gain,
+            preferred=config.prefer,
         )
     if config.sampler == "tpe":
         return optuna.samplers.TPESampler(

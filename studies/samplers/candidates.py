@@ -28,7 +28,7 @@ def candidates(
     seed: int | None = None,
     num_trials: int = 0,
 ) -> list[Candidate]:
-    """Return every learning class with its members that fit.
+    """Return every learning class with its members that fit and have not failed.
 
     Args:
         knowledge: The models fitted to the study's trials.
@@ -46,6 +46,8 @@ def candidates(
             continue  # it can't be placed
         for values in settings:
             parameters = structure.replace(**values)
+            if knowledge.ruled_out(parameters) is not None:
+                continue
             groups.setdefault(knowledge.class_of(parameters), []).append((parameters, cost))
     return [Candidate(learning_class=key, members=tuple(group)) for key, group in groups.items()]
 

@@ -22,7 +22,7 @@ from tradeoff.objectives.measurements.seeds import SEED
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.samplers.publishing import publish, unpublished
 from tradeoff.studies.samplers.survey import Depth, next_probe
-from tradeoff.studies.samplers.trial_planner import TrialPlan, TrialPlanner, is_settling
+from tradeoff.studies.samplers.trial_planner import MIN_RELATIVE_GAIN, TrialPlan, TrialPlanner, is_training
 from tradeoff.studies.storage.stored_study import StoredStudy
 
 # A class whose worker died before publishing it is published by another one after this time.
@@ -39,6 +39,8 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         baselines: The baselines (the constant answer) of the learned objectives for which they are known.
         seed: The seed of the learning rates that are drawn.
         max_seeds: The number of seeds that a learning class may be trained with.
+        min_gain: The expected gain below which nothing more is trained; see `TrialPlanner`.
+        preferred: A learned objective whose improvement alone makes a training worth it; None for the hypervolume alone.
     """
 
     setup: StudySetup
@@ -46,6 +48,8 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     baselines: Mapping[str, float]
     seed: int | None = None
     max_seeds: int = 1
+    min_gain: float = MIN_RELATIVE_GAIN
+    preferred: str | None = None
     finished_because: str | None = field(default=None, init=False)
     _plan: TrialPlan | None = field(default=None, init=False)
     _planned_with: Knowledge | None = field(default=None, init=False, repr=False)
@@ -142,14 +146,15 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             return False
         if knowledge is self._planned_with:
             return True
-        if knowledge.out_of_memory(plan.parameters) is not None:
+        if knowledge.out_of_memory(plan.parameters) is not None or knowledge.ruled_out(plan.parameters) is not None:
             return False
         if plan.seed is not None:
             seeds = [o.record.attributes.get(SEED, self.setup.job.seed) for o in knowledge.trained(plan.parameters)]
             return all(seed < plan.seed for seed in seeds)
         if "train" in plan.stages:
             learning_class = knowledge.class_of(plan.parameters)
-            return all(knowledge.class_of(o.parameters) != learning_class for o in knowledge.observations if is_settling(o))
+            trained = (knowledge.class_of(o.parameters) for o in knowledge.observations if is_training(o))
+            return learning_class not in knowledge.given_up and learning_class not in trained
         return not knowledge.is_probed(plan.parameters)
 
     def _is_taken(self, plan: TrialPlan, snapshot: StudySnapshot) -> bool:
@@ -168,6 +173,8 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             baselines=self.baselines,
             seed=self.seed,
             max_seeds=self.max_seeds,
+            min_gain=self.min_gain,
+            preferred=self.preferred,
             records=snapshot.records,
             knowledge=snapshot.knowledge,
             running=self._running(snapshot, own),

@@ -48,7 +48,8 @@ def unpublished(records: Sequence[TrialRecord], knowledge: Knowledge) -> list[tu
             or not cost.knows(setup.costs)
         ):
             continue
-        if cost.peak_memory_mib <= setup.memory_limit_mib and knowledge.out_of_memory(parameters) is None:
+        fits = cost.peak_memory_mib <= setup.memory_limit_mib and knowledge.out_of_memory(parameters) is None
+        if fits and knowledge.ruled_out(parameters) is None:
             found.append((parameters, settling))
     return found
 

@@ -57,14 +57,17 @@ def next_probe(
         depth: The extent of the survey.
     """
     busy = {parameters.structure for parameters in pending}
-    # A probe that failed or timed out would do so again.
-    hopeless = {
-        observation.parameters.structure
-        for observation in knowledge.observations
-        if observation.record.outcome in ("failed", "timed_out") and observation.step_times_s is None
-    }
+    failures = knowledge.failures
+    hopeless = {*failures.hopeless, *(p for p in knowledge.setup.space.structures if failures.blamed(p) is not None)}
+    if failures.nothing_works:
+        # One thing may be wrong with all of them: what differs most from what has failed tells soonest.
+        left = [p for p in sorted(knowledge.setup.space.structures, key=_cheapest_first) if p not in busy and p not in hopeless]
+        return min(left, key=failures.suspicion, default=None)
     postponed = []
     families = _families(knowledge.setup.space)
+    if failures.failed:
+        # Of one that shares an option with a failure and has not worked, more is known once the others are surveyed.
+        families = dict(sorted(families.items(), key=lambda family: _suspicion(family[1], knowledge)))
     num_of_memory = Counter(_memory_class(lines) for lines in families.values())
     known = _known_costs(knowledge) if depth == Depth.PROMISING else {}
     for position, (speed_class, lines) in enumerate(families.items()):
@@ -97,6 +100,11 @@ def _families(space: SearchSpace) -> dict[SpeedClass, dict[bool, Line]]:
         line = families.setdefault(parameters.speed_class(), {}).setdefault(parameters.gradient_accumulation_steps > 1, {})
         line.setdefault(parameters.per_device_train_batch_size, parameters)
     return families
+
+
+def _suspicion(lines: dict[bool, Line], knowledge: Knowledge) -> int:
+    """Return the suspicion of the least suspicious configuration of a family."""
+    return min(knowledge.failures.suspicion(parameters) for line in lines.values() for parameters in line.values())
 
 
 def _memory_class(lines: dict[bool, Line]) -> MemoryClass:

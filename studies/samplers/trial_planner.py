@@ -23,24 +23,19 @@ from tradeoff.studies.samplers.acquisition import Candidate, Decision, Volume, s
 from tradeoff.studies.samplers.candidates import candidates, reference
 from tradeoff.studies.samplers.repeated_training import worth_of_repeats
 from tradeoff.studies.samplers.survey import Depth, next_probe, remaining_s
+from tradeoff.studies.samplers.untrained import DOES_NOT_FIT, Untrained, untrained
 from tradeoff.studies.samplers.verification import to_verify
 
-# The search ends once no class is expected to add this share of the hypervolume.
+# By default the search ends once no class is expected to add this share of the hypervolume.
 MIN_RELATIVE_GAIN = 0.002
 # The expected gain that makes a training come before the next step of the survey: the first class is trained once one compute
 # configuration is known, further ones before the compute configurations that look dominated.
-MIN_GAINS = {Depth.FIRST: 0.2, Depth.PROMISING: 0.005, Depth.EVERYTHING: MIN_RELATIVE_GAIN}
-
-# Outcomes after which a class is not worth another attempt.
-_SETTLED = frozenset({"completed", "stopped_early", "diverged", "timed_out", "failed"})
+MIN_GAINS = {Depth.FIRST: 0.2, Depth.PROMISING: 0.005}
 
 
-def is_settling(observation: Observation) -> bool:
-    """Return True if the learning class of an observation needs no training, or is not worth another attempt."""
-    outcome = observation.record.outcome
-    return outcome in {"diverged", "failed", "timed_out"} or (
-        outcome in _SETTLED and "training" in observation.record.attributes
-    )  # fmt: skip
+def is_training(observation: Observation) -> bool:
+    """Return True if an observation has trained its learning class: to the end, or until it was stopped for being worse."""
+    return observation.record.outcome in ("completed", "stopped_early") and "training" in observation.record.attributes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +68,8 @@ class TrialPlanner:
         baselines: The baselines (the constant answer) of the learned objectives for which they are known.
         seed: The seed of the learning rates that are drawn.
         max_seeds: The number of seeds that a learning class may be trained with.
+        min_gain: The expected gain below which nothing more is trained, as a share of the hypervolume; 0 trains every class.
+        preferred: A learned objective whose improvement alone makes a training worth it; None for the hypervolume alone.
         records: The study's trials.
         knowledge: The models fitted to them.
         running: Configurations that other trials are running, with their stages.
@@ -85,13 +82,16 @@ class TrialPlanner:
     knowledge: Knowledge
     running: Sequence[tuple[TrialParameters, tuple[str, ...]]]
     max_seeds: int = 1
+    min_gain: float = MIN_RELATIVE_GAIN
+    preferred: str | None = None
     finished_because: str | None = field(default=None, init=False)
 
     def next_plan(self) -> TrialPlan | None:
         """Return the next plan, or None if nothing is worth doing."""
         busy = [parameters for parameters, _ in self.running]
         # What looks promising is surveyed and trained first; the rest is surveyed once that has little more to give.
-        for depth, min_gain in MIN_GAINS.items():
+        for depth in Depth:
+            min_gain = max(MIN_GAINS.get(depth, 0.0), self.min_gain)
             probe = next_probe(self.knowledge, busy, depth=depth)
             if probe is not None:
                 return self._probe(probe, "surveys memory and time")
@@ -116,17 +116,11 @@ class TrialPlanner:
         """The class to train next, or the reason why there is none."""
         if not self._setup.learned:
             return "probes have measured every objective of the study"
-        trained = self._trained
-        failed = {
-            self.knowledge.class_of(o.parameters)
-            for o in self.knowledge.observations
-            if o.record.outcome in {"diverged", "failed", "timed_out"}
-        }
-        busy = {self.knowledge.class_of(parameters) for parameters, stages in self.running if "train" in stages}
-        left = [c for c in self.candidates if c.learning_class not in trained.keys() | failed | busy]
+        given_up, busy = self.knowledge.given_up, self._busy
+        left = [c for c in self.candidates if c.learning_class not in self._trained.keys() | given_up | busy]
         if not self.candidates or (not left and self.max_seeds == 1):
-            return self._why_no_candidate(busy, failed)
-        known = {key: values for key, trainings in trained.items() if (values := self._values_by_seed(trainings))}
+            return self._why_no_candidate()
+        known = {key: values for key, trainings in self._trained.items() if (values := self._values_by_seed(trainings))}
         decision = select_next(
             left,
             known,
@@ -137,18 +131,26 @@ class TrialPlanner:
             partial(
                 worth_of_repeats,
                 [candidate for candidate in self.candidates if candidate.learning_class in known],
-                self._repeatable(known.keys() - failed - busy),
+                self._repeatable(known.keys() - given_up - busy),
             ),
+            preferred=self.preferred,
         )
-        return decision or self._why_no_candidate(busy, failed)
+        return decision or self._why_no_candidate()
+
+    @cached_property
+    def _busy(self) -> set[LearningClass]:
+        """The learning classes that other workers are training."""
+        return {self.knowledge.class_of(parameters) for parameters, stages in self.running if "train" in stages}
 
     @cached_property
     def _trained(self) -> dict[LearningClass, list[Observation]]:
-        """All trainings by learning class, in the order of their numbers."""
+        """All trainings by learning class, in the order of their numbers; of a class that was given up, where it diverged."""
         trained: dict[LearningClass, list[Observation]] = {}
         for observation in self.knowledge.observations:
-            if observation.record.outcome in _SETTLED and "training" in observation.record.attributes:
-                trained.setdefault(self.knowledge.class_of(observation.parameters), []).append(observation)
+            key = self.knowledge.class_of(observation.parameters)
+            has_diverged = observation.record.outcome == "diverged" and "training" in observation.record.attributes
+            if is_training(observation) or (has_diverged and key in self.knowledge.given_up):
+                trained.setdefault(key, []).append(observation)
         return trained
 
     def _repeatable(self, classes: AbstractSet[LearningClass]) -> frozenset[LearningClass]:
@@ -164,6 +166,10 @@ class TrialPlanner:
     def _setup(self) -> StudySetup:
         return self.knowledge.setup
 
+    def untrained(self) -> list[Untrained]:
+        """Return the learning classes that were not trained, with why; see `untrained`."""
+        return untrained(self.knowledge, {} if isinstance(self.decision, str) else self.decision.gains)
+
     def _probe(self, parameters: TrialParameters, why: str) -> TrialPlan:
         # Neither memory nor time depends on the learning rate, but Optuna wants a value from its domain.
         return TrialPlan(parameters=self._setup.space.complete(parameters), stages=("probe",), why=why)
@@ -173,10 +179,9 @@ class TrialPlanner:
             self.finished_because = self.decision
             return None
         candidate, gain = self.decision.candidate, self.decision.relative_gain
-        if gain < min_gain:
-            self.finished_because = (
-                f"no training left is expected to add {min_gain:.1%} to the hypervolume (the best: {gain:.2%})"
-            )
+        if gain < min_gain or (self.decision.is_repeat and gain < MIN_RELATIVE_GAIN):
+            of_what = "the hypervolume" if self.preferred is None else f"the hypervolume or to the best {self.preferred}"
+            self.finished_because = f"no training left is expected to add {min_gain:.1%} to {of_what} (the best: {gain:.2%})"
             return None
         if self.decision.is_repeat:
             return self._repeat(candidate)
@@ -199,15 +204,26 @@ class TrialPlanner:
         assert cost is not None
         return cost.train_time_s
 
-    def _why_no_candidate(self, busy: AbstractSet[LearningClass], failed: AbstractSet[LearningClass]) -> str:
-        classes = {candidate.learning_class for candidate in self.candidates}
+    def _why_no_candidate(self) -> str:
+        classes, num_failed = {candidate.learning_class for candidate in self.candidates}, self._num_failed
         if not classes:
-            return "no configuration of the space is known to fit"
-        if busy & classes:
+            return f"no configuration of the space is known to {'work' if num_failed else 'fit'}"
+        if self._busy & classes:
             return "what is left to train is being trained by other workers"
-        if failed & classes:
-            return f"every learning class that fits has been trained, except for {len(failed & classes)} that failed"
+        if num_failed:
+            return f"every learning class that fits has been trained, except for {num_failed} that failed"
         return "every learning class that fits has been trained"
+
+    @property
+    def _num_failed(self) -> int:
+        """The number of learning classes of which nothing more is tried for what has failed."""
+        given_up = {key for key in self.knowledge.given_up if key not in self.knowledge.trainings}
+        failed = {
+            each.learning_class
+            for each in untrained(self.knowledge, {candidate.learning_class: 0.0 for candidate in self.candidates})
+            if each.why and each.why != DOES_NOT_FIT
+        }
+        return len(given_up | failed)
 
     def _verify(self, busy: Sequence[TrialParameters]) -> TrialPlan | None:
         """Return a probe of a configuration that is on the front by a predicted value, or may be if that is off."""

@@ -9,7 +9,7 @@ import simulated_runner as simulated
 from optuna.trial import TrialState
 
 from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
-from tradeoff.objectives.measurements.outcome import Failed, Interrupted
+from tradeoff.objectives.measurements.outcome import Failed, Interrupted, TimedOut
 from tradeoff.objectives.measurements.records import read_attributes
 from tradeoff.searchspace import Categorical, EffectiveBatchSizeRange, FloatRange, Reuse, SearchSpace
 from tradeoff.studies.results.front import pareto_front
@@ -239,6 +239,75 @@ def test_a_class_whose_training_fails_is_left_and_the_rest_goes_on():
     assert searched.runner.trained
     failed = [trial.params for trial in searched.study.trials if trial.state == TrialState.FAIL]
     assert len(failed) == len({tuple(params.items()) for params in failed}) > 0
+
+
+ATTENTIONS = SearchSpace(
+    domains={
+        "per_device_train_batch_size": Categorical((4, 8)),
+        "gradient_accumulation_steps": Categorical((1, 2)),
+        "attn_implementation": Categorical(("eager", "sdpa")),
+    }
+)
+
+
+@pytest.mark.parametrize("stage", ["model", "train"])
+def test_an_option_that_fails_costs_its_siblings_nothing(stage):
+    def fails(p, stages):
+        if p["attn_implementation"] == "eager" and (stage == "model" or "train" in stages):
+            return Failed(stage=stage, reason="no eager attention")
+        return None
+
+    searched = Searched(space=ATTENTIONS, runner=simulated.SimulatedRunner(instead=fails))
+    searched.sampler.min_gain = 0.0
+    searched.run()
+    everything = {p for p in ATTENTIONS.grid() if p["attn_implementation"] == "sdpa"}
+    assert set(searched.runner.trained) <= everything
+    assert len(searched.classes()) == 3  # effective batches of 4, 8 and 16
+    assert searched.why == "every learning class that fits has been trained"
+    records, knowledge = simulated.learned(searched.goal, searched.study)
+    assert sum(record.outcome == "failed" for record in records) == 2
+    assert [str(each).partition(" is")[0] for each in knowledge.failures.left_out] == ["attn_implementation=eager"]
+    completed = {searched.goal.setup.space.read(record.params) for record in records if record.outcome == "completed"}
+    assert completed == everything
+
+
+def test_a_time_limit_that_only_checkpointing_exceeds_costs_no_class():
+    def slow(p, stages):
+        if p.gradient_checkpointing:
+            return TimedOut(stage="probe", reason="longer than 5 s", limit_s=5.0)
+        return None
+
+    space = SearchSpace(domains={**SMALL.domains, "gradient_checkpointing": Categorical((True, False))})
+    searched = Searched(space=space, runner=simulated.SimulatedRunner(instead=slow))
+    searched.sampler.min_gain = 0.0
+    searched.run()
+    assert {effective.effective_batch_size for effective in searched.classes()} == {4, 8, 16, 32}  # 64 does not fit
+
+
+def test_a_user_can_have_every_class_trained_or_the_best_accuracy_looked_for():
+    usual, whole, accurate = (Searched(space=simulated.SPACE) for _ in range(3))
+    usual.run()
+    whole.sampler.min_gain = 0.0
+    whole.run(max_trials=400)
+    accurate.sampler.preferred = "accuracy"
+    accurate.run(max_trials=400)
+    fitting = {p.learning_class() for p in simulated.SPACE.grid() if simulated.memory_mib(p) <= simulated.BUDGET_MIB}
+    assert set(whole.classes()) == fitting
+    assert whole.why == "every learning class that fits has been trained"
+    assert len(usual.classes()) <= len(accurate.classes()) < len(fitting)
+    assert "or to the best accuracy" in accurate.why
+
+
+def test_what_is_left_untrained_is_listed_with_what_it_would_add():
+    searched = Searched(space=simulated.SPACE).run()
+    left = searched.sampler.planner(searched.goal.snapshot(searched.study)).untrained()
+    everything = {p.learning_class() for p in simulated.SPACE.grid()}
+    assert {each.learning_class for each in left} == everything - set(searched.classes())
+    promising = [each.gain for each in left if each.gain is not None]
+    assert promising == sorted(promising, reverse=True)
+    assert promising[0] < 0.002
+    fitting = {p.learning_class() for p in simulated.SPACE.grid() if simulated.memory_mib(p) <= simulated.BUDGET_MIB}
+    assert {each.learning_class for each in left if each.why == "does not fit"} == everything - fitting
 
 
 def plan(trial):

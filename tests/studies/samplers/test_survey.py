@@ -117,7 +117,7 @@ def test_a_probe_that_fails_is_not_asked_for_again():
 
     survey = Survey(space(Categorical((1, 2, 4, 8)), (1,)), instead=fails).run()
     failed = [record for record in survey.records if record.outcome == "failed"]
-    assert len(failed) == 4
+    assert len(failed) == 2  # then it is clear that the batch is to blame
     assert {key: batch for key, batch in survey.largest_measured().items() if key[1] == "fp32"} == {
         (False, "fp32", False): 8,
         (True, "fp32", False): 8,
