@@ -135,6 +135,8 @@ class Objective:
             if (settled := knowledge.out_of_memory(parameters)) is not None:
                 reason = f"needs at least as much memory as trial {settled.record.number}, which ran out of memory"
                 self._skip(trial, reason, "memory_shortfall_mib", settled.record.attributes["memory_shortfall_mib"])
+            if not is_asked_for and (blamed := knowledge.failures.blamed(parameters)) is not None:
+                self._skip(trial, f"{blamed.name} failed wherever it was tried", "left_out", 1.0)
             needed_mib = knowledge.memory.lower_bound_mib(parameters)
             limit_mib = self.setup.memory_limit_mib
             if plan is None and not is_asked_for and needed_mib is not None and needed_mib > limit_mib:

@@ -35,10 +35,14 @@ class LeftOut:
     numbers: tuple[int, ...]
     reason: str
 
+    @property
+    def name(self) -> str:
+        """The option as a user would set it."""
+        return " with ".join(f"{name}={value}" for name, value in sorted(self.option))
+
     def __str__(self) -> str:
-        with_it = " with ".join(f"{name}={value}" for name, value in sorted(self.option))
         return (
-            f"{with_it} is left out from now on: it failed wherever it was tried, in trials"
+            f"{self.name} is left out from now on: it failed wherever it was tried, in trials"
             f" {', '.join(map(str, self.numbers))}; the last one: {self.reason}"
         )
 

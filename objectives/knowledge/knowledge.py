@@ -106,7 +106,7 @@ class Knowledge:
     def ruled_out(self, parameters: TrialParameters) -> str | None:
         """Return why a configuration is not worth a trial after what has failed, in a sentence; None if it is."""
         if (blamed := self.failures.blamed(parameters)) is not None:
-            return str(blamed)
+            return f"{blamed.name} failed wherever it was tried"
         if parameters.structure in self.failures.hopeless:
             return "its probe failed or ran out of time"
         if not self._lost_trainings:

@@ -12,6 +12,7 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import Display, terminal_display
 from tradeoff.studies.execution.interrupts import run_to_end
 from tradeoff.studies.results import savings
+from tradeoff.studies.results.ending import nothing_completed, untrained_lines
 from tradeoff.studies.results.evidence import judged_front
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.results.tables import front_table
@@ -87,24 +88,29 @@ def run(
             )
 
     status = run_to_end(search, display.message)
-    show_end(config.name, storage, display)
-    raise typer.Exit(status)
+    has_completed = show_end(config.name, storage, display)
+    raise typer.Exit(status or int(not has_completed))
 
 
-def show_end(name: str, storage: str, display: Display) -> None:
-    """Print the front of a study, what the search has saved, and the commands that come next."""
+def show_end(name: str, storage: str, display: Display) -> bool:
+    """Print the front of a study, what the search has saved and left untrained, and the commands that come next.
+
+    Returns:
+        True if something has completed.
+    """
     try:
         results = read_results(load_study(name, open_storage(storage, create=False)))
     except TradeoffError:
-        return  # it ended before there was a study
+        return False  # it ended before there was a study
+    if (why := nothing_completed(results)) is not None:
+        display.message(f"tradeoff: {why}")
+        return False
     front = judged_front(results)
-    if not front.records:
-        display.message(f"no trial has completed yet ({results.summary()})")
-        return
     display.show(front_table(front, title=f"Pareto front of {name}", caption=results.summary()))
-    for line in savings.lines(results):
+    for line in (*savings.lines(results), *untrained_lines(results)):
         display.message(line)
     is_named = storage not in (DEFAULT_STORAGE, os.environ.get("TRADEOFF_STORAGE"))
     option = f" --storage {shlex.quote(masked(storage))}" if is_named else ""
     export = f"  tradeoff export {shlex.quote(name)}{option} --output best   the knee as TrainingArguments\n"
     display.message(f"next:\n{export if front.recommended else ''}  tradeoff dashboard{option}   every trial in the browser")
+    return True

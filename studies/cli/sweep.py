@@ -18,6 +18,7 @@ from tradeoff.studies.execution.display import print_result, terminal_display
 from tradeoff.studies.execution.interrupts import run_to_end
 from tradeoff.studies.execution.sweep import SweepRow, measured_columns, published_columns, sweep_config, sweep_rows
 from tradeoff.studies.reporting.markdown import markdown_table
+from tradeoff.studies.results.ending import nothing_completed
 from tradeoff.studies.results.fitted_table import FittedTable
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults, read_results
 from tradeoff.studies.results.tables import SHORT_NAMES, show_parameter
@@ -92,6 +93,9 @@ def sweep(
         print(f"**{title}**\n\n{as_markdown(rows)}\n\n" + "\n".join(f"- {note}" for note in notes))
     else:
         print_result(as_table(rows, title=title, notes=notes))
+    if (why := nothing_completed(results)) is not None:
+        display.message(f"tradeoff: {why}")
+        status = status or 1
     raise typer.Exit(status)
 
 

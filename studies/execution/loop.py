@@ -28,7 +28,7 @@ from tradeoff.studies.execution.memory_estimate import MemoryEstimation
 from tradeoff.studies.execution.preparation import InterruptibleRunner, Preparation
 from tradeoff.studies.execution.recovery import FaultTolerantStudy
 from tradeoff.studies.execution.worker_number import take_worker_number
-from tradeoff.studies.results.results import BASELINES
+from tradeoff.studies.results.results import BASELINES, UNTRAINED
 from tradeoff.studies.samplers.build import build_sampler
 from tradeoff.studies.samplers.decoupled import DecoupledSampler
 from tradeoff.studies.storage.stored_study import StoredStudy
@@ -86,7 +86,9 @@ def search(
     try:
         if estimation is not None:
             estimation.begin(study, objective)
-        Search(study, ready.config, objective, ready.runner, display, interrupts, listener, estimation).run(deadline_s)
+        loop = Search(study, ready.config, objective, ready.runner, display, interrupts, listener, estimation)
+        loop.run(deadline_s)
+        loop.store_untrained()
     finally:
         if estimation is not None:
             estimation.cancel()
@@ -160,6 +162,13 @@ class Search:
         finally:
             if self._deferred and self._snapshot().num_counted < self.config.trials:
                 self._enqueue_deferred()
+
+    def store_untrained(self) -> None:
+        """Store the learning classes that were left untrained, with why."""
+        sampler = self.study.sampler
+        if isinstance(sampler, DecoupledSampler) and self.objective.setup.learned:
+            left = sampler.planner(self._snapshot()).untrained()
+            self.study.set_user_attr(UNTRAINED, [each.as_dict() for each in left])
 
     def _now(self) -> StudySnapshot:
         """Return the study as it is now, once what dead workers have left is ended and what was put off is queued."""

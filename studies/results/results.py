@@ -4,7 +4,7 @@ Whatever shows, chooses or exports works on a `StudyResults`; only this file rea
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # The study's user attribute that holds the baselines of its learned objectives, as its data was prepared.
 BASELINES = "baselines"
+# And the one that holds what the search has left untrained: `tradeoff.studies.samplers.untrained` as plain data.
+UNTRAINED = "untrained"
 
 # Each outcome in words, in the order in which they are counted.
 OUTCOME_WORDS: dict[OutcomeKind | None, str] = {
@@ -51,6 +53,7 @@ class StudyResults:
         storage: Where it is kept, without a password.
         memory_estimates: Memory as estimated before anything ran; None if it was not.
         baselines: The baselines (the constant answer) of the learned objectives for which they are known.
+        untrained: The learning classes that the search had left untrained when it last ended.
     """
 
     name: str
@@ -63,6 +66,7 @@ class StudyResults:
     storage: str
     memory_estimates: MemoryEstimates | None = None
     baselines: Mapping[str, float] = field(default_factory=dict)
+    untrained: Sequence[Mapping[str, Any]] = ()
 
     @property
     def num_devices(self) -> int:
@@ -130,4 +134,5 @@ def read_results(study: "StoredStudy") -> StudyResults:
         storage=study.storage.place,
         memory_estimates=stored_memory_estimates(attributes),
         baselines=attributes.get(BASELINES, {}),
+        untrained=attributes.get(UNTRAINED, ()),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.searchspace import LearningClass, TrialParameters
@@ -22,6 +23,10 @@ class Untrained:
     learning_class: LearningClass
     why: str = ""
     gain: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain values, to store."""
+        return {"learning_class": dict(self.learning_class), "why": self.why, "gain": self.gain}
 
 
 def untrained(knowledge: Knowledge, gains: Mapping[LearningClass, float]) -> list[Untrained]:

@@ -1,0 +1,97 @@
+"""How `tradeoff run` ends: its exit status, and what it says of the classes that nobody has trained."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import simulated_runner as simulated
+from typer.testing import CliRunner
+
+from tradeoff.objectives.measurements.outcome import Failed, OutOfMemory, TimedOut
+from tradeoff.studies.cli.main import app
+
+STUDY = """
+name: simulated
+job: {model: embedded, dataset: embedded, train_samples: 1000, epochs: 3}
+space:
+  per_device_train_batch_size: [4, 8, 16]
+  gradient_accumulation_steps: [1, 2, 4]
+  gradient_checkpointing: false
+  precision: fp32
+  attn_implementation: [sdpa, eager]
+memory_estimate: "off"
+trials: %d
+"""
+
+
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: str, instead: Any = None, trials: int = 24) -> Any:
+    held = simulated.SimulatedRunner(instead=instead)
+    monkeypatch.setattr("tradeoff.studies.workers.run.TrialServer", lambda: simulated.SimulatedServer(held))
+    (tmp_path / "study.yaml").write_text(STUDY % trials)
+    result = CliRunner().invoke(app, ["run", str(tmp_path / "study.yaml"), "--storage", str(tmp_path / "a.db"), *options])
+    return result, " ".join((result.output).split()), held
+
+
+def fails(reason: str, *, attention: str | None = None) -> Any:
+    return lambda p, _: Failed(stage="model", reason=reason) if attention in (None, p["attn_implementation"]) else None
+
+
+@pytest.mark.parametrize("sampler", ["decoupled", "random"])
+def test_an_option_that_fails_is_said_once_and_the_study_completes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    result, text, _ = run(
+        tmp_path,
+        monkeypatch,
+        "--set",
+        f"sampler={sampler}",
+        "--set",
+        "sampler_seed=1",
+        instead=fails("no kernel", attention="eager"), trials=5,
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert text.count("attn_implementation=eager is left out from now on") == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cause"),
+    [
+        (Failed(stage="model", reason="no such layer"), "trials in a row failed; the last one: no such layer"),
+        (Failed(stage="model", reason="no such layer"), "no such layer; the job is at fault"),
+        (TimedOut(stage="probe", reason="longer than 1 s", limit_s=1.0), "raise limits.trial_time_s"),
+        (OutOfMemory(stage="probe", reason="no room", shortfall_mib=5.0), "ran out of memory"),
+    ],
+)
+def test_a_study_in_which_nothing_completes_names_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Any, cause: str
+) -> None:
+    result, text, _ = run(tmp_path, monkeypatch, instead=lambda *_: outcome)
+    assert result.exit_code == 1
+    assert cause in text
+
+
+def test_a_space_of_fewer_configurations_than_failures_that_end_a_study_fails_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, text, _ = run(
+        tmp_path, monkeypatch, "--set", "space.per_device_train_batch_size=4", "--set", "space.gradient_accumulation_steps=1",
+        "--set", "space.attn_implementation=sdpa", instead=fails("no such layer"),
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "nothing has completed (1 trial: 1 failed); the last trial that failed is 0: no such layer" in text
+
+
+def test_the_end_lists_what_was_left_untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result, text, first = run(tmp_path, monkeypatch)
+    assert result.exit_code == 0
+    assert "not trained:" in text
+    assert "expected to add 0." in text
+    result, text, rest = run(tmp_path, monkeypatch, "--train-all", "--trials", "40")
+    assert result.exit_code == 0
+    assert "not trained: 1 learning class effective batch 64, fp32: does not fit" in text
+    assert {p.effective_batch_size() for p in first.trained + rest.trained} == {4, 8, 16, 32}
+
+
+def test_only_a_learned_objective_can_be_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result, _, _ = run(tmp_path, monkeypatch, "--set", "prefer=train_time_s")
+    assert "must be one that a training measures, accuracy, got 'train_time_s'" in str(result.exception)
