@@ -177,9 +177,9 @@ class StudyConfig(_Model):
     @field_validator("prefer")
     @classmethod
     def _check_preferred(cls, name: str | None, info: ValidationInfo) -> str | None:
-        learned = learned_names(info.data.get("objectives", ()))
-        if name is None or "objectives" not in info.data:  # wrong themselves, which is said first
+        if name is None or not {"job", "objectives"} <= info.data.keys():  # wrong themselves, which is said first
             return name
+        learned = learned_names(info.data["objectives"])
         if (known := name if name in learned else metric_name(name)) not in learned:
             names = " or ".join(learned) or "of which this study has none"
             raise ValueError(f"the preferred objective must be one that a training measures, {names}, got {name!r}")
