@@ -43,12 +43,22 @@ class TimeModel:
         That of a prediction from neighbours ("model") does not include the error of the interpolation.
         """
         if (measured := self._trainings.get(parameters.structure)) is not None:
-            return self.error_factor * combine(measured).relative_std
-        points = self._micro_step_samples.get(parameters.speed_class(), {})
-        at = points.get(float(parameters.per_device_train_batch_size))
-        groups = list(points.values()) if at is None else [at]
+            # What predictions are off by may be drift of the trainings as well as of the probes, which ran close together.
+            own = self._misfit / math.sqrt(2 * len(measured))
+            return math.hypot(self.error_factor * combine(measured).relative_std, own)
+        at = self._samples(parameters)
+        groups = [at] if at else list(self._micro_step_samples.get(parameters.speed_class(), {}).values())
         sampled = max((combine(samples).relative_std for samples in groups), default=DRIFT)
         return math.hypot(self.error_factor * sampled, self._misfit)
+
+    def num_probes(self, parameters: TrialParameters) -> int:
+        """Return how many probes have timed this speed class and micro-batch."""
+        return len(self._samples(parameters))
+
+    def probing_error(self, parameters: TrialParameters) -> float:
+        """Return the part of `relative_error` that more probes make smaller; 0 if there is no probe."""
+        samples = self._samples(parameters)
+        return self.error_factor * combine(samples).relative_std if samples else 0.0
 
     @cached_property
     def error_factor(self) -> float:
@@ -92,6 +102,10 @@ class TimeModel:
                 by_batch = samples.setdefault(observation.parameters.speed_class(), {})
                 by_batch.setdefault(float(observation.parameters.per_device_train_batch_size), []).append(sample)
         return samples
+
+    def _samples(self, parameters: TrialParameters) -> list[TimeSample]:
+        by_batch = self._micro_step_samples.get(parameters.speed_class(), {})
+        return by_batch.get(float(parameters.per_device_train_batch_size), [])
 
     @cached_property
     def _micro_step_points(self) -> dict[SpeedClass, dict[float, float]]:

@@ -22,6 +22,7 @@ from tradeoff.studies.results.front import feasible
 from tradeoff.studies.samplers.acquisition import Candidate, Decision, Volume, select_next
 from tradeoff.studies.samplers.candidates import candidates, reference
 from tradeoff.studies.samplers.repeated_training import worth_of_repeats
+from tradeoff.studies.samplers.reprobing import to_repeat
 from tradeoff.studies.samplers.survey import Depth, next_probe, remaining_s
 from tradeoff.studies.samplers.untrained import DOES_NOT_FIT, Untrained, untrained
 from tradeoff.studies.samplers.verification import to_verify
@@ -47,12 +48,14 @@ class TrialPlan:
         stages: The stages that its process runs: "probe", "train" or both.
         why: The reason, in a sentence for a person.
         seed: The seed, if a class is trained again; None for the job's own.
+        num_probes: The number of probes that had timed the configuration, if it is to be timed again; otherwise 0.
     """
 
     parameters: TrialParameters
     stages: tuple[str, ...]
     why: str
     seed: int | None = None
+    num_probes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, to store."""
@@ -104,7 +107,7 @@ class TrialPlanner:
             plan = plan or self._verify(busy)
             if plan is not None:
                 return plan
-        return None
+        return self._time_again(busy)
 
     @cached_property
     def candidates(self) -> list[Candidate]:
@@ -229,10 +232,27 @@ class TrialPlanner:
         """Return a probe of a configuration that is on the front by a predicted value, or may be if that is off."""
         if not self.candidates:
             return None
-        completed = feasible(self.records)
-        volume = Volume(self._setup.objectives, self._reference([record.values for record in completed]))
-        found = to_verify(completed, self.knowledge, volume, busy, min_gain=MIN_RELATIVE_GAIN)
+        found = to_verify(self._completed, self.knowledge, self._volume, busy, min_gain=MIN_RELATIVE_GAIN)
         return None if found is None else TrialPlan(parameters=found[0], stages=("probe",), why=found[1])
+
+    def _time_again(self, busy: Sequence[TrialParameters]) -> TrialPlan | None:
+        """Return a probe of a configuration whose time is not known well enough to say what is on the front."""
+        if not self.candidates:
+            return None
+        parameters = to_repeat(self._completed, self.knowledge, self._volume, busy, min_gain=MIN_RELATIVE_GAIN)
+        if parameters is None:
+            return None
+        why = "times it again: the front rests on differences within the error of its time"
+        num_probes = self.knowledge.times.num_probes(parameters)
+        return TrialPlan(parameters=parameters, stages=("probe",), why=why, num_probes=num_probes)
+
+    @cached_property
+    def _completed(self) -> list[TrialRecord]:
+        return feasible(self.records)
+
+    @cached_property
+    def _volume(self) -> Volume:
+        return Volume(self._setup.objectives, self._reference([record.values for record in self._completed]))
 
     def _reference(self, values: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
         return reference(

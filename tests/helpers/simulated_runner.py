@@ -102,6 +102,7 @@ class SimulatedRunner:
         instead: Answers in the simulation's place where it returns an outcome: for trials that fail.
         probed, trained, out_of_memory: The configurations, in order.
         spent_s: Simulated seconds of everything that was run.
+        slowness: Returns the factor by which what is timed at a simulated second is stretched.
     """
 
     seed: int = 0
@@ -113,6 +114,7 @@ class SimulatedRunner:
     out_of_memory: list[TrialParameters] = field(default_factory=list)
     requests: list[Mapping[str, Any]] = field(default_factory=list)
     spent_s: float = 0.0
+    slowness: Callable[[float], float] = lambda _: 1.0
 
     def run_trial(
         self, request: Mapping[str, Any], *, time_limit_s: float | None, on_progress: Callable[[Mapping[str, Any]], None] | None
@@ -130,8 +132,9 @@ class SimulatedRunner:
         probe = training = None
         if "probe" in stages:
             self.probed.append(p)
+            factor = self.slowness(self.spent_s)
             self.spent_s += PROBE_S
-            probe = simulated_probe(p)
+            probe = simulated_probe(p, factor)
         if "train" in stages:
             self.trained.append(p)
             training = self._train(p, request.get("stop_rule"), request.get("job", {}).get("seed", JOB.seed))
@@ -150,13 +153,14 @@ class SimulatedRunner:
 
     def _train(self, p: TrialParameters, stop_rule: Mapping[str, Any] | None, job_seed: int) -> TrainingResult:
         final, curve, stopped = self.measured_accuracy(p, job_seed), [], None
+        total_s = train_time_s(p) * self.slowness(self.spent_s)
         thresholds = dict(stop_rule["thresholds"]) if stop_rule is not None else {}
         for epoch, lacking in ((1, 0.10), (2, 0.03), (3, 0.0)):
             curve.append(
                 Evaluation(
                     epoch=epoch,
                     num_samples=epoch * NUM_TRAIN,
-                    train_time_s=train_time_s(p) * epoch / 3,
+                    train_time_s=total_s * epoch / 3,
                     accuracy=max(0.0, final - lacking),
                     eval_loss=loss_at(max(0.0, final - lacking)),
                 )
@@ -170,18 +174,25 @@ class SimulatedRunner:
             eval_time_s=0.0,
             num_steps=1,
             num_samples=curve[-1].num_samples,
-            samples_per_s=NUM_TRAIN * 3 / train_time_s(p),
+            samples_per_s=NUM_TRAIN * 3 / total_s,
             train_loss=1.0,
             curve=curve,
             stopped_early=stopped,
         )
 
 
-def simulated_probe(p: TrialParameters) -> ProbeResult:
+def drifting(*, seed: int, noise: float, drift: float, period_s: float = 300.0) -> Callable[[float], float]:
+    """A machine on which what is timed varies from one time to the next, and slowly with the time of the day."""
+    random = np.random.default_rng(seed)
+    begin = random.random()
+    return lambda now_s: math.exp(noise * random.normal() + drift * math.sin(2 * math.pi * (now_s / period_s + begin)))
+
+
+def simulated_probe(p: TrialParameters, factor: float = 1.0) -> ProbeResult:
     return ProbeResult(
         memory=Memory(peak_memory_mib=memory_mib(p)),
-        micro_step_time_s=micro_step_s(p),
-        optimizer_step_time_s=UPDATE_S,
+        micro_step_time_s=micro_step_s(p) * factor,
+        optimizer_step_time_s=UPDATE_S * factor,
         eval_batch_time_s=0.1,
         estimated_train_time_s=train_time_s(p),
         probe_time_s=PROBE_S,
