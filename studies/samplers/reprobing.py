@@ -24,6 +24,7 @@ LARGE_ERROR = 0.05
 MAX_SHARE = 0.1
 
 Timed = tuple[SpeedClass, int]
+_FAILED = frozenset({"failed", "timed_out", "out_of_memory"})
 
 
 def to_repeat(
@@ -46,7 +47,9 @@ def to_repeat(
     timed = [name for name in volume.objectives if name in cost_goals() and cost_goals()[name].varies_with_time]
     if not timed or not _has_time_left(knowledge):
         return None
-    busy = {_timed_as(parameters) for parameters in pending}
+    # A repeat that failed, for whatever reason, is not tried again.
+    failed = {_timed_as(o.parameters) for o in knowledge.observations if o.step_times_s is None and o.record.outcome in _FAILED}
+    left_out = failed | {_timed_as(parameters) for parameters in pending}
     found = [(record, parameters) for record in completed if (parameters := knowledge.setup.space.read(record.params))]
     points = np.array([volume.scaled(_values(*each, timed, knowledge)) for each in found]).reshape(-1, len(volume.objectives))
     on_front = volume.on_front(points)
@@ -56,7 +59,7 @@ def to_repeat(
     worth: dict[Timed, tuple[float, TrialParameters]] = {}
     for position, (record, parameters) in enumerate(found):
         key = _timed_as(parameters)
-        if key in busy or not 0 < knowledge.times.num_probes(parameters) < MAX_PROBES:
+        if key in left_out or not 0 < knowledge.times.num_probes(parameters) < MAX_PROBES:
             continue
         sign = 1.0 if on_front[position] else -1.0
         moved = np.array(volume.scaled(_values(record, parameters, timed, knowledge, worse_by=sign)))

@@ -96,6 +96,12 @@ def test_repeats_are_few_and_never_of_what_another_worker_is_timing():
     assert repeated(SLOWER, OTHER, *others, LONG) is None
 
 
+@pytest.mark.parametrize("outcome", ["failed", "timed_out", "out_of_memory"])
+def test_a_repeat_that_failed_is_not_tried_again(outcome):
+    failed = TrialRecord(number=95, outcome=outcome, params=SPACE.stored(configuration(8)), attributes={"trial_time_s": 10.0})
+    assert repeated(SLOWER, OTHER, LONG, failed) is None
+
+
 def test_repeats_take_a_small_share_of_the_study_s_time():
     assert repeated(SLOWER, OTHER, training(10.0)) is None
     # A tenth of 10 + 10 + 80 s is one probe.
