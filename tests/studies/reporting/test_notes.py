@@ -112,3 +112,17 @@ def test_a_cell_can_not_end_its_column():
         markdown_table(["x|", "y"], [["1", "2"]], num_left=0, is_last_left=False) == "| x\\| | y |\n| ---: | ---: |\n| 1 | 2 |"
     )
     assert markdown_table(["x", "y"], [["1", ""]], bold=0).endswith("\n| **1** |  |")
+
+
+def test_the_note_of_a_trial_has_the_spread_of_its_values():
+    note = trial_note(record(0, (0.8, 40.0, 900.0), params(8), accuracy_std=0.02, num_seeds=3, train_time_s_std=1.5))
+    assert "| accuracy | 0.800 ± 0.020 |" in note
+    assert "| training time | 40.00 ± 1.50 s |" in note
+
+
+def test_the_note_of_a_study_with_nothing_better_than_a_constant_answer_warns_and_names_no_choice(results):
+    note = study_note(dataclasses.replace(results, baselines={"accuracy": 0.9}))
+    assert "**No configuration is clearly better than a constant answer (accuracy 0.900); what usually helps: " in note
+    assert "a constant answer: accuracy 0.900" in note
+    assert "Knee" not in note
+    assert "tradeoff export" not in note
