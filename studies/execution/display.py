@@ -177,7 +177,7 @@ class LiveDisplay(PlainDisplay):
         assert self._config is not None
         front = judged(self._records, self._config.objectives, self._baselines)
         for num_shown in range(min(len(front.records), MAX_LIVE_ROWS), 0, -1):
-            lines = front_table(front, most=num_shown).lines(width)
+            lines = front_table(front, most=num_shown).encodable(self._console.encoding).lines(width)
             if num_shown < len(front.records):
                 lines.append(Text(f"and {len(front.records) - num_shown} more", style="dim"))
             if len(lines) <= height:

@@ -5,7 +5,7 @@ row becomes a block with a line for each value. A pipe or a file has no width: t
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -28,6 +28,7 @@ class FittedTable:
         alert: A sentence below the title, in bold; empty for nothing.
         notes: Lines below.
         bold: The places of cells in bold, as (row, column).
+        rule: The letter of the line below the head.
     """
 
     head: Sequence[str]
@@ -37,23 +38,43 @@ class FittedTable:
     alert: str = ""
     notes: Sequence[str] = ()
     bold: frozenset[tuple[int, int]] = frozenset()
+    rule: str = "─"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the table's lines for a terminal's width, or at full width where there is no terminal."""
-        yield from self.lines(options.max_width if console.is_terminal else None, rule="-" if options.ascii_only else "─")
+        yield from self.encodable(options.encoding).lines(options.max_width if console.is_terminal else None)
 
-    def lines(self, width: int | None, *, rule: str = "─") -> list[Text]:
+    def encodable(self, encoding: str) -> "FittedTable":
+        """Return the table with the letters that an encoding has: +- for ±, and an escape for any other that it lacks."""
+        if encoding.lower().startswith("utf"):
+            return self
+
+        def plain(text: str) -> str:
+            return text.replace("±", "+-").encode(encoding, "backslashreplace").decode(encoding)
+
+        return replace(
+            self,
+            head=[plain(name) for name in self.head],
+            rows=[[plain(cell) for cell in row] for row in self.rows],
+            left=[plain(name) for name in self.left],
+            title=plain(self.title),
+            alert=plain(self.alert),
+            notes=[plain(note) for note in self.notes],
+            rule="-",
+        )
+
+    def lines(self, width: int | None) -> list[Text]:
         """Return the table's lines, none longer than `width` unless a single word is; at full width if it is None."""
         above = [Text(line) for line in wrapped(self.title, width) if line]
         above += [Text(line, style="bold") for line in wrapped(self.alert, width) if line]
         above += [Text()] if above else []
         below = [line for note in self.notes for line in wrapped(note, width)]
-        return [*above, *self._body(width, rule), *map(Text, ["", *below] if below else [])]
+        return [*above, *self._body(width), *map(Text, ["", *below] if below else [])]
 
-    def _body(self, width: int | None, rule: str) -> list[Text]:
+    def _body(self, width: int | None) -> list[Text]:
         natural, least = self._widths(range(len(self.head)))
         if width is None or _total(natural) <= width:
-            return self._grid(natural, rule)
+            return self._grid(natural)
         remarks = self._remarks()
         columns = range(len(self.head) - remarks)
         natural, least = self._widths(columns)
@@ -63,7 +84,7 @@ class FittedTable:
             # The column with most room to spare gives it.
             widest = max(columns, key=lambda column: natural[column] - least[column])
             natural[widest] -= 1
-        return self._grid(natural, rule, remark_width=width if remarks else None)
+        return self._grid(natural, remark_width=width if remarks else None)
 
     def _remarks(self) -> int:
         return int(bool(self.head) and not self.head[-1])
@@ -81,11 +102,11 @@ class FittedTable:
             least.append(max(map(cell_len, [*self.head[column].split(), *whole]), default=0))
         return natural, least
 
-    def _grid(self, widths: Sequence[int], rule: str, *, remark_width: int | None = None) -> list[Text]:
+    def _grid(self, widths: Sequence[int], *, remark_width: int | None = None) -> list[Text]:
         """Return the head, a rule and the rows; with `remark_width`, each remark below its row."""
         columns = range(len(widths))
         lines = list(self._line([wrapped(self.head[column], widths[column]) for column in columns], widths, at_end=True))
-        lines.append(Text(rule * _total(widths)))
+        lines.append(Text(self.rule * _total(widths)))
         for position, row in enumerate(self.rows):
             cells = [wrapped(row[column], widths[column]) for column in columns]
             lines += self._line(cells, widths, bold={column for column in columns if (position, column) in self.bold})

@@ -92,3 +92,16 @@ def test_a_cell_in_bold_has_every_character_at_any_width() -> None:
 def test_wide_letters_count_as_two() -> None:
     table = FittedTable(head=["name", "value"], rows=[["批量大小", "1"]], left=["name"])
     assert [line.plain for line in table.lines(80)][2] == "批量大小      1"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_stream_that_lacks_a_letter_gets_what_it_can_write(terminal: bool) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    table = FittedTable(head=["accuracy"], rows=[["0.812 ± 0.012"]], title="Pareto front of 批", notes=["± of seeds"])
+    Console(file=stream, width=60, force_terminal=terminal, color_system=None).print(table, soft_wrap=True)
+    stream.flush()
+    text = stream.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    assert "Pareto front of \\u6279" in text
+    assert "-" * 14 in text
+    assert "0.812 +- 0.012" in text
+    assert "+- of seeds" in text
