@@ -63,6 +63,25 @@ class SearchSpace:
         """Return what Optuna stores of `parameters`: the inverse of `read`."""
         return {name: value for name, value in parameters.as_dict().items() if name in self.domains}
 
+    def foreign(self, stored: Mapping[str, Any]) -> str | None:
+        """Describe the first of some stored values that is not one of the space; None if all are.
+
+        Args:
+            stored: Values by parameter, such as those of a trial that somebody has enqueued.
+        """
+        for name, value in stored.items():
+            if name not in self.domains:
+                return f"{name} must be one of the study's parameters ({', '.join(self.domains)}), got {value!r} for it"
+            domain = self.domains[name]
+            ends, is_number = domain.examples(), isinstance(value, int | float) and not isinstance(value, bool)
+            if (values := domain.values()) is not None:
+                # 1 == True in Python.
+                if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values):
+                    return f"{name} must be one of {', '.join(map(str, values))}, got {value!r}"
+            elif not (is_number and ends[0] <= value <= ends[-1]):
+                return f"{name} must be a number from {ends[0]} to {ends[-1]}, got {value!r}"
+        return None
+
     def violation(self, parameters: TrialParameters) -> Violation | None:
         """Return the violation of a rule that `parameters` break, or None."""
         return self.effective_batch_size.check(parameters) or check_conflicts(parameters)

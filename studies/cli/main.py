@@ -5,6 +5,7 @@ Each command is a module of this package that holds a function of the same name,
 exception is a bug and keeps its traceback.
 """
 
+import os
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -14,6 +15,8 @@ from typer.core import TyperGroup
 
 from tradeoff.studies.environment import tradeoff_version
 from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.execution.interrupts import EXIT_STATUS, take_signals_for_ctrl_c
+from tradeoff.studies.execution.output import StandardStreams
 
 COMMANDS = {
     "run": "Create a study, or resume it, and run it to its number of trials.",
@@ -63,11 +66,31 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command that the program's arguments name."""
+    streams = StandardStreams()
+    take_signals_for_ctrl_c()
+    sentence = None
     try:
-        app()
+        _check_directory()
+        status = app()
     except TradeoffError as error:
-        print(f"tradeoff: {error}", file=sys.stderr)
-        sys.exit(2)
+        status, sentence = 2, str(error)
+    except SystemExit as ended:  # typer's only way to return
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except KeyboardInterrupt:  # before typer could see it
+        status = EXIT_STATUS
+    sys.exit(streams.end(status, sentence))
+
+
+def _check_directory() -> None:
+    """Refuse to work in a directory that was deleted: relative paths, and some libraries, need one.
+
+    Raises:
+        TradeoffError: It was.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise TradeoffError("the working directory has been deleted; change to one that exists: cd DIRECTORY") from error
 
 
 def _show_version(value: bool) -> None:

@@ -1,5 +1,8 @@
 """Ctrl-C without losing what was measured: the first one stops the study after cleaning up, a second one immediately.
 
+SIGTERM, which Slurm and Kubernetes send before they kill, is as good as Ctrl-C. So is SIGHUP, which says that the terminal is
+gone, but never as the second one: the kernel and the shell both send it. Where `nohup` has it ignored it stays so.
+
 Python's own handling raises KeyboardInterrupt wherever the program happens to be, in the middle of a write to the storage too.
 Here it is raised only where a trial is being waited for; everywhere else it is noted, and raised at the next such place.
 """
@@ -11,15 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import optuna
-
 from tradeoff.studies.errors import StudyFailed
 
 EXIT_STATUS = 130
 
 
 class Interrupts:
-    """Handles SIGINT and SIGTERM, which Slurm and Kubernetes send before they kill.
+    """Handles SIGINT, SIGTERM and SIGHUP.
 
     Attributes:
         requested: Whether the user asked to stop.
@@ -37,7 +38,10 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        previous = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield
         finally:
@@ -61,6 +65,8 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
+            if number == signal.SIGHUP:
+                return
             # The trial's process ends with this one: its server sees the closed socket. The storage is transactional.
             if self.at_once is not None:
                 self.at_once()
@@ -69,6 +75,18 @@ class Interrupts:
         if self._waiting:
             self._waiting = False
             raise KeyboardInterrupt
+
+
+def take_signals_for_ctrl_c() -> None:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does, where no `Interrupts` handles them."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def run_to_end(
@@ -87,6 +105,8 @@ def run_to_end(
     Returns:
         The exit status: 0, 1 if the study failed, 130 if the user stopped it.
     """
+    import optuna  # takes most of a second, and not every command needs it
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         work()

@@ -193,7 +193,27 @@ def _ended(error: WorkerError) -> TradeoffError:
 
 
 def cache_folder() -> Path:
-    """Return where prepared data and memory traces are kept: `TRADEOFF_CACHE`, or `tradeoff` in the user's cache directory."""
-    if folder := os.environ.get("TRADEOFF_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tradeoff"
+    """Return where prepared data and memory traces are kept: `TRADEOFF_CACHE`, or `tradeoff` in the user's cache directory.
+
+    Raises:
+        TradeoffError: There is no such directory, and none can be made.
+    """
+    remedy = "set TRADEOFF_CACHE to a directory that can be written"
+    if cache := os.environ.get("TRADEOFF_CACHE"):
+        folder = Path(cache)
+    else:
+        try:
+            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tradeoff"
+        except RuntimeError as error:
+            raise TradeoffError(
+                f"prepared data is kept in the home directory, and this user has none: {remedy}, or HOME"
+            ) from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise TradeoffError(
+            f"prepared data can't be kept in {folder}: {error.strerror}; {remedy}, or free some space there"
+        ) from error
+    return folder

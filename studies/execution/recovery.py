@@ -1,8 +1,9 @@
 """Recovery after dead workers: their pending outcomes, and trials that nobody runs.
 
 An outcome is recorded first, so that a trial that was measured is not run again. Then the trials of dead workers are ended,
-each with a reason, and their configurations are tried once more; one that loses its worker twice is taken for the cause.
-A sampler that plans decides by itself what to repeat.
+each with a reason, and their configurations are tried again: that a time limit ended them or the machine was switched off says
+nothing of what happened to run. Only a configuration of which two trials lost their worker while the kernel killed for lack of
+memory is taken for the cause. A sampler that plans decides by itself what to repeat.
 """
 
 import contextlib
@@ -21,13 +22,15 @@ from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.execution.trial import LOST_WORKER, TrialGivenUp, run_trial
 from tradeoff.studies.reporting.annotate import artifact_folder
 from tradeoff.studies.storage.heartbeat import Heartbeat, SilenceWatch, owner_of
-from tradeoff.studies.storage.owner import OWNER_ATTRIBUTE, Owner
+from tradeoff.studies.storage.owner import OWNER_ATTRIBUTE, Owner, was_killed_for_memory
 from tradeoff.studies.storage.pending_outcomes import PendingOutcome, PendingOutcomes
 from tradeoff.studies.storage.retry_policy import RetryPolicy
 from tradeoff.studies.storage.stored_study import StoredStudy
 
 # Among a trial's user attributes: the trial whose outcome it holds.
 MEASURED_IN = "measured_in"
+# Among the user attributes of a trial that lost its worker: whether the kernel killed for lack of memory while it ran.
+KILLED_FOR_MEMORY = "lost_while_killed_for_memory"
 # The pending outcomes' directory, among a storage's artifacts.
 PENDING_DIRECTORY = "pending-outcomes"
 
@@ -179,7 +182,7 @@ class FaultTolerantStudy:
         return run_trial(study, trial, lambda trial: self.objective.conclude(trial, pending.parameters, pending.outcome))
 
     def _give_up(self, found: FrozenTrial) -> None:
-        """End a trial that has lost its worker, and queue its configuration once more."""
+        """End a trial that has lost its worker, and queue its configuration again."""
         with self.study.lock():
             trials = self.study.get_trials(deepcopy=False)
             trial = trials[found.number]
@@ -187,13 +190,19 @@ class FaultTolerantStudy:
                 return  # its worker was heard again, or another one was quicker
             worker = owner_of(trial) or "an unknown worker"
             params = self._params(trial)
+            is_killed = was_killed_for_memory(trial.system_attrs.get(OWNER_ATTRIBUTE, {}))
             before = [
-                other.number for other in trials if LOST_WORKER in other.user_attrs and params and self._params(other) == params
+                other.number
+                for other in (trials if is_killed and params else ())
+                if other.user_attrs.get(KILLED_FOR_MEMORY) and self._params(other) == params
             ]
-            attributes: dict[str, Any] = {LOST_WORKER: str(worker)}
+            attributes: dict[str, Any] = {LOST_WORKER: str(worker), KILLED_FOR_MEMORY: is_killed}
             if before:
-                reason = f"its worker, {worker}, died, as that of trial {before[-1]} with the same configuration did"
-                attributes |= {"outcome": "failed", "reason": f"{reason}: it is not tried again"}
+                reason = f"its worker, {worker}, died while the kernel killed for lack of memory, as that of trial {before[-1]}"
+                attributes |= {
+                    "outcome": "failed",
+                    "reason": f"{reason} with the same configuration did: it is not tried again",
+                }
             else:
                 attributes |= {"outcome": "interrupted", "reason": f"its worker, {worker}, died or went silent"}
             # Queued first: whoever finds the trial if this process is killed now does not queue it twice.

@@ -18,6 +18,8 @@ OWNER_ATTRIBUTE = "tradeoff:owner"
 MARK_ATTRIBUTE = "tradeoff:mark"
 HEARTBEAT_ATTRIBUTE = "tradeoff:heartbeat"
 _PROC = Path("/proc")
+# Beside an owner's attributes: how many processes the machine's kernel had killed for lack of memory.
+_KILLS = "memory_kills"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +51,8 @@ class Owner:
         return cls(**{name: plain[name] for name in ("host", "boot", "namespace", "pid", "began")})
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, to store."""
-        return asdict(self)
+        """Plain values, to store, with the kernel's kills so far."""
+        return asdict(self) | {_KILLS: _memory_kills()}
 
     def is_gone(self, *, one_machine: bool = False) -> bool | None:
         """Return True if the process has ended; None if that is unknown here.
@@ -70,6 +72,25 @@ class Owner:
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
+
+
+def was_killed_for_memory(plain: Mapping[str, Any]) -> bool:
+    """Return True if the kernel has killed for lack of memory since an owner was stored, as far as that is known here.
+
+    Args:
+        plain: What `Owner.as_dict` wrote.
+    """
+    before, now = plain.get(_KILLS), _memory_kills()
+    return before is not None and now is not None and plain["boot"] == _boot() != "" and now > before
+
+
+def _memory_kills() -> int | None:
+    """Return the machine's count, which the terminal or the container that asks does not change."""
+    try:
+        lines = (_PROC / "vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
 
 
 def _boot() -> str:

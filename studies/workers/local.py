@@ -142,7 +142,8 @@ class LocalWorkerPool(WorkerPool):
         """Ask the workers to stop in order."""
         self._is_stopping = True
         for worker in self._workers.values():
-            worker.signal(signal.SIGINT)
+            # Never the second signal that would end one immediately: Slurm and systemd send theirs to every process.
+            worker.signal(signal.SIGHUP)
 
     def end(self) -> None:
         """Kill what is left of them."""

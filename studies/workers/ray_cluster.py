@@ -6,7 +6,9 @@ the study ends.
 
 import contextlib
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,8 @@ def run_on_ray(
         raise TradeoffError(f"workers must be at least 1, got {workers}")
     display, interrupts, deadline_s = display or Display(), Interrupts(), deadline_after(timeout_s)
     url = _absolute(storage_url(storage))
-    with interrupts.handled(), _connected(address):
+    # Ray takes SIGTERM over when it connects.
+    with interrupts.handled(), _connected(address), interrupts.handled():
         nodes = _nodes()
         name, each = _share(config, nodes, resource, workers, is_local=address == LOCAL)
         _check_reachable(url, nodes)
@@ -98,7 +101,8 @@ def _connected(address: str) -> Iterator[None]:
         settings |= {"include_dashboard": False, "num_gpus": len(visible_devices().names)}
     try:
         if not was_there:
-            ray.init(address=address, **settings)
+            with _hangups_ignored():
+                ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         why = str(error).strip().splitlines()[0]
         raise TradeoffError(f"the Ray cluster at {address} can't be reached: {why}") from error
@@ -107,6 +111,19 @@ def _connected(address: str) -> Iterator[None]:
     finally:
         if not was_there:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _hangups_ignored() -> Iterator[None]:
+    """Let processes that start in the block outlive the terminal: workers need their Ray to be stopped in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def _check_answers(address: str) -> None:

@@ -1,7 +1,8 @@
 """The process of one of several workers on a machine: `python -m tradeoff.studies.workers.worker_process FD`.
 
 It receives its assignment over that socket, and sends what it does and how it ends (`tradeoff.studies.workers.messages`).
-SIGINT stops it in order, a second one immediately, as with `tradeoff run`. When the parent is gone it stops in order too.
+SIGHUP stops it in order, as do SIGINT and SIGTERM, of which a second one stops it immediately. When the parent is gone it
+stops in order too.
 """
 
 import argparse
@@ -86,7 +87,7 @@ class Inbox:
         with contextlib.suppress(EOFError):
             while True:
                 self._assignments.put(self._channel.receive())
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
 
 
 def main(descriptor: int, *, processors: Sequence[int]) -> None:
@@ -97,6 +98,8 @@ def main(descriptor: int, *, processors: Sequence[int]) -> None:
     os.set_inheritable(descriptor, False)
     channel = Channel(socket.socket(fileno=descriptor), ASSIGNMENT)
     display, interrupts = ChannelDisplay(channel), Interrupts()
+    # It has a session of its own, in which nothing but its parent sends it; `nohup` would have it ignored here too.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with interrupts.handled(), TrialServer() as server:
         server.start()  # it imports torch while the assignment is waited for
         inbox = Inbox(channel)

@@ -59,10 +59,32 @@ def test_a_trial_that_has_ended_is_not_interrupted_any_more() -> None:
         assert interrupts.requested
 
 
-def test_sigterm_is_as_good_as_ctrl_c() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_a_lost_terminal_are_as_good_as_ctrl_c(number: signal.Signals) -> None:
     interrupts = Interrupts()
     with interrupts.handled(), pytest.raises(KeyboardInterrupt), interrupts.waiting():
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
+
+
+def test_a_lost_terminal_is_never_the_second_ctrl_c() -> None:
+    interrupts = Interrupts()
+    interrupts.at_once = lambda: pytest.fail("ended immediately")
+    with interrupts.handled():
+        press()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert interrupts.requested
+
+
+def test_a_lost_terminal_that_nohup_has_ignored_still_is() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        interrupts = Interrupts()
+        with interrupts.handled():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupts.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_callers_handlers_come_back_after_an_error_too() -> None:
@@ -154,9 +176,9 @@ class Command:
         except KeyError:
             return []
 
-    def interrupt(self) -> None:
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
         assert self.family
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(number)
 
     def end(self) -> tuple[int, str]:
         """The exit status, and what was printed."""
@@ -198,11 +220,12 @@ def test_ctrl_c_while_the_data_is_prepared_ends_in_order_and_leaves_no_half_of_i
     assert command.leaves_nobody()
 
 
-def test_ctrl_c_in_a_trial_stores_it_and_the_same_command_tries_its_configuration_first(
+def test_a_lost_terminal_in_a_trial_stores_it_and_the_same_command_tries_its_configuration_first(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command.wait_for_training()
-    command.interrupt()
+    command.interrupt(signal.SIGHUP)  # as good as Ctrl-C
+    command.interrupt(signal.SIGHUP)  # the kernel and the shell both send it
     status, output = command.end()
     assert status == EXIT_STATUS
     assert "Traceback" not in output

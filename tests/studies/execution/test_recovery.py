@@ -94,19 +94,43 @@ def test_a_planned_trial_of_a_killed_worker_is_planned_again(tmp_path: Path, mon
     assert all(trial.state.is_finished() for trial in others)
 
 
-def test_a_configuration_that_loses_its_worker_twice_is_not_tried_a_third_time(
+def test_a_configuration_whose_workers_are_killed_twice_is_tried_a_third_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, config = f"sqlite:///{tmp_path}/a.db", small_study()
     killed_in_a_trial(url, config, tmp_path)
     killed_in_a_trial(url, config, tmp_path)
     go_on(url, config, tmp_path, monkeypatch)
-    first, second, *_ = trials_of(url)
-    assert second.params == first.params
-    assert (second.state, second.user_attrs["outcome"]) == (TrialState.FAIL, "failed")
-    assert "as that of trial 0 with the same configuration did: it is not tried again" in second.user_attrs["reason"]
-    assert not [trial for trial in trials_of(url) if trial.user_attrs.get("retry_of") == 1]
-    assert outcomes(url) == {"interrupted": 1, "failed": 1, "completed": 4}
+    first, second, third, *_ = trials_of(url)
+    assert first.params == second.params == third.params
+    assert (third.state, third.user_attrs["retry_of"]) == (TrialState.COMPLETE, 1)
+    assert outcomes(url) == {"interrupted": 2, "completed": 4}
+
+
+@pytest.mark.parametrize(
+    ("before", "boot", "is_excluded"), [(-1, {}, True), (0, {}, False), (None, {}, False), (-1, {"boot": "another"}, False)]
+)
+def test_a_configuration_is_given_up_once_two_workers_died_while_the_kernel_killed_for_lack_of_memory(
+    before: int | None, boot: dict[str, str], is_excluded: bool, fault_tolerant: FaultTolerantStudy
+) -> None:
+    study, here = fault_tolerant.study, Owner.here().as_dict()
+    kills = here["memory_kills"] if before is None or here["memory_kills"] is None else here["memory_kills"] + before
+    dead = {**here, **boot, "pid": 2**30, "memory_kills": None if before is None else kills}
+    for number in range(2):
+        trial = study.ask()
+        assert trial.number == number
+        fault_tolerant.objective.setup.space.suggest(trial)
+        study.storage.set_trial_system_attr(study.trial_id(number), OWNER_ATTRIBUTE, dead)
+        fault_tolerant.recover()
+    assert [trial.user_attrs["outcome"] for trial in study.trials[:2]] == [
+        "interrupted",
+        "failed" if is_excluded else "interrupted",
+    ]
+    assert [trial.state for trial in study.trials[2:]] == ([] if is_excluded else [TrialState.WAITING])
+    if is_excluded:
+        assert (
+            "as that of trial 0 with the same configuration did: it is not tried again" in study.trials[1].user_attrs["reason"]
+        )
 
 
 def test_all_workers_are_killed_at_once_and_the_study_goes_on_to_the_same_total(
