@@ -110,6 +110,10 @@ class DeviceMonitor:
         """Return what all processes hold on the device."""
         return None
 
+    def num_other_processes(self) -> int | None:
+        """Return the number of other processes on the device."""
+        return None
+
     def utilization_percent(self) -> float | None:
         """Return the share of the last sampling period in which the device was busy, 0 to 100."""
         return None

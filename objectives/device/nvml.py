@@ -73,6 +73,14 @@ class NvmlReader(DeviceMonitor):
         known = [amount for amount in used if amount is not None]
         return sum(known) / 2**20 if known else None
 
+    def num_other_processes(self) -> int | None:
+        """Return the number of processes that run on the GPU besides this one, which must have started to use it."""
+        processes = self._ask(pynvml.nvmlDeviceGetComputeRunningProcesses)
+        if processes is None:
+            return None
+        # In a container NVML may show the host's process ids: one of them is this process, under another number.
+        return max(0, len({process.pid for process in processes}) - 1)
+
     def device_memory_mib(self) -> float | None:
         """Return what all processes hold on the GPU, without the driver's own reserve if NVML tells them apart."""
         memory = self._memory()

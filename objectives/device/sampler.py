@@ -49,6 +49,7 @@ class DeviceSampler:
         peak_device_mib: The most that the driver reported for all processes on the device.
         gpu_utilization_percent: Mean of the samples; each covers 1/6 s to 1 s before it (NVML's own sampling).
         energy_j: The energy that the whole device used between entering and leaving.
+        num_other_processes: Other processes on the device when leaving.
         memory_samples: Seconds since entering, and MiB held; 200 points at most.
 
     Args:
@@ -68,6 +69,7 @@ class DeviceSampler:
         self.peak_process_mib: float | None = None
         self.peak_device_mib: float | None = None
         self.energy_j: float | None = None
+        self.num_other_processes: int | None = None
 
     @property
     def memory_samples(self) -> list[tuple[float, float]]:  # noqa: D102
@@ -97,6 +99,7 @@ class DeviceSampler:
         end_energy_j = self._monitor.total_energy_j()
         if self._begin_energy_j is not None and end_energy_j is not None:
             self.energy_j = end_energy_j - self._begin_energy_j
+        self.num_other_processes = self._monitor.num_other_processes()
         self._monitor.close()
 
     def _run(self) -> None:

@@ -77,6 +77,10 @@ class ProbeResult:
         power_w: Average power of the GPU while steps were timed; None unless energy is an objective.
         compile_time_s: Time that `torch.compile` adds to the training, which `estimated_train_time_s` includes and the step
             times leave out.
+        num_timed_steps: Optimizer steps that were timed.
+        micro_step_spread: Relative standard error of `micro_step_time_s`, by the steps' spread; None for fewer than three.
+        busy_share: Share of the processors that other processes took meanwhile, 0 if enough was idle; None if not known.
+        num_other_processes: Other processes on the GPU; None on a CPU or if NVML does not report them.
     """
 
     memory: Memory
@@ -88,6 +92,10 @@ class ProbeResult:
     gradients_mib: float = 0.0
     power_w: float | None = None
     compile_time_s: float = 0.0
+    num_timed_steps: int = 0
+    micro_step_spread: float | None = None
+    busy_share: float | None = None
+    num_other_processes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +115,8 @@ class TrainingResult:
         energy_j: Energy that the trial's GPUs used during the training, without evaluations, as NVML reports it.
         memory_samples: Memory over time: seconds since the training began, and MiB held.
         stopped_early: The reason why the training ended before its last epoch, or None.
+        busy_share: As `ProbeResult.busy_share`, over the whole training.
+        num_other_processes: As `ProbeResult.num_other_processes`, at the end of the training.
     """
 
     memory: Memory
@@ -121,6 +131,8 @@ class TrainingResult:
     energy_j: float | None = None
     memory_samples: list[tuple[float, float]] = field(default_factory=list)
     stopped_early: str | None = None
+    busy_share: float | None = None
+    num_other_processes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

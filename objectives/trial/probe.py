@@ -14,7 +14,7 @@ is the trial's. The times are those of rank 0.
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import wraps
 from typing import Any
 
@@ -24,6 +24,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from tradeoff.objectives.data.samples import longest_rows, ordinary_rows, row_lengths, take
 from tradeoff.objectives.device.base import DeviceMonitor
+from tradeoff.objectives.device.load import ProcessorLoad
 from tradeoff.objectives.job.schedule import Schedule
 from tradeoff.objectives.measurements.outcome import Memory, ProbeResult
 from tradeoff.objectives.trainers.custom_trainer import tolerant_metrics
@@ -34,9 +35,12 @@ from tradeoff.objectives.trial.step_clock import StepClock
 
 MEMORY_STEPS = 2
 WARM_UP_STEPS = 1
-MAX_TIMED_STEPS = 20
+MAX_TIMED_STEPS = 50
 COMPILING_STEPS = 4  # extra steps if the model is compiled: those in which something is compiled are not timed
-TIMED_S = 0.2  # steps of a small batch are timed until there are enough for a median; of a large batch, one is enough
+TIMED_S = 0.2  # steps are timed for at least this long
+# They are timed for longer while their spread is unknown or large; of a large batch, one step is enough.
+MAX_TIMED_S = 1.0
+MAX_SPREAD = 0.02
 # NVML updates its energy counter every 20 to 100 ms, so power takes longer to measure than time.
 MAX_POWER_STEPS = 1000
 POWER_S = 2.0
@@ -69,7 +73,7 @@ def probe(session: TrialSession) -> ProbeResult:
             session.device.check_peak(memory.peak_memory_mib, session.memory_limit_mib)
         memory = highest([Memory(**peaks) for peaks in session.ranks.gather("probe", asdict(memory))])
         trainer.train_dataset = trained_on
-        eval_batch_time_s, power_w = _measure_time(session, trainer, evaluated_on, clock)
+        eval_batch_time_s, timed = _measure_time(session, trainer, evaluated_on, clock)
         gradients_mib = sum(w.numel() * w.element_size() for w in trainer.model.parameters() if w.requires_grad) / 2**20
     micro_step_time_s = statistics.median(clock.micro_step_s)
     update_time_s = statistics.median(clock.update_s)
@@ -86,8 +90,12 @@ def probe(session: TrialSession) -> ProbeResult:
         estimated_train_time_s=compile_time_s + schedule.train_time_s(micro_step_time_s, update_time_s),
         probe_time_s=session.clock_s() - begin_s,
         gradients_mib=gradients_mib,
-        power_w=power_w,
+        power_w=timed.power_w,
         compile_time_s=compile_time_s,
+        num_timed_steps=len(clock.update_s),
+        micro_step_spread=clock.micro_step_spread,
+        busy_share=timed.busy_share,
+        num_other_processes=timed.num_other_processes,
     )
     session.note_memory("probe")
     session.report()
@@ -111,11 +119,11 @@ def _measure_memory(session: TrialSession, trainer: Trainer, evaluated_on: Any) 
 
 def _measure_time(
     session: TrialSession, trainer: Trainer, evaluated_on: Any, clock: StepClock
-) -> tuple[float | None, float | None]:
+) -> tuple[float | None, "_Circumstances"]:
     """Time ordinary steps with `clock`.
 
     Returns:
-        The time of an evaluation batch, or None if none was timed, and the average power during the steps, or None.
+        The time of an evaluation batch, or None if none was timed, and what was measured besides the times.
     """
     num_ranks = session.ranks.world_size
     num_steps = WARM_UP_STEPS + (MAX_POWER_STEPS if session.measures_power else MAX_TIMED_STEPS)
@@ -126,17 +134,24 @@ def _measure_time(
     trainer.train_dataset = _timed_rows(session, trainer.train_dataset, num_steps * num_ranks)
     clock.attach(trainer, exchanges=num_ranks > 1)
     enough_s = POWER_S if session.measures_power else TIMED_S
-    with session.device.monitor() if session.measures_power else DeviceMonitor() as monitor:
+    with session.device.monitor() as monitor:
         compiles = bool(session.parameters.get("torch_compile"))
-        until = _UntilTimed(clock, session.clock_s, monitor.total_energy_j, enough_s, session.ranks, compiles=compiles)
+        energy_j = monitor.total_energy_j if session.measures_power else DeviceMonitor().total_energy_j
+        until = _UntilTimed(clock, session.clock_s, energy_j, enough_s, session.ranks, compiles=compiles)
         trainer.add_callback(until)
         trainer.train()
+        num_other_processes = monitor.num_other_processes()
     powers_w = [power_w for power_w in session.ranks.gather("power", until.power_w) if power_w is not None]
-    power_w = sum(powers_w) if powers_w else None
+    timed = _Circumstances(
+        power_w=sum(powers_w) if powers_w else None,
+        # Ranks on one machine's processors take them from each other.
+        busy_share=until.busy_share if num_ranks == 1 else None,
+        num_other_processes=num_other_processes,
+    )
     if evaluated_on is None:
-        return None, power_w
+        return None, timed
     rows = ordinary_rows(evaluated_on, 3 * session.job.eval_batch_size * num_ranks, session.job.seed, repeat=False)
-    return _time_prediction_steps(session, trainer, rows), power_w
+    return _time_prediction_steps(session, trainer, rows), timed
 
 
 def _time_prediction_steps(session: TrialSession, trainer: Trainer, dataset: Any) -> float | None:
@@ -182,6 +197,15 @@ def _timed_rows(session: TrialSession, dataset: Any, num_steps: int) -> Any:
     return take(dataset, [row for step in range(num_steps) for row in batches[nearest[step % len(nearest)]]])
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Circumstances:
+    """What was measured while steps were timed, as `ProbeResult` describes it."""
+
+    power_w: float | None
+    busy_share: float | None
+    num_other_processes: int | None
+
+
 class _FirstStep(TrainerCallback):  # type: ignore[misc]
     """Records the end of the trial's first optimizer step."""
 
@@ -193,13 +217,14 @@ class _FirstStep(TrainerCallback):  # type: ignore[misc]
 
 
 class _UntilTimed(TrainerCallback):  # type: ignore[misc]
-    """Ends the timed steps once they have taken long enough.
+    """Ends the timed steps once they have taken long enough, and agree.
 
     Ranks must end after the same step, or one would wait for the others forever. So after a fixed number of first steps, the
-    same in each rank whatever it compiles in them, rank 0 decides how many more to take.
+    same in each rank whatever it compiles in them, rank 0 decides how many more to take, and decides again after these.
 
     Attributes:
         power_w: The average power since the warm-up; None if nothing counts energy.
+        busy_share: The share of the processors that other processes took since the warm-up; None if nothing was timed.
     """
 
     def __init__(
@@ -220,8 +245,10 @@ class _UntilTimed(TrainerCallback):  # type: ignore[misc]
         self._first_steps = WARM_UP_STEPS + (COMPILING_STEPS if compiles else 0)
         self._begin_s: float | None = None
         self._begin_j: float | None = None
-        self._num_steps: float = 0
+        self._decides_after: float = 1
+        self._load: ProcessorLoad | None = None
         self.power_w: float | None = None
+        self.busy_share: float | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         num_timed = state.global_step - self._first_steps
@@ -229,20 +256,33 @@ class _UntilTimed(TrainerCallback):  # type: ignore[misc]
         # steps, so with several only the step's number may decide.
         is_early = not self._clock.update_s if self._ranks.world_size == 1 else num_timed < 1
         if is_early:
+            self._load = ProcessorLoad()
             self._begin_s, self._begin_j = self._now_s(), self._energy_j()
         elif self._begin_s is not None and self._is_enough(num_timed, self._now_s() - self._begin_s):
             control.should_training_stop = True
 
     def _is_enough(self, num_timed: int, elapsed_s: float) -> bool:
         if self._ranks.world_size == 1:
-            return elapsed_s >= self._enough_s
-        if num_timed == 1:
+            return elapsed_s >= self._wanted_s(elapsed_s)
+        if num_timed == self._decides_after:
             # A rank that has compiled in every step so far has timed none of them: then all continue to the last step.
-            wanted = self._ranks.gather("timed steps", math.ceil(self._enough_s / elapsed_s) if self._clock.update_s else None)
-            self._num_steps = math.inf if None in wanted else wanted[0]
-        return num_timed >= self._num_steps
+            more = math.ceil((self._wanted_s(elapsed_s) / elapsed_s - 1) * num_timed) if self._clock.update_s else None
+            wanted = self._ranks.gather(f"timed steps after {num_timed}", more)
+            if wanted[0] is not None and wanted[0] <= 0 and None not in wanted:
+                return True
+            self._decides_after = math.inf if None in wanted else num_timed + wanted[0]
+        return False
+
+    def _wanted_s(self, elapsed_s: float) -> float:
+        """Return how long to go on in all: until the spread is known and small, and not for longer than the limit."""
+        spread = self._clock.micro_step_spread
+        is_known = spread is not None and spread <= MAX_SPREAD
+        if elapsed_s < self._enough_s or is_known:
+            return self._enough_s
+        return min(2 * elapsed_s, max(MAX_TIMED_S, self._enough_s)) if elapsed_s < MAX_TIMED_S else elapsed_s
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.busy_share = self._load.busy_share() if self._load is not None else None
         if self._begin_s is not None and self._begin_j is not None and (energy_j := self._energy_j()) is not None:
             elapsed_s = self._now_s() - self._begin_s
             self.power_w = (energy_j - self._begin_j) / elapsed_s if elapsed_s > 0 else None

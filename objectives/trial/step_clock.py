@@ -1,11 +1,16 @@
 """Times the parts of optimizer steps: each micro-batch, and the update that follows them."""
 
 import copy
+import math
+import statistics
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from transformers import Trainer, TrainerCallback
+
+# Two steps may be equal by chance.
+MIN_FOR_SPREAD = 3
 
 
 class StepClock(TrainerCallback):  # type: ignore[misc]
@@ -35,6 +40,15 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         self._step_begin_s = self._step_end_s = self._load_s = 0.0
         self.micro_step_s: list[float] = []
         self.update_s: list[float] = []
+
+    @property
+    def micro_step_spread(self) -> float | None:
+        """The relative standard error of the median micro-step time, as far as the steps differ; None for fewer than three."""
+        if len(self.micro_step_s) < MIN_FOR_SPREAD:
+            return None
+        # The median of n normal values varies by a factor of sqrt(pi / 2) more than their mean.
+        error_s = math.sqrt(math.pi / 2 / len(self.micro_step_s)) * statistics.stdev(self.micro_step_s)
+        return error_s / statistics.median(self.micro_step_s)
 
     def attach(self, trainer: Trainer, *, exchanges: bool = False) -> None:
         """Time the Trainer's forward and backward passes from now on.

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
+from tradeoff.objectives.device.load import ProcessorLoad
 from tradeoff.objectives.device.sampler import DeviceSampler
 from tradeoff.objectives.measurements.goals import learned_value, metric_goal
 from tradeoff.objectives.measurements.outcome import Evaluation, Memory, TrainingResult
@@ -35,9 +36,10 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
         curve.attach(trainer)
         with DeviceSampler(session.device, held_mib=session.meter.held_mib) as sampler:
             curve.energy_j = sampler.total_energy_j
-            begin_s = session.clock_s()
+            load, begin_s = ProcessorLoad(), session.clock_s()
             output = trainer.train()
             total_s = session.clock_s() - begin_s
+            busy_share = load.busy_share() if session.ranks.world_size == 1 else None
         session.note_memory("train")
         train_time_s = total_s - curve.eval_time_s
         memory = session.meter.read()
@@ -63,6 +65,8 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
             energy_j=sum(energies_j) if energies_j else None,
             memory_samples=sampler.memory_samples,
             stopped_early=curve.stopped_early,
+            busy_share=busy_share,
+            num_other_processes=sampler.num_other_processes,
         )
     session.report()
     return session.training_result

@@ -135,12 +135,17 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, Proce
     Device *d = device(handle);
     unsigned room = *count;
     *count = strcmp(d->pid, "-") == 0 ? 0 : 1;
+    for (const char *comma = d->pid; (comma = strchr(comma, ',')) != NULL; comma++) ++*count;
     if (*count == 0) return SUCCESS;
-    if (room == 0) return INSUFFICIENT_SIZE;
-    processes->pid = strcmp(d->pid, "self") == 0 ? (unsigned)getpid() : (unsigned)atoi(d->pid);
-    /* All bits set is NVML's "not available". */
-    processes->used = strcmp(d->process_used, "-") == 0 ? ~0ULL : strtoull(d->process_used, NULL, 10);
-    processes->gpu_instance = processes->compute_instance = ~0U;
+    if (room < *count) return INSUFFICIENT_SIZE;
+    const char *pid = d->pid;
+    for (unsigned i = 0; i < *count; i++, pid = strchr(pid, ',') + 1) {
+        processes[i].pid = strncmp(pid, "self", 4) == 0 ? (unsigned)getpid() : (unsigned)atoi(pid);
+        /* All bits set is NVML's "not available". */
+        processes[i].used = strcmp(d->process_used, "-") == 0 ? ~0ULL : strtoull(d->process_used, NULL, 10);
+        processes[i].gpu_instance = processes[i].compute_instance = ~0U;
+        if (i + 1 == *count) break;
+    }
     return SUCCESS;
 }
 

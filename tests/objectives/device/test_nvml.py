@@ -14,12 +14,13 @@ with NvmlReader.open({uuid!r}) as nvml:
         process=nvml.process_memory_mib(),
         device=nvml.device_memory_mib(),
         total=nvml.total_memory_mib(),
+        others=nvml.num_other_processes(),
         busy=nvml.utilization_percent(),
         energy=nvml.total_energy_j(),
         reason=nvml.unavailable_reason,
     )
 """
-NOTHING = {"process": None, "device": None, "total": None, "busy": None, "energy": None}
+NOTHING = {"process": None, "device": None, "total": None, "others": None, "busy": None, "energy": None}
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +43,17 @@ def test_all_figures_of_a_gpu_are_read_in_their_units(stub):
         "process": 2048.0,
         "device": 3000.0,
         "total": 8192.0,
+        "others": 0,
         "busy": 87.0,
         "energy": 5.5,
         "reason": None,
     }
+
+
+@pytest.mark.parametrize(("pids", "others"), [("-", 0), ("self", 0), ("self,4711", 1), ("4711", 0), ("4711,4712,4713", 2)])
+def test_of_the_processes_on_a_gpu_one_is_this_one_whatever_its_number_is_there(stub, pids, others):
+    stub.card(FIRST, pid=pids, process_mib=100)
+    assert read(stub, FIRST)["others"] == others
 
 
 def test_a_gpu_that_cuda_renumbers_is_found_by_its_uuid(stub):
@@ -67,6 +75,7 @@ def test_a_mig_instance_has_memory_of_its_own_and_neither_load_nor_energy(stub):
         "process": 600.0,
         "device": 700.0,
         "total": 9856.0,
+        "others": 0,
         "busy": None,
         "energy": None,
         "reason": "NVML: Not Supported",
