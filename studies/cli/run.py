@@ -15,6 +15,7 @@ from tradeoff.studies.results import savings
 from tradeoff.studies.results.ending import nothing_completed, untrained_lines
 from tradeoff.studies.results.evidence import judged_front
 from tradeoff.studies.results.results import read_results
+from tradeoff.studies.results.shared_machine import busy_lines
 from tradeoff.studies.results.tables import front_table
 from tradeoff.studies.storage.opening import load_study, open_storage
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE, masked
@@ -107,7 +108,7 @@ def show_end(name: str, storage: str, display: Display) -> bool:
         return False
     front = judged_front(results)
     display.show(front_table(front, title=f"Pareto front of {name}", caption=results.summary()))
-    for line in (*savings.lines(results), *untrained_lines(results)):
+    for line in (*busy_lines(results.records), *savings.lines(results), *untrained_lines(results)):
         display.message(line)
     is_named = storage not in (DEFAULT_STORAGE, os.environ.get("TRADEOFF_STORAGE"))
     option = f" --storage {shlex.quote(masked(storage))}" if is_named else ""

@@ -17,6 +17,7 @@ from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.results.evidence import judged
 from tradeoff.studies.results.fitted_table import flowed, wrapped
+from tradeoff.studies.results.shared_machine import busy_lines
 from tradeoff.studies.results.tables import front_table, short_configuration
 
 # Rows of the front, and of running trials, that a live view shows: more would scroll off a small terminal.
@@ -62,6 +63,7 @@ class PlainDisplay(Display):
         self._console = console or Console()
         self._config: StudyConfig | None = None
         self._counted = 0
+        self._said_busy = False
 
     def message(self, line: str) -> None:
         """Print the line."""
@@ -90,8 +92,15 @@ class PlainDisplay(Display):
         )
 
     def trials(self, records: Sequence[TrialRecord]) -> None:
-        """Count the trials that were run before."""
+        """Count the trials that were run before, and say once that the machine is busy with something else."""
         self._counted = sum(record.counts for record in records)
+        self._say_busy(records)
+
+    def _say_busy(self, records: Sequence[TrialRecord]) -> None:
+        if not self._said_busy and (lines := busy_lines(records)):
+            self._said_busy = True
+            for line in lines:
+                self.message(line)
 
 
 class LiveDisplay(PlainDisplay):
@@ -148,6 +157,7 @@ class LiveDisplay(PlainDisplay):
         if not self._records:
             self._counted_before = sum(record.counts for record in records)
         self._records = records
+        self._say_busy(records)
 
     def _render(self) -> RenderableType:
         assert self._config is not None

@@ -141,6 +141,11 @@ def test_a_probe_leaves_training_out_and_estimates_its_time() -> None:
     assert probe.micro_step_time_s > 0
     assert probe.eval_batch_time_s > 0
     assert 0 < probe.probe_time_s < measurements.trial_time_s
+    assert probe.num_timed_steps >= 3
+    assert probe.micro_step_spread > 0
+    assert 0 <= probe.busy_share <= 1
+    assert 0 <= measured().training.busy_share <= 1
+    assert probe.num_other_processes is None
 
 
 def test_a_probe_counts_the_gradients_of_every_weight() -> None:

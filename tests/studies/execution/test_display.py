@@ -209,3 +209,13 @@ def test_a_live_view_shows_the_constant_answer_and_calls_nothing_the_knee_that_i
     assert "no better than a constant answer" in second
     assert "lowest" not in second
     assert "a constant answer: accuracy 0.400" in second
+
+
+@pytest.mark.parametrize("display_class", [PlainDisplay, LiveDisplay])
+def test_a_busy_machine_is_said_once(display_class: type[PlainDisplay]) -> None:
+    to = console()
+    display = display_class(to)
+    busy = [ended(number, "probed", probe={"busy_share": 0.5}) for number in range(3)]
+    for count in range(1, 4):
+        display.trials(busy[:count])
+    assert written(to).count("exceeded the processors") == 1
