@@ -76,7 +76,7 @@ def front_as_csv(front: JudgedFront, *, rows: Sequence[TrialRecord] | None = Non
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     spreads = [_spreads(record, front.objectives) for record in shown]
-    known = list(dict.fromkeys(name for row in spreads for name in row))
+    known = [name for name in _spread_names(front.objectives) if any(name in row for row in spreads)]
     sources = [f"{name}_source" for name in front.objectives]
     writer.writerow(["trial", *params, *front.objectives, *sources, *Standing().as_dict(), *known])
     for record, spread in zip(shown, spreads, strict=True):
@@ -184,8 +184,11 @@ def short_configuration(params: Mapping[str, Any]) -> str:
 
 def _spreads(record: TrialRecord, objectives: Sequence[str]) -> dict[str, Any]:
     """Return the standard deviations of a record's values that are known, and the number of seeds of averages."""
-    names = [NUM_SEEDS, *(spread_name(name) for name in objectives)]
-    return {name: record.attributes[name] for name in names if name in record.attributes}
+    return {name: record.attributes[name] for name in _spread_names(objectives) if name in record.attributes}
+
+
+def _spread_names(objectives: Sequence[str]) -> list[str]:
+    return [NUM_SEEDS, *(spread_name(name) for name in objectives)]
 
 
 def _shown(front: JudgedFront, rows: Sequence[TrialRecord] | None, only: TrialRecord | None) -> Sequence[TrialRecord]:

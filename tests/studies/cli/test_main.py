@@ -98,6 +98,15 @@ def beaten(folder: Path, accuracy: float) -> str:
     return url
 
 
+def test_the_spreads_of_a_csv_are_in_the_order_of_the_objectives_whichever_trial_has_them(tmp_path: Path) -> None:
+    url = str(tmp_path / "a.db")
+    timed = completed((0.9, 40.0, 900.0), params(8), train_time_s_std=1.5)
+    repeated = completed((0.8, 20.0, 900.0), params(16), accuracy_std=0.02, num_seeds=3)
+    make_study(open_storage(url), (timed, repeated))
+    header = ask("front", "--storage", url, "--format", "csv").stdout.splitlines()[0].split(",")
+    assert header[-3:] == ["num_seeds", "accuracy_std", "train_time_s_std"]
+
+
 def test_a_constant_answer_and_what_is_no_better_stand_in_every_form_of_the_front(tmp_path: Path) -> None:
     url = beaten(tmp_path, 0.75)
     table = ask("front", "--storage", url).stdout
