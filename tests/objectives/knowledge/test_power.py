@@ -66,7 +66,7 @@ def run_steps(times_s, energies_j):
     """What timing steps tells that end at these times, on a card whose counter then stands at these energies."""
     moments = iter(zip(times_s, energies_j, strict=True))
     now = [0.0, 0.0]
-    clock = SimpleNamespace(update_s=[])
+    clock = SimpleNamespace(update_s=[], micro_step_spread=0.01)
     until = _UntilTimed(clock, lambda: now[0], lambda: now[1], 2.0, Ranks())
     control = Control()
     for step, moment in enumerate(moments, start=1):
