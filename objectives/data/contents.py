@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tradeoff.objectives.job.settings import CustomJob, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, CustomJob, TextClassificationJob
 
 BUILD = "build"
 _ROWS_AT_ONCE = 10_000
@@ -23,6 +23,15 @@ def file_fingerprint(path: Path) -> str:
     return f"{path.stat().st_size} bytes, sha256 {digest}"
 
 
+def folder_fingerprint(folder: Path) -> str:
+    """Return the fingerprint of a model's directory: of the names and the contents of its files."""
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name}: {file_fingerprint(path)}\n".encode())
+    return f"{len(paths)} files, sha256 {digest.hexdigest()}"
+
+
 def table_fingerprint(table: Any) -> str:
     """Return the fingerprint of a `datasets.Dataset`: of its values, since the hub's files may be packed in another way."""
     digest = hashlib.sha256()
@@ -32,22 +41,26 @@ def table_fingerprint(table: Any) -> str:
 
 
 def local_contents(job: TextClassificationJob) -> dict[str, str]:
-    """Return the fingerprints of the local files that a job reads: `train`, and `eval` if that is a file of its own."""
+    """Return the fingerprints of what a job reads here: `train`, `eval` if that is another file, and a directory's `model`."""
+    model = Path(job.model).expanduser()
+    contents = {"model": folder_fingerprint(model)} if job.model != EMBEDDED and model.is_dir() else {}
     if not job.is_local_file:
-        return {}
+        return contents
     names = {"train": job.dataset, "eval": job.eval_dataset if job.evaluates else None}
     paths = {part: Path(name).expanduser() for part, name in names.items() if name is not None}
-    return {part: file_fingerprint(path) for part, path in paths.items() if path.is_file()}
+    return contents | {part: file_fingerprint(path) for part, path in paths.items() if path.is_file()}
 
 
 def custom_contents(job: CustomJob) -> dict[str, str]:
-    """Return the fingerprints of the files that `kwargs` name, as `kwargs.NAME`, and of the imported module, as `build`."""
+    """Return the fingerprints of the files and models that `kwargs` name, as `kwargs.NAME`, and of the imported `build`."""
     contents = {}
     for name, value in job.kwargs.items():
         try:
             path = Path(value).expanduser() if isinstance(value, str) and value else None
             if path is not None and path.is_file():
                 contents[f"kwargs.{name}"] = file_fingerprint(path)
+            elif path is not None and (path / "config.json").is_file():
+                contents[f"kwargs.{name}"] = folder_fingerprint(path)
         except (OSError, ValueError, RuntimeError):
             continue  # a text that no file can be called, or a file that is not ours to read
     source = getattr(sys.modules.get(job.build.partition(":")[0]), "__file__", None)

@@ -119,16 +119,32 @@ class TrialServer:
         """Return the device that trials will run on, as `tradeoff.objectives.device.base.DeviceInfo.as_dict` does."""
         return self._request({"task": "describe"})
 
-    def prepare(self, job: Mapping[str, Any], cache_folder: Path, on_progress: OnProgress | None = None) -> dict[str, Any]:
-        """Load and tokenise a job's data once.
+    def prepare(
+        self,
+        job: Mapping[str, Any],
+        cache_folder: Path,
+        on_progress: OnProgress | None = None,
+        *,
+        searched: Mapping[str, Sequence[Any]] | None = None,
+    ) -> dict[str, Any]:
+        """Load and tokenise a job's data once, and try the job out.
+
+        Args:
+            job: The job.
+            cache_folder: The directory for prepared data.
+            on_progress: Called with each stage.
+            searched: The values of each knob, to be tried out; None to try nothing out.
 
         Returns:
-            The directory and the facts that `tradeoff.objectives.trainers.prepared_data.PreparedData` holds, as plain data.
+            The directory and the facts, as `tradeoff.objectives.trainers.preparation.prepare_workload` returns them.
 
         Raises:
             JobError: The data or the model can't be used as the job says.
         """
-        return self._request({"task": "prepare", "job": dict(job), "cache_folder": str(cache_folder)}, on_progress)
+        request = {"task": "prepare", "job": dict(job), "cache_folder": str(cache_folder)}
+        if searched is not None:
+            request["searched"] = {name: list(values) for name, values in searched.items()}
+        return self._request(request, on_progress)
 
     def start_task(self, request: Mapping[str, Any]) -> BackgroundTask:
         """Start a task that is not a trial beside whatever runs next; it ends with the server at the latest.

@@ -5,25 +5,28 @@ The user's module is imported in the process that trains and nowhere else: it ma
 
 import importlib
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, IntervalStrategy, Trainer, TrainingArguments
 
 from tradeoff.objectives.data.samples import first_rows, num_rows
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
-from tradeoff.objectives.device.registry import start_device
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.settings import CustomJob
 from tradeoff.objectives.measurements.goals import learned_value, metric_name
 from tradeoff.objectives.trainers.evaluations import numbers_of
+from tradeoff.objectives.trainers.model_files import JobFault
 from tradeoff.searchspace import TrialParameters
 
-# Arguments that a trial sets and that change none of its measurements.
-_FREE = {"report_to", "logging_strategy"}
+# Arguments that a trial sets and that change none of its measurements. A Trainer that keeps its best model must save.
+_FREE = {"report_to", "logging_strategy", "save_strategy"}
+
+
+class ExplainedError(ValueError):
+    """An error of the user's own code, in a sentence that says what and where it was."""
 
 
 def build_trainer(job: CustomJob, arguments: TrainingArguments, settings: Mapping[str, Any]) -> Trainer:
@@ -35,34 +38,68 @@ def build_trainer(job: CustomJob, arguments: TrainingArguments, settings: Mappin
         settings: What the trial's configuration sets besides the arguments; passed to the function by keyword.
 
     Raises:
-        ValueError: There is no such function, or it did not return a Trainer with these arguments.
+        JobFault: There is no such function, or it did not return a Trainer with these arguments.
         Exception: Whatever the function itself raises.
     """
+    strategies = arguments.eval_strategy, arguments.save_strategy
+    if job.evaluates:
+        # One that keeps its best model refuses to be built where nothing is evaluated or saved, as in a probe.
+        arguments.eval_strategy = arguments.save_strategy = IntervalStrategy.EPOCH
     asked = {name: getattr(arguments, name) for name in _set_by_trials(job)}
-    trainer = load_function(job)(arguments, **job.kwargs, **settings)
+    try:
+        trainer = load_function(job)(arguments, **job.kwargs, **settings)
+    except ValueError as error:
+        if job.evaluates and "eval_dataset" in str(error):  # the Trainer's own refusal
+            raise _without_evaluation(job) from error
+        raise
     if not isinstance(trainer, Trainer):
-        raise ValueError(f"job.build {job.build!r} must return a transformers.Trainer, got {type(trainer).__name__}")
+        raise JobFault(f"job.build {job.build!r} must return a transformers.Trainer, got {type(trainer).__name__}")
     for name, value in asked.items():
         if (has := getattr(trainer.args, name)) != value:
-            raise ValueError(
+            raise JobFault(
                 f"job.build {job.build!r} must pass on the TrainingArguments that it is given:"
-                f" the trial sets {name} to {value!r}, and its Trainer has {has!r}"
+                f" the trial sets {name} to {value!r}, and its Trainer has {has!r}; {_place_of(name, job)}"
             )
     if trainer.train_dataset is None or not hasattr(trainer.train_dataset, "__len__"):
-        raise ValueError(f"the Trainer of job.build {job.build!r} must have a train_dataset whose length is known")
-    if job.evaluates and trainer.eval_dataset is None:
-        raise ValueError(
-            f"the Trainer of job.build {job.build!r} must have an eval_dataset for job.metric {job.metric};"
-            " set job.metric to null if there is nothing to evaluate"
-        )
+        raise JobFault(f"the Trainer of job.build {job.build!r} must have a train_dataset whose length is known")
+    if len(trainer.train_dataset) == 0:
+        raise JobFault(f"the train_dataset of job.build {job.build!r} must hold at least one sample, got none")
+    if job.evaluates and not trainer.eval_dataset:
+        raise _without_evaluation(job)
+    _evaluate_and_save(trainer, *strategies)
     return trainer
+
+
+def _place_of(name: str, job: CustomJob) -> str:
+    """Return where a user sets what a function may not change."""
+    if name in type(job).model_fields:
+        return f"set job.{name} in the study file instead"
+    return "leave it as it is in the function"
+
+
+def _without_evaluation(job: CustomJob) -> JobFault:
+    return JobFault(
+        f"the Trainer of job.build {job.build!r} must have an eval_dataset for job.metric {job.metric};"
+        " set job.metric to null if there is nothing to evaluate"
+    )
+
+
+def _evaluate_and_save(trainer: Trainer, eval_strategy: str, save_strategy: str) -> None:
+    """Let a Trainer evaluate and save as asked, and save after each evaluation if it loads its best model at the end."""
+    is_evaluated = eval_strategy != IntervalStrategy.NO
+    trainer.args.eval_strategy = eval_strategy
+    trainer.args.save_strategy = eval_strategy if trainer.args.load_best_model_at_end and is_evaluated else save_strategy
+    if not is_evaluated:
+        trainer.args.load_best_model_at_end = False
+        # It refuses to start where nothing is evaluated.
+        trainer.remove_callback(EarlyStoppingCallback)
 
 
 def load_function(job: CustomJob) -> Callable[..., Any]:
     """Import the user's module and return the function from it.
 
     Raises:
-        ValueError: There is no such module or function.
+        JobFault: There is no such module or function.
         Exception: Whatever the module itself raises when it is imported.
     """
     module_name, _, name = job.build.partition(":")
@@ -75,37 +112,35 @@ def load_function(job: CustomJob) -> Callable[..., Any]:
         # If the user's own module lacks another one, that is the user's error and keeps its traceback.
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
-        raise ValueError(
+        raise JobFault(
             f"job.build {job.build!r} must name a module, and there is no module {error.name}"
             f" in {folder or 'the working directory'}; set job.python_path to its directory"
         ) from None
     function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError(f"job.build {job.build!r} must name a function, and {module.__file__} has no function {name}")
+        raise JobFault(f"job.build {job.build!r} must name a function, and {module.__file__} has no function {name}")
     return function  # type: ignore[no-any-return]
 
 
-def describe_trainer(job: CustomJob) -> dict[str, Any]:
-    """Build the user's Trainer once, evaluate a batch, and return how much data it has.
+def examine_trainer(job: CustomJob, trainer: Trainer) -> dict[str, Any]:
+    """Return what a Trainer tells of its job, after evaluating a batch.
 
     Returns:
-        `num_train` and `num_eval`.
+        `num_train`, `num_eval`, and `has_checkpointing`.
 
     Raises:
-        ValueError: The job can't be run as the user wrote it, or the user's function fails.
+        ValueError: It does not evaluate what the job says.
     """
-    with tempfile.TemporaryDirectory(prefix="tradeoff-") as folder:
-        smallest = TrialParameters(per_device_train_batch_size=1)
-        # With a strategy, the Trainer itself would refuse what is refused below in terms of the job.
-        settings = training_arguments(job, smallest, output_dir=folder) | {"disable_tqdm": True, "eval_strategy": "no"}
-        arguments = TrainingArguments(**settings, use_cpu=start_device().uses_host_processors)
-        set_seed(job.seed)
-        with _user_errors(job, "fails"):
-            trainer = build_trainer(job, arguments, {})
-        if not job.evaluates:
-            return {"num_train": len(trainer.train_dataset), "num_eval": 0}
+    if job.evaluates:
         _check_metric(job, trainer)
-        return {"num_train": len(trainer.train_dataset), "num_eval": num_rows(trainer.eval_dataset)}
+    model = trainer.model
+    # transformers' models say whether they can; of others only those that have the switch are asked to.
+    can_switch = hasattr(model, "gradient_checkpointing_enable")
+    return {
+        "num_train": len(trainer.train_dataset),
+        "num_eval": num_rows(trainer.eval_dataset) if job.evaluates else 0,
+        "has_checkpointing": can_switch and bool(getattr(model, "supports_gradient_checkpointing", True)),
+    }
 
 
 def _check_metric(job: CustomJob, trainer: Trainer) -> None:
@@ -114,16 +149,16 @@ def _check_metric(job: CustomJob, trainer: Trainer) -> None:
     failed: list[Exception] = []
     rows = first_rows(trainer.eval_dataset, job.eval_batch_size)
     try:
-        with _user_errors(job, "builds a Trainer whose evaluation fails"), tolerant_metrics(trainer, failed.append):
+        with tolerant_metrics(trainer, failed.append):
             metrics = numbers_of(trainer.evaluate(eval_dataset=rows))
-    except ValueError as error:
+    except Exception as error:
         # What fails only with so few samples (a correlation of one, say), or for lack of memory, is left to the trials.
-        if failed or (error.__cause__ is not None and out_of_memory_details(error.__cause__) is not None):
+        if failed or out_of_memory_details(error) is not None:
             return
-        raise
+        raise ExplainedError(explained(job, "builds a Trainer whose evaluation fails", error)) from error
     if not failed and learned_value({"metrics": metrics}, metric_name(job.metric)) is None:
         keys = ", ".join(sorted(key for key in metrics if key != "epoch"))
-        raise ValueError(f"job.metric must be a key of the Trainer's evaluation, got {job.metric!r}; its keys are {keys}")
+        raise JobFault(f"job.metric must be a key of the Trainer's evaluation, got {job.metric!r}; its keys are {keys}")
 
 
 @contextmanager
@@ -147,26 +182,13 @@ def tolerant_metrics(trainer: Trainer, on_error: Callable[[Exception], None]) ->
         trainer.compute_metrics = original
 
 
-@contextmanager
-def _user_errors(job: CustomJob, what: str) -> Iterator[None]:
-    """Report an error of the user's own code in a sentence that says what and where it was."""
-    try:
-        yield
-    except ValueError as error:
-        if str(error).startswith(("job.", "the Trainer of job.build")):
-            raise
-        raise _explained(job, what, error) from error
-    except Exception as error:
-        raise _explained(job, what, error) from error
-
-
-def _explained(job: CustomJob, what: str, error: Exception) -> ValueError:
-    frames = traceback.extract_tb(error.__traceback__)
+def explained(job: CustomJob, what: str, error: BaseException) -> str:
+    """Return an error of the user's own code in a sentence that says what and where it was."""
+    frames = list(traceback.extract_tb(error.__traceback__))
     own = [frame for frame in frames if job.python_path and frame.filename.startswith(job.python_path)]
     last = (own or frames)[-1]
     line = traceback.format_exception_only(error)[-1].strip()
-    traceback.print_exception(error)
-    return ValueError(f"job.build {job.build!r} {what} ({last.filename}, line {last.lineno}): {line}")
+    return f"job.build {job.build!r} {what} ({last.filename}, line {last.lineno}): {line}"
 
 
 def _set_by_trials(job: CustomJob) -> set[str]:

@@ -4,7 +4,7 @@ The hub is asked only once, when the data is prepared. From then on the revision
 waits for a network, and all trials of a study start from the same weights.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,16 @@ from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     set_seed,
 )
 
+from tradeoff.objectives.data.contents import folder_fingerprint
 from tradeoff.objectives.data.hub import hub_access
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.trainers.embedded import embedded_model_config, embedded_tokenizer
+from tradeoff.objectives.trainers.model_files import WEIGHTS, JobFault, first_line, load_tokenizer
 from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
 from tradeoff.searchspace.choices import FLASH_ATTENTION
-
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +37,10 @@ class ModelSource:
         module: The module that defines the model's class, to be imported in advance; None for code from the hub.
         vocab_size: All token ids are below it.
         pad_token_id: The token id of padding.
+        content: What the model is, whatever its name: the hub's commit, or a hash of a directory's files.
         attention: The attention implementations that the model's class supports; None for code from the hub.
+        has_checkpointing: Whether the class can compute activations again; None for code from the hub.
+        notice: What the user should know of it, in a line; None for nothing.
     """
 
     name_or_folder: str
@@ -47,7 +49,10 @@ class ModelSource:
     module: str | None
     vocab_size: int
     pad_token_id: int | None
+    content: str
     attention: tuple[str, ...] | None = None
+    has_checkpointing: bool | None = None
+    notice: str | None = None
 
 
 def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path) -> tuple[ModelSource, Any]:
@@ -70,14 +75,21 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
         tokenizer = embedded_tokenizer(known) if known else reviews_tokenizer()
         config = embedded_model_config(vocab_size=len(tokenizer), max_length=job.max_length, num_labels=job.num_labels)
         config.save_pretrained(folder)
-        name, revision, has_weights = str(folder), None, False
+        name, revision, has_weights, content = str(folder), None, False, EMBEDDED
     elif (local := Path(job.model).expanduser()).is_dir():
         if not (local / "config.json").is_file():
             raise ValueError(f"a model directory must hold a config.json, got {local} without one")
         name, revision = str(local.resolve()), None
-        has_weights = any(next(local.glob(pattern), None) is not None for pattern in _WEIGHTS)
-        config = AutoConfig.from_pretrained(name, trust_remote_code=job.trust_remote_code)
+        has_weights = any(next(local.glob(pattern), None) is not None for pattern in WEIGHTS)
+        try:
+            config = AutoConfig.from_pretrained(name, trust_remote_code=job.trust_remote_code)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"the config.json in {local} must be that of a transformers model, and can't be read as one"
+                f" ({first_line(error)}); name a directory that save_pretrained has written"
+            ) from error
         tokenizer = _tokenizer(name, job)
+        content = folder_fingerprint(local)
     elif job.model.startswith((".", "/", "~")) or job.model.count("/") > 1:
         raise ValueError(f"the model directory must exist, got {job.model}; a relative path starts at {Path.cwd()}")
     else:
@@ -86,14 +98,23 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
             config = AutoConfig.from_pretrained(name, trust_remote_code=job.trust_remote_code)
             tokenizer = _tokenizer(name, job)
             revision = getattr(config, "_commit_hash", None)
+            content = f"{name} {revision}"
             # Fetches the weights, so that a trial finds them in the cache.
             AutoModelForSequenceClassification.from_pretrained(
-                name, revision=revision, num_labels=job.num_labels, trust_remote_code=job.trust_remote_code
+                name,
+                revision=revision,
+                num_labels=job.num_labels,
+                trust_remote_code=job.trust_remote_code,
+                ignore_mismatched_sizes=True,
             )
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and job.max_length > positions:
-        raise ValueError(f"max_length must not exceed the {positions} positions of model {job.model!r}, got {job.max_length}")
-    pad_token_id = config.pad_token_id
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and 0 < positions < job.max_length:  # XLNet has -1: any number
+        raise ValueError(
+            f"max_length must not exceed the {positions} positions of model {job.model!r}, got {job.max_length};"
+            f" set job.max_length to {positions} or less"
+        )
+    text_config = config.get_text_config()  # of a model that reads images too, the part that reads text
+    pad_token_id = getattr(text_config, "pad_token_id", None)
     if tokenizer is not None:
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
@@ -101,14 +122,20 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
             tokenizer.pad_token = tokenizer.eos_token
         pad_token_id = tokenizer.pad_token_id
         tokenizer.save_pretrained(folder)
+    elif pad_token_id is None:
+        pad_token_id = 0  # a decoder reads the last token that is no padding, and random tokens have no padding of their own
+    model_class = _model_class(config, job)
     source = ModelSource(
         name_or_folder=name,
         revision=revision,
         has_weights=has_weights,
-        module=_module(config, job),
-        vocab_size=config.vocab_size,
+        module=None if model_class is None else str(model_class.__module__),
+        vocab_size=text_config.vocab_size,
         pad_token_id=pad_token_id,
-        attention=_attention(config, job),
+        content=content,
+        attention=None if model_class is None else _attention(model_class),
+        notice=_head_notice(job, config) if has_weights else None,
+        has_checkpointing=None if model_class is None else bool(model_class.supports_gradient_checkpointing),
     )
     return source, tokenizer
 
@@ -116,21 +143,19 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
 def _tokenizer(name: str, job: TextClassificationJob) -> Any:
     if job.dataset == RANDOM_TOKENS:
         return None
-    return AutoTokenizer.from_pretrained(name, trust_remote_code=job.trust_remote_code)
+    return load_tokenizer(name, trust_remote_code=job.trust_remote_code)
 
 
-def _module(config: Any, job: TextClassificationJob) -> str | None:
+def _model_class(config: Any, job: TextClassificationJob) -> Any:
+    """Return the class that classifies sequences; None for code from the hub."""
     if getattr(config, "auto_map", None) and job.trust_remote_code:
         return None
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise ValueError(f"model {job.model!r} must classify sequences, and {config.model_type} models can't; choose another")
-    return str(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)].__module__)
+    return MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
 
 
-def _attention(config: Any, job: TextClassificationJob) -> tuple[str, ...] | None:
-    if getattr(config, "auto_map", None) and job.trust_remote_code:
-        return None
-    model_class = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+def _attention(model_class: Any) -> tuple[str, ...]:
     support = {"eager": True, "sdpa": model_class._supports_sdpa, FLASH_ATTENTION: model_class._supports_flash_attn}
     return tuple(name for name, is_supported in support.items() if is_supported)
 
@@ -147,6 +172,8 @@ def build_model(job: TextClassificationJob, source: ModelSource, *, attention: s
     options: dict[str, Any] = {
         "num_labels": job.num_labels,
         "pad_token_id": source.pad_token_id,
+        # A checkpoint of a regression, or of several labels at a time, would bring its own loss.
+        "problem_type": "single_label_classification",
         "trust_remote_code": job.trust_remote_code,
     }
     if attention is not None:
@@ -155,7 +182,10 @@ def build_model(job: TextClassificationJob, source: ModelSource, *, attention: s
         options |= {"revision": source.revision, "local_files_only": True}
     # Mixed precision keeps full-precision weights, whatever the checkpoint was saved in.
     if source.has_weights:
-        model = AutoModelForSequenceClassification.from_pretrained(source.name_or_folder, dtype=torch.float32, **options)
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            source.name_or_folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
+        )
+        _check_weights(job, model, loaded)
     else:
         config = AutoConfig.from_pretrained(source.name_or_folder, **options)
         kept = {name: options[name] for name in ("trust_remote_code", "attn_implementation") if name in options}
@@ -164,3 +194,67 @@ def build_model(job: TextClassificationJob, source: ModelSource, *, attention: s
     # Classifiers have them and don't: without this, accumulation multiplies the loss (huggingface/transformers#47688).
     model.accepts_loss_kwargs = False
     return model
+
+
+def _check_weights(job: TextClassificationJob, model: Any, loaded: Mapping[str, Any]) -> None:
+    """Refuse weights of which more than the head was left out: that would be a model with random weights.
+
+    Raises:
+        JobFault: They are those of another configuration.
+    """
+    body = f"{model.base_model_prefix}."
+    others = sorted(
+        (key, tuple(stored), tuple(asked)) for key, stored, asked in loaded["mismatched_keys"] if key.startswith(body)
+    )
+    if others:
+        key, stored, asked = others[0]
+        raise JobFault(
+            f"the weights of model {job.model!r} must have the sizes of its config.json, and {key} is {stored} where that says"
+            f" {asked}; save model and configuration together with save_pretrained"
+        )
+    missing = sorted(key for key in loaded["missing_keys"] if key.startswith(body) and ".pooler." not in key)
+    if len(missing) > len(list(model.base_model.parameters())) // 2:
+        raise JobFault(
+            f"the weights of model {job.model!r} must be those of {type(model).__name__}, and {len(missing)} of its parameters,"
+            f" {missing[0]} for one, are not among them; save model and configuration together with save_pretrained"
+        )
+
+
+def check_sizes(job: TextClassificationJob, model: Any, *, highest_token: int) -> None:
+    """Refuse token ids and positions that a model has no embedding for: on a GPU they would end the process in native code.
+
+    Args:
+        job: The job.
+        model: The model, built.
+        highest_token: The highest token id of the data.
+
+    Raises:
+        JobFault: There are such.
+    """
+    words = model.get_input_embeddings()
+    if isinstance(words, torch.nn.Embedding) and highest_token >= words.num_embeddings:
+        raise JobFault(
+            f"the token ids of model {job.model!r} must be below {words.num_embeddings}, the rows of its embedding, and its"
+            f" tokenizer gives {highest_token}; use the tokenizer that the model was trained with"
+        )
+    for name, module in model.named_modules():
+        # RoBERTa and its kin number positions from behind the one that stands for padding.
+        if not isinstance(module, torch.nn.Embedding) or "position_embeddings" not in name or module.padding_idx is None:
+            continue
+        if job.max_length > (usable := module.num_embeddings - module.padding_idx - 1):
+            raise JobFault(
+                f"max_length must not exceed the {usable} positions of model {job.model!r} that tokens can take (of"
+                f" {module.num_embeddings}, the first {module.padding_idx + 1} are for padding), got {job.max_length};"
+                f" set job.max_length to {usable} or less"
+            )
+
+
+def _head_notice(job: TextClassificationJob, config: Any) -> str | None:
+    """Return a line if the checkpoint's head is for another number of labels, so that a new one is trained."""
+    is_classifier = any("ForSequenceClassification" in name for name in config.architectures or ())
+    if not is_classifier or config.num_labels == job.num_labels:
+        return None
+    return (
+        f"the head of model {job.model!r} is for {config.num_labels} label{'s' * (config.num_labels > 1)} and not for"
+        f" {job.num_labels}: a new one is trained, from random weights"
+    )

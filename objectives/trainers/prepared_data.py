@@ -9,6 +9,7 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 from transformers import AutoTokenizer, DataCollatorWithPadding, default_data_collator
 
 from tradeoff.objectives.data import reviews
@@ -29,7 +31,7 @@ from tradeoff.objectives.trainers.models import ModelSource, resolve_model
 
 _FACTS = "prepared.json"
 _MODEL = "model"
-_FORMAT = 3  # of the facts: data that another version of this file wrote is prepared again
+_FORMAT = 4  # of the facts: data that another version of this file wrote is prepared again
 _LIBRARIES = ("datasets", "tokenizers", "transformers")
 
 
@@ -147,6 +149,13 @@ def collator(data: PreparedData, padding: str, *, max_length: int) -> Any:
     return DataCollatorWithPadding(data.tokenizer)
 
 
+def highest_token(data: PreparedData) -> int:
+    """Return the highest token id of the samples and of their padding."""
+    parts = [part.data.column("input_ids") for part in (data.train, data.eval) if part is not None]
+    highest = [pc.max(pc.list_flatten(column)).as_py() for column in parts]
+    return int(max(*highest, data.model.pad_token_id or 0))
+
+
 def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path, final: Path) -> None:
     """Prepare into `folder`, which is to become `final`."""
     model_folder = folder / _MODEL
@@ -159,6 +168,7 @@ def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path, f
         contents = contents | texts.contents
         source, tokenizer = resolve_model(job, texts.train["text"], model_folder)
         parts = {"train": _tokenise(texts.train, tokenizer, job)}
+        _check_words(parts["train"]["input_ids"], tokenizer, job)
         if texts.eval is not None:
             parts["eval"] = _tokenise(texts.eval, tokenizer, job)
     for name, samples in parts.items():
@@ -178,7 +188,7 @@ def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path, f
         label_counts=[counts[label] for label in range(job.num_labels)],
         majority_share=max(eval_counts.values()) / num_eval if num_eval else None,
         is_padded=job.padding == "max_length",
-        contents=contents,
+        contents=contents | ({} if job.model == EMBEDDED else {"model": source.content}),
     )
     (folder / _FACTS).write_text(json.dumps(prepared.facts(), indent=2) + "\n", encoding="utf-8")
 
@@ -193,6 +203,22 @@ def _tokenise(samples: Any, tokenizer: Any, job: TextClassificationJob) -> Any:
     return samples.map(
         encode, batched=True, remove_columns=samples.column_names, keep_in_memory=True, new_fingerprint=_key(job, {})
     )
+
+
+def _check_words(samples: Iterable[list[int]], tokenizer: Any, job: TextClassificationJob) -> None:
+    """Refuse a tokenizer that does not know the words: a model could learn nothing from them."""
+    counts = Counter(token for tokens in samples for token in tokens)
+    num_unknown = counts[tokenizer.unk_token_id]
+    num_words = num_unknown + sum(counts[token] for token in counts.keys() - {*tokenizer.all_special_ids})
+    if num_unknown > num_words / 2:
+        raise ValueError(
+            f"the tokenizer of model {job.model!r} must know the words of the texts, and {num_unknown:,} of the {num_words:,}"
+            " tokens of the training samples are unknown to it; choose a model for these texts, or complete its tokenizer files"
+        )
+    if num_words == 0:
+        raise ValueError(
+            f"the tokenizer of model {job.model!r} makes no token of any training text; complete its tokenizer files"
+        )
 
 
 def _random_tokens(job: TextClassificationJob, vocab_size: int) -> Any:
@@ -219,17 +245,6 @@ def _key(job: TextClassificationJob, contents: dict[str, str]) -> str:
         "contents": contents,
         "versions": {name: version(name) for name in _LIBRARIES},
     }
-    model = Path(job.model).expanduser()
-    files = [path for path in sorted(model.iterdir()) if path.is_file()] if model.is_dir() else []
-    depends["files"] = [_stamp(path) for path in files]
     if EMBEDDED in (job.dataset, job.model):
         depends["generator"] = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (reviews, embedded)]
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _stamp(path: Path) -> list[Any]:
-    """Return what changes when a file does: reading gigabytes for a hash would take longer than it saves."""
-    if not path.exists():
-        return [str(path)]
-    state = path.stat()
-    return [str(path.resolve()), state.st_size, state.st_mtime_ns]

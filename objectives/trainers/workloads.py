@@ -9,13 +9,13 @@ from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
-from tradeoff.objectives.data.contents import custom_contents
 from tradeoff.objectives.job.arguments import padding, settings_beside_arguments
 from tradeoff.objectives.job.settings import AnyJob, CustomJob, TextClassificationJob
 from tradeoff.objectives.trainers import prepared_data as data
 from tradeoff.objectives.trainers.accuracy import compute_metrics
-from tradeoff.objectives.trainers.custom_trainer import build_trainer, describe_trainer
-from tradeoff.objectives.trainers.models import build_model
+from tradeoff.objectives.trainers.custom_trainer import ExplainedError, build_trainer, examine_trainer, explained
+from tradeoff.objectives.trainers.model_files import JobFault, first_line
+from tradeoff.objectives.trainers.models import build_model, check_sizes
 from tradeoff.searchspace import TrialParameters
 
 
@@ -30,6 +30,21 @@ class Workload(ABC):
             arguments: Exactly the arguments that it trains with.
             parameters: The configuration, for what it sets besides arguments.
         """
+
+    @abstractmethod
+    def examine(self, trainer: Trainer) -> dict[str, Any]:
+        """Check a Trainer against the job before anything is trained.
+
+        Returns:
+            What it tells of the job, by name: at least `has_checkpointing`.
+
+        Raises:
+            ValueError: The job can't be run as the user wrote it.
+        """
+
+    @abstractmethod
+    def explain(self, error: BaseException, *, is_of_an_option: bool = False) -> str:
+        """Return why a Trainer could not be built or take a step: in a sentence, or as the reason why an option is left out."""
 
     def save_beside_model(self, folder: Path) -> None:  # noqa: B027  most have nothing to save
         """Save what belongs to a model and is not saved by its Trainer."""
@@ -52,6 +67,20 @@ class TextClassification(Workload):
             compute_metrics=compute_metrics,
         )
 
+    def examine(self, trainer: Trainer) -> dict[str, Any]:  # noqa: D102
+        check_sizes(self._job, trainer.model, highest_token=data.highest_token(self._data))
+        return {"has_checkpointing": self._data.model.has_checkpointing}
+
+    def explain(self, error: BaseException, *, is_of_an_option: bool = False) -> str:  # noqa: D102
+        if isinstance(error, JobFault):
+            return str(error)
+        if is_of_an_option:
+            return f"the model {self._job.model!r} can't be trained with it ({first_line(error)})"
+        return (
+            f"the model {self._job.model!r} must train on the longest sample, {self._data.longest} tokens, and fails"
+            f" ({first_line(error)}); choose another model, or lower job.max_length"
+        )
+
     def save_beside_model(self, folder: Path) -> None:  # noqa: D102
         if self._data.tokenizer is not None:
             self._data.tokenizer.save_pretrained(folder)
@@ -66,6 +95,12 @@ class Custom(Workload):
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
         return build_trainer(self._job, arguments, settings_beside_arguments(parameters))
 
+    def examine(self, trainer: Trainer) -> dict[str, Any]:  # noqa: D102
+        return examine_trainer(self._job, trainer)
+
+    def explain(self, error: BaseException, *, is_of_an_option: bool = False) -> str:  # noqa: D102
+        return str(error) if isinstance(error, ExplainedError) else explained(self._job, "fails", error)
+
 
 def load_workload(job: AnyJob, folder: str) -> Workload:
     """Return the workload of a prepared job.
@@ -75,23 +110,3 @@ def load_workload(job: AnyJob, folder: str) -> Workload:
         folder: The `folder` that `prepare_workload` returned.
     """
     return Custom(job) if isinstance(job, CustomJob) else TextClassification(job, Path(folder))
-
-
-def prepare_workload(job: AnyJob, cache_folder: Path) -> dict[str, Any]:
-    """Prepare what all trials of a study share.
-
-    Args:
-        job: The job.
-        cache_folder: The directory for prepared data.
-
-    Returns:
-        JSON types: `folder` for `load_workload`, `num_train`, `num_eval`, `baselines`, the value that a constant answer
-        reaches in each learned objective, if that is known, and `contents`, the fingerprints of what the job reads.
-
-    Raises:
-        ValueError: The job can't be run as the user wrote it.
-    """
-    if isinstance(job, CustomJob):
-        facts = describe_trainer(job)  # which imports the module
-        return {"folder": "", "baselines": job.baselines(), "contents": custom_contents(job), **facts}
-    return data.prepare(job, cache_folder).facts()

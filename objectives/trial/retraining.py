@@ -109,6 +109,7 @@ def retrain(
         if job.evaluates and keeper.last_epoch() != trainer.state.epoch:
             trainer.evaluate()  # a kill between the last checkpoint and the last evaluation has left that evaluation out
         train_time_s = keeper.train_time_s()
+        keeper.evaluate_kept_model(trainer)
         memory = session.meter.read()
         if not device.training_shows_peak:
             memory = replace(memory, peak_memory_mib=None)
@@ -190,7 +191,7 @@ class _CheckpointKeeper(LearningCurve):
 
     def train_time_s(self) -> float:
         """Return the time of the training so far, evaluations and checkpoints left out."""
-        return self.total_s() - self.eval_time_s - self.checkpoint_time_s
+        return self.total_s() - self.eval_time_s - self.checkpoint_time_s - self.keeping_time_s
 
     def last_epoch(self) -> float | None:
         """Return the epoch of the last evaluation."""
@@ -222,4 +223,4 @@ class _CheckpointKeeper(LearningCurve):
         unfinished = folder / f"{_MARKER}.tmp"
         unfinished.write_text(json.dumps(marker), encoding="utf-8")
         os.replace(unfinished, folder / _MARKER)
-        self._last_event_s = self._session.clock_s()
+        self._last_event_s = self._last_evaluated_s = self._session.clock_s()

@@ -31,7 +31,10 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
     """
     session.reporter.enter("train")
     session.meter.reset_peak()
-    with session.trainer(eval_strategy="epoch" if session.job.evaluates else "no") as trainer:
+    # Where the user's own Trainer keeps its best model, the weights alone, of the best and of the last evaluation.
+    with session.trainer(
+        eval_strategy="epoch" if session.job.evaluates else "no", save_only_model=True, save_total_limit=1
+    ) as trainer:
         curve = _StoppableCurve(session, stop_rule)
         curve.attach(trainer)
         with DeviceSampler(session.device, held_mib=session.meter.held_mib) as sampler:
@@ -41,14 +44,15 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
             total_s = session.clock_s() - begin_s
             busy_share = load.busy_share() if session.ranks.world_size == 1 else None
         session.note_memory("train")
-        train_time_s = total_s - curve.eval_time_s
+        energy_j = None if sampler.energy_j is None else sampler.energy_j - curve.eval_energy_j
+        curve.evaluate_kept_model(trainer)
+        train_time_s = total_s - curve.eval_time_s - curve.keeping_time_s
         memory = session.meter.read()
         if not session.device.training_shows_peak:
             memory = replace(memory, peak_memory_mib=None)
         memory = replace(memory, peak_device_mib=sampler.peak_device_mib)
         if sampler.peak_process_mib is not None:
             memory = replace(memory, peak_process_mib=sampler.peak_process_mib)
-        energy_j = None if sampler.energy_j is None else sampler.energy_j - curve.eval_energy_j
         shares = session.ranks.gather("train", {"memory": asdict(memory), "energy_j": energy_j})
         energies_j = [share["energy_j"] for share in shares if share["energy_j"] is not None]
         num_samples = round((trainer.state.epoch or 0.0) * len(trainer.train_dataset))
@@ -78,6 +82,7 @@ class LearningCurve(TrainerCallback):  # type: ignore[misc]
     Attributes:
         evaluations: The points of the curve.
         eval_time_s: Time of all evaluations.
+        keeping_time_s: Time in which a Trainer that keeps its best model saved it and loaded it again.
         eval_energy_j: Energy of all evaluations; 0 if nothing counts it.
         energy_j: Returns the energy used so far, or None.
     """
@@ -88,6 +93,8 @@ class LearningCurve(TrainerCallback):  # type: ignore[misc]
         self._loss: float | None = None
         self.evaluations: list[Evaluation] = []
         self.eval_time_s = 0.0
+        self.keeping_time_s = 0.0
+        self._last_evaluated_s: float | None = None
         self.eval_energy_j = 0.0
         self.energy_j: Callable[[], float | None] = lambda: None
 
@@ -110,25 +117,50 @@ class LearningCurve(TrainerCallback):  # type: ignore[misc]
                 train_time_s=self.train_time_s(),
                 loss=self._loss,
             )
+            if self.evaluations and self.evaluations[-1].epoch == point.epoch:
+                self.evaluations.pop()  # of the last weights, and this one is of those that are kept
             self.evaluations.append(point)
             self.evaluated(point, trainer)
+            self._last_evaluated_s = self._session.clock_s()
 
         watch_evaluations(trainer, before=before, after=after)
         trainer.add_callback(self)
 
     def train_time_s(self) -> float:
         """Return the time of the training so far, evaluations left out."""
-        return self._session.clock_s() - self._begin_s - self.eval_time_s
+        return self._session.clock_s() - self._begin_s - self.eval_time_s - self.keeping_time_s
 
     def evaluated(self, point: Evaluation, trainer: Trainer) -> None:
         """React to an evaluation."""
+
+    def evaluate_kept_model(self, trainer: Trainer) -> None:
+        """Evaluate the weights that the Trainer has kept, where they are not the last ones: they are what was learned."""
+        best = trainer.state.best_global_step
+        if trainer.args.load_best_model_at_end and best is not None and best != trainer.state.global_step:
+            trainer.evaluate()
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start the clock."""
         self._begin_s = self._session.clock_s()
 
+    def on_save(self, *_: Any, **__: Any) -> None:
+        """Count the time since the evaluation that told the Trainer to save."""
+        self._count_keeping()
+
+    def on_train_end(self, args: Any, *_: Any, **__: Any) -> None:
+        """Count the time in which the best weights were loaded."""
+        if args.load_best_model_at_end:
+            self._count_keeping()
+
+    def _count_keeping(self) -> None:
+        if self._last_evaluated_s is not None:
+            now_s = self._session.clock_s()
+            self.keeping_time_s += now_s - self._last_evaluated_s
+            self._last_evaluated_s = now_s
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Report progress."""
+        self._last_evaluated_s = None
         self._session.note_first_step()
         self._session.reporter.step(state.global_step, state.max_steps)
 
@@ -144,6 +176,10 @@ class _StoppableCurve(LearningCurve):
         super().__init__(session)
         self._stop_rule = stop_rule
         self.stopped_early: str | None = None
+
+    def evaluate_kept_model(self, trainer: Trainer) -> None:
+        self._stop_rule = None  # the training is over
+        super().evaluate_kept_model(trainer)
 
     def evaluated(self, point: Evaluation, trainer: Trainer) -> None:
         if self._stop_rule is None:

@@ -16,7 +16,8 @@ from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.device.registry import device_class, see_one_device, start_device
 from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, OutOfMemory
-from tradeoff.objectives.trainers.workloads import load_workload, prepare_workload
+from tradeoff.objectives.trainers.preparation import prepare_workload
+from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.objectives.trial.messages import Answer, Channel, Finished, Refusal
 from tradeoff.objectives.trial.probe import probe
 from tradeoff.objectives.trial.ranks import Ranks
@@ -60,7 +61,7 @@ def answer(channel: Channel[dict[str, Any]], listener: socket.socket | None = No
 def _prepare(request: dict[str, Any], reporter: Reporter) -> Answer | Refusal:
     reporter.enter("data")
     try:
-        answer = prepare_workload(parse_job(request["job"]), Path(request["cache_folder"]))
+        answer = prepare_workload(parse_job(request["job"]), Path(request["cache_folder"]), request.get("searched"))
     except (ValueError, OSError) as error:
         # A file or a directory that can't be read or written is for the user to fix as well.
         traceback.print_exc()

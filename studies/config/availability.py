@@ -3,10 +3,12 @@
 Every check here is called once, by `tradeoff.studies.execution.preparation`, before the first trial.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tradeoff.objectives.device.registry import device_class
+from tradeoff.objectives.job.schedule import Schedule
+from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.searchspace import KNOBS, SearchSpace
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
@@ -77,21 +79,56 @@ def check_devices(devices_per_trial: int, device: Mapping[str, Any]) -> str | No
     return None
 
 
-def check_attention(space: SearchSpace, model: str, supported: Collection[str] | None) -> None:
-    """Refuse an implementation of attention that the model's class does not have.
+def trainable_space(space: SearchSpace, lacks: Sequence[Mapping[str, Any]]) -> tuple[SearchSpace, str | None]:
+    """Return the space without what the job's model can't be trained with, and what was taken out, in lines, or None.
 
     Args:
         space: The study's space.
-        model: The model's name.
-        supported: What its class has; None where that is not known.
+        lacks: Values that can't be trained with, each as `knob`, `value` and `reason`.
 
     Raises:
-        TradeoffError: The space holds one that is not among them.
+        TradeoffError: Nothing is left of a parameter.
     """
-    if "attn_implementation" not in space.domains or supported is None:
-        return
-    for value in space.domains["attn_implementation"].values() or ():
-        if value not in supported:
-            raise TradeoffError(
-                f"space.attn_implementation: the model {model!r} does not have {value}; it has {', '.join(supported)}"
-            )
+    lines = []
+    for name in dict.fromkeys(lack["knob"] for lack in lacks):
+        taken = {lack["value"]: lack["reason"] for lack in lacks if lack["knob"] == name}
+        if not set(space.domains[name].values() or ()) - taken.keys():
+            reasons = "; ".join(dict.fromkeys(taken.values()))
+            raise TradeoffError(f"space.{name}: none of the values to search can be trained with: {reasons}; search others")
+        space = space.without(name, taken)
+        lines += [f"{value if isinstance(value, str) else name} left out: {reason}" for value, reason in taken.items()]
+    return space, "\n".join(lines) or None
+
+
+def check_warmup(space: SearchSpace, job: TrainingSettings, num_train: int, num_devices: int = 1) -> str | None:
+    """Refuse a warm-up that no training of the study comes to the end of.
+
+    Args:
+        space: The study's space.
+        job: The job.
+        num_train: The training samples.
+        num_devices: Devices that train a configuration together.
+
+    Returns:
+        A line if only some of the trainings come to its end, or None.
+
+    Raises:
+        TradeoffError: The learning rate never reaches its value.
+    """
+    if job.warmup_steps < 1 or "warmup_ratio" in space.domains:
+        return None
+    steps = {
+        Schedule.of(job, parameters, num_samples=num_train, num_devices=num_devices).num_updates
+        for parameters in space.structures
+    }
+    if job.warmup_steps >= max(steps):
+        raise TradeoffError(
+            f"job.warmup_steps must be below the steps of a training, at most {max(steps)} here, got {job.warmup_steps:g}: the"
+            " learning rate would never reach its value; set fewer, or a share of all steps such as 0.1"
+        )
+    if job.warmup_steps < min(steps):
+        return None
+    return (
+        f"job.warmup_steps: {job.warmup_steps:g} is not below the steps of every training, of which the shortest has"
+        f" {min(steps)}: there the learning rate never reaches its value; a share of all steps such as 0.1 would fit each"
+    )

@@ -38,9 +38,9 @@ Each parameter is written in one of these forms:
 {forms}
 ```
 
-A parameter without values is not searched: the job's own value holds, or transformers' default. What a device or an
-installation lacks (a precision, the package of an optimizer, flash attention, a compiler) is left out before the study starts,
-with a line that says so. These parameters take names:
+A parameter without values is not searched: the job's own value holds, or transformers' default. What a device, an
+installation or the model lacks (a precision, the package of an optimizer, attention, checkpointing) is left out before the
+study starts, with a line that says so. These parameters take names:
 
 {names}
 """

@@ -20,7 +20,13 @@ from tradeoff.objectives.measurements.goals import energy_names
 from tradeoff.objectives.measurements.outcome import Interrupted, Outcome
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import SearchSpace
-from tradeoff.studies.config.availability import available_space, check_attention, check_batches, check_devices
+from tradeoff.studies.config.availability import (
+    available_space,
+    check_batches,
+    check_devices,
+    check_warmup,
+    trainable_space,
+)
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import Display
@@ -174,16 +180,19 @@ def prepare(
         estimation = start_estimation(sequence_length=longest) if estimates_memory and is_known else None
         display.message("preparing the data")
         try:
-            data = server.prepare(job_of_data(config.job, space.domains).model_dump(), folder)
+            searched = {name: domain.examples() for name, domain in space.domains.items()}
+            data = server.prepare(job_of_data(config.job, space.domains).model_dump(), folder, searched=searched)
         except JobError as error:
             raise TradeoffError(str(error)) from error
         except WorkerError as error:
             raise _ended(error) from error
         check_batches(space, data["num_train"], config.devices_per_trial)
-        if texts is not None:
-            check_attention(space, texts.model, data.get("model", {}).get("attention"))
-            if estimates_memory and not is_known:
-                estimation = start_estimation(sequence_length=min(texts.max_length, data["longest"]))
+        space, left_out = trainable_space(space, data["lacks"])
+        for what in (data["notice"], left_out, check_warmup(space, config.job, data["num_train"], config.devices_per_trial)):
+            if what is not None:
+                display.message(what)
+        if texts is not None and estimates_memory and not is_known:
+            estimation = start_estimation(sequence_length=min(texts.max_length, data["longest"]))
     runner = InterruptibleRunner(server=server, interrupts=interrupts)
     return Preparation(config=config, device=device, space=space, data=data, runner=runner, estimation=estimation)
 

@@ -64,12 +64,15 @@ def train_export(
     parameters = TrialParameters(**exported["parameters"])
     job = full_job(parse_job(exported["job"]), train_samples)
     _claim(output, {"job": job.model_dump(mode="json"), "parameters": parameters.as_dict()})
-    # Read by torch and datasets when they are imported, which happens below and not before.
+    # Read by the libraries when they are imported, which happens below and not before. What transformers reports of weights and
+    # files is for whoever asks for it.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.update(server_environment(dict(os.environ)))
     say("importing torch and transformers")
     from tradeoff.objectives.device.out_of_memory import out_of_memory_details
     from tradeoff.objectives.device.registry import see_one_device, start_device
-    from tradeoff.objectives.trainers.workloads import load_workload, prepare_workload
+    from tradeoff.objectives.trainers.preparation import prepare_workload
+    from tradeoff.objectives.trainers.workloads import load_workload
     from tradeoff.objectives.trial.retraining import remove_checkpoints, retrain
     from tradeoff.studies.execution.preparation import cache_folder
 
@@ -85,9 +88,14 @@ def train_export(
         raise TradeoffError(f"{why}; install it, or export another configuration")
     say(f"device: {info.name}\npreparing the data")
     try:
-        data = prepare_workload(job_of_data(job, parameters.as_dict()), cache or cache_folder())
+        searched = {name: [value] for name, value in parameters.items() if value is not None}
+        data = prepare_workload(job_of_data(job, parameters.as_dict()), cache or cache_folder(), searched)
     except ValueError as error:
         raise TradeoffError(str(error)) from error
+    if data["lacks"]:
+        raise TradeoffError(f"{data['lacks'][0]['reason']}; export another configuration")
+    if data["notice"] is not None:
+        say(data["notice"])
     say(f"{data['num_train']:,} training and {data['num_eval']:,} evaluation samples")
     try:
         workload = load_workload(job, data["folder"])

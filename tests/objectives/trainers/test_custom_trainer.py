@@ -35,10 +35,10 @@ def collate(rows):
 def metrics(prediction):
     return {"share_of_ones": float((prediction.predictions.argmax(-1) == 1).mean())}
 
-def build(args, rows=32, kind=Trainer, **changes):
+def build(args, rows=32, kind=Trainer, model=None, **changes):
     config = BertConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
                         max_position_embeddings=16)
-    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    model = model or AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     options = dict(train_dataset=table(rows), eval_dataset=table(8), data_collator=collate, compute_metrics=metrics)
     return kind(model=model, args=args, **(options | changes))
 """
@@ -57,8 +57,8 @@ def job(folder: Path, code: str = "", **settings: Any) -> CustomJob:
     return CustomJob(**(defaults | settings))
 
 
-def prepare(job: CustomJob) -> dict[str, Any]:
-    return shared_server().prepare(job.model_dump(), Path(job.python_path or "") / "cache")
+def prepare(job: CustomJob, **searched: list[Any]) -> dict[str, Any]:
+    return shared_server().prepare(job.model_dump(), Path(job.python_path or "") / "cache", searched=searched or None)
 
 
 def run(
@@ -206,6 +206,12 @@ def test_a_data_set_that_is_iterated_over_and_knows_its_length_is_trained_on(fol
             {"metric": "f1", "direction": "maximize"},
             "job.metric must be a key of the Trainer's evaluation, got 'f1'; its keys are eval_loss, .*eval_share_of_ones",
         ),
+        (
+            "def build(args):\n    args.warmup_steps = 500\n    return small.build(args)",
+            {},
+            "the trial sets warmup_steps to 0.0, and its Trainer has 500; set job.warmup_steps in the study file instead",
+        ),
+        ("def build(args):\n    raise SystemExit(3)", {}, r"fails \(.*mine\.py, line 5\): SystemExit: 3"),
         ("", {"kwargs": {"raws": 1}}, "fails .*TypeError: .*unexpected keyword argument 'raws'"),
     ],
 )
@@ -215,6 +221,60 @@ def test_what_is_wrong_with_a_job_is_said_before_the_study_starts(
     broken = job(folder, code, **settings)
     with pytest.raises(JobError, match=message):
         prepare(broken)
+
+
+KEEPS_BEST = """
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+class Worse(TrainerCallback):
+    \"\"\"Spoils the weights after the first epoch, so that the first evaluation is the best.\"\"\"
+
+    def on_epoch_end(self, args, state, control, model, **kwargs):
+        if state.epoch > 1:
+            with torch.no_grad():
+                model.classifier.bias[0] += 50 * state.epoch
+
+def build(args):
+    {how}
+    trainer = small.build(args, callbacks=[EarlyStoppingCallback(early_stopping_patience=2), Worse()])
+    return trainer
+"""
+IN_PLACE = "args.load_best_model_at_end, args.metric_for_best_model = True, 'eval_loss'; args.greater_is_better = False"
+REPLACED = (
+    "import dataclasses; args = dataclasses.replace(args, load_best_model_at_end=True, save_strategy='epoch',"
+    " metric_for_best_model='eval_loss')"
+)
+
+
+@pytest.mark.parametrize("how", [IN_PLACE, REPLACED])
+def test_a_trainer_that_stops_early_and_keeps_its_best_model_is_measured_by_that(folder: Path, how: str) -> None:
+    keeping = job(folder, KEEPS_BEST.format(how=how), epochs=6, learning_rate=1e-4)
+    assert prepare(keeping, per_device_train_batch_size=[8])["lacks"] == []
+    training = run(keeping).measurements.training
+    assert training.num_steps == 12  # the second and the third epoch were worse than the first: the patience is at its end
+    first, *_, last = [point.metrics["eval_loss"] for point in training.curve]
+    assert len(training.curve) == 3
+    assert last == pytest.approx(first)
+    assert training.train_time_s > 0
+
+
+def test_an_option_that_fails_wherever_it_occurs_is_found_before_the_study(folder: Path) -> None:
+    code = """
+    from transformers import AlbertConfig
+
+    def build(args, attn_implementation):
+        if attn_implementation == "eager":
+            raise RuntimeError("not eager")
+        config = AlbertConfig(vocab_size=16, embedding_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+                              intermediate_size=8)
+        return small.build(args, model=AutoModelForSequenceClassification.from_config(config))
+    """
+    searched = {"gradient_checkpointing": [True, False], "attn_implementation": ["eager", "sdpa"]}
+    lacks = prepare(job(folder, code), per_device_train_batch_size=[4, 8], **searched)["lacks"]
+    assert {lack["value"] for lack in lacks} == {True, "eager"}
+    by_value = {lack["value"]: lack["reason"] for lack in lacks}
+    assert "AlbertForSequenceClassification, can't compute its activations again" in by_value[True]
+    assert "line 9): RuntimeError: not eager" in by_value["eager"]
 
 
 def test_what_training_arguments_have_no_place_for_is_given_to_the_function(folder: Path) -> None:

@@ -18,7 +18,7 @@ from tradeoff.objectives.memory_estimator.job import estimate_for_search
 from tradeoff.searchspace import Categorical, LearningClass, Precision, SearchSpace, TrialParameters
 from tradeoff.searchspace.choices import OPTIMIZERS
 from tradeoff.studies.cli.plan import estimate_memory
-from tradeoff.studies.config.availability import available_space, check_attention
+from tradeoff.studies.config.availability import available_space
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import validated
 from tradeoff.studies.errors import TradeoffError
@@ -96,14 +96,6 @@ def test_a_name_that_does_not_exist_is_refused_when_the_file_is_read(change: dic
 def test_flash_attention_alone_in_full_precision_leaves_no_configuration() -> None:
     with pytest.raises(ValueError, match="flash_attention_2 computes in 16 bits only, and precision is fp32"):
         study(attn_implementation="flash_attention_2")
-
-
-def test_attention_that_the_model_does_not_have_is_refused() -> None:
-    space = study(attn_implementation=["eager", "sdpa"]).search_space()
-    check_attention(space, "bert", ["eager", "sdpa"])
-    check_attention(space, "code from the hub", None)
-    with pytest.raises(TradeoffError, match="the model 'old' does not have sdpa; it has eager"):
-        check_attention(space, "old", ["eager"])
 
 
 def test_a_configuration_in_words_names_what_was_chosen() -> None:

@@ -202,8 +202,9 @@ def test_a_hub_job_loads_the_same_splits_columns_and_samples() -> None:
     assert 'parts = [read("train"), read("test")]' in text
     assert "part.shuffle(seed=7)" in text
     assert "train = parts[0].select(range(1000))\nevaluation = parts[1].select(range(500))\n" in text
+    assert '    "bert-base-uncased",\n    dtype=torch.float32,\n    ignore_mismatched_sizes=True,' in text
     assert (
-        '    "bert-base-uncased",\n    dtype=torch.float32,\n    num_labels=5,\n    pad_token_id=tokenizer.pad_token_id,\n)'
+        '    num_labels=5,\n    pad_token_id=tokenizer.pad_token_id,\n    problem_type="single_label_classification",\n)'
         in text
     )
 

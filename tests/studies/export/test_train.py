@@ -117,7 +117,8 @@ import dataclasses, json, pathlib
 from tradeoff.objectives.device.registry import start_device
 from tradeoff.objectives.trial.retraining import last_checkpoint, retrain
 from tradeoff.objectives.job.settings import TextClassificationJob
-from tradeoff.objectives.trainers.workloads import load_workload, prepare_workload
+from tradeoff.objectives.trainers.preparation import prepare_workload
+from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.searchspace import TrialParameters
 job = TextClassificationJob(**{TINY.model_dump()!r})
 folder = pathlib.Path({str(tmp_path)!r})
