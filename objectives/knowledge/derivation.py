@@ -52,7 +52,7 @@ def measured_errors(record: TrialRecord, parameters: TrialParameters, knowledge:
     """
     if (sample := Observation(record=record, parameters=parameters).train_time_sample) is None:
         return {}
-    relative = knowledge.times.error_factor * sample.relative_std
+    relative = knowledge.times.training_error([sample])
     return {
         spread_name(name): relative * abs(record.attributes[name])
         for name, goal in cost_goals().items()

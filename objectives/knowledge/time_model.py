@@ -43,13 +43,17 @@ class TimeModel:
         That of a prediction from neighbours ("model") does not include the error of the interpolation.
         """
         if (measured := self._trainings.get(parameters.structure)) is not None:
-            # What predictions are off by may be drift of the trainings as well as of the probes, which ran close together.
-            own = self._misfit / math.sqrt(2 * len(measured))
-            return math.hypot(self.error_factor * combine(measured).relative_std, own)
+            return self.training_error(measured)
         at = self._samples(parameters)
         groups = [at] if at else list(self._micro_step_samples.get(parameters.speed_class(), {}).values())
         sampled = max((combine(samples).relative_std for samples in groups), default=DRIFT)
         return math.hypot(self.error_factor * sampled, self._misfit)
+
+    def training_error(self, trainings: Sequence[TimeSample]) -> float:
+        """Return the standard deviation of what trainings of one configuration say together, as a share of their time."""
+        # What predictions are off by may be drift of the trainings as well as of the probes, which ran close together.
+        own = self._misfit / math.sqrt(2 * len(trainings))
+        return math.hypot(self.error_factor * combine(trainings).relative_std, own)
 
     def num_probes(self, parameters: TrialParameters) -> int:
         """Return how many probes have timed this speed class and micro-batch."""

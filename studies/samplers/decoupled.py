@@ -155,8 +155,6 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             learning_class = knowledge.class_of(plan.parameters)
             trained = (knowledge.class_of(o.parameters) for o in knowledge.observations if is_training(o))
             return learning_class not in knowledge.given_up and learning_class not in trained
-        if plan.num_probes:
-            return knowledge.times.num_probes(plan.parameters) == plan.num_probes
         return not knowledge.is_probed(plan.parameters)
 
     def _is_taken(self, plan: TrialPlan, snapshot: StudySnapshot) -> bool:

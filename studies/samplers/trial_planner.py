@@ -48,14 +48,12 @@ class TrialPlan:
         stages: The stages that its process runs: "probe", "train" or both.
         why: The reason, in a sentence for a person.
         seed: The seed, if a class is trained again; None for the job's own.
-        num_probes: The number of probes that had timed the configuration, if it is to be timed again; otherwise 0.
     """
 
     parameters: TrialParameters
     stages: tuple[str, ...]
     why: str
     seed: int | None = None
-    num_probes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, to store."""
@@ -243,8 +241,7 @@ class TrialPlanner:
         if parameters is None:
             return None
         why = "times it again: the front rests on differences within the error of its time"
-        num_probes = self.knowledge.times.num_probes(parameters)
-        return TrialPlan(parameters=parameters, stages=("probe",), why=why, num_probes=num_probes)
+        return TrialPlan(parameters=parameters, stages=("probe",), why=why)
 
     @cached_property
     def _completed(self) -> list[TrialRecord]:

@@ -120,16 +120,24 @@ class Timed(simulated.SimulatedRunner):
 
 @pytest.fixture(scope="module")
 def noisy():
-    """A search on a machine whose times vary by a tenth at once, and by a tenth within minutes."""
+    """A search on a machine whose times vary by a tenth at once, and by a tenth within minutes; and plans of another worker."""
     runner = Timed(slowness=simulated.drifting(seed=1, noise=0.1, drift=0.1))
     goal = simulated.objective(runner, space=SEARCHED)
-    study = simulated.new_study(simulated.decoupled(goal))
-    assert simulated.search(study, goal) is not None
-    return runner, simulated.learned(goal, study)[1]
+    study, other = simulated.new_study(simulated.decoupled(goal)), simulated.decoupled(goal)
+    stood = []
+    while study.sampler.finished(study) is None:
+        # The other worker plans the same as this one, which is quicker.
+        is_repeat = study.sampler.planner(goal.snapshot(study)).next_plan().why.startswith("times it again")
+        other.finished(study)
+        before = other.plan_stands(goal.snapshot(study))
+        simulated.tell(study, study.ask(), goal)
+        if is_repeat:
+            stood.append((before, other.plan_stands(goal.snapshot(study))))
+    return runner, simulated.learned(goal, study)[1], stood
 
 
 def test_on_a_noisy_machine_a_search_times_again_what_matters_and_ends(noisy):
-    runner, _ = noisy
+    runner, _, _ = noisy
     counts = Counter((p.speed_class(), p.per_device_train_batch_size) for p in runner.probed)
     again = len(runner.probed) - len(set(runner.probed))
     assert again > 0
@@ -137,8 +145,12 @@ def test_on_a_noisy_machine_a_search_times_again_what_matters_and_ends(noisy):
     assert again * simulated.PROBE_S <= 0.1 * runner.spent_s
 
 
+def test_of_two_workers_that_would_time_the_same_again_one_does(noisy):
+    assert set(noisy[2]) == {(True, False)}
+
+
 def test_no_order_is_claimed_within_the_error_and_real_differences_are_told_apart(noisy):
-    _, knowledge = noisy
+    _, knowledge, _ = noisy
     costs = [(simulated.train_time_s(p), cost) for p in SEARCHED.structures if (cost := knowledge.cost(p)) is not None]
     wrong = claimed = told = 0
     pairs = [(a, b) for a, b in combinations(costs, 2) if a[0] != b[0]]
@@ -155,7 +167,7 @@ def test_no_order_is_claimed_within_the_error_and_real_differences_are_told_apar
 
 
 def test_errors_are_as_large_as_times_are_off(noisy):
-    _, knowledge = noisy
+    _, knowledge, _ = noisy
     costs = [(simulated.train_time_s(p), cost) for p in SEARCHED.structures if (cost := knowledge.cost(p)) is not None]
     off = [
         math.log(cost.train_time_s / true) / (cost.error("train_time_s") / cost.train_time_s)
