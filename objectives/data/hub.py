@@ -19,7 +19,7 @@ _CONNECT_LIMIT_S = 5.0
 
 _LOCAL_OPTIONS = {
     "model": "a local directory, or `embedded`",
-    "dataset": "a local CSV, JSON Lines or Parquet file, or `embedded`",
+    "dataset": "a local CSV, TSV, JSON Lines or Parquet file, or `embedded`",
 }
 
 

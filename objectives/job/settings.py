@@ -67,8 +67,8 @@ class TextClassificationJob(TrainingSettings):
     """Fine-tuning an `AutoModelForSequenceClassification` on labelled texts.
 
     `model` is a name on the Hub, a local directory, or `embedded` for a small BERT with random weights. `dataset` is a name on
-    the Hub, a local CSV, JSON Lines or Parquet file, `embedded` for generated reviews, or `random-tokens` for a job that
-    measures only time and memory.
+    the Hub, a local CSV, TSV, JSON Lines, JSON or Parquet file, `embedded` for generated reviews, or `random-tokens` for a job
+    that measures only time and memory.
     """
 
     HOW_TO_EVALUATE: ClassVar[str] = "job.eval_samples above 0"
@@ -80,7 +80,11 @@ class TextClassificationJob(TrainingSettings):
     train_split: str = Field("train", description="split of the Hub data set to train on")
     eval_split: str = Field("test", description="split of the Hub data set to evaluate on")
     text_column: str = Field("text", description="column with the text")
-    label_column: str = Field("label", description="column with labels 0 to num_labels - 1, or stars 1 to num_labels")
+    text_pair_column: str | None = Field(None, description="column with a second text, which the model reads beside the first")
+    label_column: str = Field(
+        "label", description="column with labels 0 to num_labels - 1, stars 1 to num_labels, or words (in sorted order)"
+    )
+    encoding: str = Field("utf-8", description="encoding of a local text file, as Python names it, such as cp1252 or utf-16")
     num_labels: int = Field(5, ge=2, description="number of classes")
     train_samples: int | None = Field(1000, ge=1, description="training samples; null for all")
     eval_samples: int | None = Field(1000, ge=0, description="evaluation samples; null for all, 0 for no evaluation")
@@ -91,13 +95,35 @@ class TextClassificationJob(TrainingSettings):
     )
     trust_remote_code: bool = Field(False, description="run code that comes with the model or data set from the Hub")
 
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        try:
+            "".encode(encoding)  # of text: hex and others are codecs too
+        except (LookupError, ValueError):
+            raise ValueError(
+                f"encoding must be one that Python knows, such as utf-8, cp1252 or utf-16, got {encoding!r}"
+            ) from None
+        return encoding
+
     @model_validator(mode="after")
     def _check(self) -> "TextClassificationJob":
         if self.eval_dataset is not None and not self.is_local_file:
             raise ValueError(f"eval_dataset goes with a local data file, and dataset is {self.dataset!r}")
         if self.dataset == RANDOM_TOKENS and self.eval_samples:
             raise ValueError("random tokens can't be classified: set eval_samples to 0")
+        if self.text_pair_column is not None and self.dataset in (EMBEDDED, RANDOM_TOKENS):
+            raise ValueError(f"text_pair_column goes with data of your own, and dataset is {self.dataset!r}; leave it out")
+        if len(set(self.columns().values())) < len(self.columns()):
+            raise ValueError(
+                f"{' and '.join(self.columns())} must name different columns, got {', '.join(self.columns().values())}"
+            )
         return self
+
+    def columns(self) -> dict[str, str]:
+        """The columns that are read, by the keys that name them."""
+        pair = {} if self.text_pair_column is None else {"text_pair_column": self.text_pair_column}
+        return {"text_column": self.text_column, **pair, "label_column": self.label_column}
 
     @property
     def is_local_file(self) -> bool:
@@ -119,8 +145,8 @@ class TextClassificationJob(TrainingSettings):
         return self.model_dump(
             include={
                 "model", "dataset", "dataset_config", "eval_dataset", "train_split", "eval_split", "text_column",
-                "label_column", "num_labels", "train_samples", "eval_samples", "data_seed", "max_length", "padding",
-                "trust_remote_code",
+                "text_pair_column", "label_column", "encoding", "num_labels", "train_samples", "eval_samples", "data_seed",
+                "max_length", "padding", "trust_remote_code",
             }
         )  # fmt: skip
 
@@ -137,7 +163,7 @@ class CustomJob(TrainingSettings):
     python_path: str | None = Field(None, description="directory of the module; default: that of the study file")
     kwargs: dict[str, JsonValue] = Field({}, description="keyword arguments for the function")
     metric: str | None = Field("eval_loss", description="key of the Trainer's evaluation; null for no evaluation")
-    direction: Direction | None = Field(None, description="how the metric is optimized; losses and accuracy need none")
+    direction: Direction | None = Field(None, description="how the metric is optimized; losses, accuracy and f1 need none")
     baseline: float | None = Field(None, description="value that a useful training beats, such as that of a constant answer")
 
     @field_validator("build")
@@ -164,11 +190,11 @@ class CustomJob(TrainingSettings):
         return None
 
     def goals(self) -> dict[str, Goal]:
-        """Accuracy and loss, and the job's own metric."""
+        """Accuracy and loss, and the job's own metric; only the job knows over what F1 is a mean."""
         if self.metric is None:
             return {}
         own = metric_goal(self.metric, self.direction)
-        return super().goals() | {own.name: own}
+        return {name: goal for name, goal in super().goals().items() if name != "f1"} | {own.name: own}
 
     def baselines(self) -> dict[str, float]:
         """The baseline of the metric, if the user gave one."""

@@ -6,7 +6,7 @@ configuration by probes and models of probes. To add one, declare it in `GOALS`.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -110,11 +110,11 @@ class LearnedGoal(Goal):
     """A metric of an evaluation, found there under its name (see `learned_value`).
 
     Attributes:
-        baseline: Returns the value of a constant answer, from the accuracy of the majority class and the number of classes;
-            None for a metric whose constant answer is not known.
+        baseline: Returns the value of a constant answer, from the share that each class has in the evaluation samples; None
+            for a metric whose constant answer is not known.
     """
 
-    baseline: Callable[[float, int], float] | None = None
+    baseline: Callable[[Sequence[float]], float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,6 +180,12 @@ def _speed(estimates: Estimates) -> Known | None:
     return (estimates.num_samples / time_s, source) if time_s > 0 else None
 
 
+def _f1_of_the_majority(shares: Sequence[float]) -> float:
+    # Always the most frequent class: its precision is its share, its recall 1; the F1 of the other classes that occur is 0.
+    precision, num_classes = max(shares), sum(share > 0 for share in shares)
+    return 2 * precision / (precision + 1) / num_classes
+
+
 GOALS = Goals(
     LearnedGoal(
         name="accuracy",
@@ -188,7 +194,16 @@ GOALS = Goals(
         short="accuracy",
         digits=3,
         best=1.0,
-        baseline=lambda majority_share, num_labels: majority_share,
+        baseline=max,
+    ),
+    LearnedGoal(
+        name="f1",
+        direction="maximize",
+        label="F1",
+        short="F1",
+        digits=3,
+        best=1.0,
+        baseline=_f1_of_the_majority,
     ),
     LearnedGoal(
         name="eval_loss",
@@ -196,7 +211,7 @@ GOALS = Goals(
         label="evaluation loss",
         short="eval loss",
         digits=4,
-        baseline=lambda majority_share, num_labels: math.log(num_labels),  # the same probability for every class
+        baseline=lambda shares: math.log(len(shares)),  # the same probability for every class
     ),
     CostGoal(
         name="train_time_s",
@@ -254,12 +269,14 @@ GOALS = Goals(
     ),
 )
 BUILT_IN = tuple(GOALS)
+# The learned goals that have the name of a key without the Trainer's prefix.
+_BARE = ("accuracy", "f1")
 
 
 def metric_name(key: str) -> str:
-    """Return the goal's name for a key of an evaluation: `eval_loss` for `loss`, but `accuracy` without a prefix."""
+    """Return the goal's name for a key of an evaluation: `eval_loss` for `loss`, but `accuracy` and `f1` without a prefix."""
     base = key.removeprefix("eval_")
-    return base if base == "accuracy" else f"eval_{base}"
+    return base if base in _BARE else f"eval_{base}"
 
 
 def metric_goal(key: str, direction: Direction | None) -> Goal:
@@ -267,7 +284,7 @@ def metric_goal(key: str, direction: Direction | None) -> Goal:
 
     Args:
         key: The key, with or without the Trainer's `eval_`.
-        direction: Its direction; None for accuracy and losses, whose direction is known.
+        direction: Its direction; None for accuracy, F1 and losses, whose direction is known.
 
     Raises:
         ValueError: The direction is missing, or contradicts the known one.

@@ -11,6 +11,8 @@ import datasets
 import evaluate
 import numpy as np
 
+from tradeoff.objectives.data.labels import macro_f1
+
 
 class Accuracy(evaluate.Metric):  # type: ignore[misc]
     """The share of predictions that equal their reference, 0 to 1.
@@ -38,7 +40,7 @@ class Accuracy(evaluate.Metric):  # type: ignore[misc]
 
 
 def compute_metrics(prediction: Any) -> dict[str, float]:
-    """Compute the accuracy of a `transformers.EvalPrediction`, for the Trainer.
+    """Compute accuracy and macro F1 of a `transformers.EvalPrediction`, for the Trainer.
 
     Args:
         prediction: Logits (the first array, if the model returns several) and labels.
@@ -46,5 +48,6 @@ def compute_metrics(prediction: Any) -> dict[str, float]:
     logits = prediction.predictions
     if isinstance(logits, tuple):
         logits = logits[0]
-    result: dict[str, float] = Accuracy().compute(predictions=np.argmax(logits, axis=-1), references=prediction.label_ids)
-    return result
+    predicted = np.argmax(logits, axis=-1)
+    accuracy: dict[str, float] = Accuracy().compute(predictions=predicted, references=prediction.label_ids)
+    return accuracy | {"f1": macro_f1(predicted, prediction.label_ids)}

@@ -6,6 +6,7 @@ another name and renamed.
 """
 
 import hashlib
+import itertools
 import json
 import tempfile
 from collections import Counter
@@ -47,10 +48,10 @@ class PreparedData:
         num_eval: Evaluation samples; 0 if the job does not evaluate.
         longest: Tokens of the longest sample, without padding.
         label_counts: Training samples with label 0, 1, ...
-        majority_share: The accuracy of the majority class: of always answering the label that is most frequent among the
-            evaluation samples. None if the job does not evaluate.
+        eval_label_counts: Evaluation samples with label 0, 1, ...; all 0 if the job does not evaluate.
         is_padded: True if all samples are as long as the job's `max_length`.
         contents: Fingerprints of the data, `train` and `eval`; none of generated data.
+        label_names: The classes in the order of their numbers, if the data has words for labels.
     """
 
     folder: Path
@@ -60,9 +61,10 @@ class PreparedData:
     num_eval: int
     longest: int
     label_counts: list[int]
-    majority_share: float | None
+    eval_label_counts: list[int]
     is_padded: bool
     contents: dict[str, str]
+    label_names: list[str] | None
 
     @cached_property
     def train(self) -> Any:
@@ -91,9 +93,9 @@ class PreparedData:
             "folder": str(self.folder),
             "model_module": self.model_module,
             "baselines": {
-                name: goal.baseline(self.majority_share or 0.0, self.num_labels)
+                name: goal.baseline([count / self.num_eval for count in self.eval_label_counts])
                 for name, goal in learned_goals().items()
-                if goal.baseline is not None
+                if goal.baseline is not None and self.num_eval
             },
         }
 
@@ -162,11 +164,15 @@ def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path, f
     model_folder.mkdir(parents=True)
     if job.dataset == RANDOM_TOKENS:
         source, _ = resolve_model(job, (), model_folder)
-        parts = {"train": _random_tokens(job, source.vocab_size)}
+        parts, label_names = {"train": _random_tokens(job, source.vocab_size)}, None
     else:
         texts = labelled_texts(job)
         contents = contents | texts.contents
-        source, tokenizer = resolve_model(job, texts.train["text"], model_folder)
+        label_names = None if texts.label_names is None else list(texts.label_names)
+        words = itertools.chain.from_iterable(
+            texts.train[name] for name in ("text", "pair") if name in texts.train.column_names
+        )
+        source, tokenizer = resolve_model(job, words, model_folder)
         parts = {"train": _tokenise(texts.train, tokenizer, job)}
         _check_words(parts["train"]["input_ids"], tokenizer, job)
         if texts.eval is not None:
@@ -186,9 +192,10 @@ def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path, f
         num_eval=num_eval,
         longest=max(max(samples["length"]) for samples in parts.values()),
         label_counts=[counts[label] for label in range(job.num_labels)],
-        majority_share=max(eval_counts.values()) / num_eval if num_eval else None,
+        eval_label_counts=[eval_counts[label] for label in range(job.num_labels)],
         is_padded=job.padding == "max_length",
         contents=contents | ({} if job.model == EMBEDDED else {"model": source.content}),
+        label_names=label_names,
     )
     (folder / _FACTS).write_text(json.dumps(prepared.facts(), indent=2) + "\n", encoding="utf-8")
 
@@ -196,7 +203,7 @@ def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path, f
 def _tokenise(samples: Any, tokenizer: Any, job: TextClassificationJob) -> Any:
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
         padding = "max_length" if job.padding == "max_length" else False
-        columns = dict(tokenizer(batch["text"], truncation=True, max_length=job.max_length, padding=padding))
+        columns = dict(tokenizer(batch["text"], batch.get("pair"), truncation=True, max_length=job.max_length, padding=padding))
         return columns | {"length": [sum(mask) for mask in columns["attention_mask"]], "labels": batch["label"]}
 
     # In memory and without datasets' own cache: the result is stored under our key.

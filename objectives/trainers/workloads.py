@@ -58,8 +58,12 @@ class TextClassification(Workload):
         self._data = data.load(folder)
 
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
+        model = build_model(self._job, self._data.model, attention=parameters.get("attn_implementation"))
+        if (names := self._data.label_names) is not None:
+            model.config.id2label = dict(enumerate(names))
+            model.config.label2id = {name: number for number, name in enumerate(names)}
         return Trainer(
-            model=build_model(self._job, self._data.model, attention=parameters.get("attn_implementation")),
+            model=model,
             args=arguments,
             train_dataset=self._data.train,
             eval_dataset=self._data.eval,

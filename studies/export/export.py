@@ -144,11 +144,11 @@ def _origin(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _expected(results: StudyResults, choice: Choice) -> str | None:
-    """Return the chosen trial's first learned value with its source: "0.612 ± 0.01, mean of trials 3 and 7"."""
+    """Return the chosen trial's first learned value with name and source: "accuracy 0.612 ± 0.01, mean of trials 3 and 7"."""
     for name in learned_names(results.objectives):
         if (value := choice.record.values.get(name)) is not None:
             spread = "".join(f" ± {std:.2g}" for std in _spread(choice.record, name).values())
-            return f"{value:g}{spread}, {choice.record.sources.get(name, 'unknown')}"
+            return f"{name} {value:g}{spread}, {choice.record.sources.get(name, 'unknown')}"
     return None
 
 

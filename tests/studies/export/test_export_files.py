@@ -24,7 +24,7 @@ from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.study import SpaceConfig, StudyConfig
 from tradeoff.studies.export.export import export
 from tradeoff.studies.export.memory_advice import memory_to_leave_free_mib
-from tradeoff.studies.export.train_script import embedded_module, train_script
+from tradeoff.studies.export.train_script import modules, train_script
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Selection, choose
 from tradeoff.studies.workers.run import run_study
@@ -161,7 +161,7 @@ def test_the_readme_says_which_values_the_trial_did_not_measure(tmp_path: Path) 
     assert "**0.800~** | **20.00~** | **2,000** |" in text
     assert "The accuracy was not measured by this trial itself: trained in trial 3." in text
     assert "~ measured by another trial" in text
-    assert "the study has 0.8, trained in trial 3." in (folder / "train.py").read_text()
+    assert "the study has accuracy 0.8, trained in trial 3." in (folder / "train.py").read_text()
 
 
 def test_a_readme_of_values_that_were_all_measured_marks_none(tmp_path: Path) -> None:
@@ -215,7 +215,10 @@ CHANGES: tuple[dict[str, object], ...] = ({}, {"eval_samples": 0}, {"train_sampl
 
 @pytest.mark.parametrize(
     ("dataset", "changes"),
-    [*((dataset, changes) for dataset in DATASETS for changes in CHANGES), ("reviews.csv", {"eval_dataset": "more.csv"})],
+    [
+        *((dataset, changes) for dataset in DATASETS for changes in CHANGES),
+        ("reviews.tsv.gz", {"eval_dataset": "more.csv", "text_pair_column": "reply", "model": EMBEDDED}),
+    ],
 )
 def test_every_script_is_formatted_python_without_an_unused_name(dataset: str, changes: dict[str, object]) -> None:
     job = TextClassificationJob(**{"dataset": dataset, "padding": "longest", "deterministic": False, **changes})
@@ -235,7 +238,7 @@ def hub_job(text: str) -> AnyJob:
 
 
 def file_job(text: str) -> AnyJob:
-    return TextClassificationJob(dataset=f"{text}.csv", eval_dataset=f"{text}.csv", text_column=text, label_column=text)
+    return TextClassificationJob(dataset=f"{text}.csv", eval_dataset=f"{text}.csv", text_column=text, label_column=f"{text}2")
 
 
 def custom_job(text: str) -> AnyJob:
@@ -258,28 +261,39 @@ def test_a_script_reads_local_files_as_the_study_does(tmp_path: Path) -> None:
     """The scripts are run as far as their data; what they would train on is compared with what a trial trains on."""
     from tradeoff.objectives.trainers.prepared_data import prepare
 
-    rows = [{"review": f"word{number} None {number}", "stars": number % 5 + 1} for number in range(40)]
+    words = ("awful", "fine", "great", "poor", "so-so")
+    rows = [{"review": f"word{number}, None {number}", "reply": "yes", "stars": number % 5 + 1} for number in range(40)]
     rows[3]["review"] = "None"
     table = datasets.Dataset.from_list(rows)
     chosen = tmp_path / "chosen"
     chosen.mkdir()
-    (chosen / "embedded_model.py").write_text(embedded_module())
-    jobs, heads = [], []
-    for suffix, write in ((".csv", table.to_csv), (".jsonl", table.to_json), (".parquet", table.to_parquet)):
-        path = tmp_path / f"reviews{suffix}"
-        write(str(path))
-        columns = {"text_column": "review", "label_column": "stars", "train_samples": 24, "eval_samples": 12}
-        jobs.append(TINY.model_copy(update={"dataset": str(path), **columns}))
-        text = train_script(jobs[-1], ANY, title="", expected=None)
-        heads.append(
-            text.split("def compute_metrics")[0] + 'print("samples", json.dumps([train.to_dict(), evaluation.to_dict()]))\n'
-        )
+    table.to_csv(str(tmp_path / "reviews.csv"))
+    table.to_json(str(tmp_path / "reviews.jsonl"))
+    table.to_parquet(str(tmp_path / "reviews.parquet"))
+    frame = table.to_pandas()
+    frame.to_csv(tmp_path / "reviews.tsv.gz", sep="\t", index=False, encoding="utf-16")
+    frame.assign(stars=[words[star - 1] for star in frame["stars"]]).to_csv(tmp_path / "words.csv", index=False)
+    frame[:20].assign(stars=[words[star - 1] for star in frame["stars"][:20]]).to_json(tmp_path / "some.json", orient="records")
+    columns = {"text_column": "review", "label_column": "stars", "train_samples": 24, "eval_samples": 12}
+    of_job = {
+        "reviews.csv": {},
+        "reviews.jsonl": {"text_pair_column": "reply"},
+        "reviews.parquet": {},
+        "reviews.tsv.gz": {"encoding": "utf-16"},
+        "words.csv": {"eval_dataset": str(tmp_path / "some.json")},
+    }
+    jobs = [TINY.model_copy(update={"dataset": str(tmp_path / name), **columns, **of_job[name]}) for name in of_job]
+    for name, text in modules(jobs[0]).items():
+        (chosen / name).write_text(text)
+    shown = 'print("samples", json.dumps([train.to_dict(), evaluation.to_dict(), names]))\n'
+    heads = [train_script(job, ANY, title="", expected=None).split("def compute_metrics")[0] + shown for job in jobs]
     # One process for all of them: importing the libraries takes most of the time.
     (chosen / "train.py").write_text(f"for head in {heads!r}:\n    exec(head, {{'__file__': __file__}})\n")
     found = [json.loads(line.removeprefix("samples ")) for line in run_script(chosen / "train.py").splitlines()]
-    assert len(found) == 3
-    for job, parts in zip(jobs, found, strict=True):
+    assert len(found) == len(jobs)
+    for job, (*parts, names) in zip(jobs, found, strict=True):
         prepared = prepare(job, tmp_path / "cache")
+        assert names == prepared.label_names == (list(words) if "words" in job.dataset else None)
         for part, expected in zip(parts, (prepared.train, prepared.eval), strict=True):
             assert part["labels"] == expected["labels"][:]
             assert part["input_ids"] == expected["input_ids"][:]
@@ -288,7 +302,7 @@ def test_a_script_reads_local_files_as_the_study_does(tmp_path: Path) -> None:
 def test_the_embedded_model_stands_alone_and_its_script_imports_nothing_of_ours(tmp_path: Path) -> None:
     folder = exported(tmp_path, made_up(MIXED), 3)
     assert TINY.model == EMBEDDED
-    for name in ("train.py", "embedded_model.py"):
+    for name in ("train.py", "embedded_model.py", "text_labels.py"):
         text = (folder / name).read_text()
         assert not re.search(r"^\s*(from|import) (tradeoff|objectives|studies|searchspace)\b", text, re.MULTILINE)
 
