@@ -7,9 +7,11 @@ waits for a network, and all trials of a study start from the same weights.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -19,6 +21,7 @@ from transformers import (
 
 from tradeoff.objectives.data.contents import folder_fingerprint
 from tradeoff.objectives.data.hub import hub_access
+from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.trainers.embedded import embedded_model_config, embedded_tokenizer
 from tradeoff.objectives.trainers.model_files import WEIGHTS, JobFault, first_line, load_tokenizer
@@ -182,9 +185,17 @@ def build_model(job: TextClassificationJob, source: ModelSource, *, attention: s
         options |= {"revision": source.revision, "local_files_only": True}
     # Mixed precision keeps full-precision weights, whatever the checkpoint was saved in.
     if source.has_weights:
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(
-            source.name_or_folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
-        )
+        try:
+            model, loaded = AutoModelForSequenceClassification.from_pretrained(
+                source.name_or_folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
+            )
+        except (OSError, SafetensorError, UnpicklingError, EOFError) as error:
+            if out_of_memory_details(error) is not None:
+                raise
+            raise JobFault(
+                f"the weights of model {job.model!r} must be complete files, and can't be read ({first_line(error)});"
+                " save or download them again"
+            ) from error
         _check_weights(job, model, loaded)
     else:
         config = AutoConfig.from_pretrained(source.name_or_folder, **options)

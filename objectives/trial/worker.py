@@ -62,10 +62,14 @@ def _prepare(request: dict[str, Any], reporter: Reporter) -> Answer | Refusal:
     reporter.enter("data")
     try:
         answer = prepare_workload(parse_job(request["job"]), Path(request["cache_folder"]), request.get("searched"))
-    except (ValueError, OSError) as error:
-        # A file or a directory that can't be read or written is for the user to fix as well.
+    except ValueError as error:
         traceback.print_exc()
         return Refusal(error=str(error))
+    except OSError as error:
+        traceback.print_exc()
+        where, why = error.filename or request["cache_folder"], error.strerror or str(error)
+        remedy = "mend that, or set TRADEOFF_CACHE to another directory for prepared data"
+        return Refusal(error=f"{where} must be readable, and {request['cache_folder']} writable, and failed ({why}); {remedy}")
     return Answer(answer=answer)
 
 

@@ -66,7 +66,8 @@ def train_export(
     _claim(output, {"job": job.model_dump(mode="json"), "parameters": parameters.as_dict()})
     # Read by the libraries when they are imported, which happens below and not before. What transformers reports of weights and
     # files is for whoever asks for it.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):
+        os.environ.setdefault(name, value)
     os.environ.update(server_environment(dict(os.environ)))
     say("importing torch and transformers")
     from tradeoff.objectives.device.out_of_memory import out_of_memory_details

@@ -133,6 +133,15 @@ def test_weights_of_another_size_or_of_another_model_are_refused(prepare: Any, t
         prepare_workload(job, tmp_path / "cache", SEARCHED)
 
 
+def test_weights_that_are_cut_off_are_one_sentence(prepare: Any, tmp_path: Path) -> None:
+    facts = prepare(BertForSequenceClassification(BertConfig(**SMALL)), searched=None)
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"cut off")
+    job = TextClassificationJob(model=str(tmp_path / "model"), train_samples=16, eval_samples=8, max_length=16)
+    with pytest.raises(ValueError, match=r"must be complete files, and can't be read \(.*\); save or download them again"):
+        prepare_workload(job, tmp_path / "cache", SEARCHED)
+    assert facts["contents"]["model"] != folder_fingerprint(tmp_path / "model")
+
+
 def test_a_models_content_is_that_of_its_files_and_not_their_dates(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"one")
     before = folder_fingerprint(tmp_path)
