@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tradeoff.objectives.data.contents import local_contents
 from tradeoff.objectives.device.extras import first_missing
 from tradeoff.objectives.isolation.warm_server import server_environment
 from tradeoff.objectives.job.arguments import job_of_data
-from tradeoff.objectives.job.settings import parse_job
+from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.records import measurement_attributes
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.environment import library_versions, tradeoff_version
@@ -63,7 +64,8 @@ def train_export(
         )
     parameters = TrialParameters(**exported["parameters"])
     job = full_job(parse_job(exported["job"]), train_samples)
-    _claim(output, {"job": job.model_dump(mode="json"), "parameters": parameters.as_dict()})
+    contents = local_contents(job) if isinstance(job, TextClassificationJob) else {}
+    _claim(output, {"job": job.model_dump(mode="json"), "parameters": parameters.as_dict(), "contents": contents})
     # Read by the libraries when they are imported, which happens below and not before. What transformers reports of weights and
     # files is for whoever asks for it.
     for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):
@@ -142,8 +144,13 @@ def _claim(output: Path, request: Mapping[str, Any]) -> None:
         if (output / RESULTS).exists():
             raise TradeoffError(f"--output {output} holds a finished training ({RESULTS}); name another directory")
         if marker.exists():
-            if json.loads(marker.read_text(encoding="utf-8")) != request:
+            before = json.loads(marker.read_text(encoding="utf-8"))
+            # Data may be mended as long as nothing was trained on it.
+            if not (output / "checkpoints").exists():
+                before["contents"] = request["contents"]
+            if before != request:
                 raise TradeoffError(f"--output {output} holds another training that is not finished; name another directory")
+            _write_json(marker, request)
             return
         if output.exists() and (not output.is_dir() or {*output.iterdir()} - {_unfinished(marker)}):
             raise TradeoffError(f"--output must be a new or empty directory, and {output} is neither; name another one")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 DEFAULT_STORAGE = "sqlite:///tradeoff.db"
 # The drivers that our extras install, by database.
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
+# Those of Python's sqlite3 that leave the file as it is.
+_SQLITE_OPTIONS = ("timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements")
 _SECRET_QUERY_KEY = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
 
 
@@ -30,7 +32,9 @@ def storage_url(text: str) -> str:
             f"a storage must be a URL or the path of a SQLite file, got {text!r}; the default is {DEFAULT_STORAGE}"
         )
     if "://" not in text:
-        return f"sqlite:///{text}"
+        if "?" in text:
+            raise TradeoffError(f"the path of a SQLite file can't hold a '?', which begins options, got {text}; rename it")
+        text = f"sqlite:///{text}"
     if text.startswith("grpc:"):
         return _proxy_url(text)
     if text.startswith("postgres://"):
@@ -44,7 +48,25 @@ def storage_url(text: str) -> str:
         )
     if backend == "sqlite" and url.database in (None, "", ":memory:"):
         raise TradeoffError(f"a SQLite storage must be a file, got {text}; write sqlite:///FILE.db")
+    if backend == "sqlite":
+        _check_names_one_file(text, url)
     return text
+
+
+def _check_names_one_file(text: str, url: "URL") -> None:
+    """Refuse a URL that SQLAlchemy takes for another file than it says."""
+    path, _, query = text.partition(":///")[2].partition("?")
+    options = [option.partition("=") for option in query.split("&")] if "?" in text else []
+    for name, equals, _ in options:
+        if not equals or name not in _SQLITE_OPTIONS:
+            raise TradeoffError(
+                f"the options of a SQLite storage, after a '?', may be {', '.join(_SQLITE_OPTIONS)}, each with =VALUE, got"
+                f" {masked(text)}; a file whose name holds a '?' must be renamed"
+            )
+    if url.database != path:
+        raise TradeoffError(
+            f"the name of a SQLite file must stand for itself, and {path!r} is read as {url.database!r}; rename it without '%'"
+        )
 
 
 def _proxy_url(text: str) -> str:

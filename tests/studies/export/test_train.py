@@ -236,6 +236,25 @@ def test_an_output_folder_that_holds_something_else_is_refused(tmp_path: Path) -
         train_export(folder, tmp_path / "missing" / "model")
 
 
+def test_a_training_is_not_resumed_on_data_that_has_changed_but_data_that_could_not_be_read_may_be_mended(
+    tmp_path: Path,
+) -> None:
+    data, output = tmp_path / "reviews.csv", tmp_path / "model"
+    data.write_text("text,label\ngood,\n")
+    job = TINY.model_copy(update={"dataset": str(data)})
+    folder = exported(tmp_path / "chosen", job, 8)
+    for text in ("text,label\ngood,\n", "text,label\nfine,\n"):
+        data.write_text(text)
+        with pytest.raises(TradeoffError, match="a label must be an integer or a word, got nothing in row 1"):
+            train_export(folder, output, cache=tmp_path / "cache")
+    (output / "checkpoints").mkdir()
+    with pytest.raises(TradeoffError, match="got nothing in row 1"):
+        train_export(folder, output, cache=tmp_path / "cache")
+    data.write_text("text,label\nbad,\n")
+    with pytest.raises(TradeoffError, match="holds another training that is not finished"):
+        train_export(folder, output, cache=tmp_path / "cache")
+
+
 def test_a_folder_that_is_no_export_is_refused_with_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(TradeoffError, match="must be a directory that `tradeoff export` wrote"):
         train_export(tmp_path, tmp_path / "model")

@@ -69,6 +69,14 @@ def test_the_short_name_of_postgresql_is_understood() -> None:
         ("grpc://ada:secret@host:13000", r"nothing more, got grpc://ada:\*\*\*@host:13000"),
         ("sqlite://", "must be a file, got sqlite://"),
         ("sqlite:///:memory:", "must be a file"),
+        ("a?b.db", r"the path of a SQLite file can't hold a '\?', .*, got a\?b\.db; rename it"),
+        ("a.db?timeout=5", r"the path of a SQLite file can't hold a '\?'"),
+        ("sqlite:///a?b.db", r"options of a SQLite storage, .* timeout, .*, got sqlite:///a\?b\.db; .* must be renamed"),
+        ("sqlite:///a?b=c.db", r"options of a SQLite storage"),
+        ("sqlite:///a?timeout=5&mode", r"options of a SQLite storage"),
+        ("sqlite:///a?", r"options of a SQLite storage"),
+        ("a%20b.db", r"must stand for itself, and 'a%20b\.db' is read as 'a b\.db'; rename it"),
+        ("sqlite:///%C3%A4.db", r"must stand for itself"),
         ("postgresql://ada:secret@host:port/s", r"must be a database URL such as .* got postgresql://ada:\*\*\*@host:port/s"),
     ],
 )
@@ -82,6 +90,14 @@ def test_a_sqlite_file_is_made_in_write_ahead_mode_and_kept(tmp_path: Path) -> N
     with sqlite3.connect(tmp_path / "a.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert len(load_study("stars", open_storage(str(tmp_path / "a.db"), create=False)).trials) == len(TRIALS)
+
+
+@pytest.mark.parametrize("name", ["a#b.db", "100%.db", "a b&c=d.db", "ä日本.db", "a@b:c;d.db", "a+b{x}.db", "'a'.db"])
+@pytest.mark.parametrize("prefix", ["", "sqlite:///"])
+def test_the_file_that_a_storage_names_is_the_one_that_is_made(prefix: str, name: str, tmp_path: Path) -> None:
+    open_storage(f"{prefix}{tmp_path}/{name}")
+    assert {path.name for path in tmp_path.iterdir()} - {f"{name}-wal", f"{name}-shm"} == {name}
+    assert storage_url("sqlite:///a.db?timeout=5") == "sqlite:///a.db?timeout=5"
 
 
 def test_a_command_that_reads_makes_no_file(tmp_path: Path) -> None:

@@ -28,13 +28,17 @@ from running import (
 from tradeoff.objectives.measurements.records import DERIVED_FROM, read_attributes
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import StudyFailed, TradeoffError
+from tradeoff.studies.execution import confirm as confirmation
+from tradeoff.studies.execution.confirm import confirm_stored
+from tradeoff.studies.storage.opening import load_study, open_storage
 from tradeoff.studies.workers import run as runner
 from tradeoff.studies.workers.run import run_study
 
 
 @pytest.fixture(autouse=True)
 def _one_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "TrialServer", SharedTrialServer)
+    for module in (runner, confirmation):
+        monkeypatch.setattr(module, "TrialServer", SharedTrialServer)
 
 
 @pytest.fixture
@@ -219,6 +223,25 @@ def test_a_study_of_another_job_is_left_as_it_is(storage: str) -> None:
     run(tiny_study(trials=1), storage)
     with pytest.raises(TradeoffError, match=r"job\.epochs: 1\.0 -> 2\.0"):
         run(tiny_study(job=tiny_job(epochs=2).model_dump()), storage)
+    assert len(optuna.load_study(study_name="tiny", storage=storage).trials) == 1
+
+
+def test_words_and_f1_go_through_a_study_and_other_labels_under_the_same_name_do_not(storage: str, tmp_path: Path) -> None:
+    rows = [
+        f'"the food was {("awful", "fine", "great")[row % 3]}, really",{("bad", "fair", "good")[row % 3]}' for row in range(120)
+    ]
+    data = tmp_path / "reviews.csv"
+    data.write_text("\ufefftext,label\n" + "\n".join(rows))
+    job = tiny_job(dataset=str(data), num_labels=3).model_dump()
+    config = tiny_study(job=job, objectives=("f1", "train_time_s"), trials=1)
+    study, _ = run(config, storage)
+    assert 0 <= study.trials[0].values[0] <= 1
+    assert study.user_attrs["baselines"]["f1"] < study.user_attrs["baselines"]["accuracy"]
+    data.write_text(data.read_text(encoding="utf-8").replace("good", "fair", 1), encoding="utf-8")
+    with pytest.raises(TradeoffError, match=r"the content of .*reviews\.csv \(train\) must be that which the study 'tiny'"):
+        run(config.model_copy(update={"trials": 2}), storage)
+    with pytest.raises(TradeoffError, match=r"the content of .*reviews\.csv"):
+        confirm_stored(load_study("tiny", open_storage(storage)), [0], cache=cache_folder())
     assert len(optuna.load_study(study_name="tiny", storage=storage).trials) == 1
 
 
