@@ -235,7 +235,7 @@ class SimulatedServer:
     def start_task(self, request: Mapping[str, Any]) -> "SimulatedEstimate":
         return SimulatedEstimate(request, self.estimate_answer)
 
-    def prepare(self, *_: Any) -> dict[str, Any]:
+    def prepare(self, *_: Any, **__: Any) -> dict[str, Any]:
         return {"folder": "", "num_train": NUM_TRAIN, "num_eval": 500, "baselines": {"accuracy": 0.2}, "contents": {}}
 
     def run_trial(self, request: Mapping[str, Any], *, log_path: Any = None, **arguments: Any) -> Any:
