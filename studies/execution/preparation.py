@@ -171,13 +171,13 @@ def prepare(
                 display.message(what)
         folder = cache or cache_folder()
         start_estimation = partial(
-            start_memory_estimation, config, server, space, device, cache=folder, display=display, interrupts=interrupts
+            start_memory_estimation, config, server, device=device, cache=folder, display=display, interrupts=interrupts
         )
         texts = config.job if isinstance(config.job, TextClassificationJob) else None  # no other job's memory is estimated
         # Padded to one length, a batch is as long as it can be; else the data tells.
         is_known = texts is None or (texts.padding == "max_length" and "padding" not in space.domains)
         longest = 0 if texts is None else texts.max_length
-        estimation = start_estimation(sequence_length=longest) if estimates_memory and is_known else None
+        estimation = start_estimation(space, sequence_length=longest) if estimates_memory and is_known else None
         display.message("preparing the data")
         try:
             searched = {name: domain.examples() for name, domain in space.domains.items()}
@@ -191,8 +191,11 @@ def prepare(
         for what in (data["notice"], left_out, check_warmup(space, config.job, data["num_train"], config.devices_per_trial)):
             if what is not None:
                 display.message(what)
-        if texts is not None and estimates_memory and not is_known:
-            estimation = start_estimation(sequence_length=min(texts.max_length, data["longest"]))
+        if texts is not None and estimates_memory and (left_out is not None or not is_known):
+            if estimation is not None:
+                estimation.cancel()  # it would fail at what the model can't do
+            longest = longest if is_known else min(texts.max_length, data["longest"])
+            estimation = start_estimation(space, sequence_length=longest)
     runner = InterruptibleRunner(server=server, interrupts=interrupts)
     return Preparation(config=config, device=device, space=space, data=data, runner=runner, estimation=estimation)
 

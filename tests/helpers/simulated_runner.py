@@ -236,7 +236,8 @@ class SimulatedServer:
         return SimulatedEstimate(request, self.estimate_answer)
 
     def prepare(self, *_: Any, **__: Any) -> dict[str, Any]:
-        return {"folder": "", "num_train": NUM_TRAIN, "num_eval": 500, "baselines": {"accuracy": 0.2}, "contents": {}}
+        facts: dict[str, Any] = {"folder": "", "num_train": NUM_TRAIN, "num_eval": 500, "contents": {}}
+        return facts | {"baselines": {"accuracy": 0.2}, "lacks": [], "notice": None}
 
     def run_trial(self, request: Mapping[str, Any], *, log_path: Any = None, **arguments: Any) -> Any:
         return self.runner.run_trial(request, **arguments)
