@@ -340,9 +340,7 @@ def replay_arm(
     own = [0.0]
 
     def ended(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        if isinstance(study.sampler, DecoupledSampler):
-            study.sampler.publish(study, ended=trial.number)
-        records = [read_record(t, OBJECTIVES) for t in study.get_trials(deepcopy=False)]
+        records = objective.snapshot(study).settled
         front = [key(dict(record.params)) for record in pareto_front(records, OBJECTIVES)]
         volume = truth.volume(front) / truth.full
         out = sum(record.outcome == "out_of_memory" for record in records)

@@ -4,7 +4,7 @@ This is the only file of the package that drives Optuna. It works under `study.o
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,13 +30,23 @@ from tradeoff.objectives.measurements.outcome import (
     OutOfMemory,
     TimedOut,
 )
-from tradeoff.objectives.measurements.records import TrialRecord, measurement_attributes, outcome_attributes, store_attributes
+from tradeoff.objectives.measurements.records import (
+    DERIVED_FROM,
+    UNPUBLISHED,
+    TrialRecord,
+    measurement_attributes,
+    outcome_attributes,
+    store_attributes,
+)
 from tradeoff.objectives.measurements.seeds import averaged_attributes
 from tradeoff.searchspace import TrialParameters
 
 # The older form of a constraint, which optuna-dashboard still reads: a trial with a positive entry is infeasible there too.
 DASHBOARD_CONSTRAINTS = "constraints"
 
+
+# The constraint of a trial whose configuration another one has measured: no sampler takes it for a new one.
+REPEATED = "repeated"
 
 # A queued trial with one of these was put there by a worker, not by the user: it holds what that one could not do.
 RETRY_OF = "retry_of"
@@ -142,6 +152,8 @@ class Objective:
             if plan is None and not is_asked_for and needed_mib is not None and needed_mib > limit_mib:
                 reason = f"needs at least {needed_mib:,.0f} MiB by the memory estimate, more than the limit of {limit_mib:,.0f}"
                 self._skip(trial, reason, "memory_shortfall_mib", needed_mib - limit_mib)
+            if plan is None and not is_asked_for and (before := _measured_before(snapshot.records, trial.params)) is not None:
+                self._skip(trial, f"trial {before.number} has measured it", REPEATED, 1.0)
             training = knowledge.trainings.get(knowledge.class_of(parameters))
             is_derived = plan is None and training is not None and not is_asked_for
             if plan is None:
@@ -221,6 +233,10 @@ class Objective:
         self, trial: optuna.Trial, parameters: TrialParameters, training: Observation, knowledge: Knowledge
     ) -> tuple[float, ...]:
         """Take what the trial's class has learned, and probe what the trial costs unless that was measured."""
+        if self.setup.publishes_at_end and self._is_measured(parameters, knowledge):
+            self._skip(trial, f"trial {training.record.number} has settled it; {UNPUBLISHED}", REPEATED, 1.0)
+        if self.setup.publishes_at_end:
+            return self.conclude(trial, parameters, self._run(trial, parameters, self.request(parameters, ("probe",))))
         if not self._is_measured(parameters, knowledge):
             outcome = self._run(trial, parameters, self.request(parameters, ("probe",)))
             if not isinstance(outcome, Completed):
@@ -251,7 +267,7 @@ class Objective:
                 if len(known) < len(costs):
                     return None
                 members.append(known)
-        finished = [(record.number, record.values) for record in snapshot.records if record.outcome == "completed"]
+        finished = [(r.attributes.get(DERIVED_FROM, r.number), r.values) for r in snapshot.settled if r.outcome == "completed"]
         curves = [
             learning_curve(o.record.attributes["training"], learned[0])
             for o in knowledge.observations
@@ -296,6 +312,8 @@ class Objective:
                 names = self.setup.learned
                 records = [observation.record for observation in earlier]
                 attributes |= averaged_attributes(attributes, records, names, number=trial.number, seed=seed)
+            if attributes["outcome"] == "completed" and self.setup.publishes_at_end:
+                attributes["reason"] = UNPUBLISHED
         store_attributes(trial, attributes)
         match outcome:
             case Completed() if attributes["outcome"] == "diverged":
@@ -304,6 +322,8 @@ class Objective:
                 raise optuna.TrialPruned(attributes["reason"])
             case Completed() if attributes["outcome"] != "completed":
                 raise optuna.TrialPruned(attributes["reason"])
+            case Completed() if self.setup.publishes_at_end:
+                raise optuna.TrialPruned(UNPUBLISHED)
             case Completed():
                 return tuple(float(attributes[name]) for name in self.setup.objectives)
             case OutOfMemory():
@@ -337,6 +357,12 @@ def retry_attributes(trial: FrozenTrial) -> dict[str, Any]:
 def successor(params: Mapping[str, Any], attributes: Mapping[str, Any]) -> FrozenTrial:
     """A trial that waits in the queue, to be tried in the place of another one."""
     return create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}, user_attrs=dict(attributes))
+
+
+def _measured_before(records: Sequence[TrialRecord], params: Mapping[str, Any]) -> TrialRecord | None:
+    """Return the latest record of a configuration whose values were all measured; None if there is none."""
+    measured = [r for r in records if r.outcome == "completed" and "model" not in r.sources.values() and r.params == params]
+    return measured[-1] if measured else None
 
 
 def _seed_of(trial: FrozenTrial) -> int | None:

@@ -50,8 +50,10 @@ class Observation:
 def observe(record: TrialRecord, space: SearchSpace) -> Observation | None:
     """Return a record as an observation; None if it still runs, was skipped, or lies outside the space."""
     # Measurements of an interrupted or failed trial are as good as any.
-    if record.outcome in (None, "skipped"):
+    if record.outcome in (None, "skipped") or record.is_published:
         return None
+    if record.outcome in ("trained", "superseded"):
+        record = replace(record, outcome="completed")
     if record.is_derived:
         if "probe" not in record.attributes:
             return None

@@ -23,6 +23,8 @@ class StudySetup:
         enforces_memory_limit: True if a trial is held to the limit; where it is the device's own memory, the device does that.
         reuse: How far one training's accuracy speaks for other configurations.
         uses_memory_estimates: True if memory that was estimated before anything ran is used once the study holds it.
+        publishes_at_end: True if the search publishes each configuration once, when it ends: until then no trial is complete to
+            Optuna, whatever it has measured.
     """
 
     space: SearchSpace
@@ -34,6 +36,7 @@ class StudySetup:
     enforces_memory_limit: bool = False
     reuse: Reuse = Reuse.EFFECTIVE_BATCH
     uses_memory_estimates: bool = True
+    publishes_at_end: bool = False
 
     @cached_property
     def learned(self) -> tuple[str, ...]:

@@ -4,15 +4,16 @@ A decision that read running and finished trials one after the other could miss 
 costs the database, which all workers share, as much as the whole decision costs the worker.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property, partial
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation, observe
+from tradeoff.objectives.knowledge.settled import derived_records
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates, stored_memory_estimates
@@ -26,11 +27,20 @@ class StudySnapshot:
         trials: Its trials, in the order of their numbers.
         records: The same trials as records.
         knowledge: The models fitted to the finished ones.
+        derive: Returns the derived records (see `derived_records`), computed once for the same knowledge.
     """
 
     trials: Sequence[FrozenTrial]
     records: Sequence[TrialRecord]
     knowledge: Knowledge
+    derive: Callable[[], Sequence[TrialRecord]]
+
+    @cached_property
+    def settled(self) -> Sequence[TrialRecord]:
+        """The records with what is known now of every settled configuration, in place of what was published earlier."""
+        if not self.knowledge.setup.publishes_at_end:
+            return self.records
+        return [*(r for r in self.records if not (r.is_derived or r.is_published)), *self.derive()]
 
     @cached_property
     def running(self) -> list[FrozenTrial]:
@@ -66,6 +76,7 @@ class StudyReader:
     _records: dict[int, TrialRecord] = field(default_factory=dict, init=False, repr=False)
     _observations: dict[int, Observation | None] = field(default_factory=dict, init=False, repr=False)
     _knowledge: Knowledge | None = field(default=None, init=False, repr=False)
+    _derive: Callable[[], Sequence[TrialRecord]] = field(default=lambda: (), init=False, repr=False)
 
     def snapshot(self, study: optuna.Study) -> StudySnapshot:
         """Read the study as it is now."""
@@ -84,4 +95,5 @@ class StudyReader:
         if self._knowledge is None or has_more or self._knowledge.memory_estimates is not self._estimates:
             observations = tuple(o for _, o in sorted(self._observations.items()) if o is not None)
             self._knowledge = Knowledge(setup=self.setup, observations=observations, memory_estimates=self._estimates)
-        return StudySnapshot(trials=trials, records=records, knowledge=self._knowledge)
+            self._derive = cache(partial(derived_records, self._knowledge))
+        return StudySnapshot(trials=trials, records=records, knowledge=self._knowledge, derive=self._derive)

@@ -24,19 +24,24 @@ from tradeoff.objectives.measurements.outcome import (
 from tradeoff.searchspace import KNOBS
 
 OutcomeKind = Literal[
-    "completed", "stopped_early", "diverged", "out_of_memory", "timed_out", "probed", "skipped", "interrupted", "failed"
+    "completed", "trained", "stopped_early", "diverged", "out_of_memory", "timed_out", "probed", "skipped", "superseded",
+    "interrupted", "failed",
 ]  # fmt: skip
 
 # Outcomes that count towards a study's `trials`: something was trained, or memory or time ran out.
-COUNTED = frozenset({"completed", "stopped_early", "diverged", "out_of_memory", "timed_out"})
+COUNTED = frozenset({"completed", "trained", "superseded", "stopped_early", "diverged", "out_of_memory", "timed_out"})
 
 # Names the trial whose training settled the values of a trial that was not run.
 DERIVED_FROM = "derived_from"
+# Names the trial that ran the configuration itself and whose values are published.
+PUBLISHES = "publishes"
+# What is said of a trial that has measured everything, while it is not complete to Optuna.
+UNPUBLISHED = "measured; the search publishes it when it ends"
 
 # The user attribute that holds all attributes but those that have one of their own, and that of the values' sources.
 MEASUREMENTS = "measurements"
 SOURCES = "sources"
-_OWN_ATTRIBUTES = frozenset({"outcome", "reason", DERIVED_FROM})
+_OWN_ATTRIBUTES = frozenset({"outcome", "reason", DERIVED_FROM, PUBLISHES})
 _SOURCE = "_source"
 
 # Predictions of a trial's peak memory: from what the study knew before it ran, with the source, and from the memory estimate.
@@ -48,10 +53,11 @@ class TrialRecord:
     """One trial of a study, as the rest of the code sees it.
 
     Attributes:
-        number: The trial's number in the study.
-        outcome: How it ended; None while it runs or waits.
+        number: The trial's number in the study; below 0 for a configuration that is derived and not published yet.
+        outcome: How it ended; None while it runs or waits. A trial whose values are published as another one has
+            "trained", and one in whose place is another one "superseded".
         params: The searched parameters by name.
-        values: The objectives by name; empty unless the trial completed.
+        values: The objectives by name; empty unless the trial was trained to its end.
         sources: For each objective, where its value comes from: "measured", "probe", "trained in trial 12", ...
         reason: Why it ended as it did, in a sentence; empty for a completed one.
         stage: Where it ended.
@@ -71,13 +77,28 @@ class TrialRecord:
 
     @property
     def counts(self) -> bool:
-        """True if it counts towards the study's `trials`: derived and skipped trials do not."""
-        return self.outcome in COUNTED and not self.is_derived
+        """True if it counts towards the study's `trials`: derived, published and skipped trials do not."""
+        return self.outcome in COUNTED and not self.is_derived and not self.is_published
 
     @property
     def is_derived(self) -> bool:
         """True if its learned values come from the training of another trial."""
         return DERIVED_FROM in self.attributes
+
+    @property
+    def is_published(self) -> bool:
+        """True if it shows what another trial of the same configuration has measured."""
+        return PUBLISHES in self.attributes
+
+    @property
+    def shown_number(self) -> str:
+        """The number for a person; a dash for what is not published yet."""
+        return str(self.number) if self.number >= 0 else "-"
+
+    @property
+    def title(self) -> str:
+        """The record in a sentence: "trial 12"."""
+        return f"trial {self.number}" if self.number >= 0 else "not published yet"
 
 
 def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices: int = 1) -> TrialRecord:
@@ -88,11 +109,12 @@ def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices:
     values: dict[str, float] = {}
     if trial.state == TrialState.COMPLETE:
         values = dict(zip(objectives, trial.values, strict=True))
+    elif trial.state == TrialState.PRUNED and outcome == "completed":
+        values = {name: float(attributes[name]) for name in objectives}
     return TrialRecord(
         number=trial.number,
         outcome=outcome if trial.state.is_finished() else None,
-        # A gRPC proxy passes them on in no order.
-        params={name: trial.params[name] for name in KNOBS if name in trial.params} | trial.params,
+        params=in_order(trial.params),
         values=values,
         sources={name: attributes.pop(f"{name}_source") for name in objectives if f"{name}_source" in attributes},
         reason=attributes.pop("reason", ""),
@@ -100,6 +122,11 @@ def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices:
         attributes=attributes,
         num_devices=num_devices,
     )
+
+
+def in_order(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters in the order of the knobs: a gRPC proxy passes them on in none."""
+    return {name: params[name] for name in KNOBS if name in params} | dict(params)
 
 
 def stored_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:

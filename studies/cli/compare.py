@@ -75,7 +75,7 @@ def as_table(comparison: Comparison) -> FittedTable:
             change += f" (x {row.ratio:.2f})"
         lines.append([row.label, _show(row.a, row.digits), _show(row.b, row.digits), change])
     better = {(position, 1 + "ab".index(row.better)) for position, row in enumerate(comparison.rows) if row.better}
-    head = ["", comparison.a, comparison.b, "difference"]
+    head = ["", comparison.a, comparison.b, "B minus A"]
     return FittedTable(head=head, rows=lines, left=[""], notes=comparison.notes, bold=frozenset(better))
 
 

@@ -44,15 +44,15 @@ def confirm(
     as_json, display = output_format == "json", PlainDisplay(Console(stderr=True))
     study = load_study(name, open_storage(storage, create=False))
     results = read_results(study)
-    numbers = to_confirm(results, trial)
-    if not numbers:
+    claims = to_confirm(results, trial)
+    if not claims:
         display.message(_nothing_to_confirm(results, trial))
         if as_json:
             print("[]")
         return
     done: list[Confirmation] = []
     status = run_to_end(
-        lambda: confirm_stored(study, numbers, display=display, on_end=done.append),
+        lambda: confirm_stored(study, claims, display=display, on_end=done.append),
         display.message,
         interrupted="stopped; rerun the same command to confirm the rest",
     )
@@ -88,22 +88,22 @@ def confirm_choice(
     display = display or PlainDisplay(Console(stderr=True))
     study = load_study(results.name, open_storage(storage, create=False))
     while choice.record.is_derived:
-        number = choice.record.number
+        title = choice.record.title if choice.record.number >= 0 else "the choice"
         if (measured := measured_by(results, choice.record)) is None:
             display.message(
-                f"the values of trial {number} ({short_configuration(choice.record.params)}) are derived: training it now to"
+                f"the values of {title} ({short_configuration(choice.record.params)}) are derived: training it now to"
                 " confirm them; --no-confirm exports it unmeasured"
             )
             try:
-                (confirmation,) = confirm_stored(study, [number], display=display)
+                (confirmation,) = confirm_stored(study, [choice.record], display=display)
             except OtherDeviceError as error:
-                display.message(f"{error}: trial {number} is not confirmed, and its values are marked as derived")
+                display.message(f"{error}: {title} is not confirmed, and its values are marked as derived")
                 return results, choice
             measured = confirmation.measured
             results = read_results(study)
         if measured.outcome not in ("completed", "out_of_memory"):
             raise TradeoffError(
-                f"trial {number} can't be confirmed: its training {measured.outcome or 'has not ended'}: {measured.reason};"
+                f"{title} can't be confirmed: its training {measured.outcome or 'has not ended'}: {measured.reason};"
                 " --no-confirm exports it unmeasured"
             )
         if selection.trial is None:
@@ -111,9 +111,9 @@ def confirm_choice(
             choice = choose(results, selection)
         elif measured.outcome == "completed":
             choice = choose(results, _for_trial(selection, measured.number))
-            choice = Choice(record=choice.record, why=f"confirms trial {number}, which was {choice.why}")
+            choice = Choice(record=choice.record, why=f"confirms {title}, which was {choice.why}")
         else:
-            raise TradeoffError(f"trial {number} does not fit: trial {measured.number} ran out of memory; choose another one")
+            raise TradeoffError(f"{title} does not fit: trial {measured.number} ran out of memory; choose another one")
     return results, choice
 
 
@@ -122,7 +122,7 @@ def confirmations_table(confirmations: Sequence[Confirmation], objectives: Seque
     head = ["trial", "confirmed by", "batch x accumulation", *(GOALS[name].short_heading for name in objectives), ""]
     rows = [
         [
-            str(each.claimed.number),
+            each.claimed.shown_number,
             str(each.measured.number),
             short_configuration(each.claimed.params),
             *(_side_by_side(each, name) for name in objectives),
@@ -130,7 +130,9 @@ def confirmations_table(confirmations: Sequence[Confirmation], objectives: Seque
         ]
         for each in confirmations
     ]
-    return FittedTable(head=head, rows=rows, left=["batch x accumulation"], title="Expected -> measured (difference)")
+    return FittedTable(
+        head=head, rows=rows, left=["batch x accumulation"], title="Expected -> measured (measured minus expected)"
+    )
 
 
 def confirmations_as_json(confirmations: Sequence[Confirmation], objectives: Sequence[str]) -> str:
@@ -157,7 +159,10 @@ def _side_by_side(confirmation: Confirmation, name: str) -> str:
     both = f"{claimed} -> {goal.show(confirmation.measured.values[name])}"
     if (difference := confirmation.difference(name)) is None:
         return both
-    return f"{both} ({difference:+.3f})" if goal.direction == "maximize" else f"{both} ({difference:+.1%})"
+    expected = confirmation.claimed.values[name]
+    if goal.learned or not expected:
+        return f"{both} ({'+' if difference >= 0 else ''}{goal.show(difference)})"
+    return f"{both} ({difference / expected:+.1%})"
 
 
 def _for_trial(selection: Selection, number: int) -> Selection:

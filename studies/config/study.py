@@ -245,6 +245,7 @@ class StudyConfig(_Model):
             enforces_memory_limit=self.limits.peak_memory_mib is not None,
             reuse=self.effective_reuse(),
             uses_memory_estimates=self.memory_estimate != "off",
+            publishes_at_end=self.sampler == "decoupled",
         )
 
     def plain(self) -> dict[str, Any]:

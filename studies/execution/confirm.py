@@ -5,7 +5,7 @@ derived, so a confirmed configuration stands there with its measured values, and
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
-from tradeoff.objectives.measurements.goals import GOALS
-from tradeoff.objectives.measurements.records import TrialRecord, read_record
+from tradeoff.objectives.measurements.records import DERIVED_FROM, TrialRecord, read_record
 from tradeoff.objectives.objective import Objective
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import OtherDeviceError, TradeoffError
@@ -28,11 +27,12 @@ from tradeoff.studies.reporting.annotate import Annotator, artifact_folder
 from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
 from tradeoff.studies.results.tables import short_configuration
+from tradeoff.studies.samplers.publishing import name_superseded
 from tradeoff.studies.storage.retry_policy import RetryPolicy
 from tradeoff.studies.storage.stored_study import StoredStudy
 from tradeoff.studies.storage.study import check_contents
 
-# Names the trial whose values a confirmation checks.
+# Names the trial whose values a confirmation checks; if it is not published yet, the one that it is derived from.
 CONFIRMS = "confirms"
 # Outcomes that speak for a configuration.
 MEASURED = ("completed", "out_of_memory")
@@ -56,22 +56,15 @@ class Confirmation:
         return self.measured.outcome == "completed"
 
     def difference(self, objective: str) -> float | None:
-        """Claimed less measured: in the objective's own unit for accuracy, else as a share of the measured value.
-
-        Returns:
-            None where nothing was measured.
-        """
+        """Return measured minus claimed, in the objective's own unit; None where nothing was measured."""
         if objective not in self.measured.values:
             return None
-        claimed, measured = self.claimed.values[objective], self.measured.values[objective]
-        if GOALS[objective].direction == "maximize":
-            return claimed - measured
-        return claimed / measured - 1 if measured else None
+        return self.measured.values[objective] - self.claimed.values[objective]
 
     def as_dict(self, objectives: Sequence[str]) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
-            "trial": self.claimed.number,
+            "trial": self.claimed.number if self.claimed.number >= 0 else None,
             "confirmed_by": self.measured.number,
             "outcome": self.measured.outcome,
             "reason": self.measured.reason,
@@ -82,21 +75,23 @@ class Confirmation:
         }
 
 
-def to_confirm(results: StudyResults, trial: int | None = None) -> list[int]:
-    """The derived trials of the front, or the one that was asked for; empty where there is nothing to confirm.
+def to_confirm(results: StudyResults, trial: int | None = None) -> list[TrialRecord]:
+    """The derived records of the front, or the one that was asked for; empty where there is nothing to confirm.
 
     Raises:
         TradeoffError: There is no such trial, or it holds no values.
     """
     if trial is None:
-        return [record.number for record in pareto_front(results.records, results.objectives) if record.is_derived]
+        return [record for record in pareto_front(results.records, results.objectives) if record.is_derived]
     record = results.trial(trial)
+    if trial in results.stands_for:
+        return to_confirm(results, results.stands_for[trial].number)
     if record.outcome != "completed":
         raise TradeoffError(
             f"a trial must have completed to be confirmed, and trial {trial} is {OUTCOME_WORDS[record.outcome]}; "
             "choose another one"
         )
-    return [trial] if record.is_derived and measured_by(results, record) is None else []
+    return [record] if record.is_derived and measured_by(results, record) is None else []
 
 
 def measured_by(results: StudyResults, record: TrialRecord) -> TrialRecord | None:
@@ -112,37 +107,39 @@ def measured_by(results: StudyResults, record: TrialRecord) -> TrialRecord | Non
 def confirm(
     study: StoredStudy,
     objective: Objective,
-    numbers: Sequence[int],
+    claims: Sequence[TrialRecord],
     *,
     on_end: Callable[[Confirmation], None] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Confirmation]:
-    """Run trials of a study again, each probed and trained to its last epoch whatever is known of it.
+    """Run configurations of a study, each probed and trained to its last epoch whatever is known of it.
 
     What an earlier confirmation had measured, and had not recorded when it was killed, is recorded first and not repeated.
 
     Args:
         study: The study.
         objective: As the study was made with.
-        numbers: Completed trials.
+        claims: Completed trials, or what is derived and not published yet.
         on_end: Called with each confirmation.
         say: Shows a line to the user.
 
     Returns:
-        A confirmation for each number.
+        A confirmation for each claim.
 
     Raises:
         KeyboardInterrupt: The user ended it; the confirmations so far are stored.
     """
+    # The search has ended: what is measured now is complete at once.
+    objective = replace(objective, setup=replace(objective.setup, publishes_at_end=False))
     fault_tolerant = FaultTolerantStudy.of(study, objective, say)
     ended_before = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
     fault_tolerant.recover()
     confirmations = []
-    for number in numbers:
+    for claimed in claims:
         trials = study.get_trials(deepcopy=False)
-        claimed = read_record(trials[number], objective.setup.objectives, num_devices=objective.setup.num_devices)
         ended_since = [trial for trial in trials if trial.state.is_finished() and trial.number not in ended_before]
-        measured = _confirmed_by(ended_since, objective, number) or _run(fault_tolerant, claimed)
+        measured = _confirmed_by(ended_since, objective, claimed) or _run(fault_tolerant, claimed)
+        name_superseded(study, objective.snapshot(study).records)
         confirmations.append(Confirmation(claimed=claimed, measured=measured))
         if on_end is not None:
             on_end(confirmations[-1])
@@ -151,7 +148,7 @@ def confirm(
 
 def confirm_stored(
     study: StoredStudy,
-    numbers: Sequence[int],
+    claims: Sequence[TrialRecord],
     *,
     display: Display | None = None,
     cache: Path | None = None,
@@ -161,7 +158,7 @@ def confirm_stored(
 
     Args:
         study: A study that `tradeoff` made.
-        numbers: Completed trials.
+        claims: Completed trials, or what is derived and not published yet.
         display: Where progress is shown; nowhere by default.
         cache: Where prepared data is kept; see `tradeoff.studies.execution.preparation.cache_folder`.
         on_end: Called with each confirmation.
@@ -188,23 +185,23 @@ def confirm_stored(
 
         def ended(confirmation: Confirmation) -> None:
             claimed, measured = confirmation.claimed, confirmation.measured
-            display.message(f"trial {claimed.number}  {short_configuration(claimed.params)}  {describe_outcome(measured)}")
+            display.message(f"{claimed.title}  {short_configuration(claimed.params)}  {describe_outcome(measured)}")
             annotator.trial_ended(confirmation.measured, log=ready.runner.log)
             if on_end is not None:
                 on_end(confirmation)
 
         try:
-            return confirm(study, ready.objective(display), numbers, on_end=ended, say=display.message)
+            return confirm(study, ready.objective(display), claims, on_end=ended, say=display.message)
         finally:
             annotator.finish()
 
 
-def _confirmed_by(trials: Sequence[FrozenTrial], objective: Objective, number: int) -> TrialRecord | None:
-    """Return the record of the trial that confirmed the trial `number`, or None."""
+def _confirmed_by(trials: Sequence[FrozenTrial], objective: Objective, claimed: TrialRecord) -> TrialRecord | None:
+    """Return the record of the trial that confirmed a claim, or None."""
     records = [
         read_record(trial, objective.setup.objectives, num_devices=objective.setup.num_devices)
         for trial in trials
-        if trial.user_attrs.get(CONFIRMS) == number
+        if CONFIRMS in trial.user_attrs and trial.params == claimed.params
     ]
     return next((record for record in records if record.outcome in MEASURED), None)
 
@@ -230,10 +227,10 @@ def _template(objective: Objective, claimed: TrialRecord) -> FrozenTrial:
     plan: Mapping[str, Any] = {
         "params": params,
         "stages": ["probe", "train"],
-        "why": f"confirms trial {claimed.number}",
+        "why": f"confirms {short_configuration(claimed.params)}",
     }
     return create_trial(
         state=TrialState.RUNNING,
-        user_attrs={CONFIRMS: claimed.number},
+        user_attrs={CONFIRMS: claimed.number if claimed.number >= 0 else claimed.attributes[DERIVED_FROM]},
         system_attrs={"fixed_params": params, TRIAL_PLAN: plan},
     )

@@ -2,8 +2,9 @@
 
 What counts against `trials` are trials that were trained or ran out of memory or time. A worker begins a trial only if those
 that have counted and those that run, which may yet count, leave room for it: so the study ends with exactly the number that was
-asked for, however many workers there are. Failures don't count. What they have in common is left out, and five in a row that
-nothing explains end the study: something is wrong with the job, and more trials would not mend it.
+asked for, however many workers there are. The last worker to end publishes what the study has settled. Failures don't count.
+What they have in common is left out, and five in a row that nothing explains end the study: something is wrong with the job,
+and more trials would not mend it.
 """
 
 import random
@@ -31,6 +32,7 @@ from tradeoff.studies.execution.worker_number import take_worker_number
 from tradeoff.studies.results.results import BASELINES, UNTRAINED
 from tradeoff.studies.samplers.build import build_sampler
 from tradeoff.studies.samplers.decoupled import DecoupledSampler
+from tradeoff.studies.samplers.publishing import publish
 from tradeoff.studies.storage.stored_study import StoredStudy
 
 MAX_FAILURES_IN_A_ROW = 5
@@ -142,7 +144,15 @@ class Search:
         """
         snapshot = self._now()
         self._known_before = {trial.number for trial in snapshot.trials if trial.state.is_finished()}
-        self.display.trials(snapshot.records)
+        self.display.trials(snapshot.settled)
+        try:
+            self._until_the_end(snapshot, deadline_s)
+        except (StudyFailed, KeyboardInterrupt):
+            self._publish()
+            raise
+        self._publish()
+
+    def _until_the_end(self, snapshot: StudySnapshot, deadline_s: float | None) -> None:
         try:
             while snapshot.num_counted < self.config.trials:
                 if self.interrupts.requested:
@@ -158,7 +168,7 @@ class Search:
                     self.display.message(why)
                     return
                 snapshot = self._now()
-                self.display.trials(snapshot.records)
+                self.display.trials(snapshot.settled)
         finally:
             if self._deferred and self._snapshot().num_counted < self.config.trials:
                 self._enqueue_deferred()
@@ -169,6 +179,11 @@ class Search:
         if isinstance(sampler, DecoupledSampler) and self.objective.setup.learned:
             left = sampler.planner(self._snapshot()).untrained()
             self.study.set_user_attr(UNTRAINED, [each.as_dict() for each in left])
+
+    def _publish(self) -> None:
+        self._fault_tolerant.recover()
+        publish(self.study, self.objective.setup)
+        self.display.trials(self._snapshot().settled)
 
     def _now(self) -> StudySnapshot:
         """Return the study as it is now, once what dead workers have left is ended and what was put off is queued."""
@@ -254,8 +269,6 @@ class Search:
         is_free = record.outcome == "skipped" or (record.is_derived and "probe" not in record.attributes)
         self.free = self.free + 1 if is_free else 0
         self.display.trial_ended(record)
-        if isinstance(self.study.sampler, DecoupledSampler):
-            self.study.sampler.publish(self.study, ended=trial.number)
         self.listener.trial_ended(record, log=self.runner.log)
 
     def _finished(self, snapshot: StudySnapshot) -> str | None:

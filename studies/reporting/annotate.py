@@ -50,7 +50,7 @@ def annotate_study(study: "StoredStudy", *, artifacts: Path | None = None) -> No
 
     results, entries = read_results(study), _entries(study)
     for record in results.records:
-        if record.outcome is not None:
+        if record.outcome is not None and record.number >= 0:
             _annotate_trial(study, record, entries, artifacts=artifacts)
     entries.save_note(study_note(results))
     for plot in study_plots(results):

@@ -85,7 +85,7 @@ def study_values(results: StudyResults) -> dict[str, Any]:
         "choices": _choices(front),
         "front_table": front_text_table(front),
         "front_notes": front_notes(front),
-        "trials": trials_text_table(results.records, results.objectives),
+        "trials": trials_text_table([r for r in results.records if r.number >= 0], results.objectives),
         "facts": _study_facts(results),
         "commands": "\n".join(_next_commands(results)) if front.recommended else "",
     }
@@ -99,7 +99,7 @@ def _choices(front: JudgedFront) -> list[tuple[str, str]]:
 
 def _in_words(record: TrialRecord, objectives: Sequence[str]) -> str:
     values = ", ".join(f"{GOALS[name].label} {with_spread(record, name, unit=True)}" for name in objectives)
-    return f"trial {record.number}, {short_configuration(record.params)}: {values}"
+    return f"{record.title}, {short_configuration(record.params)}: {values}"
 
 
 def _study_facts(results: StudyResults) -> list[tuple[str, str]]:

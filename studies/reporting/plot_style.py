@@ -88,7 +88,7 @@ def lower_edge(values: Sequence[float]) -> float:
 
 def hover(record: TrialRecord) -> str:
     """Return the text that appears when the pointer is over a trial."""
-    lines = [f"<b>trial {record.number}</b>", html.escape(short_configuration(record.params))]
+    lines = [f"<b>{record.title}</b>", html.escape(short_configuration(record.params))]
     for name in record.values:
         source = record.sources.get(name, "measured")
         shown = f"{GOALS[name].label} {with_spread(record, name, unit=True)}"

@@ -117,7 +117,7 @@ def curve_figure(records: Sequence[TrialRecord], baselines: Mapping[str, float])
     import plotly.graph_objects as go
 
     metric = _curve_metric(records)
-    trained = [record for record in records if _curve(record, metric)]
+    trained = [record for record in records if _curve(record, metric) and not record.is_published]
     if not trained:
         return None
     sizes = sorted({_effective_batch(record) for record in trained})

@@ -117,7 +117,7 @@ def _cards(front: JudgedFront) -> list[dict[str, Any]]:
             "title": capitalized(", ".join(mark for mark in found[number] if mark not in front.standings[number].words())),
             "remarks": front.standings[number].words(),
             "configuration": short_configuration(record.params),
-            "trial": number,
+            "trial": record.shown_number,
             "is_knee": "knee" in found[number],
             "measured": [
                 (GOALS[name].label, with_spread(record, name, unit=True), best[name].number == number)

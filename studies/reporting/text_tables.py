@@ -36,7 +36,7 @@ def front_text_table(front: JudgedFront) -> TextTable:
     header = ["trial", "batch x accumulation", *(GOALS[name].heading for name in front.objectives), "effective batch", ""]
     rows = [
         [
-            str(record.number),
+            record.shown_number,
             short_configuration(record.params),
             *(_value(record, name) for name in front.objectives),
             _number(record, "effective_batch_size"),
@@ -54,7 +54,7 @@ def trials_text_table(records: Sequence[TrialRecord], objectives: Sequence[str])
     header = ["trial", *names, "effective batch", *(GOALS[name].heading for name in objectives)]
     rows = [
         [
-            str(record.number),
+            record.shown_number,
             *cells[position],
             _number(record, "effective_batch_size"),
             *(_value(record, name) for name in objectives),

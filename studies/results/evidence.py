@@ -44,9 +44,11 @@ class Standing:
     def words(self) -> list[str]:
         """Return the marks in words."""
         words = ["no better than a constant answer"] if self.not_better_than_constant else []
-        words += [f"within the error of trial {self.within_error_of}"] if self.within_error_of is not None else []
-        numbers = ", ".join(str(number) for number in self.equal_within_error)
-        many = "s" if len(self.equal_within_error) > 1 else ""
+        if self.within_error_of is not None:
+            other = f"trial {self.within_error_of}" if self.within_error_of >= 0 else "what is not published yet"
+            words.append(f"within the error of {other}")
+        published = [str(number) for number in self.equal_within_error if number >= 0]
+        numbers, many = ", ".join(published), "s" if len(published) > 1 else ""
         return words + ([f"equal within the error: trial{many} {numbers}"] if numbers else [])
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 """The Pareto front of a study's trials, and its knee: pure functions over records.
 
 A configuration that ran more than once is on the front once, with the measurements of its last run. A run of its own counts
-more than values derived from another trial, and a last run that ended out of memory takes the configuration off the front.
+more than values derived from another trial, and a last run that ended out of memory takes the configuration off the front. What
+is derived and not published yet comes after everything that was.
 """
 
 from collections.abc import Mapping, Sequence
 
 from tradeoff.objectives.measurements.goals import GOALS
-from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.measurements.records import UNPUBLISHED, TrialRecord
+
+# What tells configurations apart: their parameters.
+Configuration = frozenset[tuple[str, object]]
 
 
 def pareto_front(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
@@ -30,16 +34,39 @@ def pareto_front(records: Sequence[TrialRecord], objectives: Sequence[str]) -> l
 
 def feasible(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Return the latest record of each configuration that completed within all limits, in the order of the trials."""
-    latest: dict[frozenset[tuple[str, object]], TrialRecord] = {}
-    for record in sorted(records, key=lambda record: record.number):
+    latest = standing(records).values()
+    chosen = [record for record in latest if record.outcome == "completed" and not record.attributes.get("violated")]
+    return sorted(chosen, key=lambda record: record.number)
+
+
+def configuration(record: TrialRecord) -> Configuration:
+    """Return what tells the record's configuration from others."""
+    return frozenset(record.params.items())
+
+
+def standing(records: Sequence[TrialRecord]) -> dict[Configuration, TrialRecord]:
+    """Return the record that stands for each configuration: the last one that completed or ran out of memory."""
+    latest: dict[Configuration, TrialRecord] = {}
+    for record in sorted(records, key=lambda record: (record.number < 0, record.number)):
         if record.outcome not in ("completed", "out_of_memory"):
             continue
-        configuration = frozenset(record.params.items())
-        earlier = latest.get(configuration)
+        earlier = latest.get(key := configuration(record))
         if earlier is None or earlier.is_derived or not record.is_derived:
-            latest[configuration] = record
-    chosen = [record for record in latest.values() if record.outcome == "completed" and not record.attributes.get("violated")]
-    return sorted(chosen, key=lambda record: record.number)
+            latest[key] = record
+    return latest
+
+
+def superseded(records: Sequence[TrialRecord]) -> dict[int, int]:
+    """Return the numbers of the complete trials that no longer stand for their configuration, each with the one that does."""
+    latest = standing(records)
+    return {
+        record.number: latest[key].number
+        for record in records
+        if record.outcome == "completed"
+        and record.reason != UNPUBLISHED
+        and (key := configuration(record)) in latest
+        and latest[key].number != record.number
+    }
 
 
 def dominates(a: TrialRecord, b: TrialRecord, objectives: Sequence[str]) -> bool:

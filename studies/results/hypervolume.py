@@ -9,7 +9,7 @@ Evolutionary Computation 3(4), 1999).
 from collections.abc import Sequence
 
 from tradeoff.objectives.measurements.goals import GOALS
-from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.measurements.records import DERIVED_FROM, PUBLISHES, TrialRecord
 from tradeoff.studies.results.front import feasible
 
 # How far beyond the worst value the reference point lies, as a share of the range.
@@ -19,8 +19,8 @@ REFERENCE_MARGIN = 0.1
 def hypervolume_over_cost(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[tuple[float, float]]:
     """Return the hypervolume after each trial, with the time that the trials had taken by then.
 
-    Trials count in their order. One that failed or ran out of memory costs what it took; one whose values come from another
-    trial costs nothing.
+    Trials count in their order, published ones where they were settled. One that failed or ran out of memory costs what it
+    took; one whose values come from another trial costs nothing.
 
     Args:
         records: The trials of one study, whose values set the scale.
@@ -37,7 +37,7 @@ def hypervolume_over_cost(records: Sequence[TrialRecord], objectives: Sequence[s
     points_by_number = {record.number: point for record, point in zip(candidates, scaled, strict=True)}
     steps, points = [(0.0, 0.0)], []
     spent_s, share = 0.0, 0.0
-    for record in sorted(records, key=lambda record: record.number):
+    for record in sorted(records, key=_settled_at):
         spent_s += record.attributes.get("trial_time_s") or 0.0
         if record.number not in points_by_number:
             continue
@@ -46,6 +46,11 @@ def hypervolume_over_cost(records: Sequence[TrialRecord], objectives: Sequence[s
             share = reached
             steps.append((spent_s, share))
     return [*steps, (spent_s, share)] if spent_s > steps[-1][0] else steps
+
+
+def _settled_at(record: TrialRecord) -> tuple[int, int]:
+    """Return the number of the trial that has settled a record, and its own: what is published was known before."""
+    return record.attributes.get(DERIVED_FROM, record.attributes.get(PUBLISHES, record.number)), record.number
 
 
 def hypervolumes(fronts: Sequence[Sequence[TrialRecord]], objectives: Sequence[str]) -> list[float]:

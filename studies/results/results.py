@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.settings import objective_names
+from tradeoff.objectives.knowledge.settled import derived_records
 from tradeoff.objectives.measurements.records import OutcomeKind, TrialRecord, read_record
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates, stored_memory_estimates
 from tradeoff.studies.config.study import memory_limit_mib
 from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.results.knowledge import stored_knowledge
+from tradeoff.studies.results.publication import as_they_stand, unpublished
 
 if TYPE_CHECKING:
     from tradeoff.studies.storage.stored_study import StoredStudy
@@ -26,6 +29,7 @@ UNTRAINED = "untrained"
 # Each outcome in words, in the order in which they are counted.
 OUTCOME_WORDS: dict[OutcomeKind | None, str] = {
     "completed": "completed",
+    "trained": "trained",
     "out_of_memory": "out of memory",
     "timed_out": "over the time limit",
     "stopped_early": "stopped early",
@@ -34,6 +38,7 @@ OUTCOME_WORDS: dict[OutcomeKind | None, str] = {
     "failed": "failed",
     "interrupted": "interrupted",
     "skipped": "skipped",
+    "superseded": "superseded",
     None: "running or waiting",
 }
 
@@ -45,13 +50,16 @@ class StudyResults:
     Attributes:
         name: The study's name.
         objectives: Its objectives, in its own order.
-        records: Its trials by number.
+        records: Its trials by number, and what is derived from them and not published yet, with numbers below 0. A trial whose
+            values are published as another one has the outcome "trained", and one that no longer stands for its
+            configuration "superseded"; `stands_for` names the one that does.
         config: The study file as plain data.
         device: The device that the trials ran on: kind, name, total_memory_mib, ...
         versions: Library versions by package.
         tradeoff_version: The version that made the study.
         storage: Where it is kept, without a password.
         memory_estimates: Memory as estimated before anything ran; None if it was not.
+        stands_for: The trial that stands for the configuration of a trained or superseded one, by number.
         baselines: The baselines (the constant answer) of the learned objectives for which they are known.
         untrained: The learning classes that the search had left untrained when it last ended.
     """
@@ -65,6 +73,7 @@ class StudyResults:
     tradeoff_version: str
     storage: str
     memory_estimates: MemoryEstimates | None = None
+    stands_for: Mapping[int, TrialRecord] = field(default_factory=dict)
     baselines: Mapping[str, float] = field(default_factory=dict)
     untrained: Sequence[Mapping[str, Any]] = ()
 
@@ -83,12 +92,12 @@ class StudyResults:
 
     def counts(self) -> dict[str, int]:
         """Return the number of trials by outcome, in words, in a fixed order, without zeros."""
-        counted = Counter(record.outcome for record in self.records)
+        counted = Counter(record.outcome for record in self.records if record.number >= 0)
         return {words: counted[outcome] for outcome, words in OUTCOME_WORDS.items() if counted[outcome]}
 
     def summary(self) -> str:
         """Return the counts in a sentence's part: "9 trials: 7 completed, 2 out of memory"."""
-        total = len(self.records)
+        total = sum(record.number >= 0 for record in self.records)
         if not total:
             return "no trial yet"
         parts = ", ".join(f"{count} {words}" for words, count in self.counts().items())
@@ -116,13 +125,20 @@ def read_results(study: "StoredStudy") -> StudyResults:
     """
     attributes = study.user_attrs
     objectives = objective_names(attributes)
-    records = []
-    for trial in study.get_trials(deepcopy=False):
+    records, trials = [], study.get_trials(deepcopy=False)
+    for trial in trials:
         record = read_record(trial, objectives, num_devices=attributes["config"].get("devices_per_trial", 1))
         violated = {name: amount for name, amount in trial.constraints.items() if amount > 0}
         if record.outcome == "completed" and violated:
             record = replace(record, attributes={**record.attributes, "violated": violated})
         records.append(record)
+    estimates = stored_memory_estimates(attributes)
+    if attributes["config"].get("sampler") == "decoupled":
+        distributions = trials[-1].distributions if trials else {}
+        knowledge = stored_knowledge(attributes["config"], attributes["device"], records, estimates, distributions)
+        derived = [] if knowledge is None else derived_records(knowledge)
+        records += [record for record in unpublished(records, derived) if record.number < 0]
+    records, stands_for = as_they_stand(records)
     return StudyResults(
         name=study.study_name,
         objectives=objectives,
@@ -132,7 +148,8 @@ def read_results(study: "StoredStudy") -> StudyResults:
         versions=attributes.get("versions", {}),
         tradeoff_version=attributes.get("tradeoff_version", "unknown"),
         storage=study.storage.place,
-        memory_estimates=stored_memory_estimates(attributes),
+        memory_estimates=estimates,
+        stands_for=stands_for,
         baselines=attributes.get(BASELINES, {}),
         untrained=attributes.get(UNTRAINED, ()),
     )

@@ -8,12 +8,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
-from tradeoff.studies.config.availability import available_space
-from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.results.knowledge import stored_knowledge
 from tradeoff.studies.results.results import StudyResults
 
 # Below this the search has saved nothing worth mentioning.
@@ -75,7 +73,7 @@ def savings(records: Sequence[TrialRecord], knowledge: Knowledge) -> Savings:
         for record in records
         if (parameters := space.read(record.params)) is not None
     ]
-    ended = ("completed", "stopped_early", "diverged")
+    ended = ("completed", "trained", "stopped_early", "diverged")
     trained = {p for record, p in read if record.outcome in ended and not record.is_derived}
     derived = {p for record, p in read if record.outcome == "completed" and record.is_derived} - trained
     out_of_memory = {p for p in grid if p not in trained and knowledge.out_of_memory(p) is not None}
@@ -128,13 +126,9 @@ def stored_errors(records: Sequence[TrialRecord], name: str, *, source: str | No
 
 def lines(results: StudyResults) -> list[str]:
     """Return the last lines of `tradeoff run`; none while the number of training samples is not known."""
-    config = StudyConfig.model_validate(results.config)
-    num_train = _num_train(results, config.job)
-    if num_train is None:
+    knowledge = stored_knowledge(results.config, results.device, results.records, results.memory_estimates)
+    if knowledge is None:
         return []
-    space, _ = available_space(config, results.device)
-    setup = config.setup(space, results.device, num_train=num_train)
-    knowledge = Knowledge.of(results.records, setup, memory_estimates=results.memory_estimates)
     return [str(savings(results.records, knowledge)), prediction_errors(results.records, knowledge)]
 
 
@@ -158,21 +152,13 @@ def _eval_time_s(records: Sequence[TrialRecord]) -> float:
     times = [
         record.attributes["training"]["eval_time_s"]
         for record in records
-        if record.outcome == "completed" and "training" in record.attributes
+        if record.outcome in ("completed", "trained") and "training" in record.attributes
     ]
     return statistics.median(times) if times else 0.0
 
 
 def _trial_time_s(record: TrialRecord) -> float:
     return float(record.attributes.get("trial_time_s") or 0.0)
-
-
-def _num_train(results: StudyResults, job: TrainingSettings) -> int | None:
-    """Return the training samples per epoch, as a training counted them; before the first one, as many as the job asks for."""
-    for record in results.records:
-        if record.outcome == "completed" and "training" in record.attributes:
-            return round(int(record.attributes["training"]["num_samples"]) / job.epochs)
-    return job.num_train_asked
 
 
 def _median_and_worst(errors: Sequence[float]) -> str:

@@ -150,6 +150,9 @@ def choose(results: StudyResults, selection: Selection) -> Choice:
 
 
 def _one_trial(results: StudyResults, number: int, limits: Sequence[Limit]) -> Choice:
+    if (current := results.stands_for.get(number)) is not None and current.number >= 0:
+        choice = _one_trial(results, current.number, limits)
+        return Choice(record=choice.record, why=f"{choice.why}: trial {number} is {results.trial(number).reason}")
     record = results.trial(number)
     if record.outcome != "completed":
         reason = f" ({record.reason})" if record.reason else ""

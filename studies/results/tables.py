@@ -54,7 +54,7 @@ def front_as_json(front: JudgedFront, *, rows: Sequence[TrialRecord] | None = No
     """
     found = marks(front, rows)
     objects: list[dict[str, Any]] = [
-        {"trial": record.number, "params": dict(record.params)}
+        {"trial": record.number if record.number >= 0 else None, "params": dict(record.params)}
         | {name: record.values[name] for name in front.objectives}
         | {"sources": dict(record.sources), "marks": found.get(record.number, [])}
         | {"baselines": front.known_baselines}
@@ -83,7 +83,7 @@ def front_as_csv(front: JudgedFront, *, rows: Sequence[TrialRecord] | None = Non
         standing = front.standings.get(record.number, Standing()).as_dict()
         writer.writerow(
             [
-                record.number,
+                record.number if record.number >= 0 else "",
                 *(record.params.get(name, "") for name in params),
                 *(record.values[name] for name in front.objectives),
                 *(record.sources.get(name, "") for name in front.objectives),
@@ -120,7 +120,7 @@ def front_table(
     head = ["trial", "batch x accumulation", *(GOALS[name].short_heading for name in front.objectives), ""]
     cells = [
         [
-            str(record.number),
+            record.shown_number,
             # One column for the whole configuration: a column for each parameter would not fit a terminal.
             short_configuration(record.params),
             *(shown_value(record, name) for name in front.objectives),

@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tradeoff.objectives.measurements.records import read_attributes
-from tradeoff.objectives.objective import DASHBOARD_CONSTRAINTS
+from tradeoff.objectives.objective import DASHBOARD_CONSTRAINTS, REPEATED
 
 MEMORY = "memory_shortfall_mib"
 _PREFIX = "constraints:"  # under which `Trial.set_constraint` stores an amount
@@ -88,7 +88,8 @@ class _WithInfeasible:
 def _broken(trial: FrozenTrial) -> dict[str, float]:
     """Return the amounts of the constraints that a trial breaks, by name."""
     stored = {key.removeprefix(_PREFIX): amount for key, amount in trial.system_attrs.items() if key.startswith(_PREFIX)}
-    return {name: amount for name, amount in stored.items() if amount > 0}
+    # That a configuration was tried before says nothing of its neighbours.
+    return {name: amount for name, amount in stored.items() if amount > 0 and name != REPEATED}
 
 
 def _worst(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[float]:

@@ -1,11 +1,10 @@
-"""The decoupled search, as an Optuna sampler: survey, decide, train, publish.
+"""The decoupled search, as an Optuna sampler: survey, decide, train.
 
 Each trial that it proposes carries a plan: to probe a configuration, or to train a learning class by its fastest member.
 Everything it knows is read from the study, so it can continue a study that another sampler began, and several workers share
 what each of them finds.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,13 +19,8 @@ from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.snapshot import StudySnapshot
 from tradeoff.objectives.measurements.seeds import SEED
 from tradeoff.searchspace import TrialParameters
-from tradeoff.studies.samplers.publishing import publish, unpublished
-from tradeoff.studies.samplers.survey import Depth, next_probe
 from tradeoff.studies.samplers.trial_planner import MIN_RELATIVE_GAIN, TrialPlan, TrialPlanner, is_training
 from tradeoff.studies.storage.stored_study import StoredStudy
-
-# A class whose worker died before publishing it is published by another one after this time.
-PUBLISH_GRACE_S = 60.0
 
 
 @dataclass
@@ -53,7 +47,6 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     finished_because: str | None = field(default=None, init=False)
     _plan: TrialPlan | None = field(default=None, init=False)
     _planned_with: Knowledge | None = field(default=None, init=False, repr=False)
-    _own: set[int] = field(default_factory=set, init=False)
     _random: optuna.samplers.RandomSampler = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -72,33 +65,6 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
     def plan_stands(self, snapshot: StudySnapshot) -> bool:
         """Return True if the plan made by `finished` is still worth doing: no other worker has begun or settled it."""
         return self._plan is not None and self._stands(self._plan, snapshot)
-
-    def publish(self, study: optuna.Study, *, ended: int | None = None) -> int:
-        """Publish what trainings have settled, or the survey if no objective is learned.
-
-        Args:
-            study: The study.
-            ended: The trial that has just ended here. Other workers publish what their trials settle; it is taken over only
-                after a grace period.
-
-        Returns:
-            The number of added trials.
-        """
-        if ended is not None:
-            self._own.add(ended)
-        snapshot, count = self.snapshot(study), 0
-        records, knowledge, trials = snapshot.records, snapshot.knowledge, snapshot.trials
-        learns = bool(self.setup.learned)
-        if not learns and next_probe(knowledge, depth=Depth.PROMISING) is not None:
-            return 0  # while the survey lasts, each probe would publish everything again
-        waiting = unpublished(records, knowledge)
-        for parameters, settling in waiting:
-            completed = trials[settling.record.number].datetime_complete
-            age_s = time.time() - completed.timestamp() if completed is not None else 0.0
-            if not learns or settling.record.number in self._own or age_s >= PUBLISH_GRACE_S:
-                publish(study, parameters, settling, knowledge)
-                count += 1
-        return count
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Plan the trial; one that the user enqueued is run in full."""
@@ -175,7 +141,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             max_seeds=self.max_seeds,
             min_gain=self.min_gain,
             preferred=self.preferred,
-            records=snapshot.records,
+            records=snapshot.settled,
             knowledge=snapshot.knowledge,
             running=self._running(snapshot, own),
         )

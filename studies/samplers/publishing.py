@@ -1,101 +1,79 @@
-"""Publish configurations that are settled without a run: each member of a trained learning class becomes a trial of the study.
+"""Publish what a search has settled, each configuration once, when the search ends.
 
-If no objective is learned, probes settle everything, and every configuration that fits is published.
+While it goes on, trials end as pruned with everything that they have measured: a complete trial can't be changed, and a mean
+over more seeds or a measured time may still replace what is known. Then each configuration becomes one complete trial of the
+study, with the accuracy of its training, its own time and memory, and the source of each. So `study.best_trials` is the front.
 
-A derived trial holds the accuracy of the training, its own time and memory, and the source of each. It is published again,
-under a new number, when a probe has replaced a predicted value, or a mean over several seeds the value of one. Publishing the
-same knowledge twice changes nothing.
+A search that goes on after its end may learn more. What is known better is published again, under a new number, and the study
+says which trial is superseded by which. Publishing the same knowledge twice changes nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice
 
-import optuna
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tradeoff.objectives.knowledge.derivation import derived_attributes
-from tradeoff.objectives.knowledge.knowledge import Knowledge
-from tradeoff.objectives.knowledge.observations import Observation
-from tradeoff.objectives.measurements.records import TrialRecord, stored_attributes
-from tradeoff.objectives.measurements.seeds import NUM_SEEDS
-from tradeoff.searchspace import LearningClass, TrialParameters
+from tradeoff.objectives.knowledge.setup import StudySetup
+from tradeoff.objectives.knowledge.snapshot import StudyReader
+from tradeoff.objectives.measurements.records import PUBLISHES, TrialRecord, stored_attributes
+from tradeoff.studies.results.front import superseded
+from tradeoff.studies.results.publication import unpublished
+from tradeoff.studies.storage.stored_study import StoredStudy
+
+# The study's user attribute that names, for each complete trial that no longer stands, the one in its place.
+SUPERSEDED = "superseded"
+# Trials that are published under one lock: a holder is thrown out after a minute.
+BATCH = 50
+# A trial's own measurements that its published one does not repeat: what it cost, and what was predicted of it.
+_ITS_OWN = ("trial_time_s", "first_step_time_s", "seed", "predicted_", "estimated_")
 
 
-def unpublished(records: Sequence[TrialRecord], knowledge: Knowledge) -> list[tuple[TrialParameters, Observation]]:
-    """Return the settled configurations that no trial shows yet, each with the trial that settles it.
-
-    Where no objective is learned, a probe settles a configuration.
+def publish(study: StoredStudy, setup: StudySetup) -> int:
+    """Publish what is settled, unless another worker still runs a trial: the last one to end publishes.
 
     Args:
-        records: The study's trials.
-        knowledge: The models fitted to them.
+        study: The study.
+        setup: Its terms.
+
+    Returns:
+        The number of added trials.
     """
-    setup = knowledge.setup
-    latest: dict[TrialParameters, TrialRecord] = {}
-    for record in records:
-        parameters = setup.space.read(record.params) if record.outcome == "completed" else None
-        # A configuration's own training is never replaced.
-        if parameters is not None and (parameters not in latest or latest[parameters].is_derived):
-            latest[parameters] = record
-    found = []
-    for parameters, settling in _settled(knowledge) if setup.learned else _probed(knowledge):
-        known = latest.get(parameters)
-        if known is not None and not (known.is_derived and _is_better_known(known, settling, knowledge, parameters)):
-            continue
-        cost = knowledge.cost(parameters)
-        if (
-            any(settling.record.attributes.get(name) is None for name in setup.learned)
-            or cost is None
-            or not cost.knows(setup.costs)
-        ):
-            continue
-        fits = cost.peak_memory_mib <= setup.memory_limit_mib and knowledge.out_of_memory(parameters) is None
-        if fits and knowledge.ruled_out(parameters) is None:
-            found.append((parameters, settling))
-    return found
+    reader, count = StudyReader(setup=setup), 0
+    while True:
+        with study.lock():
+            snapshot = reader.snapshot(study)
+            if snapshot.running:
+                return count
+            derived = snapshot.derive() if setup.publishes_at_end else ()
+            batch = list(islice(unpublished(snapshot.records, derived), BATCH))
+            for record in batch:
+                study.add_trial(_published(record, setup))
+            if not batch:
+                name_superseded(study, snapshot.records)
+                return count
+        count += len(batch)
 
 
-def _settled(knowledge: Knowledge) -> Iterator[tuple[TrialParameters, Observation]]:
-    """Yield every member of a trained class, with the training."""
-    structures: dict[LearningClass, list[TrialParameters]] = {}
-    for structure in knowledge.setup.space.structures:
-        structures.setdefault(knowledge.class_of(structure), []).append(structure)
-    for training in knowledge.trainings.values():
-        for structure in structures[knowledge.class_of(training.parameters.structure)]:
-            yield structure.replace(**training.parameters.learning_only), training
+def name_superseded(study: StoredStudy, records: Sequence[TrialRecord]) -> None:
+    """Store which complete trials no longer stand for their configuration, and which one does."""
+    found = {str(old): new for old, new in superseded(records).items()}
+    if found != study.user_attrs.get(SUPERSEDED, {}):
+        study.set_user_attr(SUPERSEDED, found)
 
 
-def _probed(knowledge: Knowledge) -> Iterator[tuple[TrialParameters, Observation]]:
-    """Yield every configuration, with the nearest probe."""
-    for structure in knowledge.setup.space.structures:
-        if (probe := knowledge.times.nearest_probe(structure)) is not None:
-            yield knowledge.setup.space.complete(structure), probe
-
-
-def publish(
-    study: optuna.Study,
-    parameters: TrialParameters,
-    settling: Observation,
-    knowledge: Knowledge,
-) -> None:
-    """Add a derived trial to the study."""
-    attributes = derived_attributes(parameters, settling, knowledge)
-    setup = knowledge.setup
-    study.add_trial(
-        create_trial(
-            state=TrialState.COMPLETE,
-            params=setup.space.stored(parameters),
-            distributions=setup.space.distributions(),
-            values=[attributes[name] for name in setup.objectives],
-            user_attrs=stored_attributes(attributes),
-        )
+def _published(record: TrialRecord, setup: StudySetup) -> FrozenTrial:
+    attributes = {
+        name: value
+        for name, value in record.attributes.items()
+        if record.is_derived or (isinstance(value, int | float) and not name.startswith(_ITS_OWN))
+    }
+    if not record.is_derived:
+        attributes[PUBLISHES] = record.number
+    attributes |= {"outcome": "completed"} | {f"{name}_source": source for name, source in record.sources.items()}
+    return create_trial(
+        state=TrialState.COMPLETE,
+        params={name: record.params[name] for name in setup.space.domains},
+        distributions=setup.space.distributions(),
+        values=[record.values[name] for name in setup.objectives],
+        user_attrs=stored_attributes(attributes),
     )
-
-
-def _is_better_known(record: TrialRecord, settling: Observation, knowledge: Knowledge, parameters: TrialParameters) -> bool:
-    """Return True if a predicted value of the record was measured since, or its class was trained with another seed."""
-    if settling.record.attributes.get(NUM_SEEDS, 1) > record.attributes.get(NUM_SEEDS, 1):
-        return True
-    cost = knowledge.cost(parameters)
-    if cost is None:
-        return False
-    return any(record.sources.get(name) == "model" and cost.source(name) != "model" for name in knowledge.setup.costs)

@@ -39,10 +39,10 @@ def to_verify(
     for record in front:
         parameters = _unmeasured(record, knowledge, pending)
         if parameters is not None:
-            return parameters, f"checks trial {record.number} of the front"
+            return parameters, "checks a predicted value of the front"
     found = np.array([volume.scaled(record.values) for record in front]).reshape(-1, len(volume.objectives))
     now = volume.of(found)
-    best: tuple[float, TrialParameters, int] | None = None
+    best: tuple[float, TrialParameters] | None = None
     for record in completed:
         optimistic = np.array(volume.scaled(_optimistic(record)))
         # The cheap test first: most trials are far from the front even so.
@@ -53,10 +53,10 @@ def to_verify(
             continue
         gain = (volume.of(np.vstack([found, optimistic])) - now) / now
         if gain >= min_gain and (best is None or gain > best[0]):
-            best = gain, parameters, record.number
+            best = gain, parameters
     if best is None:
         return None
-    return best[1], f"trial {best[2]} would add {best[0]:.1%} to the hypervolume if its predicted values are a little too high"
+    return best[1], f"it would add {best[0]:.1%} to the hypervolume if its predicted values are a little too high"
 
 
 def _front(completed: Sequence[TrialRecord], volume: Volume) -> list[TrialRecord]:

@@ -34,6 +34,7 @@ from tradeoff.objectives.objective import Objective, TrialFailed
 from tradeoff.objectives.trial.messages import Answer, Refusal
 from tradeoff.searchspace import Categorical, Precision, Reuse, SearchSpace, TrialParameters
 from tradeoff.studies.samplers.decoupled import DecoupledSampler
+from tradeoff.studies.samplers.publishing import publish
 from tradeoff.studies.storage.opening import open_storage
 from tradeoff.studies.storage.retrying import RetryingStorage
 from tradeoff.studies.storage.stored_study import StoredStudy
@@ -261,8 +262,16 @@ def objective(
     reuse: Reuse = Reuse.EFFECTIVE_BATCH,
     early_stopping: bool = False,
     memory_limit_mib: float = BUDGET_MIB,
+    publishes_at_end: bool = False,
 ) -> Objective:
-    terms = setup(space, objectives=objectives, reuse=reuse, memory_limit_mib=memory_limit_mib)
+    """The objective; that of a decoupled search publishes at its end."""
+    terms = setup(
+        space,
+        objectives=objectives,
+        reuse=reuse,
+        memory_limit_mib=memory_limit_mib,
+        publishes_at_end=publishes_at_end,
+    )
     return Objective(setup=terms, data_folder="", runner=runner, early_stopping=early_stopping)
 
 
@@ -309,16 +318,15 @@ def tell(study: optuna.Study, trial: optuna.Trial, goal: Objective) -> None:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     except TrialFailed:
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    if isinstance(study.sampler, DecoupledSampler):
-        study.sampler.publish(study, ended=trial.number)
 
 
-def search(study: optuna.Study, goal: Objective, *, max_trials: int = 150) -> str | None:
+def search(study: StoredStudy, goal: Objective, *, max_trials: int = 150) -> str | None:
     """Runs a decoupled study until it ends by itself, and says why; None if it was still going on after `max_trials`."""
     sampler = study.sampler
     assert isinstance(sampler, DecoupledSampler)
     for _ in range(max_trials):
         if (why := sampler.finished(study)) is not None:
+            publish(study, goal.setup)
             return why
         trial = study.ask()
         with contextlib.suppress(KeyboardInterrupt):

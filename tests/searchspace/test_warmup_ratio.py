@@ -45,7 +45,7 @@ def test_tables_name_it():
 def test_a_search_over_a_range_of_it_trains_some_and_ends():
     space = SearchSpace(domains={"per_device_train_batch_size": Categorical((4, 8, 16)), "warmup_ratio": FloatRange(0.0, 0.2)})
     runner = simulated.SimulatedRunner()
-    goal = simulated.objective(runner, space=space)
+    goal = simulated.objective(runner, space=space, publishes_at_end=True)
     assert simulated.search(simulated.new_study(simulated.decoupled(goal)), goal) is not None
     assert len({parameters["warmup_ratio"] for parameters in runner.trained}) > 1
     assert all(0.0 <= parameters["warmup_ratio"] <= 0.2 for parameters in runner.trained)

@@ -16,11 +16,14 @@ from tradeoff.objectives.measurements.outcome import Failed, Interrupted
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import Categorical, SearchSpace, TrialParameters
+from tradeoff.studies.cli.confirm import confirmations_table
 from tradeoff.studies.cli.main import app
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.confirm import Confirmation, confirm, to_confirm
 from tradeoff.studies.results.front import pareto_front
+from tradeoff.studies.results.publication import as_they_stand
 from tradeoff.studies.results.results import StudyResults, read_results
+from tradeoff.studies.samplers.publishing import SUPERSEDED
 from tradeoff.studies.storage.opening import open_storage
 from tradeoff.studies.workers.run import run_study
 
@@ -38,21 +41,21 @@ SPACE = SearchSpace(
 def searched() -> tuple[optuna.Study, Objective, SimulatedRunner]:
     """A study that the decoupled search has ended, with derived configurations on its front."""
     runner = SimulatedRunner()
-    goal = objective(runner, space=SPACE)
+    goal = objective(runner, space=SPACE, publishes_at_end=True)
     study = new_study(decoupled(goal))
     search(study, goal)
     return study, goal, runner
 
 
 def results_of(study: optuna.Study, goal: Objective) -> StudyResults:
-    records = tuple(read_record(trial, goal.setup.objectives) for trial in study.get_trials(deepcopy=False))
+    records, stands_for = as_they_stand([read_record(t, goal.setup.objectives) for t in study.get_trials(deepcopy=False)])
     return StudyResults(
-        name="simulated", objectives=OBJECTIVES, records=records, config={}, device={}, versions={}, tradeoff_version="",
-        storage="",
+        name="simulated", objectives=OBJECTIVES, records=tuple(records), stands_for=stands_for, config={}, device={},
+        versions={}, tradeoff_version="", storage="",
     )  # fmt: skip
 
 
-def derived_on_front(study: optuna.Study, goal: Objective) -> list[int]:
+def derived_on_front(study: optuna.Study, goal: Objective) -> list[TrialRecord]:
     return to_confirm(results_of(study, goal))
 
 
@@ -60,9 +63,10 @@ def test_a_confirmed_configuration_stands_on_the_front_with_its_measured_values(
     searched: tuple[optuna.Study, Objective, SimulatedRunner],
 ) -> None:
     study, goal, runner = searched
-    number = derived_on_front(study, goal)[0]
+    claim = derived_on_front(study, goal)[0]
+    number = claim.number
     trained_before = len(runner.trained)
-    (confirmation,) = confirm(study, goal, [number])
+    (confirmation,) = confirm(study, goal, [claim])
     assert confirmation.claimed.number == number
     assert confirmation.confirmed
     assert len(runner.trained) == trained_before + 1
@@ -71,27 +75,30 @@ def test_a_confirmed_configuration_stands_on_the_front_with_its_measured_values(
     assert confirmation.measured.attributes["confirms"] == number
     numbers = [record.number for record in pareto_front(results_of(study, goal).records, OBJECTIVES)]
     assert number not in numbers
+    assert study.user_attrs[SUPERSEDED][str(number)] == confirmation.measured.number
+    assert (results_of(study, goal).trial(number).outcome, study.trials[number].state) == ("superseded", TrialState.COMPLETE)
 
 
 def test_every_derived_configuration_of_the_front_is_confirmed(
     searched: tuple[optuna.Study, Objective, SimulatedRunner],
 ) -> None:
     study, goal, _ = searched
-    numbers = derived_on_front(study, goal)
+    claims = derived_on_front(study, goal)
+    numbers = [claim.number for claim in claims]
     ended: list[Confirmation] = []
-    assert [each.claimed.number for each in confirm(study, goal, numbers, on_end=ended.append)] == numbers
+    assert [each.claimed.number for each in confirm(study, goal, claims, on_end=ended.append)] == numbers
     assert [each.claimed.number for each in ended] == numbers
-    assert not set(derived_on_front(study, goal)) & set(numbers)
+    assert not {claim.number for claim in derived_on_front(study, goal)} & set(numbers)
 
 
 def test_what_runs_out_of_memory_when_it_is_confirmed_is_off_the_front(
     searched: tuple[optuna.Study, Objective, SimulatedRunner],
 ) -> None:
     study, goal, runner = searched
-    number = derived_on_front(study, goal)[0]
-    claimed = TrialParameters(**study.trials[number].params)
+    claim = derived_on_front(study, goal)[0]
+    claimed = TrialParameters(**claim.params)
     runner.budget_mib = memory_mib(claimed) - 1
-    (confirmation,) = confirm(study, goal, [number])
+    (confirmation,) = confirm(study, goal, [claim])
     assert (confirmation.confirmed, confirmation.measured.outcome) == (False, "out_of_memory")
     assert confirmation.difference("accuracy") is None
     assert study.trials[confirmation.measured.number].state == TrialState.PRUNED
@@ -103,7 +110,7 @@ def test_a_confirmation_that_fails_is_shown_and_the_next_one_goes_on(
     searched: tuple[optuna.Study, Objective, SimulatedRunner],
 ) -> None:
     study, goal, runner = searched
-    first = TrialParameters(**study.trials[derived_on_front(study, goal)[0]].params)
+    first = TrialParameters(**derived_on_front(study, goal)[0].params)
     runner.instead = lambda p, stages: Failed(stage="train", reason="ValueError: no") if p == first else None
     failed, *others = confirm(study, goal, derived_on_front(study, goal))
     assert (failed.measured.outcome, failed.measured.reason) == ("failed", "ValueError: no")
@@ -152,14 +159,25 @@ def test_a_trial_that_is_not_there_or_has_no_values_is_refused_with_what_is_wron
         to_confirm(results, probed)
 
 
-def test_differences_are_points_of_accuracy_and_shares_of_time_and_memory() -> None:
+def test_a_difference_is_measured_minus_claimed_in_the_objectives_own_unit_and_a_share_of_the_claim_in_the_table() -> None:
     def record(number: int, *values: float) -> TrialRecord:
-        return TrialRecord(number=number, outcome="completed", params={}, values=dict(zip(OBJECTIVES, values, strict=True)))
+        return TrialRecord(
+            number=number,
+            outcome="completed",
+            params=params(8),
+            values=dict(zip(OBJECTIVES, values, strict=True)),
+        )
 
-    confirmation = Confirmation(claimed=record(1, 0.75, 11.0, 90.0), measured=record(2, 0.5, 10.0, 100.0))
-    assert confirmation.difference("accuracy") == 0.25
-    assert confirmation.difference("train_time_s") == pytest.approx(0.1)
-    assert confirmation.difference("peak_memory_mib") == pytest.approx(-0.1)
+    confirmation = Confirmation(claimed=record(1, 0.75, 10.0, 100.0), measured=record(2, 0.5, 11.0, 90.0))
+    assert confirmation.as_dict(OBJECTIVES)["difference"] == {
+        "accuracy": -0.25, "train_time_s": 1.0, "peak_memory_mib": -10.0
+    }  # fmt: skip
+    table = confirmations_table([confirmation], OBJECTIVES)
+    shown = " ".join(line.plain for line in table.lines(200))
+    assert "measured minus expected" in shown
+    assert "0.750 -> 0.500 (-0.250)" in shown
+    assert "10.00 -> 11.00 (+10.0%)" in shown
+    assert "100 -> 90 (-10.0%)" in shown
 
 
 DERIVED: dict[str, Any] = {
@@ -196,6 +214,9 @@ def test_real_trainings_confirm_a_trial_and_then_an_export(tmp_path: Path, monke
     monkeypatch.setenv("TRADEOFF_CACHE", str(cache_folder()))
     storage = f"sqlite:///{tmp_path}/a.db"
     study = run_study(tiny_study(sampler="decoupled", reuse="effective-batch", sampler_seed=None), storage=storage)
+    assert sorted(trial.number for trial in study.best_trials) == sorted(
+        record.number for record in pareto_front(read_results(study).records, OBJECTIVES)
+    )
     derived = [record for record in read_results(study).records if record.is_derived]
     assert derived
     number = derived[0].number

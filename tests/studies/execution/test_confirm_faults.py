@@ -13,6 +13,7 @@ import simulated_runner as simulated
 from optuna.trial import TrialState
 from postgres import PostgresServer
 
+from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.execution.confirm import CONFIRMS, confirm
@@ -43,6 +44,10 @@ def opened(url: str, say: Any) -> StoredStudy:
     return StoredStudy("simulated", open_storage(url, retry=RetryPolicy(say=say)), optuna.samplers.RandomSampler())
 
 
+def claim(study: StoredStudy) -> TrialRecord:
+    return read_record(study.trials[0], simulated.OBJECTIVES)
+
+
 def goal_with(instead: Any = None) -> Objective:
     return simulated.objective(simulated.SimulatedRunner(instead=instead))
 
@@ -63,7 +68,8 @@ def test_a_confirmation_waits_for_a_database_that_stops_and_keeps_its_outcome_un
             kept.append(untold(tmp_path))
             server.start()
 
-    (done,) = confirm(opened(url, say), goal_with(lambda *_: server.stop(at_once=True)), [0], say=say)
+    study = opened(url, say)
+    (done,) = confirm(study, goal_with(lambda *_: server.stop(at_once=True)), [claim(study)], say=say)
     assert done.confirmed
     assert [line.partition(" after ")[0] for line in said[1:]] == ["the storage answers again"]
     assert [len(files) for files in kept] == [1]
@@ -82,7 +88,8 @@ def _confirm_until_killed(url: str, artifacts: str, begun: Any, stopped: Any) ->
     def kill_when_waiting(line: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    confirm(opened(url, kill_when_waiting), goal_with(hold), [0])
+    study = opened(url, kill_when_waiting)
+    confirm(study, goal_with(hold), [claim(study)])
 
 
 def test_what_a_killed_confirmation_had_measured_is_told_by_the_next_one_and_not_trained_again(
@@ -102,7 +109,8 @@ def test_what_a_killed_confirmation_had_measured_is_told_by_the_next_one_and_not
     server.start()
     said: list[str] = []
     goal = goal_with()
-    (done,) = confirm(opened(url, said.append), goal, [0], say=said.append)
+    study = opened(url, said.append)
+    (done,) = confirm(study, goal, [claim(study)], say=said.append)
     assert done.confirmed
     assert done.measured.attributes[CONFIRMS] == 0
     assert goal.runner.requests == []  # type: ignore[attr-defined]

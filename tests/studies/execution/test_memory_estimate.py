@@ -99,7 +99,7 @@ def test_a_decoupled_search_with_estimates_runs_out_of_memory_less_often_and_fin
     fronts, misses = [], []
     for memory_estimates in (None, estimates_of(SMALL)):
         runner = SimulatedRunner()
-        goal = objective(runner, space=SMALL)
+        goal = objective(runner, space=SMALL, publishes_at_end=True)
         study = new_study(decoupled(goal))
         if memory_estimates is not None:
             study.set_user_attr(MEMORY_ESTIMATES, memory_estimates.as_dict())
@@ -125,7 +125,7 @@ def asked(goal, batch, *, enqueue=False):
 
 def test_under_another_sampler_what_surely_does_not_fit_is_settled_free_of_charge():
     runner = SimulatedRunner()
-    goal = objective(runner)
+    goal = objective(runner, publishes_at_end=True)
     record, trial = asked(goal, 64)
     assert (record.outcome, record.counts, runner.requests) == ("skipped", False, [])
     needed = 0.93 * memory_mib(TrialParameters(per_device_train_batch_size=64))
@@ -135,14 +135,14 @@ def test_under_another_sampler_what_surely_does_not_fit_is_settled_free_of_charg
 
 def test_what_the_user_asks_for_by_name_is_run_all_the_same():
     runner = SimulatedRunner()
-    goal = objective(runner)
+    goal = objective(runner, publishes_at_end=True)
     record, _ = asked(goal, 64, enqueue=True)
     assert record.outcome == "out_of_memory"
     assert record.attributes["estimated_peak_memory_mib"] == memory_mib(TrialParameters(per_device_train_batch_size=64))
 
 
 def test_every_trial_that_ran_has_a_prediction_and_its_source():
-    goal = objective(SimulatedRunner(), space=SMALL)
+    goal = objective(SimulatedRunner(), space=SMALL, publishes_at_end=True)
     study = new_study(decoupled(goal))
     study.set_user_attr(MEMORY_ESTIMATES, estimates_of(SMALL, scale=1.05).as_dict())
     search(study, goal)

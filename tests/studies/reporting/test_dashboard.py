@@ -12,11 +12,15 @@ from typing import Any
 
 import optuna
 import pytest
+import simulated_runner as simulated
 from memory_storage import in_memory
 from stored_studies import TRIALS, completed, make_study, params
 
+from tradeoff.searchspace import Categorical, SearchSpace
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.reporting.dashboard import _shorten, is_loopback, serve
+from tradeoff.studies.results.front import pareto_front
+from tradeoff.studies.results.publication import as_they_stand
 from tradeoff.studies.storage.opening import open_storage
 
 COMMAND = [sys.executable, "-m", "tradeoff.studies.cli.main", "dashboard"]
@@ -77,6 +81,20 @@ def test_a_trial_out_of_memory_is_shown_as_infeasible_and_never_as_best(address:
     assert trial["state"] == "Pruned"
     assert trial["constraints"] == [512.0]
     assert sorted(best["number"] for best in detail["best_trials"]) == [0, 1, 2, 4]
+
+
+def test_the_best_trials_of_a_finished_search_are_its_front_in_the_dashboard_and_in_optuna(address: str, storage: str) -> None:
+    space = SearchSpace(domains={**simulated.SPACE.domains, "per_device_train_batch_size": Categorical((2, 4, 8))})
+    goal = simulated.objective(simulated.SimulatedRunner(), space=space, publishes_at_end=True)
+    study = simulated.new_study(simulated.decoupled(goal), storage=open_storage(storage), name="searched")
+    assert simulated.search(study, goal) is not None
+    records, _ = as_they_stand(simulated.learned(goal, study)[0])
+    front = sorted(record.number for record in pareto_front(records, simulated.OBJECTIVES))
+    assert len(front) > 2
+    assert sorted(trial.number for trial in study.best_trials) == front
+    studies = wait_until(lambda: [s for s in read(address, "/api/studies")["study_summaries"] if s["study_name"] == "searched"])
+    best = read(address, f"/api/studies/{studies[0]['study_id']}")["best_trials"]
+    assert sorted(trial["number"] for trial in best) == front
 
 
 def test_a_trial_that_ends_while_the_dashboard_runs_appears(address: str, storage: str) -> None:

@@ -9,6 +9,7 @@ import simulated_runner as simulated
 from optuna.trial import TrialState
 from rich.console import Console
 
+from tradeoff.objectives.objective import REPEATED
 from tradeoff.searchspace import Categorical, SearchSpace
 from tradeoff.studies.config.study import SpaceConfig, StudyConfig
 from tradeoff.studies.execution.display import PlainDisplay
@@ -104,9 +105,12 @@ def test_a_class_that_was_trained_is_derived_and_free():
 
 
 def test_the_same_configuration_again_costs_nothing():
-    study, runner, _ = study_of([(8, 1), (8, 1)], SPACE)
-    assert len(runner.requests) == 1
-    assert study.trials[0].values == pytest.approx(study.trials[1].values)
+    study, runner, _ = study_of([(8, 1), (4, 2), (8, 1), (4, 2)], SPACE)
+    assert len(runner.requests) == 2  # a training, and a probe of what is derived from it
+    assert [trial.state for trial in study.trials[2:]] == [TrialState.PRUNED] * 2
+    reasons = [(trial.user_attrs["outcome"], trial.user_attrs["reason"]) for trial in study.trials[2:]]
+    assert reasons == [("skipped", "trial 0 has measured it"), ("skipped", "trial 1 has measured it")]
+    assert all(trial.constraints[REPEATED] > 0 for trial in study.trials[2:])
 
 
 def test_what_turns_out_not_to_fit_while_it_is_derived_is_out_of_memory():

@@ -13,6 +13,7 @@ from tradeoff.objectives.measurements.outcome import Failed, Interrupted, TimedO
 from tradeoff.objectives.measurements.records import read_attributes
 from tradeoff.searchspace import Categorical, EffectiveBatchSizeRange, FloatRange, Reuse, SearchSpace
 from tradeoff.studies.results.front import pareto_front
+from tradeoff.studies.samplers.publishing import publish
 
 SMALL = SearchSpace(
     domains={
@@ -36,7 +37,9 @@ class Searched:
 
     def __init__(self, *, space=SMALL, seed=0, storage=None, runner=None, budget_mib=simulated.BUDGET_MIB, **settings):
         self.runner = runner or simulated.SimulatedRunner(seed=seed, budget_mib=budget_mib)
-        self.goal = simulated.objective(self.runner, space=space, memory_limit_mib=budget_mib, **settings)
+        self.goal = simulated.objective(
+            self.runner, space=space, memory_limit_mib=budget_mib, publishes_at_end=True, **settings
+        )
         self.sampler = simulated.decoupled(self.goal, seed=seed)
         self.study = simulated.new_study(self.sampler, storage=storage, objectives=self.goal.setup.objectives)
 
@@ -54,7 +57,7 @@ class Searched:
         return [knowledge.class_of(parameters) for parameters in self.runner.trained]
 
     def front(self):
-        records, _ = simulated.learned(self.goal, self.study)
+        records = self.goal.snapshot(self.study).settled
         return [self.goal.setup.space.read(record.params) for record in pareto_front(records, self.goal.setup.objectives)]
 
 
@@ -138,21 +141,18 @@ def test_a_finished_study_runs_nothing_more(storage):
     assert again.runner.requests == []
 
 
-def test_what_a_killed_worker_did_not_publish_is_published_later(storage, monkeypatch):
+def test_what_a_killed_worker_did_not_publish_is_published_once_the_search_has_gone_on_to_its_end(storage):
     # An effective batch of 32 is 16 x 2, 8 x 4 and 4 x 8; the first does not fit.
     space = SearchSpace(domains={**SMALL.domains, "gradient_accumulation_steps": Categorical((2, 4, 8))})
     first = Searched(space=space, storage=storage)
     while not first.runner.trained:
-        trial = first.study.ask()
-        try:
-            first.study.tell(trial, first.goal(trial))
-        except optuna.TrialPruned:
-            first.study.tell(trial, state=TrialState.PRUNED)
-    later = Searched(space=space, storage=storage)
-    assert later.sampler.publish(later.study) == 0  # it may still be at work
-    monkeypatch.setattr("tradeoff.studies.samplers.decoupled.PUBLISH_GRACE_S", 0.0)
-    assert later.sampler.publish(later.study) > 0
-    assert later.sampler.publish(later.study) == 0
+        first.step()
+    assert first.study.get_trials(states=(TrialState.COMPLETE,)) == []
+    assert len(first.front()) > 1  # what has been trained, and what follows from it
+    later = Searched(space=space, storage=storage).run()
+    published = [tuple(trial.params.values()) for trial in later.study.get_trials(states=(TrialState.COMPLETE,))]
+    assert len(published) == len(set(published)) > 1
+    assert publish(later.study, later.goal.setup) == 0
 
 
 def test_a_study_half_done_by_tpe_goes_on_decoupled():
@@ -400,10 +400,10 @@ def test_the_first_class_is_trained_before_a_survey_that_takes_longer():
 
 def test_what_would_stand_on_the_front_if_the_model_were_a_little_off_is_probed():
     searched = Searched(space=simulated.SPACE).run()
-    checked = [t for t in searched.study.trials if "would add" in t.system_attrs.get(TRIAL_PLAN, {}).get("why", "")]
-    checked += [t for t in searched.study.trials if "checks trial" in t.system_attrs.get(TRIAL_PLAN, {}).get("why", "")]
+    plans = [trial.system_attrs.get(TRIAL_PLAN, {"why": ""}) for trial in searched.study.trials]
+    checked = [plan for plan in plans if "it would add" in plan["why"] or "checks a predicted value" in plan["why"]]
     assert checked
-    assert all(trial.system_attrs[TRIAL_PLAN]["stages"] == ["probe"] for trial in checked)
+    assert all(plan["stages"] == ["probe"] for plan in checked)
 
 
 def test_a_study_without_memory_ends_with_a_front_of_accuracy_and_time():
@@ -457,7 +457,7 @@ def cost_to_reach(searched, share, *, max_trials):
 
 def train_every_trial(sampler, seed):
     """A loop around Optuna as a user would write it: no knowledge, no sharing."""
-    searched = Searched(space=simulated.SPACE, seed=seed, reuse=Reuse.OFF)
+    searched = Searched(space=simulated.SPACE, seed=seed, reuse=Reuse.OFF, publishes_at_end=False)
     searched.study.sampler = sampler
     return searched
 
