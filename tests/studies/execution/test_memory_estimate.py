@@ -26,7 +26,7 @@ from simulated_survey import space as space_of
 
 from tradeoff.objectives.isolation.trial_server import WorkerError
 from tradeoff.objectives.knowledge.knowledge import Knowledge
-from tradeoff.objectives.measurements.records import read_attributes, read_record
+from tradeoff.objectives.measurements.records import PUBLISHES, read_attributes, read_record
 from tradeoff.objectives.memory_estimator.estimates import MEMORY_ESTIMATES, MemoryEstimate, MemoryEstimates
 from tradeoff.objectives.trial.messages import Answer, Refusal
 from tradeoff.searchspace import Categorical, IntRange, SearchSpace, TrialParameters
