@@ -161,8 +161,15 @@ class JudgedFront:
         ]
 
     def _is_clearly_ahead(self, a: TrialRecord, b: TrialRecord) -> bool:
+        """Return True if `a` is better by more than the error in some objective, and not worse by more than it in any.
+
+        What counts against `b` is its own error: that `a` was measured badly does not make it as good.
+        """
         leads = self._leads(a, b)
-        return any(lead > error for lead, error in leads) and all(lead >= -error for lead, error in leads)
+        own = [math.sqrt(2) * self.error(b, name) for name in self.objectives]
+        return any(lead > error for lead, error in leads) and all(
+            lead >= -min(error, allowed) for (lead, error), allowed in zip(leads, own, strict=True)
+        )
 
     def _equal(self, record: TrialRecord) -> tuple[int, ...]:
         on_front = {other.number for other in self.records}

@@ -79,6 +79,14 @@ def test_a_row_whose_place_hangs_on_a_difference_within_the_error_names_the_row_
     assert [one.number for one in front.recommended] == [0]
 
 
+def test_a_row_that_was_measured_badly_takes_no_place_of_one_that_was_measured_well() -> None:
+    well = record(0, (0.50, 10.0), train_time_s_std=0.3)
+    badly = record(1, (0.60, 22.0), train_time_s_std=18.0)
+    for records in ((well, badly), (replace(well, attributes={"train_time_s_std": 18.0}), badly)):
+        front = judged(*records)
+        assert front.standings[0].within_error_of == (None if records[0] is well else 1)
+
+
 def test_without_errors_no_difference_is_within_them() -> None:
     front = judged(record(0, (0.8, 10.2, 900.0)), record(1, (0.8, 10.0, 1200.0)))
     assert not any(standing.is_marked for standing in front.standings.values())
