@@ -26,9 +26,10 @@ from tradeoff.studies.samplers.build import build_sampler
 from tradeoff.studies.storage.opening import open_storage
 
 
-def num_trainings(runs: Iterable["Run"]) -> Counter[LearningClass]:
-    """How often each learning class was trained; runs that ran out of memory taught nothing."""
-    return Counter(run.parameters.learning_class() for run in runs if "train" in run.stages and not run.is_out_of_memory)
+def num_trainings(runs: Iterable["Run"]) -> Counter[tuple[LearningClass, int]]:
+    """How often each learning class was trained with each seed; runs that ran out of memory taught nothing."""
+    trained = [run for run in runs if "train" in run.stages and not run.is_out_of_memory]
+    return Counter((run.parameters.learning_class(), run.seed) for run in trained)
 
 
 def num_out_of_memory(runs: Iterable["Run"]) -> Counter[tuple[MemoryClass, int]]:
@@ -45,6 +46,7 @@ class Run:
     worker: int
     parameters: TrialParameters
     stages: tuple[str, ...]
+    seed: int
     begin_s: float
     is_out_of_memory: bool
 
@@ -74,6 +76,7 @@ class _Log:
                 "worker": self.worker,
                 "parameters": dict(request["parameters"]),
                 "stages": list(request["stages"]),
+                "seed": request["job"]["seed"],
                 "begin_s": begin_s,
                 "is_out_of_memory": isinstance(outcome, OutOfMemory),
             }

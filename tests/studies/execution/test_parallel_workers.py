@@ -39,7 +39,7 @@ def test_every_worker_takes_part(ran: SimpleNamespace) -> None:
     assert {run.worker for run in ran.runs} == set(range(NUM_WORKERS))
 
 
-def test_no_learning_class_is_trained_twice(ran: SimpleNamespace) -> None:
+def test_no_learning_class_is_trained_twice_with_the_same_seed(ran: SimpleNamespace) -> None:
     trained = num_trainings(ran.runs)
     assert trained
     assert trained.most_common(1)[0][1] == 1
