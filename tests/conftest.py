@@ -10,8 +10,10 @@ from postgres import PostgresServer, new_server, why_not
 # Before torch is imported: tests that run beside each other must not spin on the cores for long.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-# A shell that runs the tests in the background has them, and every process that they start, ignore Ctrl-C: which is tested.
+# A shell that runs the tests in the background has them, and every process that they start, ignore Ctrl-C: which is tested. So
+# does nohup with a lost terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -35,8 +35,9 @@ def evaluated_twice(gpu: Gpu, curve: LearningCurve) -> None:
     )
     curve.attach(trainer)
     curve.on_train_begin()
-    for _ in range(2):
+    for epoch in (1.0, 2.0):
         gpu.work(1.5)
+        trainer.state.epoch = epoch
         trainer.evaluate()
 
 

@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_a_number_is_stored_as_it_is_and_no_other_value_becom
     measurements = measured(tiny_job(learning_rate=1e30))
     assert math.isnan(measurements.training.curve[-1].eval_loss)
     values = measured_values(measurements)
-    assert set(values) == {"accuracy", "eval_loss", "train_time_s", "samples_per_s", "peak_memory_mib"}
+    assert set(values) == {"accuracy", "f1", "eval_loss", "train_time_s", "samples_per_s", "peak_memory_mib"}
     # Where the loss is an objective, such a trial ends as diverged (`tradeoff.objectives.objective`).
     assert {name for name, value in values.items() if not math.isfinite(value)} == {"eval_loss"}
 

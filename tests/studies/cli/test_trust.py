@@ -47,7 +47,9 @@ def test_no_module_unpickles_or_evaluates_data(package: str) -> None:
         if isinstance(node, ast.Import):
             found += [f"{place} {alias.name}" for alias in node.names if alias.name.split(".")[0] in UNSAFE_MODULES]
         elif isinstance(node, ast.ImportFrom):
-            found += [f"{place} {node.module}"] if (node.module or "").split(".")[0] in UNSAFE_MODULES else []
+            is_unsafe = (node.module or "").split(".")[0] in UNSAFE_MODULES
+            # An exception's name reads nothing.
+            found += [f"{place} {node.module}"] if is_unsafe and not all(a.name.endswith("Error") for a in node.names) else []
         elif isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             # A model's own `eval()` takes no argument.

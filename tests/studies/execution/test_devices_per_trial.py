@@ -204,7 +204,9 @@ def test_the_exported_script_trains_as_the_study_did_under_torchrun(script: tupl
 def run_guard(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs what a script does before its first use of torch, which would take seconds to import, and says what CUDA sees."""
     guard = script.split("# As in the study")[0]
-    head = "\n".join(line for line in guard.splitlines() if not re.match(r"(from|import) (torch|datasets|embedded)", line))
+    head = "\n".join(
+        line for line in guard.splitlines() if not re.match(r"(from|import) (torch|datasets|embedded|text_)", line)
+    )
     head = re.sub(r"from transformers import \(.*?\)", "", head, flags=re.DOTALL)
     code = f"__file__ = 'train.py'\n{head}\nprint(os.environ.get('CUDA_VISIBLE_DEVICES'))"
     inherited = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "CUDA_VISIBLE_DEVICES")}
