@@ -37,9 +37,8 @@ class Searched:
 
     def __init__(self, *, space=SMALL, seed=0, storage=None, runner=None, budget_mib=simulated.BUDGET_MIB, **settings):
         self.runner = runner or simulated.SimulatedRunner(seed=seed, budget_mib=budget_mib)
-        self.goal = simulated.objective(
-            self.runner, space=space, memory_limit_mib=budget_mib, publishes_at_end=True, **settings
-        )
+        terms = {"space": space, "memory_limit_mib": budget_mib, "publishes_at_end": True}
+        self.goal = simulated.objective(self.runner, **(terms | settings))
         self.sampler = simulated.decoupled(self.goal, seed=seed)
         self.study = simulated.new_study(self.sampler, storage=storage, objectives=self.goal.setup.objectives)
 
