@@ -122,7 +122,7 @@ class Timed(simulated.SimulatedRunner):
 def noisy():
     """A search on a machine whose times vary by a tenth at once, and by a tenth within minutes; and plans of another worker."""
     runner = Timed(slowness=simulated.drifting(seed=1, noise=0.1, drift=0.1))
-    goal = simulated.objective(runner, space=SEARCHED)
+    goal = simulated.objective(runner, space=SEARCHED, publishes_at_end=True)
     study, other = simulated.new_study(simulated.decoupled(goal)), simulated.decoupled(goal)
     stood = []
     while study.sampler.finished(study) is None:
