@@ -23,6 +23,7 @@ from tradeoff.studies.reporting.annotate import (
 )
 from tradeoff.studies.reporting.dashboard_entries import NOTE_END
 from tradeoff.studies.reporting.trial_files import trial_files
+from tradeoff.studies.results.results import read_results
 from tradeoff.studies.storage.opening import open_storage
 
 TRAINING = {
@@ -184,7 +185,13 @@ def test_a_search_goes_on_while_another_thread_annotates_its_storage(study: optu
         thread.join()
     assert [trial.state.name for trial in study.get_trials()[2:]] == ["COMPLETE"] * 12
     annotate_study(study)
-    assert "14 trials: 13 completed, 1 out of memory." in optuna_dashboard.get_note(study)
+    # They draw from seven configurations: of each the last trial stands.
+    records = read_results(study).records
+    standing = sum(record.outcome == "completed" for record in records)
+    superseded = sum(record.outcome == "superseded" for record in records)
+    counts = f"14 trials: {standing} completed, 1 out of memory, {superseded} superseded."
+    assert counts in optuna_dashboard.get_note(study)
+    assert standing + superseded == 13
 
 
 def _as_measured(trial: optuna.Trial) -> tuple[float, float, float]:
