@@ -120,10 +120,10 @@ def test_a_budget_that_some_configurations_break_prunes_those_and_completes_othe
 def test_five_failures_in_a_row_end_the_study_with_the_last_error(storage: str) -> None:
     job = tiny_job(data_seed=11)
     facts = prepared(job)
-    shutil.rmtree(Path(facts["folder"]) / "train")
+    display = Recorder(on_start=lambda *_: shutil.rmtree(Path(facts["folder"]) / "train", ignore_errors=True))
     try:
         with pytest.raises(StudyFailed, match=r"^5 trials in a row failed; the last one: FileNotFoundError: .*train"):
-            run(tiny_study(job=job.model_dump(), trials=20), storage)
+            run(tiny_study(job=job.model_dump(), trials=20), storage, display=display)
     finally:
         shutil.rmtree(facts["folder"])
         prepared.cache_clear()
