@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from tenacity import Retrying, stop_after_attempt
 
 from tradeoff.objectives.device.registry import visible_devices
 from tradeoff.studies.config.study import StudyConfig
@@ -25,6 +26,7 @@ from tradeoff.studies.workers.ray_pool import RayWorkerPool
 from tradeoff.studies.workers.study_run import StudyRun, deadline_after
 
 LOCAL = "local"
+START_S = 120  # how long a Ray of this machine's own may take until its first process answers
 CONNECT_S = 10.0
 
 
@@ -86,6 +88,7 @@ def _connected(address: str) -> Iterator[None]:
     # Read when Ray is imported: it would report usage statistics.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address == LOCAL:
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(START_S))
         # Despite its name, it decides whether Ray listens for other machines, or on the loopback address alone.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         # Ray's workers give way to everything else by default: times would be those of what is left over.
@@ -101,9 +104,13 @@ def _connected(address: str) -> Iterator[None]:
         settings |= {"include_dashboard": False, "num_gpus": len(visible_devices().names)}
     try:
         if not was_there:
+            # On a busy machine some part of a new Ray may not be up within the half minute that Ray gives it.
+            attempts = stop_after_attempt(2 if address == LOCAL else 1)
             with _hangups_ignored():
-                ray.init(address=address, **settings)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+                Retrying(stop=attempts, before_sleep=lambda _: ray.shutdown(), reraise=True)(
+                    ray.init, address=address, **settings
+                )
+    except Exception as error:  # a node that is not up in time is an `Exception` and nothing more
         why = str(error).strip().splitlines()[0]
         raise TradeoffError(f"the Ray cluster at {address} can't be reached: {why}") from error
     try:

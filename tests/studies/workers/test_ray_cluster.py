@@ -26,12 +26,13 @@ from running import (
     tiny_job,
     tiny_study,
 )
+from tenacity import Retrying, stop_after_attempt
 
 from tradeoff.studies.cli.run import run
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.storage.opening import load_study, open_storage
-from tradeoff.studies.workers.ray_cluster import _check_reachable, _no_place, run_on_ray
+from tradeoff.studies.workers.ray_cluster import LOCAL, START_S, _check_reachable, _connected, _no_place, run_on_ray
 from tradeoff.studies.workers.worker import Assignment
 
 # Each of the workers, and of those that replace them, imports torch: minutes on a busy machine.
@@ -50,7 +51,10 @@ def cluster() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(START_S))
+    head = {"num_cpus": 0, "include_dashboard": False}
+    # As `tradeoff run --ray local` does, on a machine that is busy with other tests.
+    made = Retrying(stop=stop_after_attempt(2), reraise=True)(Cluster, initialize_head=True, head_node_args=head)
     made.lost = made.add_node(num_cpus=1, resources={"card": 1})
     made.add_node(num_cpus=1, resources={"card": 1})
     ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
@@ -202,6 +206,30 @@ def test_a_resource_that_no_node_has_is_named() -> None:
     assert _no_place("card", 1, [{"Resources": {"CPU": 2.0}}], is_named=True) == (
         "no node of the Ray cluster has the resource card; start its nodes with that resource"
     )
+
+
+def test_a_ray_that_does_not_start_in_time_is_started_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    lost = Exception("The current node timed out during startup.")
+    answers: list[Any] = [lost, None, lost, lost]
+    starts: list[dict[str, Any]] = []
+
+    def start(**settings: Any) -> None:
+        starts.append(settings)
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    with _connected(LOCAL):
+        assert len(starts) == 2
+    with (
+        pytest.raises(TradeoffError, match=r"Ray cluster at local can't be reached: The current node timed out"),
+        _connected(LOCAL),
+    ):
+        pass
+    assert answers == []
 
 
 def test_an_assignment_does_not_show_its_storage() -> None:
