@@ -6,14 +6,15 @@ of the search; its siblings are not. A trial that ran out of time says that what
 learning class is given up only for its trainings: what a probe could not do, another member's may.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from typing import Any
 
 from tradeoff.objectives.knowledge.observations import Observation
-from tradeoff.searchspace import LearningClass, Precision, SearchSpace, TrialParameters
+from tradeoff.objectives.knowledge.setup import StudySetup
+from tradeoff.searchspace import LearningClass, Precision, TrialParameters
 
 # Trials that must have failed with an option before it is blamed, and trainings before their class is given up.
 MIN_FAILURES = 2
@@ -40,6 +41,11 @@ class LeftOut:
         """The option as a user would set it."""
         return " with ".join(f"{name}={value}" for name, value in sorted(self.option))
 
+    @property
+    def why(self) -> str:
+        """The reason why a configuration with it is not run."""
+        return f"{self.name} failed wherever it was tried"
+
     def __str__(self) -> str:
         return (
             f"{self.name} is left out from now on: it failed wherever it was tried, in trials"
@@ -52,11 +58,11 @@ class Failures:
     """The failed trials of a study, and what they have in common.
 
     Attributes:
-        space: The study's space.
+        setup: The terms of the study.
         observations: Its trials that ran.
     """
 
-    space: SearchSpace
+    setup: StudySetup
     observations: Sequence[Observation]
 
     @cached_property
@@ -66,15 +72,33 @@ class Failures:
 
     @cached_property
     def hopeless(self) -> frozenset[TrialParameters]:
-        """The structures that failed or ran out of time before they were probed: they would do so again."""
-        return frozenset(
+        """The structures that failed or ran out of time before they were probed, and would again, and those left out."""
+        ended = {
             o.parameters.structure for o in self.observations if o.record.outcome in ("failed", "timed_out") and not _depth(o)
+        }
+        blamed = (p for p in self.setup.space.structures if self.blamed(p) is not None) if self.left_out else ()
+        return frozenset(ended.union(blamed))
+
+    @cached_property
+    def lost_trainings(self) -> dict[LearningClass, list[Observation]]:
+        """The trainings that came to no value, because they failed, ran out of time or diverged, by learning class."""
+        lost: dict[LearningClass, list[Observation]] = {}
+        for o in self.observations:
+            if o.record.outcome == "diverged" or (o.record.outcome in ("failed", "timed_out") and _depth(o) > 0):
+                lost.setdefault(self.setup.class_of(o.parameters), []).append(o)
+        return lost
+
+    @cached_property
+    def given_up(self) -> frozenset[LearningClass]:
+        """The learning classes whose trainings failed, so that another member is not worth an attempt."""
+        return frozenset(
+            key for key, lost in self.lost_trainings.items() if len(lost) >= MIN_FAILURES or any(map(_diverged_for_good, lost))
         )
 
     @property
     def nothing_works(self) -> bool:
         """True if trials have failed, and not one has got as far as a probe."""
-        return bool(self.failed) and not self._working[1]
+        return bool(self.failed) and not any(map(_depth, self.observations))
 
     @cached_property
     def left_out(self) -> list[LeftOut]:
@@ -94,7 +118,7 @@ class Failures:
 
     def suspicion(self, parameters: TrialParameters) -> int:
         """Return the number of failures that share an option with a configuration, counted for each that has not worked."""
-        unproven = self._options(parameters) - self._working[1]
+        unproven = self._options(parameters).difference(*self._worked[1, 1])
         return sum(len(unproven & self._options(o.parameters)) for o in self.failed) if unproven else 0
 
     def common_options(self, observations: Iterable[Observation]) -> Option:
@@ -102,40 +126,23 @@ class Failures:
         shared = [self._options(o.parameters) for o in observations]
         return frozenset.intersection(*shared) if shared else frozenset()
 
-    def given_up(self, trainings: Mapping[LearningClass, Sequence[Observation]]) -> frozenset[LearningClass]:
-        """Return the learning classes that are not worth another attempt.
-
-        Args:
-            trainings: The trainings of each class that came to no value: failed, out of time, or diverged.
-        """
-        return frozenset(
-            key for key, ended in trainings.items() if len(ended) >= MIN_FAILURES or any(map(_diverged_for_good, ended))
-        )
-
     def _options(self, parameters: TrialParameters) -> Option:
         return frozenset((name, parameters[name]) for name in self._chosen if name in parameters)
 
     @cached_property
     def _chosen(self) -> list[str]:
         """The knobs whose values can be blamed: those with several, from a list."""
-        return [name for name, domain in self.space.domains.items() if len(domain.values() or ()) > 1]
+        return [name for name, domain in self.setup.space.domains.items() if len(domain.values() or ()) > 1]
 
     @cached_property
-    def _working(self) -> dict[int, Option]:
-        """The options that have worked: 1 in a probe, 2 in a training."""
-        working: dict[int, set[tuple[str, Any]]] = {1: set(), 2: set()}
+    def _worked(self) -> dict[tuple[int, int], set[Option]]:
+        """The options that have worked, by their size, and by where: 1 in a probe, 2 in a training."""
+        worked: dict[tuple[int, int], set[Option]] = {(size, depth): set() for size in (1, 2) for depth in (1, 2)}
         for o in self.observations:
-            for depth in range(1, _depth(o) + 1):
-                working[depth] |= self._options(o.parameters)
-        return {depth: frozenset(options) for depth, options in working.items()}
-
-    @cached_property
-    def _working_pairs(self) -> dict[int, set[Option]]:
-        pairs: dict[int, set[Option]] = {1: set(), 2: set()}
-        for o in self.observations:
-            for depth in range(1, _depth(o) + 1):
-                pairs[depth].update(self._subsets(o.parameters, 2))
-        return pairs
+            for size in (1, 2):
+                for depth in range(1, _depth(o) + 1):
+                    worked[size, depth].update(self._subsets(o.parameters, size))
+        return worked
 
     def _subsets(self, parameters: TrialParameters, size: int) -> Iterator[Option]:
         return map(frozenset, combinations(sorted(self._options(parameters), key=str), size))
@@ -148,7 +155,7 @@ class Failures:
             if depth > 2:
                 continue
             for option in self._subsets(o.parameters, size):
-                if option not in self._worked(size, depth):
+                if option not in self._worked[size, depth]:
                     suspects.setdefault((option, depth), []).append(o)
         found = {}
         for (option, depth), trials in suspects.items():
@@ -161,17 +168,7 @@ class Failures:
 
     def _is_alone(self, option: Option, o: Observation, size: int, depth: int) -> bool:
         """Return True if everything else in a failed trial has worked."""
-        return all(other == option or other in self._worked(size, depth) for other in self._subsets(o.parameters, size))
-
-    def _worked(self, size: int, depth: int) -> set[Option] | frozenset[Option]:
-        if size == 2:
-            return self._working_pairs[depth]
-        return {frozenset([option]) for option in self._working[depth]}
-
-
-def is_lost_training(o: Observation) -> bool:
-    """Return True if a trial was to train its class and came to no value."""
-    return o.record.outcome == "diverged" or (o.record.outcome in ("failed", "timed_out") and _depth(o) > 0)
+        return all(other == option or other in self._worked[size, depth] for other in self._subsets(o.parameters, size))
 
 
 def _depth(o: Observation) -> int:

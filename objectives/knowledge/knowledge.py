@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from tradeoff.objectives.job.schedule import Schedule
-from tradeoff.objectives.knowledge.failures import Failures, is_lost_training
+from tradeoff.objectives.knowledge.failures import Failures
 from tradeoff.objectives.knowledge.memory_model import MemoryModel
 from tradeoff.objectives.knowledge.observations import Observation, observe
 from tradeoff.objectives.knowledge.power import PowerModel
@@ -105,13 +105,16 @@ class Knowledge:
 
     def ruled_out(self, parameters: TrialParameters) -> str | None:
         """Return why a configuration is not worth a trial after what has failed, in a sentence; None if it is."""
-        if (blamed := self.failures.blamed(parameters)) is not None:
-            return f"{blamed.name} failed wherever it was tried"
-        if parameters.structure in self.failures.hopeless:
+        failures = self.failures
+        if not failures.hopeless and not failures.lost_trainings:
+            return None  # as in most studies, and a decision asks for each of its candidates
+        if (blamed := failures.blamed(parameters)) is not None:
+            return blamed.why
+        if parameters.structure in failures.hopeless:
             return "its probe failed or ran out of time"
-        if not self._lost_trainings:
+        if not failures.lost_trainings:
             return None
-        lost = [] if self.trained(parameters) else self._lost_trainings.get(self.class_of(parameters), [])
+        lost = [] if self.trained(parameters) else failures.lost_trainings.get(self.class_of(parameters), [])
         if any(o.parameters == parameters for o in lost):
             return "its training failed, diverged or ran out of time"
         if parameters.precision != Precision.FP32 and any(o.record.outcome == "diverged" for o in lost):
@@ -124,26 +127,12 @@ class Knowledge:
     @cached_property
     def failures(self) -> Failures:
         """What failed trials have in common."""
-        return Failures(space=self.setup.space, observations=self.observations)
-
-    @cached_property
-    def given_up(self) -> frozenset[LearningClass]:
-        """The learning classes whose trainings failed, so that another member is not worth an attempt."""
-        return self.failures.given_up(self._lost_trainings)
-
-    @cached_property
-    def _lost_trainings(self) -> dict[LearningClass, list[Observation]]:
-        """The trainings that came to no value, by learning class."""
-        lost: dict[LearningClass, list[Observation]] = {}
-        for o in self.observations:
-            if is_lost_training(o):
-                lost.setdefault(self.class_of(o.parameters), []).append(o)
-        return lost
+        return Failures(setup=self.setup, observations=self.observations)
 
     @cached_property
     def _too_long_s(self) -> float | None:
         """The shortest predicted time of a training that ran out of time."""
-        timed_out = [o for lost in self._lost_trainings.values() for o in lost if o.record.outcome == "timed_out"]
+        timed_out = [o for lost in self.failures.lost_trainings.values() for o in lost if o.record.outcome == "timed_out"]
         costs = [cost for o in timed_out if (cost := self.cost(o.parameters)) is not None]
         return min((cost.train_time_s for cost in costs), default=None)
 
@@ -153,7 +142,7 @@ class Knowledge:
 
     def class_of(self, parameters: TrialParameters) -> LearningClass:
         """Return the learning class of a configuration, as widely as this study shares accuracy."""
-        return parameters.learning_class(self.setup.num_devices, self.setup.reuse)
+        return self.setup.class_of(parameters)
 
     @cached_property
     def trainings(self) -> dict[LearningClass, Observation]:

@@ -11,7 +11,7 @@ from tradeoff.objectives.knowledge.derivation import derived_attributes
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.measurements.records import TrialRecord, in_order
-from tradeoff.searchspace import LearningClass, TrialParameters
+from tradeoff.searchspace import TrialParameters
 
 
 def derived_records(knowledge: Knowledge) -> list[TrialRecord]:
@@ -52,11 +52,8 @@ def derived_records(knowledge: Knowledge) -> list[TrialRecord]:
 
 def _of_classes(knowledge: Knowledge) -> Iterator[tuple[TrialParameters, Observation]]:
     """Yield every member of a trained class, with the training."""
-    structures: dict[LearningClass, list[TrialParameters]] = {}
-    for structure in knowledge.setup.space.structures:
-        structures.setdefault(knowledge.class_of(structure), []).append(structure)
     for training in knowledge.trainings.values():
-        for structure in structures[knowledge.class_of(training.parameters.structure)]:
+        for structure in knowledge.setup.structures_of[knowledge.class_of(training.parameters.structure)]:
             yield structure.replace(**training.parameters.learning_only), training
 
 

@@ -1,12 +1,13 @@
 """The terms that all trials of a study share, in one object: from the objective to the samplers, everyone is given the same."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.measurements.goals import cost_names, learned_names
-from tradeoff.searchspace import Reuse, SearchSpace
+from tradeoff.searchspace import LearningClass, Reuse, SearchSpace, TrialParameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +48,15 @@ class StudySetup:
     def costs(self) -> tuple[str, ...]:
         """The objectives that a probe measures, or a model of probes predicts."""
         return cost_names(self.objectives)
+
+    def class_of(self, parameters: TrialParameters) -> LearningClass:
+        """Return the learning class of a configuration, as widely as this study shares accuracy."""
+        return parameters.learning_class(self.num_devices, self.reuse)
+
+    @cached_property
+    def structures_of(self) -> Mapping[LearningClass, list[TrialParameters]]:
+        """The structures of the space by their learning class, which lacks the parameters that change learning only."""
+        found: dict[LearningClass, list[TrialParameters]] = {}
+        for structure in self.space.structures:
+            found.setdefault(self.class_of(structure), []).append(structure)
+        return found

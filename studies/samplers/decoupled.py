@@ -120,7 +120,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         if "train" in plan.stages:
             learning_class = knowledge.class_of(plan.parameters)
             trained = (knowledge.class_of(o.parameters) for o in knowledge.observations if is_training(o))
-            return learning_class not in knowledge.given_up and learning_class not in trained
+            return learning_class not in knowledge.failures.given_up and learning_class not in trained
         return not knowledge.is_probed(plan.parameters)
 
     def _is_taken(self, plan: TrialPlan, snapshot: StudySnapshot) -> bool:

@@ -58,7 +58,7 @@ def next_probe(
     """
     busy = {parameters.structure for parameters in pending}
     failures = knowledge.failures
-    hopeless = {*failures.hopeless, *(p for p in knowledge.setup.space.structures if failures.blamed(p) is not None)}
+    hopeless = failures.hopeless
     if failures.nothing_works:
         # One thing may be wrong with all of them: what differs most from what has failed tells soonest.
         left = [p for p in sorted(knowledge.setup.space.structures, key=_cheapest_first) if p not in busy and p not in hopeless]

@@ -117,7 +117,7 @@ class TrialPlanner:
         """The class to train next, or the reason why there is none."""
         if not self._setup.learned:
             return "probes have measured every objective of the study"
-        given_up, busy = self.knowledge.given_up, self._busy
+        given_up, busy = self.knowledge.failures.given_up, self._busy
         left = [c for c in self.candidates if c.learning_class not in self._trained.keys() | given_up | busy]
         if not self.candidates or (not left and self.max_seeds == 1):
             return self._why_no_candidate()
@@ -150,7 +150,7 @@ class TrialPlanner:
         for observation in self.knowledge.observations:
             key = self.knowledge.class_of(observation.parameters)
             has_diverged = observation.record.outcome == "diverged" and "training" in observation.record.attributes
-            if is_training(observation) or (has_diverged and key in self.knowledge.given_up):
+            if is_training(observation) or (has_diverged and key in self.knowledge.failures.given_up):
                 trained.setdefault(key, []).append(observation)
         return trained
 
@@ -218,7 +218,7 @@ class TrialPlanner:
     @property
     def _num_failed(self) -> int:
         """The number of learning classes of which nothing more is tried for what has failed."""
-        given_up = {key for key in self.knowledge.given_up if key not in self.knowledge.trainings}
+        given_up = {key for key in self.knowledge.failures.given_up if key not in self.knowledge.trainings}
         failed = {
             each.learning_class
             for each in untrained(self.knowledge, {candidate.learning_class: 0.0 for candidate in self.candidates})

@@ -36,18 +36,14 @@ def untrained(knowledge: Knowledge, gains: Mapping[LearningClass, float]) -> lis
         knowledge: The models fitted to the study's trials.
         gains: The expected gains of classes by `select_next`.
     """
-    space = knowledge.setup.space
-    members: dict[LearningClass, list[TrialParameters]] = {}
-    for structure in space.structures:
-        members.setdefault(knowledge.class_of(structure), []).append(structure)
     best: dict[LearningClass, float] = {}
     for learning_class, gain in gains.items():
-        key = learning_class.replace(**dict.fromkeys(space.learning_only))
+        key = learning_class.replace(**dict.fromkeys(knowledge.setup.space.learning_only))
         best[key] = max(gain, best.get(key, 0.0))
     trained = {knowledge.class_of(o.parameters.structure) for o in knowledge.trainings.values()}
     found = [
         Untrained(learning_class=key, why="" if key in best else _why(structures, knowledge), gain=best.get(key))
-        for key, structures in members.items()
+        for key, structures in knowledge.setup.structures_of.items()
         if key not in trained
     ]
     return sorted(found, key=lambda each: (each.gain is None, -(each.gain or 0.0), bool(each.why)))
@@ -59,7 +55,7 @@ def _why(structures: Sequence[TrialParameters], knowledge: Knowledge) -> str:
     if not left:
         return DOES_NOT_FIT
     reasons = [knowledge.ruled_out(p) for p in left]
-    if knowledge.class_of(left[0]) in knowledge.given_up:
+    if knowledge.class_of(left[0]) in knowledge.failures.given_up:
         return "its trainings failed"
     return "" if None in reasons else next(reason for reason in reasons if reason is not None)
 

@@ -106,16 +106,16 @@ def test_what_fails_in_training_is_left_out_though_its_probes_work():
 
 def test_a_class_is_given_up_for_its_trainings_alone():
     eager = configuration(attention="eager")
-    assert not known(failed("model", attention="eager"), failed("model", checkpointing=True)).given_up
-    assert not known(failed("train", attention="eager")).given_up
+    assert not known(failed("model", attention="eager"), failed("model", checkpointing=True)).failures.given_up
+    assert not known(failed("train", attention="eager")).failures.given_up
     twice = known(failed("train", attention="eager"), failed("train", checkpointing=True))
-    assert twice.given_up == {twice.class_of(eager)}
+    assert twice.failures.given_up == {twice.class_of(eager)}
 
 
 def test_a_divergence_counts_for_the_class_unless_half_precision_may_be_at_fault():
-    assert known(trained("diverged")).given_up
+    assert known(trained("diverged")).failures.given_up
     half = known(trained("diverged", precision="fp16"))
-    assert not half.given_up
+    assert not half.failures.given_up
     assert half.ruled_out(configuration(batch=4, precision="fp16", checkpointing=True)) == (
         "its learning class diverged in half precision"
     )
