@@ -59,6 +59,10 @@ class TrialFailed(RuntimeError):
     """A trial ended with a real error; the study continues."""
 
 
+class TrialRefused(TrialFailed):
+    """A trial that somebody has enqueued can't be run as it is."""
+
+
 class TrialDeferred(TrialFailed):
     """Another trial is about to measure what this one would: it is to be tried again after that.
 
@@ -128,14 +132,18 @@ class Objective:
             optuna.TrialPruned: Memory or time ran out, a rule of the space is broken, or nothing was trained; constraints say
                 by how much a limit was missed.
             TrialDeferred: Another worker's trial is about to settle this one.
+            TrialRefused: The trial was enqueued with a value outside the space.
             TrialFailed: A real error.
             KeyboardInterrupt: The user ended the study.
         """
+        trial_id = _id_of(trial)
+        begun = trial.storage.get_trial(trial_id)
+        if (why := self._refusal(trial.study, begun.system_attrs.get("fixed_params", {}))) is not None:
+            store_attributes(trial, {"outcome": "skipped", "reason": why})
+            raise TrialRefused(why)
         parameters = self.setup.space.suggest(trial)
         if (violation := self.setup.space.violation(parameters)) is not None:
             self._skip(trial, violation.reason, violation.name, violation.amount)
-        trial_id = _id_of(trial)
-        begun = trial.storage.get_trial(trial_id)
         plan = begun.system_attrs.get(TRIAL_PLAN)
         # What the user has asked for by name is trained, whatever is known.
         is_asked_for = _is_asked_for(begun)
@@ -146,7 +154,7 @@ class Objective:
                 reason = f"needs at least as much memory as trial {settled.record.number}, which ran out of memory"
                 self._skip(trial, reason, "memory_shortfall_mib", settled.record.attributes["memory_shortfall_mib"])
             if not is_asked_for and (blamed := knowledge.failures.blamed(parameters)) is not None:
-                self._skip(trial, f"{blamed.name} failed wherever it was tried", "left_out", 1.0)
+                self._skip(trial, blamed.why, "left_out", 1.0)
             needed_mib = knowledge.memory.lower_bound_mib(parameters)
             limit_mib = self.setup.memory_limit_mib
             if plan is None and not is_asked_for and needed_mib is not None and needed_mib > limit_mib:
@@ -208,6 +216,13 @@ class Objective:
         constrain(trial, constraint, amount)
         raise optuna.TrialPruned(reason)
 
+    def _refusal(self, study: optuna.Study, enqueued: Mapping[str, Any]) -> str | None:
+        """Say why a trial with these enqueued values can't be run; None if it can."""
+        missing = sorted(self.setup.space.domains.keys() - enqueued.keys())
+        if enqueued and missing and isinstance(study.sampler, optuna.samplers.GridSampler):
+            return f"a grid needs a value of every parameter, and {', '.join(missing)} is missing; enqueue it too"
+        return self.setup.space.foreign(enqueued)
+
     def _defer_to_others(
         self, trial: optuna.Trial, parameters: TrialParameters, snapshot: StudySnapshot, *, trains: bool
     ) -> None:
@@ -260,9 +275,8 @@ class Objective:
         snapshot = self.snapshot(study)
         knowledge = snapshot.knowledge
         members = []
-        for structure in self.setup.space.structures:
-            member = structure.replace(**parameters.learning_only)
-            if knowledge.class_of(member) == knowledge.class_of(parameters) and (cost := knowledge.cost(member)) is not None:
+        for structure in self.setup.structures_of.get(knowledge.class_of(parameters.structure), ()):
+            if (cost := knowledge.cost(structure)) is not None:
                 known = {name: value for name in costs if (value := cost.value(name)) is not None}
                 if len(known) < len(costs):
                     return None

@@ -40,6 +40,11 @@ def table_fingerprint(table: Any) -> str:
     return f"{len(table)} rows, sha256 {digest.hexdigest()}"
 
 
+def short_hash(depends: Mapping[str, Any]) -> str:
+    """Return a hash of plain values, short enough for the name of what depends on them."""
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def local_contents(job: TextClassificationJob) -> dict[str, str]:
     """Return the fingerprints of what a job reads here: `train`, `eval` if that is another file, and a directory's `model`."""
     model = Path(job.model).expanduser()

@@ -25,7 +25,7 @@ class KernelKillWatch:
     def __init__(self, *, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> None:
         self._membership, self._cgroup = proc / "self" / "cgroup", cgroup
         counters = (*_own_files(self._membership, cgroup, _COUNTERS), proc / "vmstat")
-        self._counter = next((path for path in counters if _kills(path) is not None), None)
+        self._counter = next((path for path in counters if num_kills(path) is not None), None)
         self._before = self._read()
 
     def kills_since(self) -> int | None:
@@ -39,7 +39,7 @@ class KernelKillWatch:
         return min([psutil.virtual_memory().total / 2**20, *limits])
 
     def _read(self) -> int | None:
-        return None if self._counter is None else _kills(self._counter)
+        return None if self._counter is None else num_kills(self._counter)
 
 
 def _own_files(membership: Path, cgroup: Path, names: tuple[str, str]) -> Iterator[Path]:
@@ -60,7 +60,8 @@ def _own_files(membership: Path, cgroup: Path, names: tuple[str, str]) -> Iterat
             yield mount / file
 
 
-def _kills(path: Path) -> int | None:
+def num_kills(path: Path) -> int | None:
+    """Return the number of kills that a file of the kernel counts, such as /proc/vmstat; None if it does not."""
     if not path.is_file():
         return None
     found = re.search(r"^oom_kill (\d+)$", path.read_text(encoding="utf-8"), re.MULTILINE)

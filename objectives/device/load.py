@@ -25,7 +25,8 @@ class ProcessorLoad:
         """Return the processors' time in seconds: all of it, what was idle, and what this process and its children took."""
         everyone = psutil.cpu_times(percpu=True)
         if hasattr(os, "sched_getaffinity"):
-            everyone = [times for number, times in enumerate(everyone) if number in os.sched_getaffinity(0)] or everyone
+            ours = os.sched_getaffinity(0)
+            everyone = [times for number, times in enumerate(everyone) if number in ours] or everyone
         # Linux counts a guest's time in the user's as well.
         total_s = sum(sum(times) - sum(getattr(times, name, 0.0) for name in ("guest", "guest_nice")) for times in everyone)
         idle_s = sum(times.idle + getattr(times, "iowait", 0.0) for times in everyone)

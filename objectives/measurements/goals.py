@@ -100,6 +100,10 @@ class Goal:
         shown = self.show(std)
         return f"{std:.1g}" if std and not shown.strip("0.") else shown
 
+    def show_with_spread(self, value: float, std: float | None) -> str:
+        """Return the value with its standard deviation, if that is known: "12.34 ± 0.21"."""
+        return self.show(value) + ("" if std is None else f" ± {self.show_spread(std)}")
+
     def show_with_unit(self, value: float) -> str:
         """Return the value with the decimals worth showing and its unit: "41.20 s"."""
         return f"{self.show(value)} {self.unit}".rstrip()

@@ -1,14 +1,12 @@
 """Prepares what all trials of a study share, and finds out before them what can't be trained."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tradeoff.objectives.data.contents import custom_contents
+from tradeoff.objectives.data.contents import custom_contents, short_hash
 from tradeoff.objectives.device.registry import start_device
 from tradeoff.objectives.job.settings import AnyJob, CustomJob
 from tradeoff.objectives.trainers import prepared_data
@@ -123,7 +121,7 @@ def _key(job: AnyJob, folder: str, searched: Mapping[str, Sequence[Any]]) -> str
     }
     if isinstance(job, CustomJob):
         depends["code"] = _source(job)
-    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+    return short_hash(depends)
 
 
 def _source(job: CustomJob) -> str:

@@ -5,7 +5,6 @@ it depends on. A trial maps that directory into memory. Directories appear compl
 another name and renamed.
 """
 
-import hashlib
 import itertools
 import json
 import tempfile
@@ -23,7 +22,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from transformers import AutoTokenizer, DataCollatorWithPadding, default_data_collator
 
 from tradeoff.objectives.data import reviews
-from tradeoff.objectives.data.contents import local_contents
+from tradeoff.objectives.data.contents import local_contents, short_hash
 from tradeoff.objectives.data.sources import labelled_texts
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.measurements.goals import learned_goals
@@ -254,4 +253,4 @@ def _key(job: TextClassificationJob, contents: dict[str, str]) -> str:
     }
     if EMBEDDED in (job.dataset, job.model):
         depends["generator"] = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (reviews, embedded)]
-    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+    return short_hash(depends)

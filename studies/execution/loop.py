@@ -19,8 +19,8 @@ from tradeoff.objectives.knowledge.failures import Option
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.snapshot import StudySnapshot
-from tradeoff.objectives.measurements.records import DERIVED_FROM, TrialRecord, read_record, store_attributes
-from tradeoff.objectives.objective import Objective, TrialDeferred, TrialFailed
+from tradeoff.objectives.measurements.records import DERIVED_FROM, TrialRecord, read_record
+from tradeoff.objectives.objective import Objective, TrialDeferred, TrialRefused
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import StudyFailed
 from tradeoff.studies.execution.display import Display
@@ -236,12 +236,11 @@ class Search:
 
         def run(trial: optuna.Trial) -> tuple[float, ...]:
             nonlocal num_deferred
-            if (why := self._refusal(trial)) is not None:
-                self.display.message(f"trial {trial.number} was enqueued with a value outside the space and is not run: {why}")
-                store_attributes(trial, {"outcome": "skipped", "reason": why})
-                raise TrialFailed(why)
             try:
                 return self.objective(trial)
+            except TrialRefused as why:
+                self.display.message(f"trial {trial.number} was enqueued with a value outside the space and is not run: {why}")
+                raise
             except TrialDeferred as deferred:
                 self._deferred.append((deferred.until, trial.params))
                 num_deferred = self._deferred_in_a_row + 1
@@ -250,18 +249,6 @@ class Search:
         told = self._fault_tolerant.run(trial, run)
         self._deferred_in_a_row = num_deferred
         self._ended(told)
-
-    def _refusal(self, trial: optuna.Trial) -> str | None:
-        """Say why a trial that somebody has enqueued can't be run; None if it can."""
-        enqueued = self.study.storage.get_trial(self.study.trial_id(trial.number)).system_attrs.get("fixed_params", {})
-        domains = self.objective.setup.space.domains
-        if (
-            enqueued
-            and isinstance(self.study.sampler, optuna.samplers.GridSampler)
-            and (left := domains.keys() - enqueued.keys())
-        ):
-            return f"a grid needs a value of every parameter, and {', '.join(sorted(left))} is missing; enqueue it too"
-        return self.objective.setup.space.foreign(enqueued)
 
     def _ended(self, trial: optuna.trial.FrozenTrial) -> None:
         record = read_record(trial, self.config.objectives, num_devices=self.config.devices_per_trial)

@@ -43,9 +43,9 @@ def comparison_lines(results: Mapping[str, Any]) -> list[str]:
             continue
         goal, expected = GOALS[name], results["expected"].get(name)
         line = f"{goal.label} {goal.show_with_unit(results['measured'][name])}"
-        std = results["expected"].get(spread_name(name))
-        spread = "" if std is None else f" ± {goal.show_spread(std)}"
-        lines.append(line if expected is None else f"{line} (expected {goal.show(expected)}{spread})")
+        if expected is not None:
+            line += f" (expected {goal.show_with_spread(expected, results['expected'].get(spread_name(name)))})"
+        lines.append(line)
     if (ours := results["device"]["name"]) != (theirs := results["expected_device"]):
         lines.append(f"the expected time and memory are of {theirs}, and the measured ones of {ours}")
     return lines

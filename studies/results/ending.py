@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tradeoff.objectives.measurements.records import OutcomeKind
-from tradeoff.searchspace import KNOBS
 from tradeoff.studies.results.front import feasible
 from tradeoff.studies.results.results import StudyResults
+from tradeoff.studies.results.tables import short_class
 
 # Classes that are listed by name.
 MAX_LISTED = 5
@@ -43,21 +43,12 @@ def untrained_lines(results: StudyResults) -> list[str]:
         return []
     one = len(left) == 1
     lines = [f"not trained: {len(left)} learning {'class' if one else 'classes'}"]
-    lines += [f"  {describe_class(each['learning_class'])}: {_why(each)}" for each in left[:MAX_LISTED]]
+    lines += [f"  {short_class(each['learning_class'])}: {_why(each)}" for each in left[:MAX_LISTED]]
     if (rest := left[MAX_LISTED:]) and (counted := Counter(_kind(each) for each in rest)):
         lines.append(f"  and {', '.join(f'{count} {kind}' for kind, count in counted.items())}")
     if any(each["gain"] is not None for each in left):
         lines.append("  --train-all trains what fits, --set prefer=OBJECTIVE what may raise that objective's best value")
     return lines
-
-
-def describe_class(learning_class: Mapping[str, Any]) -> str:
-    """Return a learning class in a few words: "effective batch 16, adafactor"."""
-    words = [f"effective batch {learning_class['effective_batch_size']}"]
-    for name, value in learning_class.items():
-        if name in KNOBS and value not in (None, False, KNOBS[name].usual):
-            words.append(str(value) if KNOBS[name].names_itself else f"{KNOBS[name].label} {value}")
-    return ", ".join(words)
 
 
 def _why(each: Mapping[str, Any]) -> str:

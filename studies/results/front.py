@@ -8,7 +8,7 @@ is derived and not published yet comes after everything that was.
 from collections.abc import Mapping, Sequence
 
 from tradeoff.objectives.measurements.goals import GOALS
-from tradeoff.objectives.measurements.records import UNPUBLISHED, TrialRecord
+from tradeoff.objectives.measurements.records import TrialRecord
 
 # What tells configurations apart: their parameters.
 Configuration = frozenset[tuple[str, object]]
@@ -56,16 +56,13 @@ def standing(records: Sequence[TrialRecord]) -> dict[Configuration, TrialRecord]
     return latest
 
 
-def superseded(records: Sequence[TrialRecord]) -> dict[int, int]:
-    """Return the numbers of the complete trials that no longer stand for their configuration, each with the one that does."""
+def replaced(records: Sequence[TrialRecord]) -> dict[int, TrialRecord]:
+    """Return the record that stands in the place of each completed one that no longer stands for its configuration."""
     latest = standing(records)
     return {
-        record.number: latest[key].number
+        record.number: current
         for record in records
-        if record.outcome == "completed"
-        and record.reason != UNPUBLISHED
-        and (key := configuration(record)) in latest
-        and latest[key].number != record.number
+        if record.outcome == "completed" and (current := latest[configuration(record)]).number != record.number
     }
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tradeoff.objectives.measurements.records import PUBLISHES, UNPUBLISHED, TrialRecord
 from tradeoff.objectives.measurements.seeds import NUM_SEEDS
-from tradeoff.studies.results.front import Configuration, configuration, standing
+from tradeoff.studies.results.front import Configuration, configuration, replaced
 
 
 def as_they_stand(records: Sequence[TrialRecord]) -> tuple[list[TrialRecord], dict[int, TrialRecord]]:
@@ -14,16 +14,13 @@ def as_they_stand(records: Sequence[TrialRecord]) -> tuple[list[TrialRecord], di
     A trial that was published as another one has "trained", and lends it the details of its training. A complete one in whose
     place is another one is "superseded".
     """
-    latest, by_number = standing(records), {record.number: record for record in records}
+    instead, by_number = replaced(records), {record.number: record for record in records}
     found: dict[int, TrialRecord] = {}
-    replaced: dict[int, int] = {}
     for record in records:
         if record.is_published and (own := by_number.get(record.attributes[PUBLISHES])) is not None:
             details = {name: value for name, value in own.attributes.items() if isinstance(value, dict | list)}
             record = replace(record, attributes=details | dict(record.attributes))
-        current = latest.get(configuration(record))
-        if record.outcome == "completed" and current is not None and current.number != record.number:
-            replaced[record.number] = current.number
+        if (current := instead.get(record.number)) is not None:
             if record.reason == UNPUBLISHED:
                 how = "published as" if current.is_published else "measured again:"
                 record = replace(record, outcome="trained", reason=f"{how} {current.title}")
@@ -31,7 +28,7 @@ def as_they_stand(records: Sequence[TrialRecord]) -> tuple[list[TrialRecord], di
                 reason = f"in its place: {current.title}" if current.number >= 0 else UNPUBLISHED
                 record = replace(record, outcome="superseded", reason=reason)
         found[record.number] = record
-    return list(found.values()), {number: found[current] for number, current in replaced.items()}
+    return list(found.values()), {number: found[current.number] for number, current in instead.items()}
 
 
 def unpublished(records: Sequence[TrialRecord], derived: Iterable[TrialRecord]) -> Iterator[TrialRecord]:

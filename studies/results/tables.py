@@ -149,8 +149,8 @@ def shown_value(record: TrialRecord, objective: str) -> str:
 
 def with_spread(record: TrialRecord, objective: str, *, unit: bool = False) -> str:
     """Return a value for a person, with its standard deviation where it is known: "12.34 ± 0.21 s"."""
-    goal, spread = GOALS[objective], record.attributes.get(spread_name(objective))
-    text = goal.show(record.values[objective]) + ("" if spread is None else f" ± {goal.show_spread(spread)}")
+    goal = GOALS[objective]
+    text = goal.show_with_spread(record.values[objective], record.attributes.get(spread_name(objective)))
     return f"{text} {goal.unit}".rstrip() if unit else text
 
 
@@ -168,18 +168,28 @@ def short_configuration(params: Mapping[str, Any]) -> str:
     """Return a configuration in a few words: "32 x 2, checkpointing, bf16" for batch 32 with 2 accumulation steps."""
     if MICRO_BATCH not in params:
         return "no configuration yet"  # its worker died before it had chosen one
-    words = [f"{params[MICRO_BATCH]} x {params.get('gradient_accumulation_steps', 1)}"]
-    for name, value in params.items():
-        if name in (MICRO_BATCH, "gradient_accumulation_steps") or value is None or value is False:
+    batch = f"{params[MICRO_BATCH]} x {params.get('gradient_accumulation_steps', 1)}"
+    return ", ".join([batch, *_settings(params, MICRO_BATCH, "gradient_accumulation_steps")])
+
+
+def short_class(learning_class: Mapping[str, Any]) -> str:
+    """Return a learning class in a few words: "effective batch 16, adafactor"."""
+    size = "effective_batch_size"
+    return ", ".join([f"effective batch {learning_class[size]}", *_settings(learning_class, size)])
+
+
+def _settings(values: Mapping[str, Any], *besides: str) -> list[str]:
+    """Return the settings that are not the usual ones in words, without those that are shown in another way."""
+    words = []
+    for name, value in values.items():
+        if name in besides or value is None or value is False:
             continue
         if (knob := KNOBS.get(name)) is None:
             words.append(f"{name} {show_parameter(value)}")  # a knob of another version
-            continue
-        if value == knob.usual:
-            continue
-        shown = knob.label if value is True else str(value) if knob.names_itself else f"{knob.label} {show_parameter(value)}"
-        words.append(shown)
-    return ", ".join(words)
+        elif value != knob.usual:
+            itself = str(value) if knob.names_itself else f"{knob.label} {show_parameter(value)}"
+            words.append(knob.label if value is True else itself)
+    return words
 
 
 def _spreads(record: TrialRecord, objectives: Sequence[str]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.snapshot import StudyReader
-from tradeoff.objectives.measurements.records import PUBLISHES, TrialRecord, stored_attributes
-from tradeoff.studies.results.front import superseded
+from tradeoff.objectives.measurements.records import PUBLISHES, UNPUBLISHED, TrialRecord, stored_attributes
+from tradeoff.studies.results.front import replaced
 from tradeoff.studies.results.publication import unpublished
 from tradeoff.studies.storage.stored_study import StoredStudy
 
@@ -56,7 +56,8 @@ def publish(study: StoredStudy, setup: StudySetup) -> int:
 
 def name_superseded(study: StoredStudy, records: Sequence[TrialRecord]) -> None:
     """Store which complete trials no longer stand for their configuration, and which one does."""
-    found = {str(old): new for old, new in superseded(records).items()}
+    complete = {record.number for record in records if record.reason != UNPUBLISHED}
+    found = {str(number): current.number for number, current in replaced(records).items() if number in complete}
     if found != study.user_attrs.get(SUPERSEDED, {}):
         study.set_user_attr(SUPERSEDED, found)
 

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from tradeoff.objectives.device.kernel_kills import num_kills
+
 # A trial's system attributes: the `Owner` that runs it, as plain data; the mark of the call that created it; and what its
 # worker writes again and again while it is alive.
 OWNER_ATTRIBUTE = "tradeoff:owner"
@@ -86,11 +88,7 @@ def was_killed_for_memory(plain: Mapping[str, Any]) -> bool:
 
 def _memory_kills() -> int | None:
     """Return the machine's count, which the terminal or the container that asks does not change."""
-    try:
-        lines = (_PROC / "vmstat").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+    return num_kills(_PROC / "vmstat")
 
 
 def _boot() -> str:

@@ -22,7 +22,7 @@ from tradeoff.studies.config.availability import available_space
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import validated
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.results.tables import short_configuration
+from tradeoff.studies.results.tables import short_class, short_configuration
 from tradeoff.studies.samplers.acquisition import MetricGP, _features
 from tradeoff.studies.samplers.survey import Depth, next_probe
 
@@ -115,6 +115,12 @@ def test_a_configuration_in_words_names_what_was_chosen() -> None:
 
 def test_a_knob_that_this_version_does_not_have_is_shown_by_its_name() -> None:
     assert short_configuration({"per_device_train_batch_size": 8, "lora_rank": 16}) == "8 x 1, lora_rank 16"
+
+
+def test_a_learning_class_is_named_as_a_configuration_is() -> None:
+    learning_class = {"effective_batch_size": 16, "gradient_checkpointing": True, "optim": "adafactor", "padding": None}
+    assert short_class(learning_class) == "effective batch 16, checkpointing, adafactor"
+    assert short_class({"effective_batch_size": 16, "gradient_checkpointing": False}) == "effective batch 16"
 
 
 def test_spaces_without_the_further_knobs_get_no_further_coordinates() -> None:
