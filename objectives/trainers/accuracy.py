@@ -17,15 +17,18 @@ from tradeoff.objectives.data.labels import macro_f1
 class Accuracy(evaluate.Metric):  # type: ignore[misc]
     """The share of predictions that equal their reference, 0 to 1.
 
+    Args:
+        cache_dir: Where directories are made that stay empty. Nobody else may have anything there.
+
     Example:
-        >>> Accuracy().compute(predictions=[0, 1, 1, 4], references=[0, 1, 2, 4])
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     Accuracy(directory).compute(predictions=[0, 1, 1, 4], references=[0, 1, 2, 4])
         {'accuracy': 0.75}
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        # The directory is created but stays empty; a home that can't be written to must not end a trial. A fixed seed keeps
-        # the metric from reading the global random state.
-        super().__init__(**({"keep_in_memory": True, "cache_dir": tempfile.gettempdir(), "seed": 0} | kwargs))
+    def __init__(self, cache_dir: str, **kwargs: Any) -> None:
+        # A fixed seed keeps the metric from reading the global random state.
+        super().__init__(cache_dir=cache_dir, **({"keep_in_memory": True, "seed": 0} | kwargs))
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -49,5 +52,7 @@ def compute_metrics(prediction: Any) -> dict[str, float]:
     if isinstance(logits, tuple):
         logits = logits[0]
     predicted = np.argmax(logits, axis=-1)
-    accuracy: dict[str, float] = Accuracy().compute(predictions=predicted, references=prediction.label_ids)
+    # Not the home, which may not be writable, and no fixed name in a directory that other users write to.
+    with tempfile.TemporaryDirectory(prefix="tradeoff-metric-") as directory:
+        accuracy: dict[str, float] = Accuracy(directory).compute(predictions=predicted, references=prediction.label_ids)
     return accuracy | {"f1": macro_f1(predicted, prediction.label_ids)}

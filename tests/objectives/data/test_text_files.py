@@ -28,6 +28,8 @@ def rows(path, columns=COLUMNS, **options):
 
 GOOD = [("good, would come again", "3"), ('"so-so"', "2"), ("two\nlines", "1")]
 CSV = 'text,label\n"good, would come again",3\n"""so-so""",2\n"two\nlines",1\n'
+# Without the time of compression, so that a test has one name.
+GZIPPED = gzip.compress(CSV.encode(), mtime=0)
 JSON = [{"text": text, "label": int(label)} for text, label in GOOD]
 LINES = "".join(json.dumps(row) + "\n" for row in JSON)
 
@@ -38,7 +40,7 @@ LINES = "".join(json.dumps(row) + "\n" for row in JSON)
         ("a.csv", CSV),
         ("A.CSV", CSV),
         ("a.csv.gz", CSV),
-        ("a.csv", gzip.compress(CSV.encode())),  # compressed, whatever its name says
+        ("a.csv", GZIPPED),  # compressed, whatever its name says
         ("bom.csv", "\ufeff" + CSV),
         ("windows.csv", CSV.replace("\n", "\r\n").replace("two\r\n", "two\n")),
         ("blank-lines.csv", CSV.replace("text,label\n", "text,label\n\n") + "\n\n"),
@@ -112,7 +114,7 @@ HEADER = "text,label\n"
         ("a.csv", CSV.encode("utf-16-le"), r"it holds zero bytes: set encoding .* probably utf-16-le"),
         ("a.csv", b"PK\x03\x04....", r"is a zip archive or an Excel sheet; save what it holds as CSV"),
         ("a.parquet", "text,label\n", r"can't be read as parquet: .*; it may be damaged, or of another kind"),
-        ("a.csv", gzip.compress(CSV.encode())[:40], r"can't be read as csv: Compressed file ended .*; it may be damaged"),
+        ("a.csv", GZIPPED[:40], r"can't be read as csv: Compressed file ended .*; it may be damaged"),
         ("test.txt", HEADER, r"a data file must end in \.csv, \.tsv, .* or \.parquet, got .*test\.txt; rename it"),
         ("reviews", HEADER, r"a data file must end in \.csv, "),
         ("a.jsonl", '{"text": "good", "label": 1}\n{"text": "bad", "label"\n', r"line 2 is not JSON: .*; mend it"),

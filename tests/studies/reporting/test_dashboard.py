@@ -1,3 +1,4 @@
+import http.client
 import json
 import logging
 import signal
@@ -5,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from stored_studies import TRIALS, completed, make_study, params
 
 from tradeoff.searchspace import Categorical, SearchSpace
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.reporting.dashboard import _shorten, is_loopback, serve
+from tradeoff.studies.reporting.dashboard import _is_own_name, _shorten, is_loopback, serve
 from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.publication import as_they_stand
 from tradeoff.studies.storage.opening import open_storage
@@ -95,6 +97,102 @@ def test_the_best_trials_of_a_finished_search_are_its_front_in_the_dashboard_and
     studies = wait_until(lambda: [s for s in read(address, "/api/studies")["study_summaries"] if s["study_name"] == "searched"])
     best = read(address, f"/api/studies/{studies[0]['study_id']}")["best_trials"]
     assert sorted(trial["number"] for trial in best) == front
+
+
+def ask(address: str, method: str, path: str, headers: list[tuple[str, str]]) -> tuple[int, str]:
+    """Send a request with exactly these headers, and return the answer's status and first line."""
+    port = int(address.split(":")[2].split("/")[0])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.putrequest(method, path, skip_host=True)
+    for name, value in headers:
+        connection.putheader(name, value.replace("PORT", str(port)))
+    connection.endheaders()
+    answer = connection.getresponse()
+    status, body = answer.status, answer.read().decode()
+    connection.close()
+    return status, body.splitlines()[0]
+
+
+OWN = ("Host", "127.0.0.1:PORT")
+FOREIGN = "the dashboard must be asked for as 127.0.0.1 or localhost, got Host: "
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Host", "evil.example")],
+        [("Host", "evil.example:PORT"), ("Origin", "http://evil.example:PORT")],
+        [("Host", "localhost.evil.example")],
+        [("Host", "127.0.0.1.evil.example")],
+        [("Host", "127.0.0.1@evil.example")],
+        [("Host", "evil.example#127.0.0.1")],
+        [("Host", "10.0.0.1")],
+        [("Host", "127.0.0.1:port")],
+        [("Host", "")],
+        [],
+        [OWN, ("Host", "evil.example")],
+        [("Host", "evil.example"), OWN],
+    ],
+)
+def test_a_request_for_another_host_is_forbidden(address: str, headers: list[tuple[str, str]]) -> None:
+    for method, path in (
+        ("DELETE", "/api/studies/1"),
+        ("POST", "/api/studies"),
+        ("GET", "/api/studies"),
+        ("GET", "/dashboard"),
+    ):
+        status, body = ask(address, method, path, headers)
+        assert (status, body.startswith(FOREIGN)) == (403, True), (method, path)
+    assert ask(address, "DELETE", "http://127.0.0.1/api/studies/1", [("Host", "evil.example")])[0] == 403
+    assert read(address, "/api/studies")["study_summaries"]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://evil.example", "http://127.0.0.1:1", "http://localhost:PORT", "https://127.0.0.1", "null", "", "file://"],
+)
+def test_a_page_of_another_origin_reads_and_changes_nothing(address: str, origin: str) -> None:
+    for method, path in (("DELETE", "/api/studies/1"), ("POST", "/api/studies"), ("GET", "/artifacts/1/0/ab")):
+        status, body = ask(address, method, path, [OWN, ("Origin", origin)])
+        assert (status, body.startswith("a request from a page must come from the dashboard's own, got Origin: ")) == (
+            403,
+            True,
+        )
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:PORT", "localhost:PORT", "LOCALHOST", "[::1]:PORT", "127.0.0.1:8888", "127.1.2.3"])
+def test_the_dashboard_is_itself_under_each_name_of_this_machine(address: str, host: str) -> None:
+    # A tunnel to another machine has a port of its own.
+    for headers in ([("Host", host)], [("Host", host), ("Origin", f"http://{host}")]):
+        assert ask(address, "GET", "/api/studies", headers)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("listening", "named", "allowed"),
+    [
+        ("10.0.0.7", "10.0.0.7", True),
+        ("10.0.0.7", "10.0.0.8", False),
+        ("10.0.0.7", "evil.example", False),
+        ("gpu-box.lan", "gpu-box.lan", True),
+        ("gpu-box.lan", "10.0.0.7", False),
+        ("0.0.0.0", "10.0.0.7", True),
+        ("0.0.0.0", socket.gethostname().lower(), True),
+        ("::", "fe80::1", True),
+        ("0.0.0.0", "evil.example", False),
+        ("127.0.0.1", socket.gethostname().lower(), False),
+    ],
+)
+def test_where_others_are_let_in_the_host_is_what_was_said_or_an_address(listening: str, named: str, allowed: bool) -> None:
+    assert _is_own_name(named, listening) is allowed
+
+
+def test_no_page_shows_the_dashboard_within_itself_and_a_file_is_no_page_of_it(address: str) -> None:
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        assert answer.headers["X-Frame-Options"] == "DENY"
+    with pytest.raises(urllib.error.HTTPError) as missing:
+        urllib.request.urlopen(address.replace("/dashboard", "/artifacts/1/ab"), timeout=30)
+    assert (missing.value.code, missing.value.headers["Content-Security-Policy"]) == (404, "sandbox")
+    missing.value.close()
 
 
 def test_a_trial_that_ends_while_the_dashboard_runs_appears(address: str, storage: str) -> None:
