@@ -44,6 +44,7 @@ class MemoryEstimator:
         eval_batch_size: The batch size of an evaluation before and after training; None for no evaluation.
         cache_folder: The directory to store traces in; None to keep them in memory only.
         progress: Called with a sentence before each trace.
+        say: Called with a line for the user if a stored trace is damaged, or none can be stored. Default: `progress`.
         tracer: Makes the tracer, in place of `tradeoff.objectives.memory_estimator.tracing.trace.Tracer`.
 
     Raises:
@@ -61,6 +62,7 @@ class MemoryEstimator:
         eval_batch_size: int | None = None,
         cache_folder: Path | None = None,
         progress: Callable[[str], None] | None = None,
+        say: Callable[[str], None] | None = None,
         tracer: "Callable[[PretrainedConfig, TraceSettings], Tracer] | None" = None,
     ) -> None:
         from tradeoff.objectives.memory_estimator.tracing.model_config import load_config
@@ -72,7 +74,7 @@ class MemoryEstimator:
         self._eval_batch_size = eval_batch_size
         self._progress = progress or (lambda _: None)
         self._config = load_config(model_config)
-        self._store = TraceStore(self._config.to_dict(), settings, cache_folder)
+        self._store = TraceStore(self._config.to_dict(), settings, cache_folder, say or self._progress)
         self._make_tracer = tracer
         self._tracer: Tracer | None = None
         self._linear: dict[StepClass, LinearSegments | None] = {}

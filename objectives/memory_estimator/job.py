@@ -1,7 +1,7 @@
 """The memory estimates of a training job: its model's configuration, and how its steps are computed."""
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +82,7 @@ def estimate_for_search(
     memory_limit_mib: float,
     sequence_length: int | None = None,
     cache_folder: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> MemoryEstimates:
     """Estimate what the probes of a study will measure.
 
@@ -92,6 +93,7 @@ def estimate_for_search(
         memory_limit_mib: The most that a trial may use.
         sequence_length: Tokens of the longest sequence; None for `job.max_length`.
         cache_folder: The directory to store traces in.
+        say: Called with a line for the user about what is stored there.
 
     Raises:
         ValueError: The model's memory can't be estimated.
@@ -133,6 +135,7 @@ def estimate_for_search(
             gpu=gpu,
             eval_batch_size=job.eval_batch_size if job.evaluates else None,
             cache_folder=cache_folder,
+            say=say,
         )
         estimates += estimator.estimate(group)
     # A bound does not include a context that nobody measured.

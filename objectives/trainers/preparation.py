@@ -46,17 +46,19 @@ def prepare_workload(job: AnyJob, cache_folder: Path, searched: Mapping[str, Seq
     Returns:
         JSON types: `folder` for `load_workload`, `num_train`, `num_eval`, `baselines`, the value that a constant answer
         reaches in each learned objective, if that is known, `contents`, what data and model are, whatever their names,
-        `lacks`, the values that can't be trained with, each as `knob`, `value` and `reason`, and `notice`, a line for the
-        user, or None.
+        `lacks`, the values that can't be trained with, each as `knob`, `value` and `reason`, and `notices`, lines for the
+        user.
 
     Raises:
         ValueError: The job can't be run as the user wrote it.
     """
+    notices: list[str] = []
     if isinstance(job, CustomJob):
-        facts: dict[str, Any] = {"folder": "", "baselines": job.baselines(), "notice": None}
+        facts: dict[str, Any] = {"folder": "", "baselines": job.baselines(), "notices": notices}
     else:
-        facts = prepared_data.prepare(job, cache_folder).facts()
-        facts |= {"notice": facts["model"]["notice"], "has_checkpointing": facts["model"]["has_checkpointing"]}
+        facts = prepared_data.prepare(job, cache_folder, notices.append).facts()
+        notices += [] if (notice := facts["model"]["notice"]) is None else [notice]
+        facts |= {"notices": notices, "has_checkpointing": facts["model"]["has_checkpointing"]}
     if searched is None and not isinstance(job, CustomJob):
         return facts | {"lacks": []}
     lacks = _known_lacks(job, facts, searched or {})

@@ -2,15 +2,16 @@
 
 Preparing loads, checks, shuffles and tokenises; it takes seconds, and its result is a directory named after a hash of all that
 it depends on. A trial maps that directory into memory. Directories appear complete or not at all: they are written under
-another name and renamed.
+another name and renamed. One that was damaged since, whichever of its files, is noticed before it is used, and made again.
 """
 
+import contextlib
 import itertools
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -22,16 +23,17 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from transformers import AutoTokenizer, DataCollatorWithPadding, default_data_collator
 
 from tradeoff.objectives.data import reviews
-from tradeoff.objectives.data.contents import local_contents, short_hash
+from tradeoff.objectives.data.contents import file_fingerprint, local_contents, short_hash
 from tradeoff.objectives.data.sources import labelled_texts
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.measurements.goals import learned_goals
 from tradeoff.objectives.trainers import embedded
+from tradeoff.objectives.trainers.model_files import first_line
 from tradeoff.objectives.trainers.models import ModelSource, resolve_model
 
 _FACTS = "prepared.json"
 _MODEL = "model"
-_FORMAT = 4  # of the facts: data that another version of this file wrote is prepared again
+_FORMAT = 5  # of the facts: data that another version of this file wrote is prepared again
 _LIBRARIES = ("datasets", "tokenizers", "transformers")
 
 
@@ -99,39 +101,82 @@ class PreparedData:
         }
 
 
-def prepare(job: TextClassificationJob, cache_folder: Path) -> PreparedData:
-    """Prepare a job's data, unless that was done before.
+def prepare(job: TextClassificationJob, cache_folder: Path, say: Callable[[str], None] = lambda _: None) -> PreparedData:
+    """Prepare a job's data, unless that was done before and nothing of it is damaged.
 
     Args:
         job: The job.
         cache_folder: Holds a directory for each prepared data set; created if it does not exist.
+        say: Is given a line for the user if damaged data is prepared again.
 
     Raises:
         ValueError: The data or the model can't be used as the job says.
     """
     contents = local_contents(job)
     final = cache_folder.resolve() / _key(job, contents)
-    if (final / _FACTS).exists():
+    if _is_whole(final):
         return load(final)
+    if final.exists():
+        say(f"the prepared data in {final} was damaged: it is prepared again")
     cache_folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".preparing-", dir=final.parent) as name:
         unfinished = Path(name) / "data"
-        _write(job, contents, unfinished, final)
+        _write(job, contents, unfinished)
+        # Another process may be doing the same: whichever of them is first, one of two equal directories stays.
+        if not _is_whole(final):
+            with contextlib.suppress(FileNotFoundError):
+                final.rename(Path(name) / "damaged")
         try:
             unfinished.rename(final)
         except OSError:
-            # Another process has prepared the same data meanwhile; a directory with content is never replaced.
-            if not (final / _FACTS).exists():
+            if not _is_whole(final):
                 raise
     return load(final)
 
 
 def load(folder: Path) -> PreparedData:
-    """Return the data that `prepare` wrote into `folder`; samples and tokenizer are read on first use."""
-    facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-    for computed in ("model_module", "baselines"):
+    """Return the data that `prepare` wrote into `folder`; samples and tokenizer are read on first use.
+
+    Raises:
+        ValueError: What it says of the data is damaged.
+    """
+    facts = _read_facts(folder)
+    for computed in ("files", "model_module", "baselines"):
         facts.pop(computed, None)
-    return PreparedData(**(facts | {"folder": folder, "model": ModelSource(**facts["model"])}))
+    model = ModelSource(**facts["model"])
+    if model.name_or_folder == str(Path(facts["folder"]) / _MODEL):
+        model = replace(model, name_or_folder=str(folder / _MODEL))  # wherever the directory was moved since
+    return PreparedData(**(facts | {"folder": folder, "model": model}))
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    path = folder / _FACTS
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if facts.pop("checksum") != short_hash(facts):
+            raise ValueError("its checksum is that of another content")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} must be as it was written, and is damaged ({first_line(error)}); rerun the command: it is prepared again"
+        ) from error
+    return facts
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return True if a directory holds all that was prepared, byte for byte."""
+    try:
+        return bool(_read_facts(folder)["files"] == _files(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Return the fingerprints of a directory's files but for the facts, which hold them."""
+    return {
+        str(path.relative_to(folder)): file_fingerprint(path)
+        for path in folder.rglob("[!.]*")
+        if path.is_file() and path != folder / _FACTS
+    }
 
 
 def collator(data: PreparedData, padding: str, *, max_length: int) -> Any:
@@ -157,8 +202,8 @@ def highest_token(data: PreparedData) -> int:
     return int(max(*highest, data.model.pad_token_id or 0))
 
 
-def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path, final: Path) -> None:
-    """Prepare into `folder`, which is to become `final`."""
+def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path) -> None:
+    """Prepare into `folder`; what it holds says so last."""
     model_folder = folder / _MODEL
     model_folder.mkdir(parents=True)
     if job.dataset == RANDOM_TOKENS:
@@ -181,10 +226,8 @@ def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path, f
     counts = Counter(parts["train"]["labels"])
     eval_counts = Counter(parts["eval"]["labels"]) if "eval" in parts else Counter()
     num_eval = eval_counts.total()
-    if source.name_or_folder == str(model_folder):
-        source = ModelSource(**(asdict(source) | {"name_or_folder": str(final / _MODEL)}))
     prepared = PreparedData(
-        folder=final,
+        folder=folder,
         model=source,
         num_labels=job.num_labels,
         num_train=counts.total(),
@@ -196,7 +239,9 @@ def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path, f
         contents=contents | ({} if job.model == EMBEDDED else {"model": source.content}),
         label_names=label_names,
     )
-    (folder / _FACTS).write_text(json.dumps(prepared.facts(), indent=2) + "\n", encoding="utf-8")
+    facts = prepared.facts() | {"files": _files(folder)}
+    text = json.dumps(facts | {"checksum": short_hash(facts)}, indent=2)
+    (folder / _FACTS).write_text(text + "\n", encoding="utf-8")
 
 
 def _tokenise(samples: Any, tokenizer: Any, job: TextClassificationJob) -> Any:

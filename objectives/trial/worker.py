@@ -78,6 +78,7 @@ def _estimate_memory(request: dict[str, Any]) -> Answer | Refusal:
 
     if not device_class(request["device"]).uses_host_processors:
         os.nice(_ESTIMATE_NICENESS)  # trials run meanwhile, and come first
+    notices: list[str] = []
     try:
         made = estimate_for_search(
             TextClassificationJob(**request["job"]),
@@ -86,11 +87,12 @@ def _estimate_memory(request: dict[str, Any]) -> Answer | Refusal:
             memory_limit_mib=request["memory_limit_mib"],
             sequence_length=request["sequence_length"],
             cache_folder=Path(request["cache_folder"]),
+            say=notices.append,
         )
     except (ValueError, OSError) as error:
         traceback.print_exc()
         return Refusal(error=str(error))
-    return Answer(answer=made.as_dict())
+    return Answer(answer={"estimates": made.as_dict(), "notices": notices})
 
 
 def run_trial(

@@ -83,7 +83,9 @@ class MemoryEstimation:
         if isinstance(reply, Refusal):
             self._do_without(reply.error)
             return
-        study.set_user_attr(MEMORY_ESTIMATES, reply.answer)
+        for notice in reply.answer["notices"]:
+            self.display.message(notice)
+        study.set_user_attr(MEMORY_ESTIMATES, reply.answer["estimates"])
         knowledge = objective.snapshot(study).knowledge
         needs = [knowledge.memory.lower_bound_mib(structure) or 0.0 for structure in objective.setup.space.structures]
         limit_mib = objective.setup.memory_limit_mib

@@ -188,7 +188,7 @@ def prepare(
             raise _ended(error) from error
         check_batches(space, data["num_train"], config.devices_per_trial)
         space, left_out = trainable_space(space, data["lacks"])
-        for what in (data["notice"], left_out, check_warmup(space, config.job, data["num_train"], config.devices_per_trial)):
+        for what in (*data["notices"], left_out, check_warmup(space, config.job, data["num_train"], config.devices_per_trial)):
             if what is not None:
                 display.message(what)
         if texts is not None and estimates_memory and (left_out is not None or not is_known):

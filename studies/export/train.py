@@ -97,8 +97,8 @@ def train_export(
         raise TradeoffError(str(error)) from error
     if data["lacks"]:
         raise TradeoffError(f"{data['lacks'][0]['reason']}; export another configuration")
-    if data["notice"] is not None:
-        say(data["notice"])
+    for notice in data["notices"]:
+        say(notice)
     say(f"{data['num_train']:,} training and {data['num_eval']:,} evaluation samples")
     try:
         workload = load_workload(job, data["folder"])

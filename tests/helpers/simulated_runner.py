@@ -238,7 +238,7 @@ class SimulatedServer:
 
     def prepare(self, *_: Any, **__: Any) -> dict[str, Any]:
         facts: dict[str, Any] = {"folder": "", "num_train": NUM_TRAIN, "num_eval": 500, "contents": {}}
-        return facts | {"baselines": {"accuracy": 0.2}, "lacks": [], "notice": None}
+        return facts | {"baselines": {"accuracy": 0.2}, "lacks": [], "notices": []}
 
     def run_trial(self, request: Mapping[str, Any], *, log_path: Any = None, **arguments: Any) -> Any:
         return self.runner.run_trial(request, **arguments)

@@ -34,7 +34,7 @@ def test_estimates_are_made_while_a_trial_runs_and_are_near_what_the_trial_measu
     outcome = run(stages=("probe",), per_device_train_batch_size=64)
     assert isinstance(outcome, Completed)
     message = task.reply(timeout_s=None)
-    estimates = MemoryEstimates.from_dict(message.answer)
+    estimates = MemoryEstimates.from_dict(message.answer["estimates"])
     estimated = [estimates.at(TrialParameters(per_device_train_batch_size=1).memory_class(), batch) for batch in BATCHES]
     peaks = [one.peak_memory_mib for one in estimated]
     assert peaks == sorted(peaks)
@@ -43,7 +43,12 @@ def test_estimates_are_made_while_a_trial_runs_and_are_near_what_the_trial_measu
     # A process of a few MiB: what the libraries take for themselves is as much again.
     assert estimated[-1].lower_bound_mib < measured < estimated[-1].peak_memory_mib + 20
     assert task.reply() == message
-    assert [path.suffixes[-2:] for path in tmp_path.iterdir()] == [[".json", ".gz"]] * 3
+    traces = [*tmp_path.iterdir()]
+    assert [path.suffixes[-2:] for path in traces] == [[".json", ".gz"]] * 3
+    traces[0].write_bytes(traces[0].read_bytes()[:100])
+    again = start(tmp_path).reply(timeout_s=None).answer
+    assert (again["estimates"], message.answer["notices"]) == (message.answer["estimates"], [])
+    assert again["notices"] == [f"the stored trace {traces[0]} can't be read (EOFError): it is made again"]
 
 
 def test_a_model_that_cannot_be_traced_is_named_in_a_sentence(tmp_path):

@@ -1,5 +1,8 @@
 """Traces on disk, and what is left of one that was not written to its end."""
 
+import errno
+import gzip
+import json
 import os
 import time
 
@@ -12,13 +15,14 @@ from tradeoff.objectives.memory_estimator.settings import TraceSettings
 SETTINGS = TraceSettings(sequence_length=16, attention="eager")
 
 
-def opened(folder):
-    return store.TraceStore({"hidden_size": 32}, SETTINGS, folder)
+def opened(folder, say=lambda _: None):
+    return store.TraceStore({"hidden_size": 32}, SETTINGS, folder, say)
 
 
-def segments(key=1):
+def segments(key="block"):
     names = Segments.__dataclass_fields__
-    return Segments(**{name: (Event(key, 64, next(iter(Category))),) for name in names})
+    events = tuple(Event(key, size, category) for size, category in ((64, Category.WEIGHTS), (None, None), (64, None)))
+    return Segments(**dict.fromkeys(names, events))
 
 
 def test_a_trace_is_read_again_as_it_was_put(tmp_path):
@@ -27,17 +31,51 @@ def test_a_trace_is_read_again_as_it_was_put(tmp_path):
     assert [path.suffix for path in tmp_path.iterdir()] == [".gz"]
 
 
-def test_a_trace_that_can_not_be_written_leaves_nothing_behind(tmp_path):
-    with pytest.raises(TypeError):
-        opened(tmp_path).put("forward", segments(key={1}))
+WHOLE = gzip.compress(json.dumps({name: [["block", 64, "weights"]] for name in Segments.__dataclass_fields__}).encode())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", WHOLE[: len(WHOLE) // 2], WHOLE[:-4], bytes(len(WHOLE)), b"\xff\x00" * 50, WHOLE[:20] + b"\xff\xff" + WHOLE[22:],
+        *(gzip.compress(text) for text in (b"", b"{}", b"[1]", b"[" * 100_000, b"NaN", WHOLE, b"\xff")),
+        *(gzip.compress(gzip.decompress(WHOLE).replace(b"64", number)) for number in (b"NaN", b"1e999", b"9" * 5000)), None,
+    ],
+)  # fmt: skip
+def test_a_trace_that_is_damaged_is_said_and_made_again(content, tmp_path):
+    path = opened(tmp_path)._path(tmp_path, "forward")
+    (path / "in the way").mkdir(parents=True) if content is None else path.write_bytes(content)
+    said = []
+    damaged = opened(tmp_path, said.append)
+    assert damaged.get("forward") is None
+    assert len(said) == 1
+    assert said[0].startswith(f"the stored trace {path} can't be read (")
+    damaged.put("forward", segments())
+    assert opened(tmp_path, said.append).get("forward") == segments()
+    assert len(said) == 1
+
+
+def test_a_trace_that_can_not_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    said = []
+    traces = opened(tmp_path, said.append)
+    for key in ("forward", "another"):
+        traces.put(key, segments())
+        assert traces.get(key) == segments()
+    assert said == [f"traces can't be kept in {tmp_path} (No space left on device); mend that, or set TRADEOFF_CACHE"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_trace_that_can_not_be_moved_to_its_place_leaves_nothing_behind(tmp_path):
-    (opened(tmp_path)._path(tmp_path, "forward") / "in the way").mkdir(parents=True)
-    with pytest.raises(OSError, match="forward"):
-        opened(tmp_path).put("forward", segments())
-    assert list(tmp_path.glob("*.part")) == []
+def test_a_file_in_place_of_the_folder_costs_no_more_than_time(tmp_path):
+    (tmp_path / "traces").touch()
+    said = []
+    traces = opened(tmp_path / "traces", said.append)
+    assert traces.get("forward") is None
+    traces.put("forward", segments())
+    assert [line.partition(" (")[0] for line in said] == [f"traces can't be kept in {tmp_path / 'traces'}"]
 
 
 def test_what_a_killed_process_left_is_removed_once_it_is_old(tmp_path):

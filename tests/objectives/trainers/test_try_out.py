@@ -54,14 +54,14 @@ def prepare(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 def test_a_head_for_other_labels_and_another_loss_is_replaced_with_a_line(prepare: Any, tmp_path: Path) -> None:
     checkpoint = BertForSequenceClassification(BertConfig(**SMALL, num_labels=2, problem_type="regression")).half()
     facts = prepare(checkpoint)
-    assert "is for 2 labels and not for 5: a new one is trained" in facts["notice"]
+    assert "is for 2 labels and not for 5: a new one is trained" in facts["notices"][0]
     assert facts["lacks"] == []
     assert facts["contents"] == {"model": folder_fingerprint(tmp_path / "model")}
     assert list((tmp_path / "cache").glob("tried-*"))  # not tried again when the study is resumed
 
 
 def test_a_head_for_as_many_labels_is_kept_without_a_line(prepare: Any) -> None:
-    assert prepare(BertForSequenceClassification(BertConfig(**SMALL, num_labels=5)), searched=None)["notice"] is None
+    assert prepare(BertForSequenceClassification(BertConfig(**SMALL, num_labels=5)), searched=None)["notices"] == []
 
 
 def test_a_configuration_whose_vocabulary_is_that_of_its_text_part_is_trained(prepare: Any) -> None:

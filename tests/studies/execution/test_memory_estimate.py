@@ -182,7 +182,8 @@ class EstimatedStudy:
         self.requests.append(request)
         if len(self.requests) <= self.after:
             return None
-        return Answer(answer=estimates_of(FEW).as_dict()) if self.error is None else Refusal(error=self.error)
+        answer = {"estimates": estimates_of(FEW).as_dict(), "notices": ["a trace is made again"]}
+        return Answer(answer=answer) if self.error is None else Refusal(error=self.error)
 
 
 @pytest.fixture
@@ -194,6 +195,7 @@ def test_a_study_keeps_its_estimates_and_says_what_they_rule_out(storage, monkey
     study, display, runner = EstimatedStudy().run(storage, monkeypatch)
     assert MemoryEstimates.from_dict(study.user_attrs["memory_estimates"]).curves.keys() == estimates_of(FEW).curves.keys()
     assert "memory estimate: 2 of 6 configurations cannot fit in 7,611 MiB and are never tried" in display.messages
+    assert "a trace is made again" in display.messages
     assert runner.out_of_memory == []
     saved, off = lines(read_results(study))
     assert "0 out of memory, 2 ruled out by the memory estimate" in saved
