@@ -125,6 +125,16 @@ class TrialParameters(Values):
             raise ValueError(f"{MICRO_BATCH} must have a value")
         super().__init__(**held)
 
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """Return the parameters that somebody else's data holds: the type of each value is checked as in a study file.
+
+        Raises:
+            ValueError: There is no such knob, or a value is of another type or not legal.
+        """
+        known = {name: value for name, value in values.items() if value is not None}
+        return cls(**{name: KNOBS[name].kind.read_value(value) if name in KNOBS else value for name, value in known.items()})
+
     @property
     def per_device_train_batch_size(self) -> int:
         """The micro-batch: samples in one forward pass of a device."""

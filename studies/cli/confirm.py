@@ -9,7 +9,16 @@ import typer
 from rich.console import Console
 
 from tradeoff.objectives.measurements.goals import GOALS
-from tradeoff.studies.cli.options import StorageUrl, StudyName, TableOrJson
+from tradeoff.studies.cli.options import (
+    Build,
+    OwnStudyFile,
+    StorageUrl,
+    StudyName,
+    TableOrJson,
+    TrustRemoteCode,
+    allowed_code,
+)
+from tradeoff.studies.config.stored import NO_CODE, AllowedCode
 from tradeoff.studies.errors import OtherDeviceError, TradeoffError
 from tradeoff.studies.execution.confirm import Confirmation, confirm_stored, measured_by, to_confirm
 from tradeoff.studies.execution.display import Display, PlainDisplay, print_result
@@ -30,6 +39,9 @@ def confirm(
     ] = None,
     storage: StorageUrl = DEFAULT_STORAGE,
     output_format: TableOrJson = "table",
+    build: Build = None,
+    trust_remote_code: TrustRemoteCode = False,
+    study_file: OwnStudyFile = None,
 ) -> None:
     """Train configurations whose values the study derived, and show expected and measured values side by side.
 
@@ -42,6 +54,7 @@ def confirm(
       tradeoff confirm my-study --trial 12
     """
     as_json, display = output_format == "json", PlainDisplay(Console(stderr=True))
+    allowed = allowed_code(build, trust_remote_code, study_file)
     study = load_study(name, open_storage(storage, create=False))
     results = read_results(study)
     claims = to_confirm(results, trial)
@@ -52,7 +65,7 @@ def confirm(
         return
     done: list[Confirmation] = []
     status = run_to_end(
-        lambda: confirm_stored(study, claims, display=display, on_end=done.append),
+        lambda: confirm_stored(study, claims, display=display, on_end=done.append, allowed=allowed),
         display.message,
         interrupted="stopped; rerun the same command to confirm the rest",
     )
@@ -66,7 +79,13 @@ def confirm(
 
 
 def confirm_choice(
-    results: StudyResults, choice: Choice, selection: Selection, *, storage: str, display: Display | None = None
+    results: StudyResults,
+    choice: Choice,
+    selection: Selection,
+    *,
+    storage: str,
+    display: Display | None = None,
+    allowed: AllowedCode = NO_CODE,
 ) -> tuple[StudyResults, Choice]:
     """Confirm a derived choice, and choose again, until the choice is a measured trial.
 
@@ -76,6 +95,7 @@ def confirm_choice(
         selection: How it was chosen.
         storage: Where the study is kept.
         display: Where progress is shown; default: the error stream.
+        allowed: The code that the stored study may run.
 
     Returns:
         The study with its confirmations, and the choice. Both are unchanged on a machine with another device.
@@ -95,7 +115,7 @@ def confirm_choice(
                 " confirm them; --no-confirm exports it unmeasured"
             )
             try:
-                (confirmation,) = confirm_stored(study, [choice.record], display=display)
+                (confirmation,) = confirm_stored(study, [choice.record], display=display, allowed=allowed)
             except OtherDeviceError as error:
                 display.message(f"{error}: {title} is not confirmed, and its values are marked as derived")
                 return results, choice

@@ -1,13 +1,15 @@
 """`tradeoff export`: writes a configuration of the front as files to train with."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tradeoff.objectives.job.settings import parse_job
 from tradeoff.studies.cli import options
 from tradeoff.studies.cli.confirm import confirm_choice
-from tradeoff.studies.cli.options import results_of, selection_of
+from tradeoff.studies.cli.options import allowed_code, results_of, selection_of
 from tradeoff.studies.export.export import check_output
 from tradeoff.studies.export.export import export as write_export
 from tradeoff.studies.results.selection import choose
@@ -28,6 +30,9 @@ def export(
     confirm_first: Annotated[
         bool, typer.Option("--confirm/--no-confirm", help="Train a derived configuration first, to measure it.")
     ] = True,
+    build: options.Build = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    study_file: options.OwnStudyFile = None,
 ) -> None:
     """Write one configuration of the front, by default the knee, as files to train with.
 
@@ -46,11 +51,15 @@ def export(
     selection = selection_of(
         limit=limit, within=within, trial=trial, knee=knee, maximize=maximize, minimize=minimize, weight=weight
     )
+    allowed = allowed_code(build, trust_remote_code, study_file)
     check_output(output)
     results = results_of(name, storage)
     choice = choose(results, selection)
     if confirm_first and choice.record.is_derived:
-        results, choice = confirm_choice(results, choice, selection, storage=storage)
+        results, choice = confirm_choice(results, choice, selection, storage=storage, allowed=allowed)
+    # train.py runs what the job names, from where it says.
+    job = allowed.checked(parse_job(results.config["job"]), where=f"the study {results.name!r} in {results.storage}")
+    results = replace(results, config={**results.config, "job": job.model_dump(mode="json")})
     written = write_export(results, choice, output)
     print(f"Trial {choice.record.number} of {results.name}: {choice.why}.")
     for path in written:

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from tradeoff.studies.config.stored import AllowedCode
+from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.results.criteria import Limit, Within, parse_weights
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Selection
@@ -42,6 +44,23 @@ Timeout = Annotated[
     float | None,
     typer.Option("--timeout", metavar="SECONDS", help="Start no trial after this many seconds.", show_default=False),
 ]
+Build = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[DIR/]MODULE:FUNCTION",
+        help="Let it call this function of your own, if job.build names it; default directory: the working directory.",
+        show_default=False,
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let it run code that comes with its model or data set from the Hub.")
+]
+OwnStudyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--study-file", metavar="STUDY.yaml", help="Let it run the code that this study file names.", show_default=False
+    ),
+]
 TableOrJson = Annotated[Literal["table", "json"], typer.Option("--format", help="Print a table, or JSON.")]
 Limits = Annotated[
     list[str] | None,
@@ -75,6 +94,16 @@ Weights = Annotated[
         help="Choose the knee with weighted objectives; an objective that is not named has weight 1. Repeatable.",
     ),
 ]
+
+
+def allowed_code(build: str | None, trust_remote_code: bool, study_file: Path | None) -> AllowedCode:
+    """Return the code that the options let a stored study run.
+
+    Raises:
+        TradeoffError: The study file can't be used.
+    """
+    job = None if study_file is None else load_config(study_file).job
+    return AllowedCode(build=build, trust_remote_code=trust_remote_code, job=job)
 
 
 def selection_of(

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from tradeoff.objectives.job.settings import parse_job
 from tradeoff.studies.cli.options import Overrides, Preset, StorageUrl, StudyFile, Timeout, Workers
+from tradeoff.studies.config.stored import option_for
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import Display, terminal_display
@@ -112,6 +114,7 @@ def show_end(name: str, storage: str, display: Display) -> bool:
         display.message(line)
     is_named = storage not in (DEFAULT_STORAGE, os.environ.get("TRADEOFF_STORAGE"))
     option = f" --storage {shlex.quote(masked(storage))}" if is_named else ""
-    export = f"  tradeoff export {shlex.quote(name)}{option} --output best   the knee as TrainingArguments\n"
+    code = option_for(parse_job(results.config["job"]))
+    export = f"  tradeoff export {shlex.quote(name)}{option}{code} --output best   the knee as TrainingArguments\n"
     display.message(f"next:\n{export if front.recommended else ''}  tradeoff dashboard{option}   every trial in the browser")
     return True

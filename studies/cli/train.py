@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from tradeoff.objectives.measurements.goals import GOALS, learned_value
+from tradeoff.studies.cli.options import Build, OwnStudyFile, TrustRemoteCode, allowed_code
 from tradeoff.studies.execution.interrupts import EXIT_STATUS
 from tradeoff.studies.export.expected import comparison_lines
 from tradeoff.studies.export.train import RESULTS, train_export
@@ -31,6 +32,9 @@ def train(
     train_samples: Annotated[
         str, typer.Option(metavar="N", help="How many training samples: all, study for as many as the study, or a number.")
     ] = "all",
+    build: Build = None,
+    trust_remote_code: TrustRemoteCode = False,
+    study_file: OwnStudyFile = None,
 ) -> None:
     """Train an exported configuration on all of its data, and save the model beside expected and measured values.
 
@@ -41,7 +45,9 @@ def train(
     Example:
       tradeoff train chosen --output model
       tradeoff train chosen --train-samples 50000 --output model
+      tradeoff train chosen --build stars:build --output model
     """
+    allowed = allowed_code(build, trust_remote_code, study_file)
     console = Console(file=sys.stdout)  # this very stream: a library's own lines are redirected elsewhere
 
     def say(line: str) -> None:
@@ -49,7 +55,9 @@ def train(
 
     try:
         with _progress(console, say) as on_progress:
-            results = train_export(directory, output, train_samples=train_samples, say=say, on_progress=on_progress)
+            results = train_export(
+                directory, output, train_samples=train_samples, say=say, on_progress=on_progress, allowed=allowed
+            )
     except KeyboardInterrupt:
         say("ended; rerun the same command to resume from the last checkpoint")
         raise typer.Exit(EXIT_STATUS) from None

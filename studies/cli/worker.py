@@ -2,7 +2,16 @@
 
 import typer
 
-from tradeoff.studies.cli.options import StorageUrl, StudyName, Timeout, Workers
+from tradeoff.studies.cli.options import (
+    Build,
+    OwnStudyFile,
+    StorageUrl,
+    StudyName,
+    Timeout,
+    TrustRemoteCode,
+    Workers,
+    allowed_code,
+)
 from tradeoff.studies.execution.display import terminal_display
 from tradeoff.studies.execution.interrupts import run_to_end
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
@@ -10,21 +19,29 @@ from tradeoff.studies.workers.run import join_study
 
 
 def worker(
-    name: StudyName = None, storage: StorageUrl = DEFAULT_STORAGE, workers: Workers = None, timeout: Timeout = None
+    name: StudyName = None,
+    storage: StorageUrl = DEFAULT_STORAGE,
+    workers: Workers = None,
+    timeout: Timeout = None,
+    build: Build = None,
+    trust_remote_code: TrustRemoteCode = False,
+    study_file: OwnStudyFile = None,
 ) -> None:
     """Work on an existing study beside other workers, on this machine or elsewhere, until it is complete.
 
-    Everything is read from the storage. A worker can join and leave at any time: on SIGTERM or Ctrl-C it cleans up, and others
-    rerun the trial that it had begun.
+    Everything is read from the storage; code that it names runs only if you name it too. A worker can join and leave at any
+    time: on SIGTERM or Ctrl-C it cleans up, and others rerun the trial that it had begun.
 
     \b
     Example:
       tradeoff worker
       TRADEOFF_STORAGE=postgresql://ada:secret@db/studies tradeoff worker reviews
       tradeoff worker reviews --storage @/run/secrets/storage --workers 4
+      tradeoff worker stars --build stars:build
     """
-    display = terminal_display()
+    display, allowed = terminal_display(), allowed_code(build, trust_remote_code, study_file)
     status = run_to_end(
-        lambda: join_study(name, storage=storage, workers=workers, timeout_s=timeout, display=display), display.message
+        lambda: join_study(name, storage=storage, workers=workers, timeout_s=timeout, display=display, allowed=allowed),
+        display.message,
     )
     raise typer.Exit(status)

@@ -1,6 +1,7 @@
 """Study files: a study from a YAML file, a preset and `--set` overrides, with one sentence for what is wrong in it."""
 
 import difflib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ _UniqueKeyLoader.add_constructor("tag:yaml.org,2002:int", _integer)
 def _load(text: str) -> Any:
     """Read YAML, and refuse aliases that expand to more than a study needs: a few lines can name billions of values."""
     if len(text) > MAX_CHARACTERS:
-        raise ValueError(f"it may have at most {MAX_CHARACTERS:,} characters, got {len(text):,}")
+        raise ValueError(f"it may have at most {MAX_CHARACTERS:,} characters")
     loader = _UniqueKeyLoader(text)
     try:
         node = loader.get_single_node()
@@ -123,24 +124,49 @@ def validated(data: Mapping[str, Any], *, where: str) -> StudyConfig:
         raise TradeoffError(f"{where}: {explain(error, StudyConfig)}") from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
+def read_yaml(path: Path, *, what: str = "the study file") -> dict[str, Any]:
+    """Read a YAML mapping, of bounded size.
+
+    Args:
+        path: The file.
+        what: What it is to the user, for the error.
 
     Raises:
         TradeoffError: The file is missing, unreadable, not YAML or not a mapping.
     """
     try:
-        data = _load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            data = _load(file.read(MAX_CHARACTERS + 1))
     except FileNotFoundError:
-        raise TradeoffError(f"the study file must exist, and there is no {path}") from None
+        raise TradeoffError(f"{what} must exist, and there is no {path}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise TradeoffError(f"the study file {path} can't be read: {error}") from None
+        raise TradeoffError(f"{what} {path} can't be read: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise TradeoffError(f"the study file {path} must be YAML: {_one_line(str(error))}") from None
+        raise TradeoffError(f"{what} {path} must be YAML: {_one_line(str(error))}") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise TradeoffError(f"the study file {path} must hold keys and values, got {type(data).__name__}")
+        raise TradeoffError(f"{what} {path} must hold keys and values, got {type(data).__name__}")
+    return data
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object, of bounded size.
+
+    Raises:
+        OSError: The file is missing or can't be read.
+        ValueError: It is not JSON, not an object, or larger than a study needs.
+    """
+    with path.open(encoding="utf-8") as file:
+        text = file.read(MAX_CHARACTERS + 1)
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"it may have at most {MAX_CHARACTERS:,} characters")
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"it must hold keys and values, got {type(data).__name__}")
     return data
 
 

@@ -17,7 +17,7 @@ from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
 from tradeoff.objectives.measurements.records import DERIVED_FROM, TrialRecord, read_record
 from tradeoff.objectives.objective import Objective
-from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.config.stored import NO_CODE, AllowedCode, stored_config
 from tradeoff.studies.errors import OtherDeviceError, TradeoffError
 from tradeoff.studies.execution.display import Display, describe_outcome
 from tradeoff.studies.execution.interrupts import Interrupts
@@ -153,6 +153,7 @@ def confirm_stored(
     display: Display | None = None,
     cache: Path | None = None,
     on_end: Callable[[Confirmation], None] | None = None,
+    allowed: AllowedCode = NO_CODE,
 ) -> list[Confirmation]:
     """Prepare the job of a stored study, and confirm trials of it.
 
@@ -162,16 +163,18 @@ def confirm_stored(
         display: Where progress is shown; nowhere by default.
         cache: Where prepared data is kept; see `tradeoff.studies.execution.preparation.cache_folder`.
         on_end: Called with each confirmation.
+        allowed: The code that the stored study may run.
 
     Raises:
         OtherDeviceError: The study was measured on another device.
-        TradeoffError: The study can't be run here, or its data has changed.
+        TradeoffError: The study can't be run here, it would run code that is not allowed, or its data has changed.
         KeyboardInterrupt: The user ended it.
     """
     display = display or Display()
     interrupts = Interrupts()
-    config = StudyConfig.model_validate(study.user_attrs["config"])
-    device = study.user_attrs["device"]
+    attributes = study.user_attrs
+    config = stored_config(attributes, name=study.study_name, place=study.storage.place, allowed=allowed)
+    device = attributes["device"]
     if (name := device_class(device).name_without_starting()) not in (None, device["name"]):
         # Known without the seconds that starting the server takes.
         raise OtherDeviceError(f"the study {config.name!r} was measured on {device['name']}, and this machine has {name}")

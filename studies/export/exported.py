@@ -1,22 +1,64 @@
-"""An export as `tradeoff train` reads it: its `tradeoff.yaml`, and the job to train."""
+"""An export as `tradeoff train` reads it: its `tradeoff.yaml`, and the job to train.
+
+Somebody else may have written it: everything that a training needs is looked at before anything starts.
+"""
 
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from tradeoff.objectives.job.settings import (
     EMBEDDED,
     RANDOM_TOKENS,
     AnyJob,
     CustomJob,
+    Job,
     TextClassificationJob,
-    parse_job,
     register_goals,
 )
 from tradeoff.searchspace import TrialParameters
+from tradeoff.studies.config.study_file import explain, read_yaml
 from tradeoff.studies.errors import TradeoffError
+
+
+class _Value(BaseModel):
+    value: float
+    std: float | None = None
+
+
+class _Study(BaseModel):
+    name: str
+
+
+class _Device(BaseModel):
+    name: str | None = None
+
+
+class _Exported(BaseModel):
+    """The part of `tradeoff.yaml` that a training reads."""
+
+    job: Job
+    parameters: dict[str, Any]
+    study: _Study
+    trial: int
+    devices_per_trial: int = Field(1, ge=1)
+    values: dict[str, _Value]
+    memory_mib: dict[str, float]
+    measured: dict[str, float]
+    device: _Device
+
+    @field_validator("job")
+    @classmethod
+    def _has_data(cls, job: AnyJob) -> AnyJob:
+        if isinstance(job, TextClassificationJob) and job.dataset == RANDOM_TOKENS:
+            raise ValueError("there must be data to learn from, and its study measured random tokens; export another")
+        return job
+
+    @field_validator("parameters")
+    @classmethod
+    def _are_legal(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        return TrialParameters.read(parameters).as_dict()
 
 
 def read_export(directory: Path) -> dict[str, Any]:
@@ -25,21 +67,16 @@ def read_export(directory: Path) -> dict[str, Any]:
     Raises:
         TradeoffError: The directory is no export, or one of random tokens, from which nothing can be learned.
     """
+    path = directory / "tradeoff.yaml"
+    rule = f"{directory} must be a directory that `tradeoff export` wrote"
+    if not path.is_file():  # a pipe would be waited for
+        raise TradeoffError(f"{rule}, and has no file tradeoff.yaml")
     try:
-        exported = yaml.safe_load((directory / "tradeoff.yaml").read_text(encoding="utf-8"))
-        job = parse_job(exported["job"])
-        TrialParameters(**exported["parameters"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValidationError, ValueError) as error:
-        message = " ".join(str(error).split())
-        raise TradeoffError(
-            f"{directory} must be a directory that `tradeoff export` wrote; its tradeoff.yaml can't be used: {message}"
-        ) from error
-    if isinstance(job, TextClassificationJob) and job.dataset == RANDOM_TOKENS:
-        raise TradeoffError(
-            f"{directory} must hold a configuration of a study with data, and its study measured random tokens; export another"
-        )
-    register_goals(job)
-    return dict(exported)
+        exported = _Exported.model_validate(read_yaml(path, what="the export"))
+    except ValidationError as error:
+        raise TradeoffError(f"{rule}; its tradeoff.yaml can't be used: {explain(error, _Exported)}") from None
+    register_goals(exported.job)
+    return exported.model_dump(exclude_unset=True)
 
 
 def full_job(job: AnyJob, train_samples: str) -> AnyJob:
@@ -56,6 +93,6 @@ def full_job(job: AnyJob, train_samples: str) -> AnyJob:
         return job
     if train_samples == "all":
         return job.model_copy(update={"train_samples": None})
-    if not train_samples.isdigit() or int(train_samples) < 1:
+    if not train_samples.isdecimal() or int(train_samples) < 1:
         raise TradeoffError(f'--train-samples must be "all", "study" or a number of at least 1, got {train_samples!r}')
     return job.model_copy(update={"train_samples": int(train_samples)})

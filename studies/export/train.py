@@ -16,6 +16,8 @@ from tradeoff.objectives.job.arguments import job_of_data
 from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.records import measurement_attributes
 from tradeoff.searchspace import TrialParameters
+from tradeoff.studies.config.stored import NO_CODE, AllowedCode
+from tradeoff.studies.config.study_file import read_json
 from tradeoff.studies.environment import library_versions, tradeoff_version
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.expected import expected_measurements, training_measurements
@@ -34,6 +36,7 @@ def train_export(
     cache: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[Mapping[str, Any]], None] = lambda event: None,
+    allowed: AllowedCode = NO_CODE,
 ) -> dict[str, Any]:
     """Train an exported configuration, or resume a training that was ended.
 
@@ -48,13 +51,14 @@ def train_export(
         cache: The directory of prepared data.
         say: Shows a line to the user.
         on_progress: Called with each stage, step and evaluation, as `tradeoff.objectives.trial.retraining.retrain` says.
+        allowed: The code that the export may run: whoever wrote it can name any.
 
     Returns:
         The content of `results.json`: `expected` and `measured` values by name, and their origin.
 
     Raises:
-        TradeoffError: The directory is no export, the output holds something else, the device lacks the precision, the data
-            can't be used, or memory ran out.
+        TradeoffError: The directory is no export, or would run code that is not allowed; the output holds something else; the
+            device lacks the precision; the data can't be used; or memory ran out.
     """
     exported = read_export(directory)
     if (num_devices := exported.get("devices_per_trial", 1)) > 1:
@@ -63,7 +67,7 @@ def train_export(
             f"run {launch_command(num_devices)} in {directory}"
         )
     parameters = TrialParameters(**exported["parameters"])
-    job = full_job(parse_job(exported["job"]), train_samples)
+    job = full_job(allowed.checked(parse_job(exported["job"]), where=str(directory)), train_samples)
     contents = local_contents(job) if isinstance(job, TextClassificationJob) else {}
     _claim(output, {"job": job.model_dump(mode="json"), "parameters": parameters.as_dict(), "contents": contents})
     # Read by the libraries when they are imported, which happens below and not before. What transformers reports of weights and
@@ -144,7 +148,10 @@ def _claim(output: Path, request: Mapping[str, Any]) -> None:
         if (output / RESULTS).exists():
             raise TradeoffError(f"--output {output} holds a finished training ({RESULTS}); name another directory")
         if marker.exists():
-            before = json.loads(marker.read_text(encoding="utf-8"))
+            try:
+                before = read_json(marker)
+            except ValueError as error:
+                raise TradeoffError(f"--output {output} has a {_REQUEST} that can't be read ({error}); name another") from error
             # Data may be mended as long as nothing was trained on it.
             if not (output / "checkpoints").exists():
                 before["contents"] = request["contents"]

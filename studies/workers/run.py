@@ -7,6 +7,7 @@ import optuna
 
 from tradeoff.objectives.device.kernel_kills import KernelKillWatch
 from tradeoff.objectives.isolation.trial_server import TrialServer
+from tradeoff.studies.config.stored import NO_CODE, AllowedCode
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import Display
@@ -49,7 +50,7 @@ def run_study(
         StudyFailed: Five trials in a row failed, or every one of several workers died again and again.
         KeyboardInterrupt: The user stopped it; what was measured is stored, and the same call resumes it.
     """
-    return _run(config, storage, workers, timeout_s, display, cache)
+    return _run(config, storage, workers, timeout_s, display, cache, NO_CODE)
 
 
 def join_study(
@@ -60,6 +61,7 @@ def join_study(
     timeout_s: float | None = None,
     display: Display | None = None,
     cache: Path | None = None,
+    allowed: AllowedCode = NO_CODE,
 ) -> optuna.Study:
     """Work on a study that exists, beside others on this machine or elsewhere, until it is complete.
 
@@ -73,15 +75,16 @@ def join_study(
         timeout_s: As for `run_study`.
         display: As for `run_study`.
         cache: As for `run_study`.
+        allowed: The code that the stored study may run: whoever can write to the storage can name any.
 
     Returns:
         The study.
 
     Raises:
-        TradeoffError: There is no such study, or this machine has another device.
+        TradeoffError: There is no such study, it would run code that is not allowed, or this machine has another device.
         StudyFailed, KeyboardInterrupt: As for `run_study`.
     """
-    return _run(name, storage, workers, timeout_s, display, cache)
+    return _run(name, storage, workers, timeout_s, display, cache, allowed)
 
 
 def _run(
@@ -91,12 +94,15 @@ def _run(
     timeout_s: float | None,
     display: Display | None,
     cache: Path | None,
+    allowed: AllowedCode,
 ) -> optuna.Study:
     if workers is not None and workers < 1:
         raise TradeoffError(f"workers must be at least 1, got {workers}")
     display, interrupts, deadline_s = display or Display(), Interrupts(), deadline_after(timeout_s)
     with interrupts.handled():
-        run = StudyRun.of(study, storage, display=display, interrupts=interrupts, cache=cache, deadline_s=deadline_s)
+        run = StudyRun.of(
+            study, storage, allowed=allowed, display=display, interrupts=interrupts, cache=cache, deadline_s=deadline_s
+        )
         num_devices = run.config.devices_per_trial
         if workers is None:
             workers = default_num_workers(devices_each=num_devices)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tradeoff.objectives.isolation.trial_server import TrialServer
+from tradeoff.studies.config.stored import NO_CODE, AllowedCode, stored_config
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
@@ -56,7 +57,15 @@ class StudyRun:
     opened: RetryingStorage | None = None
 
     @classmethod
-    def of(cls, study: StudyConfig | str | None, url: str, *, waits: bool = False, **settings: Any) -> Self:
+    def of(
+        cls,
+        study: StudyConfig | str | None,
+        url: str,
+        *,
+        waits: bool = False,
+        allowed: AllowedCode = NO_CODE,
+        **settings: Any,
+    ) -> Self:
         """Return the run of a study, after comparing its configuration with the stored one.
 
         Args:
@@ -64,10 +73,12 @@ class StudyRun:
                 the process that created it, None for the one created last.
             url: The storage as the user named it.
             waits: Wait for a storage that does not answer, because others have it open; by default that is an error.
+            allowed: The code that a stored configuration may name.
             settings: Further attributes: `display`, `interrupts` and others.
 
         Raises:
-            TradeoffError: The storage can't be opened, or holds no such study, or one of this name with other settings.
+            TradeoffError: The storage can't be opened, or holds no such study, one of this name with other settings, or one
+                whose code may not run.
         """
         display, interrupts = settings["display"], settings["interrupts"]
         if isinstance(study, StudyConfig):
@@ -76,8 +87,9 @@ class StudyRun:
             opened = _open(url, display, interrupts, waits=waits)
             return cls(config=study, url=url, opened=opened, measured_on=stored_device(study, opened), **settings)
         opened = _open(url, display, interrupts, waits=waits, create=False)
-        stored = load_study(study, opened).user_attrs
-        config, settings = StudyConfig.model_validate(stored["config"]), settings | {"only_trials": True}
+        found = load_study(study, opened)
+        stored, settings = found.user_attrs, settings | {"only_trials": True}
+        config = stored_config(stored, name=found.study_name, place=opened.place, allowed=allowed)
         return cls(config=config, url=url, opened=opened, measured_on=stored["device"], **settings)
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tradeoff.objectives.isolation.trial_server import TrialServer
+from tradeoff.studies.config.stored import AllowedCode
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import OtherDeviceError, StudyFailed, TradeoffError
 from tradeoff.studies.execution.display import Display
@@ -72,6 +73,8 @@ def work(assignment: Assignment, server: TrialServer, *, display: Display, inter
         "estimates_memory": assignment.estimates_memory,
         # Whoever placed this worker has the storage open: one that does not answer is away for a while, and not mistyped.
         "waits": True,
+        # What the storage names by now is not necessarily what the user had when the pool was started.
+        "allowed": AllowedCode(job=config.job),
     }
     study = config if assignment.creates else config.name
     try:

@@ -1,0 +1,102 @@
+"""Configurations that somebody else may have written: those in a storage and in an exported directory.
+
+They are data: validated as a study file is, and no reason to run code. Whoever can write to a study's database could name any
+function there, with any arguments, or a model whose own code runs when it is loaded. So such code runs only where the user
+has named the same, in an option of the command or in a study file of their own.
+"""
+
+import os
+import shlex
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tradeoff.objectives.job.settings import AnyJob, CustomJob
+from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.config.study_file import validated
+from tradeoff.studies.errors import TradeoffError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllowedCode:
+    """The code that the user lets a stored job run.
+
+    Attributes:
+        build: A function as `[DIRECTORY/]MODULE:FUNCTION`, which may be called with whatever arguments the job holds. Without a
+            directory the module is that of the working directory: where it is from is never for the stored job to say.
+        trust_remote_code: Whether code that comes with the job's model or data set from the Hub may run.
+        job: A job of the user's own: what it runs may run, with the same arguments, or from the same model and data set.
+    """
+
+    build: str | None = None
+    trust_remote_code: bool = False
+    job: AnyJob | None = None
+
+    def checked(self, job: AnyJob, *, where: str) -> AnyJob:
+        """Return a stored job if all of its code may run, with the module's directory as the user has it.
+
+        Args:
+            job: The job.
+            where: What holds it, for the error.
+
+        Raises:
+            TradeoffError: It would run code that is not allowed; the sentence names it and the option.
+        """
+        if isinstance(job, CustomJob):
+            folder, _, function = (self.build or "").rpartition("/")
+            if function == job.build:
+                return job.model_copy(update={"python_path": str(Path(folder).expanduser().resolve())})
+            if isinstance(self.job, CustomJob) and (self.job.build, self.job.kwargs) == (job.build, job.kwargs):
+                return job.model_copy(update={"python_path": self.job.python_path})
+            arguments = f" with {textwrap.shorten(repr(job.kwargs), 200)}" if job.kwargs else ""
+            raise TradeoffError(
+                f"code runs only if you name it yourself, and {where} names {job.build}{arguments}: if that is yours, add"
+                f" --build [DIRECTORY/]{job.build}, or --study-file STUDY.yaml that names the same"
+            )
+        if job.trust_remote_code and not self.trust_remote_code and _code_from_hub(self.job) != _code_from_hub(job):
+            raise TradeoffError(
+                f"code runs only if you trust it yourself, and {where} trusts that of the model {job.model!r} and the data set"
+                f" {job.dataset!r}: if you do, add --trust-remote-code, or --study-file STUDY.yaml that trusts the same"
+            )
+        return job
+
+
+# Text classification without code of a model's own needs nothing.
+NO_CODE = AllowedCode()
+
+
+def option_for(job: AnyJob) -> str:
+    """Return the option, with a blank before it, that lets a job run its code; empty if it needs none."""
+    if isinstance(job, CustomJob):
+        folder = os.path.relpath(job.python_path or os.curdir)
+        return f" --build {shlex.quote(job.build if folder == os.curdir else f'{folder}/{job.build}')}"
+    return " --trust-remote-code" if job.trust_remote_code else ""
+
+
+def _code_from_hub(job: AnyJob | None) -> tuple[str, ...] | None:
+    """Return what a job trusts to run code of its own; None if that is nothing."""
+    if job is None or isinstance(job, CustomJob) or not job.trust_remote_code:
+        return None
+    return job.model, job.dataset, job.dataset_config or ""
+
+
+def stored_config(attributes: Mapping[str, Any], *, name: str, place: str, allowed: AllowedCode | None = None) -> StudyConfig:
+    """Return the configuration of a stored study.
+
+    Args:
+        attributes: The study's user attributes.
+        name: The study's name, by which others find it: not for its configuration to say.
+        place: The storage, without its password.
+        allowed: The code that it may run; None if it is not run.
+
+    Raises:
+        TradeoffError: The configuration is not that of a study, and the sentence names the first problem; or it would run code
+            that is not allowed.
+    """
+    where, config = f"the study {name!r} in {place}", attributes["config"]
+    if not isinstance(config, Mapping):
+        raise TradeoffError(f"the configuration of {where} must hold keys and values, got {type(config).__name__}")
+    study = validated({**config, "name": name}, where=f"the configuration of {where}")
+    return study if allowed is None else study.model_copy(update={"job": allowed.checked(study.job, where=where)})
