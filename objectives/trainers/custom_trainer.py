@@ -114,7 +114,7 @@ def load_function(job: CustomJob) -> Callable[..., Any]:
             raise
         raise JobFault(
             f"job.build {job.build!r} must name a module, and there is no module {error.name}"
-            f" in {folder or 'the working directory'}; set job.python_path to its directory"
+            f" in {folder or 'the working directory'}; set job.python_path to its directory, or say it with --build"
         ) from None
     function = getattr(module, name, None)
     if not callable(function):

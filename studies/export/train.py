@@ -69,7 +69,11 @@ def train_export(
     parameters = TrialParameters(**exported["parameters"])
     job = full_job(allowed.checked(parse_job(exported["job"]), where=str(directory)), train_samples)
     contents = local_contents(job) if isinstance(job, TextClassificationJob) else {}
-    _claim(output, {"job": job.model_dump(mode="json"), "parameters": parameters.as_dict(), "contents": contents})
+    # Where a module is from may change, as in a study.
+    _claim(
+        output,
+        {"job": job.model_dump(mode="json", exclude={"python_path"}), "parameters": parameters.as_dict(), "contents": contents},
+    )
     # Read by the libraries when they are imported, which happens below and not before. What transformers reports of weights and
     # files is for whoever asks for it.
     for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):

@@ -103,7 +103,17 @@ def test_a_language_model_is_searched_by_its_perplexity_and_trained_again_after_
             assert record.values["eval_perplexity"] > 1
             assert record.values["samples_per_s"] == pytest.approx(128 / record.attributes["train_time_s"])
     record = chosen(results, tmp_path / "chosen", "eval_perplexity")
-    command = ("-c", "from tradeoff.studies.cli.main import main; main()", "train", "chosen", "--output", "model")
+    build = f"{ROOT}/examples/language_model:build"
+    command = (
+        "-c",
+        "from tradeoff.studies.cli.main import main; main()",
+        "train",
+        "chosen",
+        "--output",
+        "model",
+        "--build",
+        build,
+    )
     killed = python(*command, folder=tmp_path)
     while not list(tmp_path.glob("model/checkpoints/*/tradeoff-complete.json")):
         assert killed.poll() is None, killed.communicate()[0]
