@@ -7,8 +7,9 @@ BIN := .venv/bin
 study: .venv/.installed
 	$(BIN)/tradeoff run
 
+# Two at a time: most tests wait for processes. A file's tests share what they set up.
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
