@@ -185,7 +185,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     else:
         message = _one_line(first["msg"].removeprefix("Value error, "), most=800)
         # Our own messages name the value; pydantic's do not.
-        got = "" if first["type"] == "value_error" else f", got {_one_line(repr(first['input']))}"
+        got = "" if first["type"] in ("value_error", "missing") else f", got {_one_line(repr(first['input']))}"
         text = f"{path}: {message}{got}" if path else f"{message}{got}"
     return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 

@@ -1,6 +1,7 @@
 """The files of an export for programs other than ours: Accelerate, the example scripts of transformers, `train.py`."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,9 @@ import yaml
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, TextClassificationJob
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.export.train_script import modules, train_script
+
+# In `$(cat flags.txt)` a blank would begin another flag, and a star would name files.
+_WORD = re.compile(r'[\w.,:{}"+-]+')
 
 
 def accelerate_config(arguments: Mapping[str, Any], *, num_devices: int = 1) -> str:
@@ -69,4 +73,7 @@ def _reviews(job: TextClassificationJob) -> dict[str, str]:
 
 
 def _flag_value(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":")) if isinstance(value, Mapping) else str(value)
+    text = json.dumps(value, separators=(",", ":")) if isinstance(value, Mapping) else str(value)
+    if _WORD.fullmatch(text) is None:
+        raise ValueError(f"the value of a flag must be a word that a shell leaves as it is, got {text!r}")
+    return text

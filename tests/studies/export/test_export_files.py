@@ -23,6 +23,7 @@ from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, Cu
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.study import SpaceConfig, StudyConfig
 from tradeoff.studies.export.export import export
+from tradeoff.studies.export.export_files import flags
 from tradeoff.studies.export.memory_advice import memory_to_leave_free_mib
 from tradeoff.studies.export.train_script import modules, train_script
 from tradeoff.studies.results.results import StudyResults, read_results
@@ -145,6 +146,12 @@ def test_the_flags_mean_what_the_json_file_means(tmp_path: Path) -> None:
     assert different <= {"output_dir", "logging_dir"}
     assert by_flags["gradient_checkpointing_kwargs"] == {"use_reentrant": False}
     assert by_flags["output_dir"] == "model"
+
+
+@pytest.mark.parametrize("value", ["linear --output_dir /", "linear\n--push_to_hub True", "*", "$(id)", "", "a;b", "\u2028"])
+def test_a_flag_never_becomes_two(value: str) -> None:
+    with pytest.raises(ValueError, match="the value of a flag must be a word"):
+        flags({"lr_scheduler_type": value})
 
 
 def test_the_readme_shows_the_whole_front_and_marks_the_chosen_one(tmp_path: Path) -> None:
