@@ -100,6 +100,11 @@ class TrialRecord:
         """The record in a sentence: "trial 12"."""
         return f"trial {self.number}" if self.number >= 0 else "not published yet"
 
+    @property
+    def origin(self) -> str:
+        """The record as the subject of a sentence."""
+        return self.title if self.number >= 0 else "a configuration that is not published yet"
+
 
 def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices: int = 1) -> TrialRecord:
     """Read a trial of a study whose objectives are `objectives`, in the study's order."""

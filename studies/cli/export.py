@@ -13,6 +13,7 @@ from tradeoff.studies.cli.options import allowed_code, results_of, selection_of
 from tradeoff.studies.export.export import check_output
 from tradeoff.studies.export.export import export as write_export
 from tradeoff.studies.results.selection import choose
+from tradeoff.studies.results.tables import capitalized
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 
 
@@ -61,6 +62,6 @@ def export(
     job = allowed.checked(parse_job(results.config["job"]), where=f"the study {results.name!r} in {results.storage}")
     results = replace(results, config={**results.config, "job": job.model_dump(mode="json")})
     written = write_export(results, choice, output)
-    print(f"Trial {choice.record.number} of {results.name}: {choice.why}.")
+    print(f"{capitalized(choice.record.origin)} of {results.name}: {choice.why}.")
     for path in written:
         print(f"  {path}")

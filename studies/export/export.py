@@ -98,7 +98,7 @@ def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> d
         "accelerate_config.yaml": accelerate_config(arguments, num_devices=results.num_devices),
         "flags.txt": flags(arguments),
     }
-    title = f"trial {choice.record.number} of the study {results.name}"
+    title = f"{choice.record.origin} of the study {results.name}"
     files |= training_files(job, parameters, title=title, expected=_expected(results, choice), num_devices=results.num_devices)
     return files | {"README.md": model_card(results, choice, arguments, list(files))}
 
@@ -111,7 +111,7 @@ def provenance(results: StudyResults, choice: Choice) -> dict[str, Any]:
         "tradeoff_version": results.tradeoff_version,
         "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "study": {"name": results.name, "storage": results.storage, "trials": results.counts()},
-        "trial": record.number,
+        "trial": record.number if record.number >= 0 else None,
         "chosen": choice.why,
         "parameters": parameters.as_dict(),
         "devices_per_trial": results.num_devices,

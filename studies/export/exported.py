@@ -41,7 +41,7 @@ class _Exported(BaseModel):
     job: Job
     parameters: dict[str, Any]
     study: _Study
-    trial: int
+    trial: int | None
     devices_per_trial: int = Field(1, ge=1)
     values: dict[str, _Value]
     memory_mib: dict[str, float]

@@ -103,7 +103,7 @@ def _trade_offs(front: JudgedFront, shown: Sequence[TrialRecord], *, chosen: int
     header = ["trial", *names, *(GOALS[name].heading for name in front.objectives), ""]
     rows = [
         [
-            str(record.number),
+            record.shown_number,
             *cells[position],
             *(shown_value(record, name) for name in front.objectives),
             ", ".join([*(["chosen"] if record.number == chosen else []), *found.get(record.number, [])]),

@@ -13,6 +13,7 @@ from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.export import check_output, export
+from tradeoff.studies.export.exported import read_export
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Choice, Selection, choose
 from tradeoff.studies.storage.opening import open_storage
@@ -163,6 +164,17 @@ def test_the_storage_is_written_without_its_password(tmp_path: Path) -> None:
     text = (tmp_path / "chosen" / "tradeoff.yaml").read_text()
     assert "postgresql://ada:***@host/studies" in text
     assert "secret" not in text
+
+
+def test_a_configuration_that_has_no_trial_yet_is_exported_without_a_number(results: StudyResults, tmp_path: Path) -> None:
+    unpublished = replace(choose(results, Selection(trial=0)).record, number=-1)
+    export(results, Choice(record=unpublished, why="knee"), tmp_path / "chosen")
+    assert read_export(tmp_path / "chosen")["trial"] is None
+    for name in ("README.md", "train.py"):
+        text = (tmp_path / "chosen" / name).read_text()
+        assert "a configuration that is not published yet of the study stars" in text
+        assert "trial -1" not in text
+    assert "\n| **-** |" in (tmp_path / "chosen" / "README.md").read_text()
 
 
 def test_an_output_folder_that_holds_something_is_refused_and_left_alone(results: StudyResults, tmp_path: Path) -> None:
