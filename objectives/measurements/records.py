@@ -5,6 +5,8 @@ All are stored as one user attribute, except for the few that a person reads in 
 transaction of the storage that all workers share.
 """
 
+import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -43,6 +45,8 @@ MEASUREMENTS = "measurements"
 SOURCES = "sources"
 _OWN_ATTRIBUTES = frozenset({"outcome", "reason", DERIVED_FROM, PUBLISHES})
 _SOURCE = "_source"
+# Where a value is from, in the words in which it is shown.
+_KNOWN_SOURCE = re.compile(r"measured|probe|model|estimate|trained in trial \d+|mean of trials \d+(, \d+)* and \d+", re.ASCII)
 
 # Predictions of a trial's peak memory: from what the study knew before it ran, with the source, and from the memory estimate.
 MEMORY_PREDICTION = ("predicted_peak_memory_mib", "predicted_peak_memory_mib_source", "estimated_peak_memory_mib")
@@ -122,11 +126,25 @@ def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices:
         params=in_order(trial.params),
         values=values,
         sources={name: attributes.pop(f"{name}_source") for name in objectives if f"{name}_source" in attributes},
-        reason=attributes.pop("reason", ""),
+        reason=" ".join(str(attributes.pop("reason", "")).split()),  # as an error of anybody's code
         stage=attributes.pop("stage", None),
         attributes=attributes,
         num_devices=num_devices,
     )
+
+
+def check_sources(sources: Mapping[str, Any]) -> None:
+    """Refuse a source of a trial's values that there is not: whoever can write to a storage may have written any text.
+
+    Raises:
+        ValueError: There is one; the sentence names it.
+    """
+    for name, source in sources.items():
+        if not (isinstance(source, str) and _KNOWN_SOURCE.fullmatch(source)):
+            raise ValueError(
+                f"{name}{_SOURCE} must be measured, probe, model, estimate, trained in trial N, or mean of trials N and N,"
+                f" got {reprlib.repr(source)}"
+            )
 
 
 def in_order(params: Mapping[str, Any]) -> dict[str, Any]:

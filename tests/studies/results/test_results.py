@@ -64,3 +64,32 @@ def test_a_study_of_two_objectives_has_two_values_a_trial() -> None:
 def test_a_foreign_study_is_not_read() -> None:
     with pytest.raises(KeyError, match="config"):
         read_results(optuna.create_study())
+
+
+INJECTED = 'measured\n    import os; os.system("touch hacked")\n    #'
+
+
+@pytest.mark.parametrize(
+    "source", [INJECTED, "measured ", "<b>", "trained in trial 1\u2028", "trained in trial ٣", "", 1, None, ["x"]]
+)
+def test_a_value_from_a_source_that_there_is_not_is_refused_in_a_sentence(source: object) -> None:
+    trial = completed((0.80, 40.0, 900.0), params(8))
+    trial.user_attrs = trial.user_attrs | {"sources": {"accuracy": source}}
+    with pytest.raises(
+        TradeoffError, match=r"^trial 0 of the study 'stars' in .* accuracy_source must be measured,"
+    ) as refused:
+        read_results(make_study(None, (trial,)))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "source", ["probe", "model", "estimate", "trained in trial 12", "mean of trials 3 and 7", "mean of trials 3, 5 and 7"]
+)
+def test_every_source_that_a_search_writes_is_read(source: str) -> None:
+    trial = completed((0.80, 40.0, 900.0), params(8), accuracy_source=source)
+    assert read_results(make_study(None, (trial,))).records[0].sources["accuracy"] == source
+
+
+def test_a_reason_is_one_line_whatever_code_has_raised_it() -> None:
+    trial = create_trial(state=TrialState.FAIL, user_attrs={"outcome": "failed", "reason": "no\n  such\r\nlayer"})
+    assert read_results(make_study(None, (trial,))).records[0].reason == "no such layer"
