@@ -17,6 +17,7 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.storage.opening import open_storage
+from tradeoff.studies.workers.study_run import StudyRun
 from tradeoff.studies.workers.worker import Assignment, work
 
 PAGER = {"build": "pydoc:pipepager", "kwargs": {"cmd": "touch hacked"}, "metric": "accuracy"}
@@ -137,6 +138,12 @@ def test_a_study_file_trusts_its_own_model_and_data_alone() -> None:
     distrusting = AllowedCode(job=job.model_copy(update={"trust_remote_code": False}))
     with pytest.raises(TradeoffError, match="'someone/model'"):
         distrusting.checked(job, where="a.db")
+
+
+def test_a_worker_that_is_told_the_function_joins_the_study(tmp_path: Path) -> None:
+    allowed = AllowedCode(build="code/pydoc:pipepager")
+    run = StudyRun.of("stars", stored(PAGER), allowed=allowed, display=Display(), interrupts=Interrupts())
+    assert run.config.job == CustomJob(**PAGER, python_path=str(tmp_path / "code"))
 
 
 def test_a_database_that_changes_while_workers_start_makes_none_of_them_run_its_code() -> None:
