@@ -11,6 +11,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub import constants, snapshot_download
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
@@ -86,7 +87,7 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
         has_weights = any(next(local.glob(pattern), None) is not None for pattern in WEIGHTS)
         try:
             config = AutoConfig.from_pretrained(name, trust_remote_code=job.trust_remote_code)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # of any type: of values of every kind, in classes of every kind
             raise ValueError(
                 f"the config.json in {local} must be that of a transformers model, and can't be read as one"
                 f" ({first_line(error)}); name a directory that save_pretrained has written"
@@ -98,18 +99,8 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
     else:
         name, has_weights = job.model, True
         with hub_access("model", name):
-            config = AutoConfig.from_pretrained(name, trust_remote_code=job.trust_remote_code)
-            tokenizer = _tokenizer(name, job)
-            revision = getattr(config, "_commit_hash", None)
-            content = f"{name} {revision}"
-            # Fetches the weights, so that a trial finds them in the cache.
-            AutoModelForSequenceClassification.from_pretrained(
-                name,
-                revision=revision,
-                num_labels=job.num_labels,
-                trust_remote_code=job.trust_remote_code,
-                ignore_mismatched_sizes=True,
-            )
+            config, tokenizer, revision = _from_hub(job)
+        content = f"{name} {revision}"
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and 0 < positions < job.max_length:  # XLNet has -1: any number
         raise ValueError(
@@ -141,6 +132,31 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
         has_checkpointing=None if model_class is None else bool(model_class.supports_gradient_checkpointing),
     )
     return source, tokenizer
+
+
+def _from_hub(job: TextClassificationJob) -> tuple[Any, Any, str]:
+    """Return a model's configuration, tokenizer and commit, with all its files in the hub's cache, where trials find them.
+
+    Raises:
+        JobFault: They are there, and can't be read.
+        OSError: They are not.
+    """
+    try:
+        config = AutoConfig.from_pretrained(job.model, trust_remote_code=job.trust_remote_code)
+        tokenizer = _tokenizer(job.model, job)
+        AutoModelForSequenceClassification.from_pretrained(
+            job.model, num_labels=job.num_labels, trust_remote_code=job.trust_remote_code, ignore_mismatched_sizes=True
+        )
+        return config, tokenizer, Path(snapshot_download(job.model, local_files_only=True)).name
+    except Exception as error:  # of any type, as the libraries have it
+        if isinstance(error, OSError) and not isinstance(error.__context__, ValueError):
+            raise
+        remedy = f"if that is damage, remove it from {constants.HF_HUB_CACHE} to download it again; else choose another model"
+        if "trust_remote_code" in str(error):
+            remedy = "set job.trust_remote_code to true if you trust its authors"
+        raise JobFault(
+            f"the files of model {job.model!r} must be readable, and are not ({first_line(error)}); {remedy}"
+        ) from error
 
 
 def _tokenizer(name: str, job: TextClassificationJob) -> Any:
@@ -262,7 +278,7 @@ def check_sizes(job: TextClassificationJob, model: Any, *, highest_token: int) -
 
 def _head_notice(job: TextClassificationJob, config: Any) -> str | None:
     """Return a line if the checkpoint's head is for another number of labels, so that a new one is trained."""
-    is_classifier = any("ForSequenceClassification" in name for name in config.architectures or ())
+    is_classifier = "ForSequenceClassification" in str(config.architectures)
     if not is_classifier or config.num_labels == job.num_labels:
         return None
     return (

@@ -28,7 +28,7 @@ from tradeoff.objectives.data.sources import labelled_texts
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.measurements.goals import learned_goals
 from tradeoff.objectives.trainers import embedded
-from tradeoff.objectives.trainers.model_files import first_line
+from tradeoff.objectives.trainers.model_files import check_files, first_line
 from tradeoff.objectives.trainers.models import ModelSource, resolve_model
 
 _FACTS = "prepared.json"
@@ -115,7 +115,7 @@ def prepare(job: TextClassificationJob, cache_folder: Path, say: Callable[[str],
     contents = local_contents(job)
     final = cache_folder.resolve() / _key(job, contents)
     if _is_whole(final):
-        return load(final)
+        return _checked(load(final))
     if final.exists():
         say(f"the prepared data in {final} was damaged: it is prepared again")
     cache_folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def prepare(job: TextClassificationJob, cache_folder: Path, say: Callable[[str],
         except OSError:
             if not _is_whole(final):
                 raise
-    return load(final)
+    return _checked(load(final))
 
 
 def load(folder: Path) -> PreparedData:
@@ -147,6 +147,13 @@ def load(folder: Path) -> PreparedData:
     if model.name_or_folder == str(Path(facts["folder"]) / _MODEL):
         model = replace(model, name_or_folder=str(folder / _MODEL))  # wherever the directory was moved since
     return PreparedData(**(facts | {"folder": folder, "model": model}))
+
+
+def _checked(data: PreparedData) -> PreparedData:
+    """Return the data if its model's own files, which are not a part of it, are complete."""
+    if data.model.has_weights:
+        check_files(data.model.name_or_folder, data.model.revision)
+    return data
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:

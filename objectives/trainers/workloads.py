@@ -82,7 +82,7 @@ class TextClassification(Workload):
             return f"the model {self._job.model!r} can't be trained with it ({first_line(error)})"
         return (
             f"the model {self._job.model!r} must train on the longest sample, {self._data.longest} tokens, and fails"
-            f" ({first_line(error)}); choose another model, or lower job.max_length"
+            f" ({first_line(error)}); check its config.json, choose another model, or lower job.max_length"
         )
 
     def save_beside_model(self, folder: Path) -> None:  # noqa: D102

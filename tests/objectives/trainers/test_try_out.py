@@ -137,7 +137,7 @@ def test_weights_that_are_cut_off_are_one_sentence(prepare: Any, tmp_path: Path)
     facts = prepare(BertForSequenceClassification(BertConfig(**SMALL)), searched=None)
     (tmp_path / "model" / "model.safetensors").write_bytes(b"cut off")
     job = TextClassificationJob(model=str(tmp_path / "model"), train_samples=16, eval_samples=8, max_length=16)
-    with pytest.raises(ValueError, match=r"must be complete files, and can't be read \(.*\); save or download them again"):
+    with pytest.raises(ValueError, match=r"model\.safetensors must be complete, and can't be read \(.*\); save or download it"):
         prepare_workload(job, tmp_path / "cache", SEARCHED)
     assert facts["contents"]["model"] != folder_fingerprint(tmp_path / "model")
 
