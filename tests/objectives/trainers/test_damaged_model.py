@@ -76,7 +76,7 @@ def test_a_damaged_file_of_a_model_is_named_before_anything_is_trained(name: str
 def test_a_file_of_a_model_that_is_missing_is_named(whole: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "model"))
     (folder / "model-00001-of-00002.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"index\.json, .*model-00001-of-00002\.safetensors is not beside it"):
+    with pytest.raises(ValueError, match=r"index\.json must be complete, .*model-00001-of-00002\.safetensors is not beside it"):
         check_files(str(folder), None)
 
 
