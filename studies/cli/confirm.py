@@ -6,7 +6,6 @@ from typing import Annotated
 
 import optuna
 import typer
-from rich.console import Console
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.studies.cli.options import (
@@ -21,7 +20,7 @@ from tradeoff.studies.cli.options import (
 from tradeoff.studies.config.stored import NO_CODE, AllowedCode
 from tradeoff.studies.errors import OtherDeviceError, TradeoffError
 from tradeoff.studies.execution.confirm import Confirmation, confirm_stored, measured_by, to_confirm
-from tradeoff.studies.execution.display import Display, PlainDisplay, print_result
+from tradeoff.studies.execution.display import Display, PlainDisplay, print_result, standard_console
 from tradeoff.studies.execution.interrupts import run_to_end
 from tradeoff.studies.results.fitted_table import FittedTable
 from tradeoff.studies.results.results import StudyResults, read_results
@@ -53,7 +52,7 @@ def confirm(
       tradeoff confirm
       tradeoff confirm my-study --trial 12
     """
-    as_json, display = output_format == "json", PlainDisplay(Console(stderr=True))
+    as_json, display = output_format == "json", PlainDisplay(standard_console(stderr=True))
     allowed = allowed_code(build, trust_remote_code, study_file)
     study = load_study(name, open_storage(storage, create=False))
     results = read_results(study)
@@ -105,7 +104,7 @@ def confirm_choice(
         KeyboardInterrupt: The user stopped it.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    display = display or PlainDisplay(Console(stderr=True))
+    display = display or PlainDisplay(standard_console(stderr=True))
     study = load_study(results.name, open_storage(storage, create=False))
     while choice.record.is_derived:
         title = choice.record.title if choice.record.number >= 0 else "the choice"

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tradeoff.studies.cli.options import StorageUrl
+from tradeoff.studies.execution.output import say
 from tradeoff.studies.reporting.dashboard import serve
 from tradeoff.studies.storage.opening import load_study, open_storage
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
@@ -36,6 +37,6 @@ def dashboard(
         host=host,
         port=port,
         allow_remote=allow_remote,
-        announce=lambda url: print(f"Dashboard at {url} (press Ctrl-C to stop)", flush=True),
-        warn=lambda sentence: print(f"tradeoff: {sentence}", file=sys.stderr, flush=True),
+        announce=lambda url: say(f"Dashboard at {url} (press Ctrl-C to stop)"),
+        warn=lambda sentence: say(f"tradeoff: {sentence}", file=sys.stderr),
     )

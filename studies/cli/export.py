@@ -10,6 +10,7 @@ from tradeoff.objectives.job.settings import parse_job
 from tradeoff.studies.cli import options
 from tradeoff.studies.cli.confirm import confirm_choice
 from tradeoff.studies.cli.options import allowed_code, results_of, selection_of
+from tradeoff.studies.execution.output import say
 from tradeoff.studies.export.export import check_output
 from tradeoff.studies.export.export import export as write_export
 from tradeoff.studies.results.selection import choose
@@ -62,6 +63,6 @@ def export(
     job = allowed.checked(parse_job(results.config["job"]), where=f"the study {results.name!r} in {results.storage}")
     results = replace(results, config={**results.config, "job": job.model_dump(mode="json")})
     written = write_export(results, choice, output)
-    print(f"{capitalized(choice.record.origin)} of {results.name}: {choice.why}.")
+    say(f"{capitalized(choice.record.origin)} of {results.name}: {choice.why}.")
     for path in written:
-        print(f"  {path}")
+        say(f"  {path}")

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.objectives.measurements.outcome import Completed, Measurements, Outcome, OutOfMemory, ProbeResult
 from tradeoff.searchspace import KNOBS, TrialParameters
 from tradeoff.studies.cli.options import Overrides, Preset, StudyFile, TableOrJson
 from tradeoff.studies.config.study_file import load_config
-from tradeoff.studies.execution.display import PlainDisplay, print_result
+from tradeoff.studies.execution.display import PlainDisplay, print_result, standard_console
 from tradeoff.studies.execution.fit import Fit, fit_study
 from tradeoff.studies.execution.interrupts import Interrupts, run_to_end
 from tradeoff.studies.execution.preparation import prepare
@@ -45,7 +44,7 @@ def fit(
     config = load_config(study_file, preset=preset, overrides=[*(overrides or ()), *limit])
     # The study's own batches don't count, so none of them can be too large for the data.
     config = config.model_copy(update={"space": config.space.model_copy(update={"per_device_train_batch_size": 1})})
-    display, interrupts = PlainDisplay(Console(stderr=True)), Interrupts()
+    display, interrupts = PlainDisplay(standard_console(stderr=True)), Interrupts()
     fits: list[Fit] = []
     memory_limit_mib = config.limits.peak_memory_mib or 0.0
 

@@ -8,6 +8,7 @@ import typer
 from tradeoff.studies.cli import options
 from tradeoff.studies.cli.options import results_of, selection_of
 from tradeoff.studies.execution.display import print_result
+from tradeoff.studies.execution.output import say
 from tradeoff.studies.results.selection import choose, near_the_best, qualifying
 from tradeoff.studies.results.shared_machine import busy_lines
 from tradeoff.studies.results.tables import capitalized, front_as_csv, front_as_json, front_table
@@ -48,13 +49,13 @@ def front(
     elif output_format == "csv":
         print(front_as_csv(judged, rows=rows, only=only), end="")
     elif not rows:
-        print(f"The front of {results.name} is empty: no trial has completed ({results.summary()}).")
+        say(f"The front of {results.name} is empty: no trial has completed ({results.summary()}).")
     else:
         device = f" on {results.device['name']}" if "name" in results.device else ""
         title = f"Pareto front of {results.name}{device}"
         print_result(front_table(judged, rows=rows, only=only, title=title, caption=results.summary()))
     # What a program reads has none of it.
     for line in busy_lines(results.records):
-        print(capitalized(line), file=sys.stdout if output_format == "table" else sys.stderr)
+        say(capitalized(line), file=sys.stdout if output_format == "table" else sys.stderr)
     if output_format != "table" and judged.warning is not None:
-        print(capitalized(judged.warning), file=sys.stderr)
+        say(capitalized(judged.warning), file=sys.stderr)

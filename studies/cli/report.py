@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from tradeoff.studies.cli.options import StorageUrl, StudyName, results_of
+from tradeoff.studies.execution.output import say
 from tradeoff.studies.reporting.report import check_report, html_report, markdown_report, write_report
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 
@@ -39,4 +40,4 @@ def report(
     check_report(output)
     results = results_of(name, storage)
     write_report(html_report(results) if output_format == "html" else markdown_report(results), output)
-    print(f"Report of {results.name}: {output}")
+    say(f"Report of {results.name}: {output}")

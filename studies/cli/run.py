@@ -115,6 +115,8 @@ def show_end(name: str, storage: str, display: Display) -> bool:
     is_named = storage not in (DEFAULT_STORAGE, os.environ.get("TRADEOFF_STORAGE"))
     option = f" --storage {shlex.quote(masked(storage))}" if is_named else ""
     code = option_for(parse_job(results.config["job"]))
-    export = f"  tradeoff export {shlex.quote(name)}{option}{code} --output best   the knee as TrainingArguments\n"
-    display.message(f"next:\n{export if front.recommended else ''}  tradeoff dashboard{option}   every trial in the browser")
+    display.message("next:")
+    if front.recommended:
+        display.message(f"  tradeoff export {shlex.quote(name)}{option}{code} --output best   the knee as TrainingArguments")
+    display.message(f"  tradeoff dashboard{option}   every trial in the browser")
     return True

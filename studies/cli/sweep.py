@@ -1,27 +1,24 @@
 """`tradeoff sweep`: runs every configuration of a grid, and prints a table, CSV or Markdown."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.searchspace import KNOBS
 from tradeoff.studies.cli.options import Overrides, StorageUrl
 from tradeoff.studies.config.published_tables import SOURCE, TABLES
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.execution.display import print_result, terminal_display
+from tradeoff.studies.execution.display import print_result, standard_console, terminal_display
 from tradeoff.studies.execution.interrupts import run_to_end
 from tradeoff.studies.execution.sweep import SweepRow, measured_columns, published_columns, sweep_config, sweep_rows
-from tradeoff.studies.reporting.markdown import markdown_table
+from tradeoff.studies.reporting.markdown import markdown_table, plain
 from tradeoff.studies.results.ending import nothing_completed
 from tradeoff.studies.results.fitted_table import FittedTable
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults, read_results
-from tradeoff.studies.results.tables import SHORT_NAMES, show_parameter
+from tradeoff.studies.results.tables import SHORT_NAMES, csv_text, show_parameter
 from tradeoff.studies.storage.opening import load_study, open_storage
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 from tradeoff.studies.workers.run import run_study
@@ -75,7 +72,7 @@ def sweep(
     """
     embedded = job == "embedded"
     config = sweep_config(study_file, preset=preset, embedded=embedded, overrides=overrides or [], name=name)
-    display = terminal_display(Console(stderr=True))
+    display = terminal_display(standard_console(stderr=True))
     status = run_to_end(lambda: run_study(config, storage=storage, display=display), display.message)
     try:
         results = read_results(load_study(config.name, open_storage(storage, create=False)))
@@ -90,7 +87,7 @@ def sweep(
     if output_format == "csv":
         print(as_csv(rows), end="")
     elif output_format == "markdown":
-        print(f"**{title}**\n\n{as_markdown(rows)}\n\n" + "\n".join(f"- {note}" for note in notes))
+        print(f"**{plain(title)}**\n\n{as_markdown(rows)}\n\n" + "\n".join(f"- {plain(note)}" for note in notes))
     else:
         print_result(as_table(rows, title=title, notes=notes))
     if (why := nothing_completed(results)) is not None:
@@ -102,20 +99,18 @@ def sweep(
 def as_csv(rows: Sequence[SweepRow]) -> str:
     """Return a line of full names and a line for each row, with every digit; an empty field was not measured or published."""
     params = _parameters(rows, always=())
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     published = published_columns(rows)
     measured = measured_columns(rows)
     head = [*params, "outcome", *measured, *(f"published_{name}" for name in published)]
     is_marked = any(row.published is not None and row.published.out_of_memory for row in rows)
-    writer.writerow([*head, *(["published_out_of_memory"] if is_marked else [])])
+    lines: list[list[Any]] = [[*head, *(["published_out_of_memory"] if is_marked else [])]]
     for row in rows:
         line = [*(row.params.get(name, "") for name in params), row.outcome or "not_tried"]
         line += [row.figures.get(name, "") for name in measured]
         line += [_or_empty(getattr(row.published, name, None)) for name in published]
         line += [row.published is not None and row.published.out_of_memory] if is_marked else []
-        writer.writerow(line)
-    return text.getvalue()
+        lines.append(line)
+    return csv_text(lines)
 
 
 def as_markdown(rows: Sequence[SweepRow]) -> str:

@@ -1,6 +1,5 @@
 """`tradeoff train`: trains an exported configuration."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from rich.table import Column
 
 from tradeoff.objectives.measurements.goals import GOALS, learned_value
 from tradeoff.studies.cli.options import Build, OwnStudyFile, TrustRemoteCode, allowed_code
+from tradeoff.studies.execution.display import PlainDisplay, standard_console
 from tradeoff.studies.execution.interrupts import EXIT_STATUS
 from tradeoff.studies.export.expected import comparison_lines
 from tradeoff.studies.export.train import RESULTS, train_export
@@ -48,11 +48,8 @@ def train(
       tradeoff train chosen --build stars:build --output model
     """
     allowed = allowed_code(build, trust_remote_code, study_file)
-    console = Console(file=sys.stdout)  # this very stream: a library's own lines are redirected elsewhere
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
+    console = standard_console()  # this very stream: a library's own lines are redirected elsewhere
+    say = PlainDisplay(console).message
     try:
         with _progress(console, say) as on_progress:
             results = train_export(

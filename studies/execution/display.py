@@ -1,5 +1,6 @@
 """The display of a running study: a live view on a terminal, plain lines elsewhere. Nothing of a search depends on it."""
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from tradeoff.studies.results.evidence import judged
 from tradeoff.studies.results.fitted_table import flowed, wrapped
 from tradeoff.studies.results.shared_machine import busy_lines
 from tradeoff.studies.results.tables import front_table, short_configuration
+from tradeoff.studies.storage.urls import masked_words
+from tradeoff.studies.visible import visible
 
 # Rows of the front, and of running trials, that a live view shows: more would scroll off a small terminal.
 MAX_LIVE_ROWS = 10
@@ -60,14 +63,14 @@ class PlainDisplay(Display):
     """Prints lines of text: one for a message, one for the end of a trial."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console()
+        self._console = console or standard_console()
         self._config: StudyConfig | None = None
         self._counted = 0
         self._said_busy = False
 
     def message(self, line: str) -> None:
         """Print the line."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(Text(visible(masked_words(line))), soft_wrap=True)
 
     def show(self, what: RenderableType) -> None:
         """Print the table."""
@@ -122,7 +125,7 @@ class LiveDisplay(PlainDisplay):
     def running(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> Iterator[None]:
         """Show the view until the block ends."""
         self._config, self._begin_s = config, time.monotonic()
-        self._title = f"{name} on {device['name']}"
+        self._title = visible(f"{name} on {device['name']}")
         with Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True) as live:
             self._live = live
             try:
@@ -187,7 +190,7 @@ class LiveDisplay(PlainDisplay):
         assert self._config is not None
         front = judged(self._records, self._config.objectives, self._baselines)
         for num_shown in range(min(len(front.records), MAX_LIVE_ROWS), 0, -1):
-            lines = front_table(front, most=num_shown).encodable(self._console.encoding).lines(width)
+            lines = front_table(front, most=num_shown).showable(self._console.encoding).lines(width)
             if num_shown < len(front.records):
                 lines.append(Text(f"and {len(front.records) - num_shown} more", style="dim"))
             if len(lines) <= height:
@@ -211,19 +214,25 @@ def _step(event: Mapping[str, Any]) -> list[str]:
 
 def _in_lines(pieces: Iterable[str], width: int, *, separator: str) -> list[str]:
     """Return lines of the pieces that are not empty; one that is longer than a line is broken between words."""
-    lines = flowed([piece for piece in pieces if piece], width, separator=separator)
+    lines = flowed([visible(piece) for piece in pieces if piece], width, separator=separator)
     return [part for line in lines for part in wrapped(line, width)]
+
+
+def standard_console(*, stderr: bool = False) -> Console:
+    """Return rich's console on the output stream, or on the error stream; text must be `visible` before it draws it."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=getattr(stream, "drawing", stream))
 
 
 def terminal_display(console: Console | None = None) -> Display:
     """Return a live view for a terminal, and plain lines elsewhere."""
-    console = console or Console()
+    console = console or standard_console()
     return LiveDisplay(console) if console.is_terminal and not console.is_dumb_terminal else PlainDisplay(console)
 
 
 def print_result(what: RenderableType) -> None:
     """Print a command's result on the output stream."""
-    _print_whole(Console(), what)
+    _print_whole(standard_console(), what)
 
 
 def _print_whole(console: Console, what: RenderableType) -> None:

@@ -2,6 +2,8 @@
 
 A full disk, a reader that is gone (`| head -1`) or a terminal that was closed is noticed wherever something is written, in the
 middle of a trial too. So a write never fails. The first one that can't be done asks the command to stop, as Ctrl-C does.
+
+What is printed is shown, and does nothing to a terminal. Only rich draws on it, through a stream of its own.
 """
 
 import _thread
@@ -10,9 +12,17 @@ import io
 import os
 import signal
 import sys
-from typing import TextIO
+from typing import Any, TextIO
+
+from tradeoff.studies.storage.urls import masked_words
+from tradeoff.studies.visible import visible
 
 BROKEN_PIPE_STATUS = 1
+
+
+def say(line: str, *, file: TextIO | None = None) -> None:
+    """Print one line, whatever line breaks are in it; on the output stream by default."""
+    print(visible(line), file=file, flush=True)
 
 
 class StandardStreams:
@@ -44,7 +54,7 @@ class StandardStreams:
         """
         self._is_ending = True
         if error is not None:
-            print(f"tradeoff: {error}", file=sys.stderr)
+            say(f"tradeoff: {masked_words(error)}", file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         if error is not None or self.error is None:
@@ -72,13 +82,39 @@ class StandardStreams:
     def _guarded(self, stream: TextIO | None, descriptor: int) -> TextIO:
         raw = _Descriptor(descriptor, self)
         is_unbuffered = isinstance(stream, io.TextIOWrapper) and stream.write_through
-        return io.TextIOWrapper(
-            raw if is_unbuffered else io.BufferedWriter(raw),  # type: ignore[type-var]
+        return _VisibleStream(
+            raw if is_unbuffered else io.BufferedWriter(raw),
+            masks=descriptor == 2,
             encoding=None if stream is None else stream.encoding,
             errors="backslashreplace",  # a name that the terminal can't show must not end a study
             line_buffering=descriptor == 2 or raw.isatty(),
-            write_through=is_unbuffered,
         )
+
+
+class _VisibleStream(io.TextIOWrapper):
+    """A text stream that escapes control characters, except line breaks and tabs.
+
+    Args:
+        buffer: Where the text goes.
+        masks: Mask passwords in URLs too: an error that is not ours may quote one.
+        **options: Those of `io.TextIOWrapper`.
+
+    Attributes:
+        drawing: A stream to the same place for what rich makes, which holds control characters.
+    """
+
+    def __init__(self, buffer: Any, *, masks: bool, **options: Any) -> None:
+        # Neither stream keeps text back, or what is written to both would change places.
+        super().__init__(buffer, write_through=True, **options)
+        self.drawing = io.TextIOWrapper(buffer, write_through=True, **options)
+        self._masks = masks
+
+    def write(self, text: str) -> int:
+        # A library's progress bar begins with a carriage return, and nothing of ours is in that line.
+        start = text[: text.startswith("\r")]
+        shown = visible(text[len(start) :], keep="\n\t")
+        super().write(start + (masked_words(shown) if self._masks else shown))
+        return len(text)
 
 
 class _Descriptor(io.FileIO):

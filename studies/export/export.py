@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
@@ -27,6 +25,7 @@ from tradeoff.studies.export.export_files import accelerate_config, flags, train
 from tradeoff.studies.export.memory_advice import memory_to_leave_free_mib
 from tradeoff.studies.export.model_card import model_card
 from tradeoff.studies.reporting.notes import MEMORY_INSTRUMENTS
+from tradeoff.studies.reporting.templating import yaml_text
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.selection import Choice
 
@@ -94,7 +93,7 @@ def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> d
         arguments["use_cpu"] = True
     files = {
         "training_args.json": json.dumps(arguments, indent=2) + "\n",
-        "tradeoff.yaml": yaml.safe_dump(provenance(results, choice), sort_keys=False, allow_unicode=True, width=120),
+        "tradeoff.yaml": yaml_text(provenance(results, choice)),
         "accelerate_config.yaml": accelerate_config(arguments, num_devices=results.num_devices),
         "flags.txt": flags(arguments),
     }

@@ -20,6 +20,7 @@ from tradeoff.studies.results.evidence import JudgedFront, judged_front
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.selection import Choice
 from tradeoff.studies.results.tables import front_notes, is_elsewhere, marks, short_configuration, shown_value, with_spread
+from tradeoff.studies.visible import visible
 
 
 def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, Any], files: Collection[str]) -> str:
@@ -137,4 +138,4 @@ def _example_script(job: AnyJob, parameters: TrialParameters, num_devices: int) 
     words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     launcher = "python" if num_devices == 1 else f"torchrun --nproc_per_node {num_devices}"
     command = shlex.join([*words, "--do_train", *(["--do_eval"] if job.evaluates else [])])
-    return f"{launcher} run_classification.py $(cat flags.txt) {command}"
+    return visible(f"{launcher} run_classification.py $(cat flags.txt) {command}")

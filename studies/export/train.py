@@ -97,7 +97,8 @@ def train_export(
         )
     if (why := first_missing(parameters, optimizer=job.optim, abilities={*info.precisions, *info.extras})) is not None:
         raise TradeoffError(f"{why}; install it, or export another configuration")
-    say(f"device: {info.name}\npreparing the data")
+    say(f"device: {info.name}")
+    say("preparing the data")
     try:
         searched = {name: [value] for name, value in parameters.items() if value is not None}
         data = prepare_workload(job_of_data(job, parameters.as_dict()), cache or cache_folder(), searched)

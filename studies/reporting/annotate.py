@@ -5,7 +5,6 @@ ended; the study's note and plots are updated between trials, seldom enough to s
 end. `tradeoff dashboard` updates them when it starts and while it serves.
 """
 
-import html
 import io
 import os
 import threading
@@ -46,6 +45,7 @@ def annotate_trial(study: "StoredStudy", record: TrialRecord, *, artifacts: Path
 
 def annotate_study(study: "StoredStudy", *, artifacts: Path | None = None) -> None:
     """Write the note and the plots of a study, and those of its trials' notes and files that are missing."""
+    from tradeoff.studies.reporting.plot_style import plot_text
     from tradeoff.studies.reporting.plots import study_plots
 
     results, entries = read_results(study), _entries(study)
@@ -56,7 +56,7 @@ def annotate_study(study: "StoredStudy", *, artifacts: Path | None = None) -> No
     for plot in study_plots(results):
         # The dashboard shows a plot without its title.
         plot.figure.update_layout(
-            title={"text": html.escape(plot.title), "x": 0.01, "y": 0.985, "yanchor": "top", "font": {"size": 15}},
+            title={"text": plot_text(plot.title), "x": 0.01, "y": 0.985, "yanchor": "top", "font": {"size": 15}},
             margin={"t": plot.figure.layout.margin.t + 28},
         )
         entries.save_plot(plot.name, plot.figure.to_json())

@@ -4,14 +4,13 @@ All maps of a metric share their colours, so that they can be compared at a glan
 several trials share a cell (they differ in another parameter), the best one is shown.
 """
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tradeoff.objectives.measurements.goals import GOALS, Goal
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.studies.reporting.plot_style import SEQUENTIAL, VERMILLION, axis, layout
+from tradeoff.studies.reporting.plot_style import SEQUENTIAL, VERMILLION, axis, layout, plot_text
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.front import feasible
 from tradeoff.studies.results.results import StudyResults
@@ -100,7 +99,7 @@ def heat_map_figure(maps: Sequence[HeatMap], metric: Goal) -> Any:
         cols=num_columns,
         shared_xaxes="all",
         shared_yaxes="all",
-        subplot_titles=[html.escape(one.facet) for one in maps],
+        subplot_titles=[plot_text(one.facet) for one in maps],
         horizontal_spacing=0.04,
         vertical_spacing=0.14,
     )
@@ -128,7 +127,7 @@ def _traces(one: HeatMap, metric: Goal, maps: Sequence[HeatMap], *, has_bar: boo
     """Return the cells of a map in the colours that `maps` share, and the marks of cells that ran out of memory."""
     import plotly.graph_objects as go
 
-    facet, heading = html.escape(one.facet), html.escape(metric.heading)
+    facet, heading = plot_text(one.facet), plot_text(metric.heading)
     known = [value for other in maps for row in other.values for value in row if value is not None]
     batches, accumulations = [str(batch) for batch in one.batches], [str(steps) for steps in one.accumulations]
     texts = [["" if value is None else metric.show(value) for value in row] for row in one.values]

@@ -3,8 +3,12 @@
 import re
 from collections.abc import Sequence
 
-# An underscore within a word marks nothing.
-_MARKS = re.compile(r"[\\`*\[\]|#]|(?<![^\W_])_|_(?![^\W_])")
+from tradeoff.studies.visible import visible
+
+# An underscore within a word marks nothing, nor does our mark behind a number.
+_MARKS = re.compile(r"[\\`*\[\]|#]|(?<!\d)~|(?<![^\W_])_|_(?![^\W_])")
+# What GitHub makes a link of by itself.
+_LINKS = re.compile(r"(?<=[a-z])(:)(?=//)|(?<=www)(\.)", re.IGNORECASE)
 
 
 def markdown_table(
@@ -35,19 +39,21 @@ def markdown_table(
 
 def plain(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
-    escaped = _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    escaped = _MARKS.sub(r"\\\g<0>", visible(" ".join(text.split())))
+    escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _LINKS.sub(lambda sign: f"&#{ord(sign[0])};", escaped)
 
 
 def code(text: str) -> str:
     """Return text as code within a line, whatever backquotes it holds."""
-    text = " ".join(text.split())
+    text = visible(" ".join(text.split()))
     fence = _fence(text, "`")
     return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
 
 
 def code_block(text: str, *, language: str = "") -> str:
     """Return text as a block of code, whatever fences it holds."""
+    text = visible(text, keep="\n\t")
     fence = _fence(text, "```")
     return f"{fence}{language}\n{text.strip()}\n{fence}"
 

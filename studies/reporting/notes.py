@@ -23,6 +23,7 @@ from tradeoff.studies.results.tables import (
     with_spread,
 )
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
+from tradeoff.studies.visible import visible
 
 PACKAGE = "tradeoff.studies.reporting"
 # The instruments that measure a trial's memory, and what each one sees.
@@ -87,7 +88,7 @@ def study_values(results: StudyResults) -> dict[str, Any]:
         "front_notes": front_notes(front),
         "trials": trials_text_table([r for r in results.records if r.number >= 0], results.objectives),
         "facts": _study_facts(results),
-        "commands": "\n".join(_next_commands(results)) if front.recommended else "",
+        "commands": "\n".join(map(visible, _next_commands(results))) if front.recommended else "",
     }
 
 

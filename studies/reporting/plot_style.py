@@ -3,7 +3,7 @@
 The colours are those of M. Okabe and K. Ito, "Color Universal Design" (https://jfly.uni-koeln.de/color/), which people with any
 kind of colour vision can tell apart; shapes differ too, so that a plot printed in grey can still be read.
 
-Plotly takes a few of HTML's tags for markup: whatever comes from a study is escaped.
+Plotly takes a few of HTML's tags for markup, and braces for values: whatever comes from a study goes through `plot_text`.
 """
 
 import html
@@ -13,6 +13,7 @@ from typing import Any
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.results.tables import short_configuration, with_spread
+from tradeoff.studies.visible import visible
 
 BLUE, VERMILLION, ORANGE = "#0072B2", "#D55E00", "#E69F00"
 GREY, INK, GRID = "#8A94A0", "#1F2933", "#E3E7EB"
@@ -24,6 +25,11 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 # Values that differ by more than this factor are drawn on a logarithmic axis.
 _LOG_RATIO = 30.0
 _MARGIN = 0.06
+
+
+def plot_text(text: str) -> str:
+    """Return text that a plot shows as it is."""
+    return html.escape(visible(text)).replace("{", "&#123;")
 
 
 def layout(**changes: Any) -> dict[str, Any]:
@@ -43,7 +49,7 @@ def layout(**changes: Any) -> dict[str, Any]:
 def axis(title: str, **changes: Any) -> dict[str, Any]:
     """Return an axis with a title, its lines in the shared style."""
     return {
-        "title": {"text": html.escape(title), "standoff": 8},
+        "title": {"text": plot_text(title), "standoff": 8},
         "gridcolor": GRID,
         "zeroline": False,
         "linecolor": GREY,
@@ -70,7 +76,7 @@ def is_logarithmic(values: Sequence[float]) -> bool:
 
 def baseline_line(figure: Any, name: str, value: float, *, is_vertical: bool = False) -> None:
     """Draw the value of a constant answer as a labelled line."""
-    label = {"text": html.escape(f"constant answer {GOALS[name].show(value)}"), "font": {"color": INK, "size": 12}}
+    label = {"text": plot_text(f"constant answer {GOALS[name].show(value)}"), "font": {"color": INK, "size": 12}}
     line = {"color": INK, "width": 1.5, "dash": "dashdot"}
     if is_vertical:
         figure.add_vline(x=value, line=line, annotation=label | {"textangle": -90, "xanchor": "right", "y": 0.5})
@@ -88,11 +94,11 @@ def lower_edge(values: Sequence[float]) -> float:
 
 def hover(record: TrialRecord) -> str:
     """Return the text that appears when the pointer is over a trial."""
-    lines = [f"<b>{record.title}</b>", html.escape(short_configuration(record.params))]
+    lines = [f"<b>{record.title}</b>", plot_text(short_configuration(record.params))]
     for name in record.values:
         source = record.sources.get(name, "measured")
         shown = f"{GOALS[name].label} {with_spread(record, name, unit=True)}"
-        lines.append(html.escape(shown if source == "measured" else f"{shown} ({source})"))
+        lines.append(plot_text(shown if source == "measured" else f"{shown} ({source})"))
     if record.outcome == "out_of_memory":
         shortfall = record.attributes.get("memory_shortfall_mib")
         lines.append("out of memory" + (f", short of {shortfall:,.0f} MiB or more" if shortfall is not None else ""))

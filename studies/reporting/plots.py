@@ -4,7 +4,6 @@ They are figures of plotly without a title. A plot has its title and its caption
 own type.
 """
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,7 +12,7 @@ from typing import Any
 from tradeoff.objectives.measurements.goals import GOALS, Goal, learned_names, learning_curve
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.heat_maps import heat_map_figure, heat_map_metrics, heat_maps
-from tradeoff.studies.reporting.plot_style import BLUE, axis, baseline_line, layout
+from tradeoff.studies.reporting.plot_style import BLUE, axis, baseline_line, layout, plot_text
 from tradeoff.studies.reporting.trade_off_plots import MEMORY, group, pair_figure
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.evidence import JudgedFront, judged_front
@@ -124,7 +123,7 @@ def curve_figure(records: Sequence[TrialRecord], baselines: Mapping[str, float])
     figure = go.Figure(layout=layout(margin={"l": 64, "r": 8, "t": 16, "b": 52}))
     for record in sorted(trained, key=_effective_batch):
         size, points = _effective_batch(record), _curve(record, metric)
-        configuration = html.escape(short_configuration(record.params))
+        configuration = plot_text(short_configuration(record.params))
         is_first = not any(trace.legendgroup == str(size) for trace in figure.data)
         color = _line_color(sizes.index(size), len(sizes))
         figure.add_scatter(

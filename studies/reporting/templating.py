@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from tradeoff.studies.reporting.markdown import code, code_block, markdown_table, plain
 from tradeoff.studies.results.tables import capitalized
+from tradeoff.studies.visible import visible
 
 
 def python_literal(value: str | int | None) -> str:
@@ -28,6 +29,12 @@ def python_comment(text: str) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split()).translate(_UNQUOTED)
 
 
+def yaml_text(value: Any) -> str:
+    """Return a value as YAML, in ASCII where it holds letters that can't be seen."""
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
+    return text if visible(text, keep="\n") == text else yaml.safe_dump(value, sort_keys=False, width=120)
+
+
 _UNQUOTED = str.maketrans({"\\": None, '"': "'"})
 _QUOTING: dict[str, Callable[..., str]] = {
     "python": python_literal,
@@ -36,7 +43,7 @@ _QUOTING: dict[str, Callable[..., str]] = {
     "code": code,
     "code_block": code_block,
     "table": lambda table, **options: markdown_table(table.header, table.rows, **options),
-    "yaml": lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True),
+    "yaml": lambda value: yaml_text(value),
 }
 
 
@@ -66,7 +73,7 @@ def _environment(package: str, *, is_html: bool) -> Environment:
         loader=PackageLoader(package),
         undefined=StrictUndefined,
         autoescape=True,
-        finalize=None if is_html else _quoted,
+        finalize=_seen if is_html else _quoted,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -82,6 +89,10 @@ def _quoted(value: Any) -> Any:
     if isinstance(value, int | Markup):
         return value
     raise TypeError(f"a template shows {value!r}, which no filter has quoted")
+
+
+def _seen(value: Any) -> Any:
+    return visible(value, keep="\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _marking(quote: Callable[..., str]) -> Callable[..., Markup]:

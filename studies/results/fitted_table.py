@@ -11,6 +11,8 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from tradeoff.studies.visible import visible
+
 _GAP = "  "
 # A block's values stand this far in from its first line.
 _INDENT = "    "
@@ -42,15 +44,15 @@ class FittedTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the table's lines for a terminal's width, or at full width where there is no terminal."""
-        yield from self.encodable(options.encoding).lines(options.max_width if console.is_terminal else None)
+        yield from self.showable(options.encoding).lines(options.max_width if console.is_terminal else None)
 
-    def encodable(self, encoding: str) -> "FittedTable":
-        """Return the table with the letters that an encoding has: +- for ±, and an escape for any other that it lacks."""
-        if encoding.lower().startswith("utf"):
-            return self
+    def showable(self, encoding: str) -> "FittedTable":
+        """Return the table with letters that can be seen and that an encoding has: an escape for any other, +- for ±."""
+        has_all = encoding.lower().startswith("utf")
 
         def plain(text: str) -> str:
-            return text.replace("±", "+-").encode(encoding, "backslashreplace").decode(encoding)
+            text = visible(text)
+            return text if has_all else text.replace("±", "+-").encode(encoding, "backslashreplace").decode(encoding)
 
         return replace(
             self,
@@ -60,7 +62,7 @@ class FittedTable:
             title=plain(self.title),
             alert=plain(self.alert),
             notes=[plain(note) for note in self.notes],
-            rule="-",
+            rule=self.rule if has_all else "-",
         )
 
     def lines(self, width: int | None) -> list[Text]:

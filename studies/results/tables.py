@@ -7,7 +7,7 @@ another trial or a probe measured.
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tradeoff.objectives.measurements.goals import GOALS
@@ -16,6 +16,7 @@ from tradeoff.objectives.measurements.seeds import NUM_SEEDS, spread_name
 from tradeoff.searchspace import KNOBS, MICRO_BATCH
 from tradeoff.studies.results.evidence import JudgedFront, Standing
 from tradeoff.studies.results.front import extremes, knee
+from tradeoff.studies.visible import visible
 
 if TYPE_CHECKING:
     from tradeoff.studies.results.fitted_table import FittedTable
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # Parameter names in a table, where room is scarce.
 SHORT_NAMES = {name: knob.label for name, knob in KNOBS.items()}
 ELSEWHERE = "~"
+# Some spreadsheets take the wide forms too.
+_FORMULA_SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 SPREAD_NOTE = "± standard deviation: of what is learned over seeds, of a cost over repeated measurements or by its model"
 
 
@@ -73,15 +76,13 @@ def front_as_csv(front: JudgedFront, *, rows: Sequence[TrialRecord] | None = Non
     """
     shown = _shown(front, rows, only)
     params = parameter_names(shown)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     spreads = [_spreads(record, front.objectives) for record in shown]
     known = [name for name in _spread_names(front.objectives) if any(name in row for row in spreads)]
     sources = [f"{name}_source" for name in front.objectives]
-    writer.writerow(["trial", *params, *front.objectives, *sources, *Standing().as_dict(), *known])
+    lines: list[list[Any]] = [["trial", *params, *front.objectives, *sources, *Standing().as_dict(), *known]]
     for record, spread in zip(shown, spreads, strict=True):
         standing = front.standings.get(record.number, Standing()).as_dict()
-        writer.writerow(
+        lines.append(
             [
                 record.number if record.number >= 0 else "",
                 *(record.params.get(name, "") for name in params),
@@ -91,7 +92,20 @@ def front_as_csv(front: JudgedFront, *, rows: Sequence[TrialRecord] | None = Non
                 *(spread.get(name, "") for name in known),
             ]
         )
+    return csv_text(lines)
+
+
+def csv_text(lines: Iterable[Sequence[Any]]) -> str:
+    """Return lines of cells as CSV, with a quote before a text that a spreadsheet would take for a formula."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_csv_cell(cell) for cell in line] for line in lines)
     return text.getvalue()
+
+
+def _csv_cell(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    return "'" * cell.lstrip().startswith(_FORMULA_SIGNS) + visible(cell)
 
 
 def front_table(

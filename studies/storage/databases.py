@@ -23,7 +23,7 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.storage.locks import advisory_lock
 from tradeoff.studies.storage.retry_policy import StorageAwayError, StorageError
 from tradeoff.studies.storage.sql_errors import as_storage_error, may_pass, reason_of
-from tradeoff.studies.storage.urls import masked, parse, with_driver
+from tradeoff.studies.storage.urls import masked, masked_reply, parse, with_driver
 
 SQLITE_BUSY_TIMEOUT_S = 60
 # Attempts at creating the tables while another process creates the same ones.
@@ -117,7 +117,9 @@ class SqlDatabase:
                 f"{masked(self.url)} needs the Python package {package}, which is not installed: pip install '{package}'"
             ) from error
         except NoSuchModuleError as error:
-            raise TradeoffError(f"there is no database driver for {masked(self.url)}: {error}") from error
+            raise TradeoffError(
+                f"there is no database driver for {masked(self.url)}: {masked_reply(str(error), self.url)}"
+            ) from error
         except StorageInternalError as error:
             raise self._cannot_open(error.__cause__ or error) from error
         except SQLAlchemyError as error:
@@ -144,10 +146,8 @@ class SqlDatabase:
         reason = reason_of(error)
         if _NO_TABLES.search(reason):
             return TradeoffError(no_study_in(masked(self.url)))
-        if self._parsed.password:
-            reason = reason.replace(str(self._parsed.password), "***")
         kind = StorageAwayError if may_pass(error) else TradeoffError
-        return kind(f"the storage {masked(self.url)} can't be opened: {reason}")
+        return kind(f"the storage {masked(self.url)} can't be opened: {masked_reply(reason, self.url)}")
 
     def _translate(self, context: ExceptionContext) -> None:
         """Raise a storage error where SQLAlchemy is about to raise its own.
@@ -156,7 +156,7 @@ class SqlDatabase:
         """
         if context.is_pre_ping or context.sqlalchemy_exception is None:
             return
-        if (error := as_storage_error(context.sqlalchemy_exception, masked(self.url))) is not None:
+        if (error := as_storage_error(context.sqlalchemy_exception, self.url)) is not None:
             raise error
 
     def reconnected(self, storage: BaseStorage) -> BaseStorage:  # noqa: D102

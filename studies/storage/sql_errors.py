@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from tradeoff.studies.storage.retry_policy import StorageAwayError, StorageError
+from tradeoff.studies.storage.urls import masked, masked_reply
 
 _FULL = re.compile(r"disk.{0,20}\bfull|no space left|could not extend file", re.IGNORECASE)
 _BUSY = re.compile(r"database (?:table )?is locked|database is busy", re.IGNORECASE)
@@ -46,14 +47,14 @@ def may_pass(error: BaseException) -> bool:
     return state is None or str(state)[:2] in _PASSING_SQL_STATES
 
 
-def as_storage_error(error: BaseException, place: str) -> StorageError | None:
+def as_storage_error(error: BaseException, url: str) -> StorageError | None:
     """Return a sentence for an error that passes or that the user can mend, or None for any other.
 
     Args:
         error: An error of SQLAlchemy.
-        place: The URL as it may be shown.
+        url: The database's URL, which is shown without its password.
     """
-    reason = reason_of(error)
+    place, reason = masked(url), masked_reply(reason_of(error), url)
     if may_pass(error):
         return StorageAwayError(f"the storage {place} does not answer: {reason}")
     kept = f"the storage {place} can't be written: {reason}; results already saved are kept"

@@ -91,8 +91,8 @@ def _check_same(config: StudyConfig, stored: Mapping[str, Any]) -> None:
     )
     if lines:
         raise TradeoffError(
-            f"the study {config.name!r} exists with other settings; choose another --name, or set these back:\n  "
-            + "\n  ".join(lines)
+            f"the study {config.name!r} exists with other settings; choose another --name, or set these back: "
+            + "; ".join(lines)
         )
 
 

@@ -4,7 +4,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from tradeoff.studies.errors import TradeoffError
 
@@ -16,7 +16,17 @@ DEFAULT_STORAGE = "sqlite:///tradeoff.db"
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 # Those of Python's sqlite3 that leave the file as it is.
 _SQLITE_OPTIONS = ("timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements")
-_SECRET_QUERY_KEY = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
+# Options whose values may be shown; any other may be a password, under a name that is misspelt too.
+_SHOWN_OPTIONS = {*_SQLITE_OPTIONS, "user", "host", "port", "dbname", "sslmode", "connect_timeout", "charset"}
+_SCHEME = re.compile(r"[A-Za-z][\w+.-]*://", re.ASCII)
+# Both signs of an account, as they are or percent-encoded.
+_COLON, _AT = re.compile(":|%3a", re.IGNORECASE), re.compile("@|%40", re.IGNORECASE)
+# The end of an account as SQLAlchemy reads it, whose passwords end at the first @.
+_ACCOUNT = re.compile("^[^:/]*(:[^@]*)?@")
+# An option, and what follows without a sign of its own: an unquoted password may hold an &.
+_OPTION = re.compile("([^&=]{1,80})=([^&]*(?:&[^&=]+(?=&|$))*)")
+# As libpq's own form and a driver's messages have it.
+_PASSWORD_WORD = re.compile(r"((?:pass|pwd)\w{0,20}\s*=\s*)('[^']*'|[^\s&]+)", re.IGNORECASE)
 
 
 def storage_url(text: str) -> str:
@@ -32,6 +42,11 @@ def storage_url(text: str) -> str:
             f"a storage must be a URL or the path of a SQLite file, got {text!r}; the default is {DEFAULT_STORAGE}"
         )
     if "://" not in text:
+        if masked(text) != text:
+            raise TradeoffError(
+                f"a storage with a password must be a URL such as postgresql://USER:PASSWORD@HOST/DATABASE, got {masked(text)};"
+                " write sqlite:///FILE for a file of that name"
+            )
         if "?" in text:
             raise TradeoffError(f"the path of a SQLite file can't hold a '?', which begins options, got {text}; rename it")
         text = f"sqlite:///{text}"
@@ -50,6 +65,11 @@ def storage_url(text: str) -> str:
         raise TradeoffError(f"a SQLite storage must be a file, got {text}; write sqlite:///FILE.db")
     if backend == "sqlite":
         _check_names_one_file(text, url)
+    elif "@" in _ACCOUNT.sub("", text.partition("://")[2]) or "%" in (url.host or ""):
+        raise TradeoffError(
+            f"a storage's URL must hold one @, before the host, got {masked(text)}; percent-encode any other as %40, and the"
+            " signs of a password: / as %2F, : as %3A"
+        )
     return text
 
 
@@ -86,27 +106,47 @@ def _read_url(path: Path) -> str:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise TradeoffError(f"the file {path} that --storage names can't be read: {reason}") from None
+        raise TradeoffError(f"the file {masked(str(path))} that --storage names can't be read: {reason}") from None
     if not text or "\n" in text or text.startswith("@"):
-        raise TradeoffError(f"the file {path} that --storage names must hold one line with the storage's URL")
+        raise TradeoffError(f"the file {masked(str(path))} that --storage names must hold one line with the storage's URL")
     return text
 
 
 def masked(url: str) -> str:
-    """Return the URL as it may be shown: without the account's password, or one among the options."""
-    if "://" not in url:
-        return url
-    scheme, rest = url.split("://", 1)
+    """Return the URL as it may be shown, malformed or not: without the account's password, or one among the options."""
+    scheme = found[0] if (found := _SCHEME.match(url)) else ""
+    rest = url[len(scheme) :]
     # An unquoted password may hold any character, even an @: everything up to the last @ is the account.
-    account, at, address = rest.rpartition("@")
-    if ":" in account:
-        account = f"{account.split(':', 1)[0]}:***"
+    address = _AT.split(rest)[-1]
+    account = rest[: len(rest) - len(address)]
+    if colon := _COLON.search(account):
+        account = f"{account[: colon.start()]}:***@"
+    elif scheme and not account:
+        # A port that is none is a password whose host was left out.
+        address = re.sub(r"^([^/?:\[]*):(?!\d+(?:\W|$))[^/?]+", r"\1:***", address)
     address, question, query = address.partition("?")
-    options = [
-        f"{name}=***" if equals and _SECRET_QUERY_KEY.search(name) else name + equals + value
-        for name, equals, value in (option.partition("=") for option in query.split("&"))
-    ]
-    return f"{scheme}://{account}{at}{address}{question}{'&'.join(options)}"
+    options = _OPTION.sub(lambda option: option[0] if unquote(option[1]) in _SHOWN_OPTIONS else f"{option[1]}=***", query)
+    return _PASSWORD_WORD.sub(r"\1***", f"{scheme}{account}{address}{question}{options}")
+
+
+def masked_words(text: str) -> str:
+    """Return a text as it may be shown: each word that looks like a URL with a password as `masked` shows it."""
+
+    def shown(word: re.Match[str]) -> str:
+        colon = _COLON.search(word[0])
+        has_account = colon is not None and _AT.search(word[0], colon.end()) is not None
+        return masked(word[0]) if has_account or "://" in word[0] else word[0]
+
+    return re.sub(r"\S+", shown, _PASSWORD_WORD.sub(r"\1***", text))
+
+
+def masked_reply(text: str, url: str) -> str:
+    """Return what a database or its driver said as it may be shown: without any secret of the database's URL."""
+    parsed = parse(url)
+    options = [value for name in parsed.query.keys() - _SHOWN_OPTIONS for value in parsed.normalized_query[name]]
+    for secret in filter(None, (parsed.password, *options)):
+        text = text.replace(str(secret), "***").replace(quote(str(secret), safe=""), "***")
+    return masked_words(text)
 
 
 def parse(url: str) -> "URL":

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from stored_studies import TRIALS, make_study
 
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.storage.opening import load_study, open_storage
-from tradeoff.studies.storage.urls import masked, storage_url
+from tradeoff.studies.storage.urls import masked, masked_words, storage_url
 
 
 @pytest.mark.parametrize(
@@ -26,10 +27,53 @@ from tradeoff.studies.storage.urls import masked, storage_url
         ),
         ("sqlite:///tradeoff.db", "sqlite:///tradeoff.db"),
         ("tradeoff.db", "tradeoff.db"),
+        ("grpc://[::1]:13000", "grpc://[::1]:13000"),
+        ("postgresql://ada:p@ss/w0rd@h", "postgresql://ada:***@h"),
+        ("postgresql:/ada:pw@h/db", "postgresql:***@h/db"),
+        ("ada:pw@h/db", "ada:***@h/db"),
+        ("ada:p://w@h/db", "ada:***@h/db"),
+        ("//ada:pw@h", "//ada:***@h"),
+        ("postgresql://:pw@h", "postgresql://:***@h"),
+        ("postgresql://ada%3Apw%40h/db", "postgresql://ada:***@h/db"),
+        ("postgresql://ada:pw/db", "postgresql://ada:***/db"),
+        ("postgresql://h/db?sslpassword=pw&p%61ssword=pw", "postgresql://h/db?sslpassword=***&p%61ssword=***"),
+        ("postgresql://h/db?pasword=p&w&user=ada", "postgresql://h/db?pasword=***&user=ada"),
+        ("jdbc:postgresql://h/db?user=ada&password=pw", "jdbc:postgresql://h/db?user=ada&password=***"),
+        ("host=h user=ada password = 'p w'", "host=h user=ada password = ***"),
     ],
 )
 def test_a_password_is_never_shown(url: str, shown: str) -> None:
-    assert masked(url) == shown
+    assert masked(url) == masked(shown) == shown
+    if " " not in url:
+        assert masked_words(f"a: it's (at {url} now") == f"a: it's (at {shown} now"
+
+
+def test_a_long_word_is_masked_in_no_time() -> None:
+    text = "pass:a=" * 100_000
+    assert masked_words(text).endswith("=")
+    assert "pass:a" not in masked_words(f"{text}@h")[4:]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ada:p@ss/w0rd@127.0.0.1:1/db",
+        "postgresql:/ada:w0rd@127.0.0.1:1/db",
+        "ada:w0rd@127.0.0.1:1/db",
+        "@ada:w0rd@127.0.0.1/url",
+        "postgresql://ada%3Aw0rd%40h/db",
+        "postgresql://ada:w0rd@127.0.0.1:1/db",
+        "postgresql://ada:x@127.0.0.1:1/db?pasword=w0rd",
+        "postgresql+absent://ada:w0rd@127.0.0.1:1/db",
+        "postgresql://127.0.0.1:1/db?port=1&sslpassword=w0rd&sslmode=absent",
+        "dbname=db host=127.0.0.1 password=w0rd",
+    ],
+)
+def test_no_error_of_a_storage_quotes_its_password(url: str) -> None:
+    with pytest.raises(TradeoffError) as refused:
+        open_storage(url)
+    assert "w0rd" not in str(refused.value)
+    assert "ss" not in re.findall(r"'(\w+)'", str(refused.value))  # what follows an @ is no host
 
 
 def test_a_bare_path_is_a_sqlite_file() -> None:
@@ -77,6 +121,11 @@ def test_the_short_name_of_postgresql_is_understood() -> None:
         ("sqlite:///a?", r"options of a SQLite storage"),
         ("a%20b.db", r"must stand for itself, and 'a%20b\.db' is read as 'a b\.db'; rename it"),
         ("sqlite:///%C3%A4.db", r"must stand for itself"),
+        (
+            "postgresql://ada:se@cret@host/s",
+            r"must hold one @, before the host, got .*ada:\*\*\*@host/s; percent-encode .* %40",
+        ),
+        ("ada:secret@host/s", r"with a password must be a URL such as .*, got ada:\*\*\*@host/s; write sqlite:///FILE"),
         ("postgresql://ada:secret@host:port/s", r"must be a database URL such as .* got postgresql://ada:\*\*\*@host:port/s"),
     ],
 )
