@@ -17,6 +17,7 @@ from tradeoff.studies.errors import TradeoffError
 # A study file has a hundred lines.
 MAX_CHARACTERS = 1_000_000
 MAX_VALUES = 100_000
+MAX_DIGITS = 100
 # Keys of version 0.1.0 by the names that they have now.
 RENAMED_KEYS = {"plan": "memory_estimate"}
 
@@ -27,11 +28,13 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    met = set()
     for key in keys:
         if not isinstance(key, str):
             raise yaml.constructor.ConstructorError(None, None, f"a key must be text, got {key!r}", node.start_mark)
-        if keys.count(key) > 1:
+        if key in met:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", node.start_mark)
+        met.add(key)
     values = [loader.construct_object(value, deep=True) for _, value in node.value]
     return dict(zip(keys, values, strict=True))
 
@@ -65,6 +68,9 @@ def _load(text: str) -> Any:
 
 def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
     if id(node) not in sizes:
+        if isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")) and len(node.value) > MAX_DIGITS:
+            # In base 60, which YAML has, the time to read one grows with the square of its length.
+            raise ValueError(f"a number may have at most {MAX_DIGITS} characters")
         sizes[id(node)] = 1  # met again below itself: refused when it is constructed
         parts = node.value if isinstance(node, yaml.CollectionNode) else []
         children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
@@ -175,7 +181,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     # Which of the two jobs it is has no key in the file.
-    path = ".".join(str(part) for part in first["loc"] if part not in JOBS)
+    path = _one_line(".".join(str(part) for part in first["loc"] if part not in JOBS))
     if first["type"] == "extra_forbidden":
         allowed = _keys_at(model, first["loc"][:-1])
         close = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
