@@ -5,12 +5,13 @@ A fingerprint is a size and a SHA-256, so neither a new path nor a new date is a
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tradeoff.objectives.job.settings import EMBEDDED, CustomJob, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, CustomJob, TextClassificationJob, local_path
 
 BUILD = "build"
 _ROWS_AT_ONCE = 10_000
@@ -47,13 +48,13 @@ def short_hash(depends: Mapping[str, Any]) -> str:
 
 def local_contents(job: TextClassificationJob) -> dict[str, str]:
     """Return the fingerprints of what a job reads here: `train`, `eval` if that is another file, and a directory's `model`."""
-    model = Path(job.model).expanduser()
-    contents = {"model": folder_fingerprint(model)} if job.model != EMBEDDED and model.is_dir() else {}
+    model = local_path(job.model)
+    contents = {"model": folder_fingerprint(model)} if job.model != EMBEDDED and os.path.isdir(model) else {}
     if not job.is_local_file:
         return contents
     names = {"train": job.dataset, "eval": job.eval_dataset if job.evaluates else None}
-    paths = {part: Path(name).expanduser() for part, name in names.items() if name is not None}
-    return contents | {part: file_fingerprint(path) for part, path in paths.items() if path.is_file()}
+    paths = {part: local_path(name) for part, name in names.items() if name is not None}
+    return contents | {part: file_fingerprint(path) for part, path in paths.items() if os.path.isfile(path)}
 
 
 def custom_contents(job: CustomJob) -> dict[str, str]:

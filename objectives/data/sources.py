@@ -4,7 +4,6 @@ Every error in the data is reported here, before anything is tokenised: a senten
 """
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,7 +13,7 @@ from tradeoff.objectives.data.hub import hub_access
 from tradeoff.objectives.data.labels import class_numbers
 from tradeoff.objectives.data.reviews import generate_reviews
 from tradeoff.objectives.data.text_files import check_columns, checked_texts, read_table
-from tradeoff.objectives.job.settings import EMBEDDED, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, TextClassificationJob, local_path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +85,7 @@ def _read_hub(job: TextClassificationJob, split: str) -> Any:
 
 
 def _read_file(name: str, job: TextClassificationJob) -> Any:
-    return datasets.Dataset(read_table(Path(name).expanduser(), job.columns(), encoding=job.encoding))
+    return datasets.Dataset(read_table(local_path(name), job.columns(), encoding=job.encoding))
 
 
 def _check(tables: list[tuple[Any, str]], job: TextClassificationJob) -> tuple[list[Any], tuple[str, ...] | None]:

@@ -4,6 +4,7 @@ A job is plain, validated data, so it can be compared key by key when a study is
 written into an export. How a job becomes a Trainer is the business of the files that run inside that process.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,12 @@ def is_local_data(name: str) -> bool:
     place, or because it is there.
     """
     is_path = name.startswith((".", "/", "~")) or name.lower().removesuffix(".gz").endswith(LOCAL_SUFFIXES)
-    return is_path or (name not in (EMBEDDED, RANDOM_TOKENS) and Path(name).is_file())
+    return is_path or (name not in (EMBEDDED, RANDOM_TOKENS) and os.path.isfile(name))
+
+
+def local_path(name: str) -> Path:
+    """Return where a file of this name would be; the home directory of nobody here is a name like any other."""
+    return Path(os.path.expanduser(name))
 
 
 class TrainingSettings(BaseModel):

@@ -4,6 +4,7 @@ The hub is asked only once, when the data is prepared. From then on the revision
 waits for a network, and all trials of a study start from the same weights.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from transformers import (
 from tradeoff.objectives.data.contents import folder_fingerprint
 from tradeoff.objectives.data.hub import hub_access
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob, local_path
 from tradeoff.objectives.trainers.embedded import embedded_model_config, embedded_tokenizer
 from tradeoff.objectives.trainers.model_files import WEIGHTS, JobFault, first_line, load_tokenizer
 from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
@@ -80,7 +81,7 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
         config = embedded_model_config(vocab_size=len(tokenizer), max_length=job.max_length, num_labels=job.num_labels)
         config.save_pretrained(folder)
         name, revision, has_weights, content = str(folder), None, False, EMBEDDED
-    elif (local := Path(job.model).expanduser()).is_dir():
+    elif os.path.isdir(local := local_path(job.model)):
         if not (local / "config.json").is_file():
             raise ValueError(f"a model directory must hold a config.json, got {local} without one")
         name, revision = str(local.resolve()), None

@@ -1,6 +1,7 @@
 """The exported `README.md`: a model card with the trade-offs of the study and the configuration that was chosen."""
 
 import json
+import os
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,15 @@ from typing import Any
 
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.arguments import padding
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob, parse_job
+from tradeoff.objectives.job.settings import (
+    EMBEDDED,
+    RANDOM_TOKENS,
+    AnyJob,
+    CustomJob,
+    TextClassificationJob,
+    local_path,
+    parse_job,
+)
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
@@ -80,7 +89,7 @@ def _front_matter(job: AnyJob) -> dict[str, Any]:
         "library_name": "transformers",
         "pipeline_tag": "text-classification",
         **({"metrics": ["accuracy"]} if job.evaluates else {}),
-        **({} if job.model == EMBEDDED or Path(job.model).expanduser().exists() else {"base_model": job.model}),
+        **({} if job.model == EMBEDDED or os.path.exists(local_path(job.model)) else {"base_model": job.model}),
         **({"datasets": [job.dataset]} if _has_hub_data(job) else {}),
     }
 
@@ -90,7 +99,7 @@ def _title(job: AnyJob) -> str:
         return job.build
     model = "A small BERT with random weights" if job.model == EMBEDDED else job.model
     data = {EMBEDDED: "generated reviews", RANDOM_TOKENS: "random tokens"}.get(job.dataset, job.dataset)
-    is_local_model = job.model != EMBEDDED and Path(job.model).expanduser().is_dir()
+    is_local_model = job.model != EMBEDDED and os.path.isdir(local_path(job.model))
     return f"{Path(model).name if is_local_model else model} on {Path(data).name if job.is_local_file else data}"
 
 

@@ -68,7 +68,10 @@ def train_export(
         )
     parameters = TrialParameters(**exported["parameters"])
     job = full_job(allowed.checked(parse_job(exported["job"]), where=str(directory)), train_samples)
-    contents = local_contents(job) if isinstance(job, TextClassificationJob) else {}
+    try:
+        contents = local_contents(job) if isinstance(job, TextClassificationJob) else {}
+    except OSError as error:
+        raise TradeoffError(f"{error.filename} must be a file that can be read: {error.strerror}; mend that first") from error
     # Where a module is from may change, as in a study.
     _claim(
         output,

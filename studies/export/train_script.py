@@ -6,10 +6,11 @@ job it calls the user's function.
 """
 
 import json
+import os
 from pathlib import Path
 
 from tradeoff.objectives.job.arguments import job_of_data, padding, settings_beside_arguments
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob, local_path
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.reporting.templating import render
 
@@ -73,17 +74,17 @@ def _text_classification_values(job: TextClassificationJob, parameters: TrialPar
         raise ValueError("train.py needs data to learn from, and dataset is 'random-tokens'; run a study with another dataset")
     is_embedded = job.dataset == EMBEDDED
     reader, sources = _sources(job)
-    local = Path(job.model).expanduser()
+    local = local_path(job.model)
+    is_local = os.path.isdir(local)
     return {
         "texts": ["text"] if is_embedded else [name for key, name in job.columns().items() if key != "label_column"],
         "label": job.label_column,
         "columns": job.columns(),
         "reader": reader,
         "sources": sources,
-        "model": str(local.resolve()) if local.is_dir() else job.model,
+        "model": str(local.resolve()) if is_local else job.model,
         "is_embedded_model": job.model == EMBEDDED,
-        "has_weights": job.model != EMBEDDED
-        and (not local.is_dir() or any(next(local.glob(pattern), None) for pattern in _WEIGHTS)),
+        "has_weights": job.model != EMBEDDED and (not is_local or any(next(local.glob(pattern), None) for pattern in _WEIGHTS)),
         "attention": parameters.get("attn_implementation"),
         "padding": padding(job, parameters),
         "is_padded_later": job_of_data(job, parameters.as_dict()).padding != "max_length",
@@ -102,5 +103,5 @@ def _sources(job: TextClassificationJob) -> tuple[str, list[str]]:
 
 def _absolute(name: str) -> str:
     """Return a local file's absolute path; the name as it is where there is no such file here."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
+    path = local_path(name)
+    return str(path.resolve()) if os.path.exists(path) else name

@@ -11,6 +11,8 @@ import yaml
 from exported_studies import TINY, made_up
 from stored_studies import params, record
 
+from tradeoff.objectives.data.contents import local_contents
+from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.export import export
 from tradeoff.studies.export.exported import read_export
@@ -119,3 +121,12 @@ def test_a_note_of_a_training_that_cannot_be_read_is_refused(chosen: Path, tmp_p
     marker.write_text(json.dumps({"job": 1}))
     with pytest.raises(TradeoffError, match="holds another training"):
         train_export(chosen, tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-this-name/x", "/root/\x00", "x" * 300 + ".csv", "./" + "x" * 300])
+def test_a_name_that_no_file_can_have_is_exported_and_fingerprinted_as_one_that_is_not_there(name: str, tmp_path: Path) -> None:
+    results = made_up(record(0, (0.25, 10.0, 100.0), params(8)), job=TINY.model_copy(update={"model": name, "dataset": name}))
+    export(results, choose(results, Selection()), tmp_path / "named")
+    job = parse_job(read_export(tmp_path / "named")["job"])
+    assert isinstance(job, TextClassificationJob)
+    assert (job.model, local_contents(job)) == (name, {})
