@@ -16,6 +16,7 @@ from tradeoff.studies.cli.options import (
     TableOrJson,
     TrustRemoteCode,
     allowed_code,
+    study_name,
 )
 from tradeoff.studies.config.stored import NO_CODE, AllowedCode
 from tradeoff.studies.errors import OtherDeviceError, TradeoffError
@@ -54,7 +55,7 @@ def confirm(
     """
     as_json, display = output_format == "json", PlainDisplay(standard_console(stderr=True))
     allowed = allowed_code(build, trust_remote_code, study_file)
-    study = load_study(name, open_storage(storage, create=False))
+    study = load_study(study_name(name, study_file), open_storage(storage, create=False))
     results = read_results(study)
     claims = to_confirm(results, trial)
     if not claims:

@@ -9,7 +9,7 @@ import typer
 from tradeoff.objectives.job.settings import parse_job
 from tradeoff.studies.cli import options
 from tradeoff.studies.cli.confirm import confirm_choice
-from tradeoff.studies.cli.options import allowed_code, results_of, selection_of
+from tradeoff.studies.cli.options import allowed_code, results_of, selection_of, study_name
 from tradeoff.studies.execution.output import say
 from tradeoff.studies.export.export import check_output
 from tradeoff.studies.export.export import export as write_export
@@ -55,7 +55,7 @@ def export(
     )
     allowed = allowed_code(build, trust_remote_code, study_file)
     check_output(output)
-    results = results_of(name, storage)
+    results = results_of(study_name(name, study_file), storage)
     choice = choose(results, selection)
     if confirm_first and choice.record.is_derived:
         results, choice = confirm_choice(results, choice, selection, storage=storage, allowed=allowed)

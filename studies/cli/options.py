@@ -58,7 +58,10 @@ TrustRemoteCode = Annotated[
 OwnStudyFile = Annotated[
     Path | None,
     typer.Option(
-        "--study-file", metavar="STUDY.yaml", help="Let it run the code that this study file names.", show_default=False
+        "--study-file",
+        metavar="STUDY.yaml",
+        help="Let it run the code that this study file names, and use its study by default.",
+        show_default=False,
     ),
 ]
 TableOrJson = Annotated[Literal["table", "json"], typer.Option("--format", help="Print a table, or JSON.")]
@@ -104,6 +107,15 @@ def allowed_code(build: str | None, trust_remote_code: bool, study_file: Path | 
     """
     job = None if study_file is None else load_config(study_file).job
     return AllowedCode(build=build, trust_remote_code=trust_remote_code, job=job)
+
+
+def study_name(name: str | None, study_file: Path | None) -> str | None:
+    """Return the name of the study to use: as given, or that of the study file; None for the study created last.
+
+    Raises:
+        TradeoffError: The study file can't be used.
+    """
+    return name if name is not None or study_file is None else load_config(study_file).name
 
 
 def selection_of(

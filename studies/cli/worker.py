@@ -11,6 +11,7 @@ from tradeoff.studies.cli.options import (
     TrustRemoteCode,
     Workers,
     allowed_code,
+    study_name,
 )
 from tradeoff.studies.execution.display import terminal_display
 from tradeoff.studies.execution.interrupts import run_to_end
@@ -41,7 +42,9 @@ def worker(
     """
     display, allowed = terminal_display(), allowed_code(build, trust_remote_code, study_file)
     status = run_to_end(
-        lambda: join_study(name, storage=storage, workers=workers, timeout_s=timeout, display=display, allowed=allowed),
+        lambda: join_study(
+            study_name(name, study_file), storage=storage, workers=workers, timeout_s=timeout, display=display, allowed=allowed
+        ),
         display.message,
     )
     raise typer.Exit(status)

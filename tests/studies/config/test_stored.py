@@ -182,3 +182,9 @@ def test_a_stored_configuration_is_validated_as_a_study_file_is(config: Any, pro
 
 def test_a_stored_configuration_has_the_name_under_which_it_was_found() -> None:
     assert stored_config({"config": {"name": "other"}}, name="stars", place="a.db").name == "stars"
+
+
+@pytest.mark.parametrize("command", [["worker"], ["confirm"], ["export", "--output", "out"]], ids=" ".join)
+def test_a_study_file_names_its_study_too(command: list[str]) -> None:
+    Path("mine.yaml").write_text("job: {build: 'mine:build'}")
+    assert "no study 'mine' in sqlite:///a.db" in said(*command, "--study-file", "mine.yaml", "--storage", stored(PAGER))
