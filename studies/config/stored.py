@@ -45,9 +45,9 @@ class AllowedCode:
             TradeoffError: It would run code that is not allowed; the sentence names it and the option.
         """
         if isinstance(job, CustomJob):
-            folder, _, function = (self.build or "").rpartition("/")
+            folder, slash, function = (self.build or "").rpartition("/")
             if function == job.build:
-                return job.model_copy(update={"python_path": str(Path(folder).expanduser().resolve())})
+                return job.model_copy(update={"python_path": str(Path(folder + slash).expanduser().resolve())})
             if isinstance(self.job, CustomJob) and (self.job.build, self.job.kwargs) == (job.build, job.kwargs):
                 return job.model_copy(update={"python_path": self.job.python_path})
             arguments = f" with {textwrap.shorten(repr(job.kwargs), 200)}" if job.kwargs else ""

@@ -76,7 +76,7 @@ def read_export(directory: Path) -> dict[str, Any]:
     except ValidationError as error:
         raise TradeoffError(f"{rule}; its tradeoff.yaml can't be used: {explain(error, _Exported)}") from None
     register_goals(exported.job)
-    return exported.model_dump(exclude_unset=True)
+    return exported.model_dump(exclude_unset=True) | {"job": exported.job.model_dump(mode="json")}
 
 
 def full_job(job: AnyJob, train_samples: str) -> AnyJob:

@@ -107,6 +107,7 @@ def test_a_function_runs_if_an_option_names_it_and_its_module_is_never_from_wher
     assert isinstance(there, CustomJob)
     assert (here.python_path, there.python_path) == (str(tmp_path), str(tmp_path / "code"))
     assert here.kwargs == {"size": 1}
+    assert AllowedCode(build="/mine:build").checked(job, where="a.db") == job.model_copy(update={"python_path": "/"})
     assert option_for(here) == " --build mine:build"
     assert option_for(there) == " --build code/mine:build"
     for other in ("mine:other", "other.mine:build", "build", ":build", "mine:build2", ""):

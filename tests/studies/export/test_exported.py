@@ -54,6 +54,8 @@ def test_an_export_of_our_own_is_read_as_it_was_written(chosen: Path) -> None:
     for name in ("parameters", "trial", "memory_mib", "measured"):
         assert read[name] == written[name]
     assert read["values"]["accuracy"] == {"value": 0.25}
+    # What a job leaves out has its default, and is there when the training has ended.
+    assert read_export(changed(chosen, lambda content: content.update(job={})))["job"] == TextClassificationJob().model_dump()
 
 
 @pytest.mark.parametrize(
