@@ -7,9 +7,11 @@ with certainty is refused, in a sentence with the rule, the row and the remedy: 
 import codecs
 import csv
 import gzip
+import io
 import itertools
 import json
 import math
+import os
 import re
 import sys
 import zlib
@@ -22,6 +24,9 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 _ROWS_AT_ONCE = 50_000
+# A novel has a million characters. Packed with gzip, text is a tenth of its size; what is far less is no text.
+_MAX_CHARACTERS = 10_000_000
+_MAX_EXPANSION, _ALWAYS_UNPACKED = 200, 100_000_000
 _ENDINGS = ".csv, .tsv, .jsonl, .json (each also with .gz) or .parquet"
 
 
@@ -49,7 +54,7 @@ def read_table(path: Path, columns: Mapping[str, str], *, encoding: str = "utf-8
         table = _READERS[kind](path, columns, encoding)
     except UnicodeDecodeError as error:
         raise ValueError(_not_in_encoding(path, encoding)) from error
-    except (pa.ArrowException, EOFError, gzip.BadGzipFile, zlib.error, RecursionError) as error:
+    except (pa.ArrowException, EOFError, OSError, zlib.error, RecursionError, MemoryError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} can't be read as {kind}: {reason}; it may be damaged, or of another kind") from error
     if not table.num_rows:
@@ -85,6 +90,11 @@ def checked_texts(column: pa.ChunkedArray, name: str, *, blank_is_missing: bool 
         raise ValueError(
             f"text column {name} must have no nulls or blanks, got {num_missing}, the first in row {row}; remove those rows"
         )
+    row = pc.index(pc.greater(pc.utf8_length(column), _MAX_CHARACTERS), pa.scalar(True)).as_py() + 1
+    if row:
+        raise ValueError(
+            f"text column {name} must have at most {_MAX_CHARACTERS:,} characters a row; split or remove row {row}"
+        )
     return column
 
 
@@ -114,7 +124,31 @@ def _open_bytes(path: Path, mode: str = "rb", **options: Any) -> Any:
         start = file.read(4)
     if start == b"PK\x03\x04":
         raise ValueError(f"{path} must be a text file, and it is a zip archive or an Excel sheet; save what it holds as CSV")
-    return gzip.open(path, mode, **options) if start[:2] == b"\x1f\x8b" else path.open(mode, **options)
+    if start[:2] != b"\x1f\x8b":
+        return path.open(mode, **options)
+    unpacked = _Unpacked(path)
+    return io.TextIOWrapper(unpacked, **options) if mode == "rt" else unpacked
+
+
+class _Unpacked(gzip.GzipFile):
+    """A packed file, read as far as it can be text."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._checked(super().read(self._limit() + 1 if size is None or size < 0 else size))
+
+    def read1(self, size: int = -1) -> bytes:
+        return self._checked(super().read1(size))
+
+    def _limit(self) -> int:
+        return max(_ALWAYS_UNPACKED, _MAX_EXPANSION * os.path.getsize(self.name))
+
+    def _checked(self, content: bytes) -> bytes:
+        if self.tell() > self._limit():
+            raise ValueError(
+                f"{self.name} must hold text, and unpacks to more than {_MAX_EXPANSION} times its size, which no text does;"
+                " unpack it yourself if it does hold text"
+            )
+        return content
 
 
 def _not_in_encoding(path: Path, encoding: str) -> str:

@@ -56,6 +56,7 @@ class TraceStore:
         self._name = hashlib.sha256(identity.encode()).hexdigest()[:24]
         self._folder = folder
         self._say = say
+        self._is_damage_said = False
         self._memory: dict[str, Segments] = {}
         if folder is not None:
             _remove_old_parts(folder)
@@ -71,7 +72,9 @@ class TraceStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, EOFError, zlib.error, ValueError) as error:
-            self._say(f"the stored trace {path} can't be read ({type(error).__name__}): it is made again")
+            if not self._is_damage_said:
+                self._say(f"the stored trace {path} can't be read ({type(error).__name__}): what is damaged is made again")
+            self._is_damage_said = True
             return None
         return self._memory[key]
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from tradeoff.objectives.data import text_files
 from tradeoff.objectives.data.labels import class_numbers
 from tradeoff.objectives.data.text_files import read_table
 
@@ -115,6 +116,8 @@ HEADER = "text,label\n"
         ("a.csv", b"PK\x03\x04....", r"is a zip archive or an Excel sheet; save what it holds as CSV"),
         ("a.parquet", "text,label\n", r"can't be read as parquet: .*; it may be damaged, or of another kind"),
         ("a.csv", GZIPPED[:40], r"can't be read as csv: Compressed file ended .*; it may be damaged"),
+        ("a.csv", GZIPPED + b"more", r"can't be read as csv: Not a gzipped file .*; it may be damaged"),
+        ("a.jsonl.gz", '{"text": "good", "label": ' + '{"a":' * 100_000, r"line 1 is nested too deeply"),
         ("test.txt", HEADER, r"a data file must end in \.csv, \.tsv, .* or \.parquet, got .*test\.txt; rename it"),
         ("reviews", HEADER, r"a data file must end in \.csv, "),
         ("a.jsonl", '{"text": "good", "label": 1}\n{"text": "bad", "label"\n', r"line 2 is not JSON: .*; mend it"),
@@ -133,6 +136,37 @@ def test_what_cannot_be_read_with_certainty_is_one_sentence(name, content, messa
         rows(written(tmp_path, name, content))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.json.gz", "[" * 3_000_000), ("a.json.gz", "\n" * 3_000_000), ("a.csv.gz", CSV + "a" * 3_000_000),
+     ("a.tsv.gz", "\0" * 3_000_000), ("a.jsonl.gz", LINES * 50_000)],
+)  # fmt: skip
+def test_what_unpacks_to_more_than_text_can_is_not_unpacked(name, content, tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "_ALWAYS_UNPACKED", 1_000_000)
+    with pytest.raises(ValueError, match="unpacks to more than 200 times its size, which no text does; unpack it yourself if"):
+        rows(written(tmp_path, name, content))
+
+
+def test_a_row_longer_than_any_text_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"at most 10,000,000 characters a row; split or remove row 2"):
+        rows(written(tmp_path, "a.csv", "text,label\ngood,1\n" + "a " * 5_000_001 + ",1\n"))
+
+
+def test_a_parquet_file_is_one_sentence_wherever_it_is_damaged(tmp_path):
+    pd.DataFrame({"text": ["good"] * 100, "label": [1] * 100}).to_parquet(tmp_path / "whole.parquet")
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    said = []
+    for place in range(0, len(whole), len(whole) // 40):
+        for damaged in (whole[:place], whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]):
+            path = written(tmp_path, "a.parquet", damaged)
+            try:
+                rows(path)
+            except ValueError as error:
+                said.append(str(error))
+    assert len(said) > 40  # each that was cut off, and many with another byte
+    assert all(str(tmp_path / "a.parquet") in sentence and "\n" not in sentence for sentence in said)
 
 
 def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
