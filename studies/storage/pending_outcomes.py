@@ -9,7 +9,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -59,6 +59,7 @@ class PendingOutcomes:
     directory: Path
     study: str
     say: Callable[[str], None]
+    _skipped: set[Path] = field(default_factory=set, init=False)
 
     def keep(self, trial: optuna.Trial, parameters: TrialParameters, outcome: Outcome) -> None:
         """Write an outcome to disk; if that is not possible the study goes on without."""
@@ -113,8 +114,10 @@ class PendingOutcomes:
                 )
             except FileNotFoundError:
                 continue  # recorded meanwhile
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                self.say(f"the outcome in {path} can't be read and is skipped: {error}")
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+                if path not in self._skipped:
+                    self.say(f"the pending outcome {path} can't be read ({type(error).__name__}) and is skipped; remove it")
+                self._skipped.add(path)
                 continue
             found.append(pending)
         return sorted(found, key=lambda pending: pending.trial)

@@ -391,6 +391,6 @@ def test_a_damaged_outcome_and_one_of_another_study_are_left_alone(tmp_path: Pat
     (folder / "other.json").write_text('{"study": "other"}')
     url = f"sqlite:///{tmp_path}/a.db"
     display = go_on(url, small_study(trials=1), tmp_path, monkeypatch)
-    assert len({line for line in display.messages if "cut.json can't be read and is skipped" in line}) == 1
+    assert len([line for line in display.messages if "cut.json can't be read (JSONDecodeError) and is skipped" in line]) == 1
     assert sorted(path.name for path in folder.iterdir()) == ["cut.json", "other.json"]
     assert outcomes(url) == {"completed": 1}
