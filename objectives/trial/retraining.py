@@ -69,7 +69,8 @@ def retrain(
         workload: Builds its Trainers.
         device: The device, started in this process.
         output: The model's directory; it must exist.
-        on_progress: Called with `stage`; within the training with `step` and `total`, or with an `evaluation`.
+        on_progress: Called with `stage`, or a `notice` for the user; within the training with `step` and `total`, or with an
+            `evaluation`.
 
     Raises:
         Exception: Whatever the Trainer raises; most often that memory ran out.
@@ -93,7 +94,7 @@ def retrain(
     # probe's Trainer prints is not about the training.
     with redirect_stdout(io.StringIO()):
         probe(session)
-    checkpoint, before = last_checkpoint(folder)
+    checkpoint, before = last_checkpoint(folder, lambda line: on_progress({"notice": line}))
     session.reporter.enter("train")
     session.meter.reset_peak()
     with session.trainer(
@@ -132,18 +133,34 @@ def retrain(
     )  # fmt: skip
 
 
-def last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any]]:
-    """Return the last complete checkpoint and the content of its marker; remove checkpoints that were never finished."""
+def last_checkpoint(folder: Path, say: Callable[[str], None] = lambda _: None) -> tuple[Path | None, dict[str, Any]]:
+    """Return the last complete checkpoint and the content of its marker; remove those that were never finished, or are damaged.
+
+    Args:
+        folder: The checkpoints' directory.
+        say: Is given a line for the user about each damaged one.
+    """
     complete = []
     for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if (path / _MARKER).exists():
-            complete.append((int(path.name.rpartition("-")[2]), path))
-        else:
-            shutil.rmtree(path)
-    if not complete:
-        return None, {}
-    _, last = max(complete)
-    return last, dict(json.loads((last / _MARKER).read_text(encoding="utf-8")))
+        try:
+            marker = json.loads((path / _MARKER).read_text(encoding="utf-8"))
+            if marker["sizes"] != _sizes(path):
+                raise ValueError("a file has another size")
+            complete.append((int(marker["step"]), path, dict(marker)))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            if not isinstance(error, FileNotFoundError):
+                say(
+                    f"the checkpoint {path} was damaged ({type(error).__name__}) and is removed; the training resumes before it"
+                )
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    _, last, before = max(complete, default=(0, None, {}))
+    return last, before
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    """Return the sizes of a checkpoint's files, in bytes."""
+    files = [path for path in checkpoint.rglob("*") if path.is_file() and not path.name.startswith(_MARKER)]
+    return {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
 
 
 def remove_checkpoints(output: Path) -> None:
@@ -212,14 +229,15 @@ class _CheckpointKeeper(LearningCurve):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # The time between the previous event and this one went into writing the checkpoint.
         self.checkpoint_time_s += self._session.clock_s() - self._last_event_s
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         marker = {
+            "sizes": _sizes(folder),
             "step": state.global_step,
             "total_s": self.total_s(),
             "checkpoint_time_s": self.checkpoint_time_s,
             "eval_time_s": self.eval_time_s,
             "curve": [asdict(evaluation) for evaluation in self.evaluations],
         }
-        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         unfinished = folder / f"{_MARKER}.tmp"
         unfinished.write_text(json.dumps(marker), encoding="utf-8")
         os.replace(unfinished, folder / _MARKER)

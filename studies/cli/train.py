@@ -82,6 +82,8 @@ def _progress(console: Console, say: Callable[[str], None]) -> Iterator[Callable
                     if goal.learned and (value := learned_value(event["evaluation"], goal.name)) is not None
                 ]
                 say(f"epoch {event['evaluation'].epoch:g}: {' '.join(learned)}")
+            elif "notice" in event:
+                say(event["notice"])
             elif "step" not in event:
                 say(_STAGES.get(event["stage"], event["stage"]))
             elif console.is_terminal:

@@ -107,6 +107,10 @@ def train_export(
         data = prepare_workload(job_of_data(job, parameters.as_dict()), cache or cache_folder(), searched)
     except ValueError as error:
         raise TradeoffError(str(error)) from error
+    except OSError as error:
+        raise TradeoffError(
+            f"the data can't be prepared ({error}); mend that, or set TRADEOFF_CACHE to another directory"
+        ) from error
     if data["lacks"]:
         raise TradeoffError(f"{data['lacks'][0]['reason']}; export another configuration")
     for notice in data["notices"]:
@@ -115,6 +119,10 @@ def train_export(
     try:
         workload = load_workload(job, data["folder"])
         trained = retrain(job, parameters, workload, device, output=output, on_progress=on_progress)
+    except OSError as error:
+        raise TradeoffError(
+            f"the training in {output} can't go on ({error}); mend that, and rerun the same command to resume"
+        ) from error
     except (RuntimeError, MemoryError) as error:
         details = out_of_memory_details(error)
         if details is None:

@@ -128,7 +128,8 @@ data, output = load_workload(job, prepare_workload(job, folder / "cache")["folde
 output.mkdir()
 def run():
     return retrain(job, TrialParameters(per_device_train_batch_size=8), data, start_device(), output=output,
-                   on_progress=lambda event: None)
+                   on_progress=lambda event: said.extend(event[name] for name in event if name == "notice"))
+said = []
 first = run()
 checkpoint, before = last_checkpoint(output / "checkpoints")
 assert before["step"] == 8, before
@@ -138,11 +139,17 @@ unfinished = output / "checkpoints" / "checkpoint-9"
 unfinished.mkdir()
 second = run()
 assert not unfinished.exists()
+assert said == []
 assert second.resumed_from_step == 8
 a, b = first.measurements.training, second.measurements.training
 assert [point.epoch for point in a.curve] == [point.epoch for point in b.curve] == [1.0]
 assert a.curve[0].eval_loss == b.curve[0].eval_loss
 assert b.num_steps == 8 and b.num_samples == 64
+(checkpoint / "optimizer.pt").write_bytes(b"cut off")
+third = run()
+assert third.resumed_from_step == 7, third
+removed = "was damaged (ValueError) and is removed; the training resumes before it"
+assert said == ["the checkpoint " + str(checkpoint) + " " + removed], said
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
