@@ -21,6 +21,7 @@ from tradeoff.objectives.job.settings import (
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
+from tradeoff.studies.config.stored import option_for
 from tradeoff.studies.export.memory_advice import MARGIN, memory_to_leave_free_mib
 from tradeoff.studies.export.train_script import launch_command
 from tradeoff.studies.reporting.templating import render
@@ -76,6 +77,7 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
         is_custom=isinstance(job, CustomJob),
         has_script="train.py" in files,
         launch=launch_command(num_devices),
+        code_option=option_for(job),
         example_script=_example_script(job, parameters, num_devices),
         arguments_json=json.dumps({name: value for name, value in arguments.items() if name != "output_dir"}, indent=2),
     )

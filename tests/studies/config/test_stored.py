@@ -162,6 +162,8 @@ def test_an_export_calls_the_function_from_where_the_user_has_it(tmp_path: Path)
     arguments = ["export", "--storage", storage, "--no-confirm", "--build", "code/mine:build", "--output", "out"]
     CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert f'sys.path.insert(0, "{tmp_path}/code")' in Path("out/train.py").read_text()
+    # As one writes it in the directory above the export's.
+    assert "tradeoff train THIS_DIRECTORY --output MODEL_DIRECTORY --build code/mine:build" in Path("out/README.md").read_text()
     assert "/elsewhere" not in "".join(path.read_text() for path in Path("out").iterdir())
 
 
