@@ -60,3 +60,11 @@ SAMPLING_STRATEGIES = ("random", GROUP_BY_LENGTH)
 # Values of `attn_implementation` in `from_pretrained`.
 FLASH_ATTENTION = "flash_attention_2"
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa", FLASH_ATTENTION)
+# Values of `TrainingArguments.lr_scheduler_type`, and those that a training of their own arguments alone can use.
+SCHEDULERS = (
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+    "reduce_lr_on_plateau", "greedy", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
+)  # fmt: skip
+SCHEDULERS_WITH_ARGUMENTS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")
+# Those that follow a metric.
+SCHEDULERS_OF_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")

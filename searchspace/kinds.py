@@ -8,6 +8,7 @@
 """
 
 import difflib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from tradeoff.searchspace.domains import Categorical, Domain, FloatRange, IntRan
 # Every configuration of a space is looked at many times: a typing error must not make a space that takes forever.
 MAX_VALUES = 1000
 MAX_INTEGER = 2**31 - 1
+# Single precision, in which a training computes, ends at 3e38 and a step multiplies such numbers.
+MAX_RATE, MIN_RATE = 1e30, 1e-30
 # A longer list of names is not repeated in an error.
 MAX_NAMES_LISTED = 6
 
@@ -69,15 +72,22 @@ class Kind(ABC):
         return ()
 
 
+@dataclass(frozen=True, kw_only=True)
 class WholeNumbers(Kind):
-    """Integers: a list, a range with a step, or powers of two."""
+    """Integers: a list, a range with a step, or powers of two.
+
+    Attributes:
+        most: The largest one.
+    """
+
+    most: int = MAX_INTEGER
 
     def read_value(self, value: Any) -> int:
         """Return an integer."""
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"must be a whole number, got {value!r}")
-        if abs(value) > MAX_INTEGER:
-            raise ValueError(f"must be a whole number of at most {MAX_INTEGER:,}, got {value:,}")
+        if abs(value) > self.most:
+            raise ValueError(f"must be a whole number of at most {self.most:,}, got {value:,}")
         return value
 
     def read(self, spec: Any) -> Domain:
@@ -102,11 +112,13 @@ class Numbers(Kind):
     def read_value(self, value: Any) -> float:
         """Return a number; YAML 1.1 reads 5e-5, without a point, as text."""
         try:
-            if isinstance(value, bool):
+            if isinstance(value, bool) or not math.isfinite(number := float(value)):
                 raise ValueError
-            return float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"must be a number, got {value!r}") from None
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"must be a finite number, got {value!r}") from None
+        if number and not MIN_RATE <= abs(number) <= MAX_RATE:
+            raise ValueError(f"must be 0 or a number from {MIN_RATE} to {MAX_RATE}, got {value!r}")
+        return number
 
     def read(self, spec: Any) -> Domain:
         """Return the numbers that a study file describes."""

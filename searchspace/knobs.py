@@ -142,7 +142,7 @@ _DECLARED = (
     ),
     Knob(
         name="dataloader_num_workers",
-        kind=WholeNumbers(must="be at least 0", allows=lambda workers: workers >= 0),
+        kind=WholeNumbers(must="be at least 0", allows=lambda workers: workers >= 0, most=1000),
         description="processes that load data",
         label="workers",
         changes_time=True,

@@ -8,14 +8,19 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator, model_validator
 
 from tradeoff.objectives.measurements.goals import BUILT_IN, GOALS, Direction, Goal, learned_names, metric_goal, metric_name
+from tradeoff.searchspace.choices import SCHEDULERS, SCHEDULERS_OF_EVALUATIONS, SCHEDULERS_WITH_ARGUMENTS
+from tradeoff.searchspace.kinds import MAX_INTEGER, MAX_RATE, Names
 
 EMBEDDED = "embedded"
 RANDOM_TOKENS = "random-tokens"
+# Numpy takes no larger seed.
+NUM_SEEDS = 2**32
+MAX_GENERATED = 1_000_000
 LOCAL_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 
 
@@ -37,21 +42,33 @@ class TrainingSettings(BaseModel):
 
     HOW_TO_EVALUATE: ClassVar[str] = ""  # what a user sets who wants an evaluation
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
-    epochs: float = Field(3, gt=0, description="passes over the training samples")
-    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate, unless it is searched")
+    epochs: float = Field(3, gt=0, le=1_000_000, description="passes over the training samples")
+    learning_rate: float = Field(5e-5, gt=0, le=MAX_RATE, description="peak learning rate, unless it is searched")
     lr_scheduler_type: str = Field("linear", description="a name of transformers.SchedulerType")
     warmup_steps: float = Field(0, ge=0, description="warm-up steps; below 1, a share of all steps")
-    weight_decay: float = Field(0.0, ge=0, description="the optimizer's weight decay")
-    max_grad_norm: float = Field(1.0, ge=0, description="norm to which gradients are clipped; 0 for no clipping")
+    weight_decay: float = Field(0.0, ge=0, le=MAX_RATE, description="the optimizer's weight decay")
+    max_grad_norm: float = Field(1.0, ge=0, le=MAX_RATE, description="norm to which gradients are clipped; 0 for no clipping")
     optim: str = Field("adamw_torch", description="a name of transformers.training_args.OptimizerNames")
-    eval_batch_size: int = Field(8, ge=1, description="evaluation batch size per device")
-    seed: int = Field(42, ge=0, description="seed of initialization, shuffling and dropout")
+    eval_batch_size: int = Field(8, ge=1, le=MAX_INTEGER, description="evaluation batch size per device")
+    seed: int = Field(42, ge=0, lt=NUM_SEEDS, description="seed of initialization, shuffling and dropout")
     deterministic: bool = Field(True, description="ask torch for deterministic kernels, where it has them")
     shares_accuracy: bool = Field(
         True, description="true if every split of an effective batch learns the same; batch normalization, for one, breaks that"
     )
+
+    @field_validator("lr_scheduler_type")
+    @classmethod
+    def _is_a_scheduler(cls, name: str) -> str:
+        Names(names=SCHEDULERS).check("lr_scheduler_type", name)
+        return name
+
+    @model_validator(mode="after")
+    def _check_scheduler(self) -> Self:
+        if self.lr_scheduler_type in SCHEDULERS_OF_EVALUATIONS and not self.evaluates:
+            raise ValueError(f"lr_scheduler_type {self.lr_scheduler_type!r} follows an evaluation: set {self.HOW_TO_EVALUATE}")
+        return self
 
     @property
     def evaluates(self) -> bool:
@@ -91,11 +108,13 @@ class TextClassificationJob(TrainingSettings):
         "label", description="column with labels 0 to num_labels - 1, stars 1 to num_labels, or words (in sorted order)"
     )
     encoding: str = Field("utf-8", description="encoding of a local text file, as Python names it, such as cp1252 or utf-16")
-    num_labels: int = Field(5, ge=2, description="number of classes")
-    train_samples: int | None = Field(1000, ge=1, description="training samples; null for all")
-    eval_samples: int | None = Field(1000, ge=0, description="evaluation samples; null for all, 0 for no evaluation")
-    data_seed: int = Field(42, ge=0, description="seed of the shuffle that picks the samples")
-    max_length: int = Field(512, ge=4, description="tokens per text; longer texts are cut")
+    num_labels: int = Field(5, ge=2, le=1_000_000, description="number of classes")
+    train_samples: int | None = Field(1000, ge=1, le=MAX_INTEGER, description="training samples; null for all")
+    eval_samples: int | None = Field(
+        1000, ge=0, le=MAX_INTEGER, description="evaluation samples; null for all, 0 for no evaluation"
+    )
+    data_seed: int = Field(42, ge=0, lt=NUM_SEEDS, description="seed of the shuffle that picks the samples")
+    max_length: int = Field(512, ge=4, le=1_000_000, description="tokens per text; longer texts are cut")
     padding: Literal["max_length", "longest"] = Field(
         "max_length", description="pad every text to max_length, or to the longest of its batch"
     )
@@ -116,6 +135,16 @@ class TextClassificationJob(TrainingSettings):
     def _check(self) -> "TextClassificationJob":
         if self.eval_dataset is not None and not self.is_local_file:
             raise ValueError(f"eval_dataset goes with a local data file, and dataset is {self.dataset!r}")
+        if self.lr_scheduler_type in SCHEDULERS_WITH_ARGUMENTS:
+            raise ValueError(
+                f"lr_scheduler_type {self.lr_scheduler_type!r} needs arguments of its own, which only your own Trainer (build)"
+                " can be given; choose another, such as cosine"
+            )
+        asked = max(self.train_samples or 0, self.eval_samples or 0)
+        if self.dataset in (EMBEDDED, RANDOM_TOKENS) and asked > MAX_GENERATED:
+            raise ValueError(
+                f"train_samples and eval_samples may be at most {MAX_GENERATED:,} of generated data, got {asked:,}"
+            )
         if self.dataset == RANDOM_TOKENS and self.eval_samples:
             raise ValueError("random tokens can't be classified: set eval_samples to 0")
         if self.text_pair_column is not None and self.dataset in (EMBEDDED, RANDOM_TOKENS):

@@ -39,7 +39,7 @@ SamplerName = Literal["decoupled", "tpe", "nsga2", "gp", "random", "grid"]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 _KNOB_FIELDS: dict[str, Any] = {knob.name: (Any, Field(knob.searched, description=knob.description)) for knob in KNOBS.values()}
@@ -75,11 +75,10 @@ class EffectiveBatchSizeLimits(_Model):
 class Limits(_Model):
     """The limits that a configuration must satisfy."""
 
-    peak_memory_mib: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="memory limit, enforced even if the device has more"
-    )
+    peak_memory_mib: float | None = Field(None, gt=0, le=1e12, description="memory limit, enforced even if the device has more")
     effective_batch_size: EffectiveBatchSizeLimits = EffectiveBatchSizeLimits()
-    trial_time_s: float | None = Field(None, gt=0, allow_inf_nan=False, description="time after which a trial is ended")
+    # The most milliseconds that the system's `poll` takes are 24 days.
+    trial_time_s: float | None = Field(None, gt=0, le=2_000_000, description="time after which a trial is ended")
 
 
 def _known_objectives(names: tuple[str, ...], job: TrainingSettings | None) -> tuple[str, ...]:
@@ -135,7 +134,10 @@ class StudyConfig(_Model):
         description="what shares a training's accuracy: nothing, checkpointing on and off, or the whole learning class",
     )
     seeds_per_class: int = Field(
-        3, ge=1, description="most seeds that a learning class is trained with; more than one only where noise decides its rank"
+        3,
+        ge=1,
+        le=1000,
+        description="most seeds that a learning class is trained with; more than one only where noise decides its rank",
     )
     stop_below_gain: float = Field(
         0.002,

@@ -2,7 +2,10 @@
 
 import difflib
 import json
+import math
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,11 @@ from tradeoff.studies.errors import TradeoffError
 MAX_CHARACTERS = 1_000_000
 MAX_VALUES = 100_000
 MAX_DIGITS = 100
+MAX_DEPTH = 50
 # Keys of version 0.1.0 by the names that they have now.
 RENAMED_KEYS = {"plan": "memory_estimate"}
+# Control characters that a text of several lines has.
+_SPACES = str.maketrans("", "", "\t\n\r")
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -39,15 +45,23 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
     return dict(zip(keys, values, strict=True))
 
 
-def _integer(loader: _UniqueKeyLoader, node: yaml.ScalarNode) -> int:
-    value = loader.construct_yaml_int(node)
-    if not -(2**63) <= value < 2**63:
+def _scalar(loader: _UniqueKeyLoader, node: yaml.ScalarNode) -> Any:
+    kind = node.tag.removeprefix(_TAGS)
+    try:
+        value = yaml.SafeLoader.yaml_constructors[node.tag](loader, node)
+    except (AttributeError, IndexError, KeyError, ValueError):  # of a tag that is written out, such as `!!bool x`
+        raise yaml.constructor.ConstructorError(None, None, f"{node.value!r} is no {kind}", node.start_mark) from None
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise yaml.constructor.ConstructorError(None, None, "a whole number must fit into 64 bits", node.start_mark)
-    return int(value)
+    return value
 
 
+_TAGS = "tag:yaml.org,2002:"
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:int", _integer)
+for _kind in ("bool", "int", "float", "timestamp"):
+    _UniqueKeyLoader.add_constructor(_TAGS + _kind, _scalar)
+for _kind in ("binary", "set", "omap", "pairs"):  # no key takes one
+    del _UniqueKeyLoader.yaml_constructors[_TAGS + _kind]
 
 
 def _load(text: str) -> Any:
@@ -59,22 +73,30 @@ def _load(text: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        if (size := _size(node, {})) > MAX_VALUES:
+        size, depth = _size(node, {})
+        if size > MAX_VALUES:
             raise ValueError(f"it may hold at most {MAX_VALUES:,} values with its aliases written out, got {size:,}")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it may be nested at most {MAX_DEPTH} levels deep, got {depth}")
         return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError(f"it may be nested at most {MAX_DEPTH} levels deep") from None
     finally:
         loader.dispose()
 
 
-def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+def _size(node: yaml.Node, sizes: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return the number of values in a node with its aliases written out, and the levels of nesting."""
+    if sizes.get(id(node)) == (0, 0):
+        raise ValueError("what an alias names must not contain the alias")
     if id(node) not in sizes:
         if isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")) and len(node.value) > MAX_DIGITS:
             # In base 60, which YAML has, the time to read one grows with the square of its length.
             raise ValueError(f"a number may have at most {MAX_DIGITS} characters")
-        sizes[id(node)] = 1  # met again below itself: refused when it is constructed
+        sizes[id(node)] = 0, 0
         parts = node.value if isinstance(node, yaml.CollectionNode) else []
-        children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
-        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in children)
+        children = [_size(child, sizes) for part in parts for child in (part if isinstance(part, tuple) else (part,))]
+        sizes[id(node)] = 1 + sum(size for size, _ in children), 1 + max((depth for _, depth in children), default=0)
     return sizes[id(node)]
 
 
@@ -111,11 +133,28 @@ def load_config(
         path, value = _override(override)
         _assign(data, path, value)
     data |= {key: value for key, value in top_level.items() if value is not None}
+    where = str(study_file) if study_file is not None else "the study"
+    if (why := _unstorable(data)) is not None:
+        raise TradeoffError(f"{where}: {why}")
     job = data.get("job")
     if isinstance(job, Mapping) and kind_of_job(job) == "custom":
-        folder = Path() if study_file is None else study_file.parent
-        data["job"] = {**job, "python_path": str((folder / str(job.get("python_path") or "")).resolve())}
-    return validated(data, where=str(study_file) if study_file is not None else "the study")
+        folder, python_path = Path() if study_file is None else study_file.parent, job.get("python_path")
+        if python_path is None or isinstance(python_path, str):
+            data["job"] = {**job, "python_path": str((folder / (python_path or "")).resolve())}
+    return validated(data, where=where)
+
+
+def _unstorable(value: Any, path: str = "") -> str | None:
+    """Return in a sentence why a value can't be stored, shown and read back as it is, or None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{path}: a number must be finite, got {value}; give another one, or text"
+    if isinstance(value, date):
+        return f"{path}: what looks like a date must be in quotes to be text, got {value}"
+    if isinstance(value, str) and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value.translate(_SPACES)):
+        return f"{path}: text must not hold control characters, got {_one_line(repr(value))}; leave them out"
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    inner = (_unstorable(key, path) or _unstorable(part, f"{path}.{key}".lstrip(".")) for key, part in parts)
+    return next((why for why in inner if why is not None), None)
 
 
 def validated(data: Mapping[str, Any], *, where: str) -> StudyConfig:
@@ -147,7 +186,7 @@ def read_yaml(path: Path, *, what: str = "the study file") -> dict[str, Any]:
         raise TradeoffError(f"{what} must exist, and there is no {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise TradeoffError(f"{what} {path} can't be read: {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise TradeoffError(f"{what} {path} must be YAML: {_one_line(str(error))}") from None
     if data is None:
         return {}
@@ -211,7 +250,7 @@ def _override(text: str) -> tuple[list[str], Any]:
         raise TradeoffError(f"--set must be KEY=VALUE, such as job.epochs=1, got {text!r}")
     try:
         return key.strip().split("."), _load(value)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise TradeoffError(f"--set {key}: the value must be YAML: {_one_line(str(error))}") from None
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tradeoff.searchspace import Categorical, SearchSpace, TrialParameters
-from tradeoff.searchspace.choices import OPTIMIZERS, REFUSED_OPTIMIZERS, SAME_ALGORITHM, SAMPLING_STRATEGIES
+from tradeoff.searchspace.choices import OPTIMIZERS, REFUSED_OPTIMIZERS, SAME_ALGORITHM, SAMPLING_STRATEGIES, SCHEDULERS
 
 
 def space(**values):
@@ -17,6 +17,12 @@ def test_every_optimizer_of_transformers_can_be_used_or_is_refused_with_a_reason
     assert set(OPTIMIZERS) | set(REFUSED_OPTIMIZERS) == {name.value for name in OptimizerNames}
     assert not set(OPTIMIZERS) & set(REFUSED_OPTIMIZERS)
     assert set(SAME_ALGORITHM) | set(SAME_ALGORITHM.values()) <= set(OPTIMIZERS)
+
+
+def test_the_schedulers_are_those_of_transformers():
+    from transformers import SchedulerType
+
+    assert set(SCHEDULERS) == {name.value for name in SchedulerType}
 
 
 def test_the_sampling_strategies_are_some_of_those_of_transformers():

@@ -15,6 +15,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tradeoff.objectives.job.settings import CustomJob, TextClassificationJob
 from tradeoff.objectives.measurements.outcome import (
     Completed,
     Evaluation,
@@ -28,6 +29,7 @@ from tradeoff.objectives.measurements.outcome import (
     from_json,
     to_json,
 )
+from tradeoff.searchspace import KNOBS
 from tradeoff.studies.config.presets import PRESETS
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
@@ -134,6 +136,62 @@ def test_no_value_of_any_key_ends_in_a_traceback(tmp_path_factory: pytest.TempPa
     path = tmp_path_factory.getbasetemp() / "values.yaml"
     path.write_text(yaml.safe_dump(data, allow_unicode=True), encoding="utf-8", errors="replace")
     is_answered(path)
+
+
+NASTY = [
+    ".nan", ".inf", "-.inf", "1.0e+400", "-0.0", "-1", "1e-320", "9223372036854775807", "1" + "0" * 30, "true", "''", "' '",
+    '"\\x00"', '"\\e[31m"', '"\\x9b"', '"\\ud800"', "[]", "[[4]]", "[[]]", "[{}]", "[null]", "[.nan, .nan]", "{}",
+    "{low: .nan, high: 1}", "{low: 0, high: .inf}", "{powers_of_two: [[1], 4]}", "null", "2026-01-01", "!!binary aGk=",
+    "!!set {a}", "!!omap [a: 1]", "!!python/object/apply:os.system [x]", "!!timestamp x", "!!bool x", "!!int x",
+    "!!float 'nan'", "&a [*a]", "{<<: {a: 1}}", "=", "{a: 1, a: 2}", "[" * 60 + "]" * 60,
+]  # fmt: skip
+CUSTOM = "job.build=m:f"
+EVERY_KEY = [
+    *(([], key) for key in StudyConfig.model_fields),
+    *(([], f"job.{key}") for key in TextClassificationJob.model_fields),
+    *(([CUSTOM], f"job.{key}") for key in (*CustomJob.model_fields, "kwargs.x")),
+    *(([], f"space.{key}") for key in KNOBS),
+    *(([], f"limits.{key}") for key in ("peak_memory_mib", "trial_time_s", "effective_batch_size.min")),
+]
+
+
+@pytest.mark.parametrize(("before", "key"), EVERY_KEY)
+def test_a_nasty_value_of_any_key_is_refused_by_the_name_of_the_key_or_can_be_resumed(before: list[str], key: str) -> None:
+    for value in NASTY:
+        overrides = [*before, f"{key}={value}"]
+        if (sentence := refusal(lambda overrides=overrides: load_config(None, overrides=overrides))) != "":
+            assert key.rpartition(".")[2] in sentence, value
+            assert sentence.isprintable(), value
+            assert len(sentence) < 1000, value
+        else:
+            config = load_config(None, overrides=overrides)
+            assert StudyConfig.model_validate(json.loads(json.dumps(config.plain(), allow_nan=False))) == config, value
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("job.epochs=.inf", "job.epochs: a number must be finite, got inf"),
+        ("job.epochs='inf'", "job.epochs: Input should be a finite number, got 'inf'"),
+        ("space.learning_rate=[1e400]", "must be a finite number, got '1e400'"),
+        ("space.learning_rate={low: 1.0e-320, high: 1}", "must be 0 or a number from 1e-30 to 1e+30, got 1e-320"),
+        ("job.learning_rate=1.0e+300", "job.learning_rate: Input should be less than or equal to 1"),
+        ("job.seed=4294967296", "job.seed: Input should be less than 4294967296"),
+        ("job.lr_scheduler_type=cosin", "lr_scheduler_type must be a name that transformers has, got 'cosin'; did you mean"),
+        (
+            "job.lr_scheduler_type=warmup_stable_decay",
+            "needs arguments of its own, which only your own Trainer (build) can be given; choose another",
+        ),
+        ("job={lr_scheduler_type: greedy, eval_samples: 0}", "'greedy' follows an evaluation: set job.eval_samples above 0"),
+        ("job.train_samples=2000000000", "may be at most 1,000,000 of generated data, got 2,000,000,000"),
+        ("limits.trial_time_s=3000000", "limits.trial_time_s: Input should be less than or equal to 2000000"),
+        ("space.dataloader_num_workers=2000", "must be a whole number of at most 1,000, got 2,000"),
+        ("name=2026-01-01", "name: what looks like a date must be in quotes to be text, got 2026-01-01"),
+        ("job={build: 'm:f', python_path: [1]}", "job.python_path: Input should be a valid string"),
+    ],
+)
+def test_what_would_fail_in_every_trial_is_refused(override: str, sentence: str) -> None:
+    assert sentence in refusal(lambda: load_config(None, overrides=[override]))
 
 
 @FAST
