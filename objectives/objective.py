@@ -3,7 +3,6 @@
 This is the only file of the package that drives Optuna. It works under `study.optimize` with any sampler.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.other_workers import PROBED_ALONE, TRAINS_ATTRIBUTE, TRIAL_PLAN, settled_soon
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.snapshot import StudyReader, StudySnapshot
-from tradeoff.objectives.measurements.goals import GOALS, energy_names, learning_curve
+from tradeoff.objectives.measurements.goals import GOALS, divergence, energy_names, is_comparable, learning_curve
 from tradeoff.objectives.measurements.outcome import (
     Completed,
     Failed,
@@ -319,9 +318,8 @@ class Objective:
                 reason = f"the trial measured no {' and no '.join(missing)}{_evaluated(outcome.measurements)}"
                 outcome = Failed(stage="end", reason=reason, measurements=outcome.measurements)
                 attributes = outcome_attributes(outcome)
-            elif endless := [name for name in self.setup.objectives if not math.isfinite(attributes[name])]:
-                reason = f"the training diverged: its {GOALS[endless[0]].label} is {attributes[endless[0]]}"
-                attributes |= {"outcome": "diverged", "reason": reason}
+            elif endless := [name for name in self.setup.objectives if not is_comparable(attributes[name])]:
+                attributes |= {"outcome": "diverged", "reason": divergence(endless[0], attributes[endless[0]])}
             elif (seed := _seed_of(stored)) is not None and (earlier := knowledge.trained(parameters)):
                 names = self.setup.learned
                 records = [observation.record for observation in earlier]

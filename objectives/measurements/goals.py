@@ -14,8 +14,19 @@ from tradeoff.objectives.measurements.outcome import Evaluation, Measurements, P
 
 Direction = Literal["maximize", "minimize"]
 
+# A value farther from 0 has diverged. No float is this far from others and can still be told from them, single precision, in
+# which models compute, ends at 3e38, and the decisions multiply several such values.
+LARGEST_COMPARABLE = 1e30
+# From here on a value is shown with an exponent.
+LONG = 1e9
+
 # A value and its source: "measured" by a training, "probe", or "model".
 Known = tuple[float, str]
+
+
+def is_comparable(value: float) -> bool:
+    """Return True if a value can be compared with others: it is a number, and not so large that it has diverged."""
+    return abs(value) <= LARGEST_COMPARABLE
 
 
 class Estimates(NamedTuple):
@@ -93,7 +104,7 @@ class Goal:
 
     def show(self, value: float) -> str:
         """Return the value with the decimals worth showing."""
-        return f"{value:,.4g}" if self.free_scale else f"{value:,.{self.digits}f}"
+        return f"{value:,.4g}" if self.free_scale or abs(value) >= LONG else f"{value:,.{self.digits}f}"
 
     def show_spread(self, std: float) -> str:
         """Return a standard deviation with the decimals of the value, or with one digit where those would make it 0."""
@@ -304,6 +315,11 @@ def metric_goal(key: str, direction: Direction | None) -> Goal:
     return LearnedGoal(name=name, direction=direction or "minimize", label=label, short=label, digits=4, free_scale=True)
 
 
+def divergence(name: str, value: float) -> str:
+    """Return in a sentence that a training has diverged."""
+    return f"the training diverged: its {GOALS[name].label} is {value}"
+
+
 def learned_names(objectives: tuple[str, ...]) -> tuple[str, ...]:
     """Return the objectives that only a training measures."""
     return tuple(name for name in objectives if GOALS[name].learned)
@@ -340,9 +356,9 @@ def learned_value(evaluation: Evaluation | Mapping[str, Any], name: str) -> floa
 
 
 def learning_curve(training: Mapping[str, Any], name: str) -> list[tuple[int, float]]:
-    """Return the training samples and the value of a learned goal at each evaluation of a stored training, if it is finite."""
+    """Return the training samples and the value of a learned goal at each evaluation of a stored training, where it is one."""
     points = [(point["num_samples"], learned_value(point, name)) for point in training.get("curve") or ()]
-    return [(num_samples, value) for num_samples, value in points if value is not None and math.isfinite(value)]
+    return [(num_samples, value) for num_samples, value in points if value is not None and is_comparable(value)]
 
 
 def measured_values(measurements: Measurements) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tradeoff.objectives.measurements.goals import measured_values
+from tradeoff.objectives.measurements.goals import divergence, is_comparable, measured_values
 from tradeoff.objectives.measurements.outcome import (
     Completed,
     Failed,
@@ -120,13 +120,17 @@ def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices:
         values = dict(zip(objectives, trial.values, strict=True))
     elif trial.state == TrialState.PRUNED and outcome == "completed":
         values = {name: float(attributes[name]) for name in objectives}
+    reason = " ".join(str(attributes.pop("reason", "")).split())  # as an error of anybody's code
+    if endless := [name for name, value in values.items() if not is_comparable(value)]:
+        # Stored by a version that took every number for a value.
+        outcome, reason, values = "diverged", divergence(endless[0], values[endless[0]]), {}
     return TrialRecord(
         number=trial.number,
         outcome=outcome if trial.state.is_finished() else None,
         params=in_order(trial.params),
         values=values,
         sources={name: attributes.pop(f"{name}_source") for name in objectives if f"{name}_source" in attributes},
-        reason=" ".join(str(attributes.pop("reason", "")).split()),  # as an error of anybody's code
+        reason=reason,
         stage=attributes.pop("stage", None),
         attributes=attributes,
         num_devices=num_devices,

@@ -3,6 +3,7 @@
 The user's own `evaluate` may add metrics after the Trainer's callbacks were called, so what counts is what it returns.
 """
 
+import math
 import numbers
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -48,7 +49,14 @@ def watch_evaluations(
 def numbers_of(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     """Return the metrics that are numbers, including scalars of numpy and torch but not arrays."""
     plain = {name: value.item() if getattr(value, "ndim", None) == 0 else value for name, value in (metrics or {}).items()}
-    return {name: float(value) for name, value in plain.items() if isinstance(value, numbers.Real)}
+    return {name: _float(value) for name, value in plain.items() if isinstance(value, numbers.Real)}
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf if value > 0 else -math.inf
 
 
 def evaluation(metrics: Mapping[str, float], *, epoch: float, num_train: int, train_time_s: float, **more: Any) -> Evaluation:

@@ -25,7 +25,9 @@ def fit(
     overrides: Overrides = None,
     limit_mib: Annotated[
         float | None,
-        typer.Option(min=1, metavar="MIB", help="The memory limit; default: the study's, or the device's.", show_default=False),
+        typer.Option(
+            min=1, max=1e12, metavar="MIB", help="The memory limit; default: the study's, or the device's.", show_default=False
+        ),
     ] = None,
     output_format: TableOrJson = "table",
 ) -> None:

@@ -1,5 +1,6 @@
 """The options that several commands share, and how they are read together."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,11 +39,28 @@ StorageUrl = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", min=1, metavar="N", help="Trials to run at a time; default: one per visible GPU, one on a CPU."),
+    typer.Option(
+        "--workers", min=1, max=10_000, metavar="N", help="Trials to run at a time; default: one per visible GPU, one on a CPU."
+    ),
 ]
+
+
+def _seconds(text: str) -> float:
+    """Return a finite number of seconds, of at least 0."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise typer.BadParameter(f"it must be a finite number of seconds, at least 0, got {text!r}")
+    return seconds
+
+
 Timeout = Annotated[
     float | None,
-    typer.Option("--timeout", metavar="SECONDS", help="Start no trial after this many seconds.", show_default=False),
+    typer.Option(
+        "--timeout", parser=_seconds, metavar="SECONDS", help="Start no trial after this many seconds.", show_default=False
+    ),
 ]
 Build = Annotated[
     str | None,

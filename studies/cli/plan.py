@@ -32,10 +32,10 @@ def plan(
     overrides: Overrides = None,
     device_memory: Annotated[
         float | None,
-        typer.Option(min=1, metavar="MIB", help="The GPU's memory; default: the study's limit.", show_default=False),
+        typer.Option(min=1, max=1e12, metavar="MIB", help="The GPU's memory; default: the study's limit.", show_default=False),
     ] = None,
     context_memory: Annotated[
-        float, typer.Option(min=0, metavar="MIB", help="The memory of the CUDA context.")
+        float, typer.Option(min=0, max=1e12, metavar="MIB", help="The memory of the CUDA context.")
     ] = DEFAULT_CONTEXT_MEMORY_MIB,
     sequence_length: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Tokens; default: the job's max_length.", show_default=False)

@@ -12,7 +12,7 @@ from tradeoff.objectives.measurements.goals import GOALS, Goal
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.plot_style import SEQUENTIAL, VERMILLION, axis, layout, plot_text
 from tradeoff.studies.results.criteria import numeric_value
-from tradeoff.studies.results.front import feasible
+from tradeoff.studies.results.front import feasible, near
 from tradeoff.studies.results.results import StudyResults
 
 MEMORY = "peak_memory_mib"
@@ -143,8 +143,8 @@ def _traces(one: HeatMap, metric: Goal, maps: Sequence[HeatMap], *, has_bar: boo
         x=batches,
         y=accumulations,
         z=one.values,
-        zmin=min(known, default=0.0),
-        zmax=max(known, default=1.0),
+        zmin=min(near(known), default=0.0),
+        zmax=max(near(known), default=1.0),
         text=texts,
         texttemplate="%{text}",
         hovertext=hovers,

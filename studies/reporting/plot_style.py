@@ -7,11 +7,13 @@ Plotly takes a few of HTML's tags for markup, and braces for values: whatever co
 """
 
 import html
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.studies.results.front import near
 from tradeoff.studies.results.tables import short_configuration, with_spread
 from tradeoff.studies.visible import visible
 
@@ -64,14 +66,25 @@ def objective_axis(name: str, values: Sequence[float], **changes: Any) -> dict[s
     """Return the axis of an objective, its unit in the title; logarithmic where the values differ by orders of magnitude."""
     kind = "log" if is_logarithmic(values) else "linear"
     # "1,200" rather than plotly's "1.2k" or "1200".
-    return axis(
-        GOALS[name].heading, type=kind, tickformat="," if GOALS[name].digits == 0 and kind == "linear" else "", **changes
-    )
+    tickformat = "," if GOALS[name].digits == 0 and kind == "linear" else ""
+    return axis(GOALS[name].heading, type=kind, tickformat=tickformat, **near_range(values), **changes)
+
+
+def near_range(values: Sequence[float]) -> dict[str, Any]:
+    """Return the range of an axis on which some values lie too far out to be drawn; nothing where plotly can choose it."""
+    shown = near(values)
+    if len(shown) == len(values):
+        return {}
+    ends = [lower_edge(shown), max(shown) + min(shown) - lower_edge(shown)]
+    if is_logarithmic(shown):
+        ends = [math.log10(ends[0]), math.log10(max(shown) * min(shown) / ends[0])]
+    return {"range": ends}
 
 
 def is_logarithmic(values: Sequence[float]) -> bool:
     """Return whether values are spread so widely that a linear axis would crowd the small ones."""
-    return bool(values) and min(values) > 0 and max(values) / min(values) > _LOG_RATIO
+    shown = near(values)
+    return bool(shown) and min(shown) > 0 and max(shown) / min(shown) > _LOG_RATIO
 
 
 def baseline_line(figure: Any, name: str, value: float, *, is_vertical: bool = False) -> None:
@@ -86,7 +99,7 @@ def baseline_line(figure: Any, name: str, value: float, *, is_vertical: bool = F
 
 def lower_edge(values: Sequence[float]) -> float:
     """Return a place just below all values, for trials without one."""
-    low, high = min(values), max(values)
+    low, high = min(near(values)), max(near(values))
     if is_logarithmic(values):
         return float(low / (high / low) ** _MARGIN)
     return low - _MARGIN * ((high - low) or abs(high) or 1.0)

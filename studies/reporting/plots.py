@@ -12,10 +12,11 @@ from typing import Any
 from tradeoff.objectives.measurements.goals import GOALS, Goal, learned_names, learning_curve
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.heat_maps import heat_map_figure, heat_map_metrics, heat_maps
-from tradeoff.studies.reporting.plot_style import BLUE, axis, baseline_line, layout, plot_text
+from tradeoff.studies.reporting.plot_style import BLUE, axis, baseline_line, layout, near_range, plot_text
 from tradeoff.studies.reporting.trade_off_plots import MEMORY, group, pair_figure
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.evidence import JudgedFront, judged_front
+from tradeoff.studies.results.front import near
 from tradeoff.studies.results.hypervolume import hypervolume_over_cost
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.tables import capitalized, short_configuration
@@ -67,7 +68,7 @@ def trade_off_plots(results: StudyResults, front: JudgedFront) -> list[Plot]:
             Plot(
                 name=f"{y}-over-{x}".replace("_", "-"),
                 title=capitalized(f"{GOALS[y].label} over {GOALS[x].label}"),
-                caption=f"{better} {_edge_note(results, (x, y))}".strip(),
+                caption=f"{better} {_edge_note(results, (x, y))} {_beyond_note(groups.completed(), (x, y))}".strip(),
                 figure=pair_figure(results, groups, y, x),
             )
         )
@@ -135,14 +136,15 @@ def curve_figure(records: Sequence[TrialRecord], baselines: Mapping[str, float])
             name=f"{size}",
             legendgroup=str(size),
             showlegend=is_first,
-            hovertemplate=f"trial {record.number}: {configuration}<br>%{{x:,}} samples: %{{y:.4f}}<extra></extra>",
+            hovertemplate=f"trial {record.number}: {configuration}<br>%{{x:,}} samples: %{{y:.6g}}<extra></extra>",
         )
     if (baseline := baselines.get(metric)) is not None:
         baseline_line(figure, metric, baseline)
         # A line alone would not widen the axis.
         figure.add_scatter(x=[0], y=[baseline], mode="markers", marker={"opacity": 0}, hoverinfo="skip", showlegend=False)
     figure.update_xaxes(axis("training samples", tickformat=",", rangemode="tozero"))
-    figure.update_yaxes(axis(GOALS[metric].heading))
+    values = [value for record in trained for _, value in _curve(record, metric)]
+    figure.update_yaxes(axis(GOALS[metric].heading, **near_range([*values, *([] if baseline is None else [baseline])])))
     # Beside the plot: on a phone, a row above it would be too narrow for the names.
     legend = {"title": {"text": "effective<br>batch"}, "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
     return figure.update_layout(legend=legend | {"orientation": "v"})
@@ -207,6 +209,13 @@ def _edge_note(results: StudyResults, names: Sequence[str]) -> str:
     if results.memory_limit_mib is None:
         return "Trials that ran out of memory are not drawn: no memory limit is known."
     return "The dashed line is the memory limit; trials that ran out of memory have no other values and stand at the edge."
+
+
+def _beyond_note(records: Sequence[TrialRecord], names: Sequence[str]) -> str:
+    """Return a sentence on the trials whose values are too far from the others to be drawn."""
+    columns = {name: [record.values[name] for record in records] for name in names}
+    beyond = {record.number for record in records for name in names if record.values[name] not in near(columns[name])}
+    return f"Beyond the axes: trial {', '.join(map(str, sorted(beyond)))}." if beyond else ""
 
 
 def _better(name: str, maximize: str, minimize: str) -> str:

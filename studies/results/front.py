@@ -5,10 +5,14 @@ more than values derived from another trial, and a last run that ended out of me
 is derived and not published yet comes after everything that was.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
+
+# How far from the median a value sets the scale for others, in medians or in usual distances from it.
+_FARTHEST = 1000.0
 
 # What tells configurations apart: their parameters.
 Configuration = frozenset[tuple[str, object]]
@@ -99,12 +103,23 @@ def manhattan_distances(front: Sequence[TrialRecord], objectives: Sequence[str],
     totals = [0.0] * len(front)
     for name in objectives:
         costs = [GOALS[name].cost(record.values[name]) for record in front]
-        low, high = min(costs), max(costs)
+        low, high = min(costs), max(near(costs))
+        if high <= low:
+            high = max(costs)
         if high == low:
             continue  # an objective in which all are equal tells none apart
         for position, cost in enumerate(costs):
             totals[position] += weights.get(name, 1.0) * (cost - low) / (high - low)
     return totals
+
+
+def near(values: Sequence[float]) -> Sequence[float]:
+    """Return the values that set a scale: by one that all but diverged, the rest would look alike."""
+    if not values:
+        return values
+    middle = statistics.median(values)
+    usual = max(abs(middle), statistics.median(abs(value - middle) for value in values))
+    return [value for value in values if abs(value - middle) <= _FARTHEST * usual] if usual else values
 
 
 def extremes(front: Sequence[TrialRecord], objectives: Sequence[str]) -> dict[str, TrialRecord]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import DERIVED_FROM, PUBLISHES, TrialRecord
-from tradeoff.studies.results.front import feasible
+from tradeoff.studies.results.front import feasible, near
 
 # How far beyond the worst value the reference point lies, as a share of the range.
 REFERENCE_MARGIN = 0.1
@@ -65,7 +65,7 @@ def _scaled(fronts: Sequence[Sequence[TrialRecord]], objectives: Sequence[str]) 
     """Return the costs of each record of each front, scaled to the range of all of them."""
     costs = [[[GOALS[name].cost(record.values[name]) for name in objectives] for record in front] for front in fronts]
     columns = list(zip(*(point for points in costs for point in points), strict=True))
-    ranges = [(min(column), max(column)) for column in columns]
+    ranges = [(min(column), max(near(column))) for column in columns]
     # An objective in which all are equal is at its best everywhere.
     return [
         [

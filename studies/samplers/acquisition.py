@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeoff.objectives.knowledge.knowledge import Cost
-from tradeoff.objectives.measurements.goals import GOALS, Goal, learned_names
+from tradeoff.objectives.measurements.goals import GOALS, LARGEST_COMPARABLE, Goal, is_comparable, learned_names
 from tradeoff.searchspace import KNOBS, LearningClass, TrialParameters
 
 # Medians of five equally likely parts of a normal distribution.
@@ -149,8 +149,8 @@ def _improvement(
     """Return a function of a class's learned values: what they add to the best one of the preferred objective."""
     if preferred is None:
         return lambda _: 0.0
-    heights = GOALS[preferred].sign * np.array([value for _, value in _values_of(preferred, trained)])
-    best = float(np.nanmax(heights)) if np.isfinite(heights).any() else GOALS[preferred].sign * reference[preferred]
+    heights = [GOALS[preferred].sign * value for _, value in _values_of(preferred, trained) if is_comparable(value)]
+    best = max(heights, default=GOALS[preferred].sign * reference[preferred])
     scale = max(best - GOALS[preferred].sign * reference[preferred], 1e-9)
     return lambda values: max(0.0, GOALS[preferred].sign * values[preferred] - best) / scale
 
@@ -209,11 +209,11 @@ class MetricGP:
     def __init__(
         self, trained: Sequence[tuple[LearningClass, float]], goal: Goal = GOALS["accuracy"], worst: float = 0.0
     ) -> None:
-        self._values = np.nan_to_num([value for _, value in trained], nan=worst)
+        self._values = np.array([value if is_comparable(value) else worst for _, value in trained])
         self._prior_mean, self._prior_deviation = self._PRIOR_ACCURACY, self._PRIOR_DEVIATION
         if goal.best is None:
             self._values = np.maximum(self._values * goal.sign, worst * goal.sign) * goal.sign
-            size = abs(float(np.mean(self._values)) if len(self._values) else worst) or 1.0
+            size = _size(float(np.mean(self._values)) if len(self._values) else worst)
             self._prior_deviation *= size
             self._prior_mean = worst + goal.sign * self._PRIOR_ACCURACY * size
         self._model: Any = None
@@ -281,6 +281,11 @@ def _features(classes: Sequence[LearningClass]) -> Array:
     return np.hstack(columns) if classes else np.zeros((0, 1))
 
 
+def _size(value: float) -> float:
+    """Return the size of a value as a unit; 1 where it is too small to divide by."""
+    return abs(value) if abs(value) > 1 / LARGEST_COMPARABLE else 1.0
+
+
 class Volume:
     """Hypervolume of points in the study's objectives, all minimised and scaled so that the reference is 1."""
 
@@ -325,6 +330,6 @@ class Volume:
     def _scale(self, name: str, value: float) -> float:
         reference, goal = self._reference[name], GOALS[name]
         if goal.best is not None:
-            return (goal.best - value) / (goal.best - reference)
+            return (goal.best - value) / ((goal.best - reference) or 1.0)
         # Without a best value there is no 0. The unit does not matter: it scales every hypervolume by the same factor.
-        return 1 - goal.sign * (value - reference) / (abs(reference) or 1.0)
+        return 1 - goal.sign * (value - reference) / _size(reference)

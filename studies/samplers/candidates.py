@@ -1,7 +1,6 @@
 """Candidates of the decoupled search, the learning classes with their members that fit, and the reference point."""
 
 import itertools
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from tradeoff.objectives.knowledge.knowledge import Cost, Knowledge
 from tradeoff.objectives.knowledge.setup import StudySetup
-from tradeoff.objectives.measurements.goals import GOALS, Goal, cost_goals
+from tradeoff.objectives.measurements.goals import GOALS, Goal, cost_goals, is_comparable
 from tradeoff.searchspace import FloatRange, LearningClass, SearchSpace, TrialParameters
 from tradeoff.studies.samplers.acquisition import Candidate
 
@@ -89,10 +88,10 @@ def worst_that_counts(goal: Goal, values: Collection[float], baseline: float | N
 
     Args:
         goal: The objective.
-        values: The values that trainings reached; NaN and infinities are ignored.
+        values: The values that trainings reached; what has diverged is ignored.
         baseline: The value of the constant answer; None if it is not known.
     """
-    heights = sorted((goal.sign * value for value in values if math.isfinite(value)), reverse=True)
+    heights = sorted((goal.sign * value for value in values if is_comparable(value)), reverse=True)
     if baseline is not None:
         # The margin lets the worst value itself count a little.
         margin = 0.01 if goal.best is not None else RANGE_MARGIN * abs(baseline)

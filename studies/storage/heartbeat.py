@@ -22,6 +22,7 @@ from tradeoff.studies.storage.retry_policy import LONGEST_WAIT_S
 from tradeoff.studies.storage.stored_study import StoredStudy
 
 HEARTBEAT_INTERVAL_S = 60
+MAX_INTERVAL_S = 86_400
 # Intervals of silence after which a trial's worker is taken for dead, and after which it must expect that.
 GRACE_INTERVALS = 3
 _SILENT_INTERVALS = 2
@@ -34,11 +35,15 @@ def heartbeat_interval_s() -> int:
     """Return how often a worker says that it is alive: `TRADEOFF_HEARTBEAT_S`, or a minute.
 
     Raises:
-        TradeoffError: The variable is not a whole number of seconds from 1.
+        TradeoffError: The variable is not a whole number of seconds from 1 to a day.
     """
     text = os.environ.get("TRADEOFF_HEARTBEAT_S", str(HEARTBEAT_INTERVAL_S))
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise TradeoffError(f"TRADEOFF_HEARTBEAT_S must be a whole number of seconds, at least 1, got {text!r}")
+    # A text of thousands of digits is no number to Python either.
+    if not text.strip().isdecimal() or len(text.strip()) > 5 or not 1 <= int(text) <= MAX_INTERVAL_S:
+        raise TradeoffError(
+            "TRADEOFF_HEARTBEAT_S must be a whole number of seconds, at least 1"
+            f" and at most {MAX_INTERVAL_S:,}, got {text[:40]!r}"
+        )
     return int(text)
 
 
