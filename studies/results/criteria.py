@@ -10,7 +10,8 @@ from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.errors import TradeoffError
 
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq}
-_NAME = r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*"
+# A metric of the user's own may have any name, spaces included.
+_NAME = r"\s*([^\s<>=:](?:[^<>=]*[^\s<>=:])?)\s*"
 _NUMBER = r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*"
 _LIMIT = re.compile(f"{_NAME}(<=|>=|==|<|>){_NUMBER}")
 _WITHIN = re.compile(f"{_NAME}:{_NUMBER}(%?)\\s*")

@@ -149,3 +149,11 @@ def test_the_objectives_of_a_study_are_in_its_own_order() -> None:
 def test_a_study_of_someone_elses_has_no_objectives_of_ours() -> None:
     with pytest.raises(KeyError):
         objective_names({})
+
+
+@pytest.mark.parametrize("value", [1e195, 1e308, -1e308])
+def test_a_value_that_an_earlier_version_took_for_one_is_read_as_diverged(value: float) -> None:
+    loss = create_trial(values=[value, 3.0], user_attrs={"outcome": "completed"})
+    record = read_record(loss, ("eval_loss", "train_time_s"))
+    assert (record.outcome, record.values) == ("diverged", {})
+    assert record.reason == f"the training diverged: its evaluation loss is {value}"

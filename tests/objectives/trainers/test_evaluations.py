@@ -1,5 +1,7 @@
 """What counts of what an evaluation returns."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,12 @@ def test_numbers_are_kept_whatever_library_they_are_of():
 @pytest.mark.parametrize("value", [np.array([0.5, 0.7]), torch.tensor([0.5, 0.7]), [0.5, 0.7], "0.5", None])
 def test_what_is_no_single_number_is_left_out(value):
     assert numbers_of({"per_class_f1": value, "f1": 0.6}) == {"f1": 0.6}
+
+
+def test_a_number_that_no_float_holds_is_infinite():
+    assert numbers_of({"a": 10**400, "b": -(10**400), "c": np.float64(1e308), "d": True}) == {
+        "a": math.inf, "b": -math.inf, "c": 1e308, "d": 1.0
+    }  # fmt: skip
 
 
 def test_an_evaluation_that_returns_nothing_has_no_numbers():

@@ -273,3 +273,11 @@ def test_an_export_imports_nothing_heavy(storage: str, tmp_path: Path) -> None:
 def test_the_help_imports_neither_optuna_nor_a_database() -> None:
     modules = process("-X", code="import sys, tradeoff.studies.cli.main; print(*sys.modules)").stdout.split()
     assert {"optuna", "sqlalchemy", "pydantic", "numpy", "torch"}.isdisjoint(modules)
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "1e999", "-1", "soon", ""])
+def test_a_timeout_that_never_passes_is_refused(storage: str, seconds: str) -> None:
+    for command in ("run", "worker"):
+        result = CliRunner().invoke(cli.app, [command, "--timeout", seconds])
+        assert result.exit_code == 2
+        assert f"it must be a finite number of seconds, at least 0, got {seconds!r}" in " ".join(result.output.split())

@@ -237,3 +237,17 @@ def test_values_whose_spread_is_known_have_error_bars_in_both_directions():
     assert (
         trace(pair_figure(found, group(found, judged_front(found)), "accuracy", "train_time_s"), "knee").error_x.array is None
     )
+
+
+def test_a_value_that_all_but_diverged_does_not_make_the_rest_look_alike() -> None:
+    losses = (1.4, 1.2, 1.3, 1.5, 1e20)
+    trials = [completed((loss, 10.0 + loss, 900.0 - number), params(2**number)) for number, loss in enumerate(losses)]
+    results = results_of(*trials, objectives=("eval_loss", "train_time_s", "peak_memory_mib"))
+    plots = {plot.name: plot for plot in study_plots(results)}
+    low, high = plots["eval-loss-over-train-time-s"].figure.layout.yaxis.range
+    assert 1.0 < low < 1.2
+    assert 1.5 < high < 2
+    assert plots["eval-loss-over-train-time-s"].caption.endswith("Beyond the axes: trial 4.")
+    assert plots["heat-map-eval-loss"].figure.data[0].zmax == 1.5
+    assert "1e+20" in plots["heat-map-eval-loss"].figure.data[0].text[0]
+    assert judged_front(results).knee.number == 1

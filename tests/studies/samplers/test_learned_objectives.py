@@ -56,10 +56,11 @@ def test_values_of_every_objective_are_published_with_where_they_come_from():
         assert record.values["samples_per_s"] == pytest.approx(samples / record.attributes["train_time_s"])
 
 
-def test_what_learns_nothing_that_is_a_number_is_pruned_and_not_trained_again():
+def ending_in(value, *, above=64):
+    """Trainings with an effective batch above a size end in this evaluation loss."""
+
     def diverging(parameters, stages):
-        """Trainings with an effective batch above 64 end in a loss that is not a number."""
-        if "train" not in stages or parameters.effective_batch_size() <= 64:
+        if "train" not in stages or parameters.effective_batch_size() <= above:
             return None
         whole = simulated.SimulatedRunner().run_trial(
             {"parameters": parameters.as_dict(), "stages": stages}, time_limit_s=None, on_progress=None
@@ -67,17 +68,30 @@ def test_what_learns_nothing_that_is_a_number_is_pruned_and_not_trained_again():
         if not isinstance(whole, Completed):
             return whole
         training = whole.measurements.training
-        last = dataclasses.replace(training.curve[-1], eval_loss=math.nan)
+        last = dataclasses.replace(training.curve[-1], eval_loss=value)
         curve = [*training.curve[:-1], last]
         return Completed(
             measurements=dataclasses.replace(whole.measurements, training=dataclasses.replace(training, curve=curve))
         )
 
-    objectives = ("eval_loss", "train_time_s", "peak_memory_mib")
-    _, records = searched(objectives, instead=diverging)
+    return diverging
+
+
+LOSS = ("eval_loss", "train_time_s", "peak_memory_mib")
+
+
+@pytest.mark.parametrize(("value", "above"), [(0.0, 0), (5e-324, 0), (5e-324, 64), (1e30, 64), (-1e30, 0)])
+def test_a_search_ends_whatever_number_trainings_end_in(value, above):
+    _, records = searched(LOSS, instead=ending_in(value, above=above))
+    assert pareto_front(records, LOSS)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 1e195, -1e308])
+def test_what_learns_nothing_that_can_be_compared_is_pruned_and_not_trained_again(value):
+    _, records = searched(LOSS, instead=ending_in(value))
     diverged = [record for record in records if record.outcome == "diverged"]
     assert diverged
-    assert diverged[0].reason == "the training diverged: its evaluation loss is nan"
+    assert diverged[0].reason == "the training diverged: its evaluation loss is " + str(value)
     assert all(record.counts and not record.values for record in diverged)
     batches = [simulated.TrialParameters(**record.params).effective_batch_size() for record in diverged]
     assert len(batches) == len({*batches})
