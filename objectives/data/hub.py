@@ -58,8 +58,11 @@ def hub_access(kind: Literal["model", "dataset"], name: str) -> Iterator[None]:
         yield
     except OSError as error:
         if reachable:
-            first_line = str(error).strip().splitlines()[0]
-            raise ValueError(f"{kind} {name!r} can't be loaded from the hub: {first_line}") from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise ValueError(
+                f"{kind} {name!r} can't be loaded from the hub ({reason}); check its name, or set {kind} to"
+                f" {_LOCAL_OPTIONS[kind]}"
+            ) from error
         raise ValueError(
             f"{kind} {name!r} is not in the local cache and the hub can't be reached: "
             f"connect once, or set {kind} to {_LOCAL_OPTIONS[kind]}"

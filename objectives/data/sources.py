@@ -73,9 +73,14 @@ def _read_hub(job: TextClassificationJob, split: str) -> Any:
     with hub_access("dataset", job.dataset):
         try:
             table = datasets.load_dataset(job.dataset, job.dataset_config, split=split)
-        except ValueError as error:  # an unknown configuration or split
-            message = str(error).strip().splitlines()[0]
-            raise ValueError(f"split {split!r} of dataset {job.dataset!r} can't be loaded: {message}") from error
+        except Exception as error:  # an unknown configuration or split, or damage, of any type
+            if isinstance(error, OSError) and type(error) is not OSError:
+                raise  # it is not there, or the hub is not; what Arrow can't read is an OSError itself
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise ValueError(
+                f"split {split!r} of dataset {job.dataset!r} can't be loaded ({reason}); name one that it has, or, if its files"
+                f" are damaged, remove it from {datasets.config.HF_DATASETS_CACHE} to download it again"
+            ) from error
     where = f"{job.dataset} ({split})"
     check_columns(table.column_names, job.columns(), where)
     for key, name in job.columns().items():

