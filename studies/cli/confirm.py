@@ -75,6 +75,9 @@ def confirm(
         print_result(confirmations_table(done, results.objectives))
     if trial is None and not status and (left := len(to_confirm(read_results(study)))):
         display.message(f"the measured values have changed the front: {left} of it {'is' if left == 1 else 'are'} derived")
+    if not status and (why := _none_confirmed(done)) is not None:
+        display.message(f"tradeoff: {why}")
+        status = 1
     raise typer.Exit(status or int(any(each.measured.outcome == "failed" for each in done)))
 
 
@@ -158,6 +161,17 @@ def confirmations_table(confirmations: Sequence[Confirmation], objectives: Seque
 def confirmations_as_json(confirmations: Sequence[Confirmation], objectives: Sequence[str]) -> str:
     """Return a list of objects: `trial`, `confirmed_by`, `outcome`, and `claimed`, `measured`, `difference` by objective."""
     return json.dumps([each.as_dict(objectives) for each in confirmations], indent=2)
+
+
+def _none_confirmed(done: Sequence[Confirmation]) -> str | None:
+    """Return why no training has completed, by the last one, in a sentence; None if one has, or nothing was trained."""
+    if not done or any(each.measured.outcome == "completed" for each in done):
+        return None
+    last = done[-1].measured
+    return (
+        f"no configuration was confirmed; the last training, trial {last.number}, ended as"
+        f" {(last.outcome or 'running').replace('_', ' ')}: {last.reason}; choose another one of `tradeoff front`"
+    )
 
 
 def _nothing_to_confirm(results: StudyResults, trial: int | None) -> str:

@@ -63,6 +63,12 @@ def fit(
         print(json.dumps({"memory_limit_mib": memory_limit_mib, "rows": [fit.as_dict() for fit in fits]}, indent=2))
     elif fits:
         print_result(fit_table(fits, memory_limit_mib))
+    if fits and all(fit.batch is None and fit.failure is None for fit in fits):
+        display.message(
+            f"tradeoff: no batch fits in {memory_limit_mib:,.0f} MiB; raise the limit, add gradient checkpointing, or shorten"
+            " the texts (job.max_length)"
+        )
+        status = status or 1
     raise typer.Exit(status or int(any(fit.failure is not None for fit in fits)))
 
 

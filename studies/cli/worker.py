@@ -11,10 +11,12 @@ from tradeoff.studies.cli.options import (
     TrustRemoteCode,
     Workers,
     allowed_code,
+    results_of,
     study_name,
 )
 from tradeoff.studies.execution.display import terminal_display
 from tradeoff.studies.execution.interrupts import run_to_end
+from tradeoff.studies.results.ending import nothing_completed
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 from tradeoff.studies.workers.run import join_study
 
@@ -41,10 +43,16 @@ def worker(
       tradeoff worker stars --build stars:build
     """
     display, allowed = terminal_display(), allowed_code(build, trust_remote_code, study_file)
+    chosen = study_name(name, study_file)
     status = run_to_end(
-        lambda: join_study(
-            study_name(name, study_file), storage=storage, workers=workers, timeout_s=timeout, display=display, allowed=allowed
-        ),
+        lambda: join_study(chosen, storage=storage, workers=workers, timeout_s=timeout, display=display, allowed=allowed),
         display.message,
     )
+    if status == 0:
+        results = results_of(chosen, storage)
+        # While others still run trials, something may complete.
+        is_over = all(record.outcome is not None for record in results.records)
+        if is_over and (why := nothing_completed(results)) is not None:
+            display.message(f"tradeoff: {why}")
+            status = 1
     raise typer.Exit(status)

@@ -95,3 +95,20 @@ def test_the_end_lists_what_was_left_untrained(tmp_path: Path, monkeypatch: pyte
 def test_only_a_learned_objective_can_be_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result, _, _ = run(tmp_path, monkeypatch, "--set", "prefer=train_time_s")
     assert "must be one that a training measures, accuracy, got 'train_time_s'" in str(result.exception)
+
+
+def test_a_worker_of_a_study_in_which_nothing_completes_names_the_cause_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, monkeypatch, instead=lambda *_: Failed(stage="model", reason="no such layer"))
+    result = CliRunner().invoke(app, ["worker", "--storage", str(tmp_path / "a.db")])
+    text = " ".join(result.output.split())
+    assert result.exit_code == 1, text
+    assert "no such layer" in text
+
+
+@pytest.mark.parametrize("seconds", ["0", "1e300"])
+def test_a_timeout_of_any_size_ends_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    result, text, _ = run(tmp_path, monkeypatch, "--timeout", seconds, trials=2)
+    assert result.exit_code == (1 if seconds == "0" else 0)
+    assert ("nothing has completed" in text) == (seconds == "0")

@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 from running import SharedTrialServer, cache_folder, tiny_study
 from simulated_runner import OBJECTIVES, SimulatedRunner, decoupled, memory_mib, new_study, objective, search
-from stored_studies import completed, make_study, params
+from stored_studies import completed, make_study, params, record
 from typer.testing import CliRunner
 
 import tradeoff.studies.execution.confirm
@@ -16,6 +16,7 @@ from tradeoff.objectives.measurements.outcome import Failed, Interrupted
 from tradeoff.objectives.measurements.records import TrialRecord, read_record
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import Categorical, SearchSpace, TrialParameters
+from tradeoff.studies.cli import confirm as confirm_command
 from tradeoff.studies.cli.confirm import confirmations_table
 from tradeoff.studies.cli.main import app
 from tradeoff.studies.errors import TradeoffError
@@ -197,6 +198,16 @@ def test_an_export_on_another_machine_says_so_and_keeps_the_values_as_derived(tm
     assert "was measured on Test CPU" in done.stderr
     assert "trial 1 is not confirmed" in done.stderr
     assert "trained in trial 0" in (tmp_path / "chosen" / "tradeoff.yaml").read_text()
+
+
+@pytest.mark.parametrize("outcome", ["diverged", "timed_out", "out_of_memory"])
+def test_a_confirmation_in_which_nothing_completes_names_the_cause(outcome: Any) -> None:
+    derived = record(1, (0.8, 20.0, 800.0))
+    ended = TrialRecord(number=7, outcome=outcome, params={}, reason="for a reason")
+    why = confirm_command._none_confirmed([Confirmation(claimed=derived, measured=ended)])
+    assert why is not None
+    assert f"trial 7, ended as {outcome.replace('_', ' ')}: for a reason; choose another one" in why
+    assert confirm_command._none_confirmed([Confirmation(claimed=derived, measured=record(8, (0.8, 20.0, 800.0)))]) is None
 
 
 def test_an_export_can_be_told_not_to_confirm(tmp_path: Path) -> None:
