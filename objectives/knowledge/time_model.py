@@ -154,9 +154,9 @@ class TimeModel:
     def _estimated_and_measured(self) -> list[tuple[float, float]]:
         pairs = []
         for observation in self.observations:
-            if observation.train_time_s is not None and observation.record.outcome == "completed":
+            if observation.train_time_s and observation.record.outcome == "completed":  # a time of 0 can't be compared
                 estimate = self._uncalibrated_time_s(observation.parameters)
-                if estimate is not None:
+                if estimate is not None and estimate[0] > 0:
                     pairs.append((estimate[0], observation.train_time_s))
         return pairs
 

@@ -115,6 +115,8 @@ def read_record(trial: FrozenTrial, objectives: tuple[str, ...], *, num_devices:
     attributes = read_attributes(trial.user_attrs)
     # They are written one by one: they are complete only once the trial has ended.
     outcome = attributes.pop("outcome", None)
+    if outcome == "completed" and trial.state == TrialState.FAIL:
+        outcome = "failed"  # it was measured, and another program has ended it
     values: dict[str, float] = {}
     if trial.state == TrialState.COMPLETE:
         values = dict(zip(objectives, trial.values, strict=True))

@@ -39,7 +39,8 @@ class DashboardEntries:
         if text != before:
             self._save_text(f"{prefix}str:", text)
             # A version that grows makes the dashboard refuse to overwrite what its user has not seen.
-            self.write(f"{prefix}ver", self.attributes.get(f"{prefix}ver", 0) + 1)
+            version = self.attributes.get(f"{prefix}ver", 0)
+            self.write(f"{prefix}ver", version + 1 if isinstance(version, int) else 1)
 
     def save_plot(self, name: str, figure: str) -> None:
         """Store a figure of plotly as JSON."""
@@ -61,7 +62,7 @@ class DashboardEntries:
 
     def _text(self, prefix: str) -> str:
         pieces: list[str] = []
-        while (piece := self.attributes.get(f"{prefix}{len(pieces)}")) is not None:
+        while isinstance(piece := self.attributes.get(f"{prefix}{len(pieces)}"), str):
             pieces.append(piece)
         return "".join(pieces)
 

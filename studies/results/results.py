@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.settings import objective_names
 from tradeoff.objectives.knowledge.settled import derived_records
-from tradeoff.objectives.measurements.records import OutcomeKind, TrialRecord, check_sources, read_record
+from tradeoff.objectives.measurements.records import OutcomeKind, TrialRecord, read_record
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates, stored_memory_estimates
 from tradeoff.studies.config.study import memory_limit_mib
 from tradeoff.studies.errors import TradeoffError
@@ -129,13 +129,6 @@ def read_results(study: "StoredStudy") -> StudyResults:
     records, trials = [], study.get_trials(deepcopy=False)
     for trial in trials:
         record = read_record(trial, objectives, num_devices=attributes["config"].get("devices_per_trial", 1))
-        try:
-            check_sources(record.sources)
-        except ValueError as error:
-            raise TradeoffError(
-                f"trial {trial.number} of the study {study.study_name!r} in {study.storage.place} is not as tradeoff stores it:"
-                f" {error}; delete it, or use --storage to name another database"
-            ) from error
         violated = {name: amount for name, amount in trial.constraints.items() if amount > 0}
         if record.outcome == "completed" and violated:
             record = replace(record, attributes={**record.attributes, "violated": violated})

@@ -15,7 +15,7 @@ import tenacity
 from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
-from sqlalchemy import event
+from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import IntegrityError, NoSuchModuleError, OperationalError, ProgrammingError, SQLAlchemyError
 
@@ -32,6 +32,11 @@ _NUM_ATTEMPTS = 12
 _FILE_LOCK_POLL_S = 0.005
 # What each database says if Optuna's first table is missing.
 _NO_TABLES = re.compile(r"no such table: version_info|version_info.{0,3} (does not|doesn't) exist")
+# Those of Optuna's tables that hold what a study has measured.
+_NEEDED_TABLES = (
+    *("studies", "study_directions", "study_user_attributes"),
+    *("trials", "trial_params", "trial_values", "trial_user_attributes", "trial_system_attributes"),
+)
 # What to install for a database whose driver is missing, by SQLAlchemy's name of it.
 _DRIVER_PACKAGES = {
     "psycopg2": "psycopg2-binary",
@@ -132,15 +137,33 @@ class SqlDatabase:
         return get_storage(storage)
 
     def _open(self, *, create: bool) -> RDBStorage:
+        # Optuna fills in a URL's braces like a format string; a password may hold some.
+        url = with_driver(self.url)
+        if create:
+            self._check_whole(create_engine(url, **self._engine_kwargs))
         return RDBStorage(
-            # Optuna fills in a URL's braces like a format string; a password may hold some.
-            with_driver(self.url).replace("{", "{{").replace("}", "}}"),
+            url.replace("{", "{{").replace("}", "}}"),
             engine_kwargs=dict(self._engine_kwargs),
             # A command that reads must not add tables to a database of something else. It need not compare versions either,
             # which takes longer than the reading: studies of ours are in tables of Optuna 5 or later.
             skip_table_creation=not create,
             skip_compatibility_check=not create,
         )
+
+    def _check_whole(self, engine: Engine) -> None:
+        """Refuse a database that holds studies but lacks a table, before an empty one is made in its place.
+
+        Raises:
+            TradeoffError: It does.
+        """
+        with engine.connect() as connection:
+            missing = set(_NEEDED_TABLES) - set(inspect(connection).get_table_names())
+            if missing and "studies" not in missing and connection.execute(text("SELECT count(*) FROM studies")).scalar():
+                raise TradeoffError(
+                    f"the storage {masked(self.url)} is damaged: it lacks the table {min(missing)}; restore a copy of it,"
+                    " or use --storage to name another database"
+                )
+        engine.dispose()
 
     def _cannot_open(self, error: BaseException) -> TradeoffError:
         reason = reason_of(error)

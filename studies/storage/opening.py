@@ -69,7 +69,7 @@ def load_study(name: str | None, storage: "RetryingStorage") -> "StoredStudy":
     from tradeoff.studies.storage.stored_study import StoredStudy
 
     studies = sorted(storage.get_all_studies())  # in the order of their creation
-    ours = {study.study_name: study.user_attrs for study in studies if "config" in study.user_attrs}
+    ours = {str(study.study_name): study.user_attrs for study in studies if "config" in study.user_attrs}
     if not ours:
         raise TradeoffError(no_study_in(storage.place))
     if name is None:
@@ -95,6 +95,8 @@ def check_schema(name: str, attributes: Mapping[str, Any]) -> None:
     """
     if (schema := attributes.get(SCHEMA_ATTRIBUTE, 1)) == SCHEMA:
         return
+    if not isinstance(schema, int):
+        raise TradeoffError(f"the study {name!r} is damaged: its {SCHEMA_ATTRIBUTE} must be {SCHEMA}; choose another --name")
     version = attributes.get("tradeoff_version", "an unknown version")
     remedy = (
         f"{LAST_BEFORE} is the last version that reads it (pip install tradeoff=={LAST_BEFORE})"

@@ -25,6 +25,12 @@ class StorageAwayError(StorageError):
     """The storage does not answer; it may later."""
 
 
+class StudyGoneError(StorageError, KeyError):
+    """The study, or a trial of it, is no longer in the storage; Optuna says KeyError, and so may whoever expects it."""
+
+    __str__ = Exception.__str__
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
     """Repeat what a database did not answer until it does, or the user wants to stop.

@@ -19,11 +19,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tradeoff.studies.storage.databases import Database
 from tradeoff.studies.storage.owner import HEARTBEAT_ATTRIBUTE, MARK_ATTRIBUTE, OWNER_ATTRIBUTE, Owner
-from tradeoff.studies.storage.retry_policy import RetryPolicy, StorageAwayError, StorageError
+from tradeoff.studies.storage.retry_policy import RetryPolicy, StorageAwayError, StorageError, StudyGoneError
 from tradeoff.studies.storage.urls import masked
 
 # Whoever takes a waiting trial signs it at once: one that runs unsigned for this long was taken by an unanswered attempt.
 _SIGNED_WITHIN_S = 1.0
+# What Optuna raises where it reads something that it has not written.
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, OverflowError, RecursionError)
 
 T = TypeVar("T")
 
@@ -32,7 +34,8 @@ def _forwarded(name: str) -> Callable[..., Any]:
     """A method of Optuna's storages that reads, or that overwrites what it wrote: it can be repeated as it is."""
 
     def method(self: "RetryingStorage", *arguments: Any, **named: Any) -> Any:
-        return self.call(lambda _: getattr(self.inner, name)(*arguments, **named))
+        call = self.read if name.startswith("get_") else self.call
+        return call(lambda _: getattr(self.inner, name)(*arguments, **named))
 
     method.__doc__ = f"Do as `optuna.storages.BaseStorage.{name}` does."
     return method
@@ -86,6 +89,23 @@ class RetryingStorage(BaseStorage):
             return self._attempt(lambda: operation(0))
         return self.retry.call(lambda number: self._attempt(lambda: self._again(operation, number)))
 
+    def read(self, operation: Callable[[int], T]) -> T:
+        """Return what an operation that only reads returns; raises as `call` does.
+
+        Raises:
+            StorageError: What is stored can't be read.
+        """
+        try:
+            return self.call(operation)
+        except StorageError:
+            raise
+        except _UNREADABLE as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            raise StorageError(
+                f"the storage {self.place} can't be read: {reason}; it is damaged, or another program has written to it:"
+                " restore a copy of it, or use --storage to name another database"
+            ) from error
+
     def _again(self, operation: Callable[[int], T], number: int) -> T:
         if number:
             self.inner = self.database.reconnected(self.inner)
@@ -97,6 +117,11 @@ class RetryingStorage(BaseStorage):
         except StorageAwayError:
             self.answers_since_s = time.monotonic()
             raise
+        except KeyError as error:
+            raise StudyGoneError(
+                f"the study is no longer in the storage {self.place}: it was deleted, and what it had recorded with it; rerun"
+                " `tradeoff run` to begin it anew"
+            ) from error
         except self.database.errors as error:
             if (sentence := self.database.as_storage_error(error)) is None:
                 raise
@@ -131,8 +156,15 @@ class RetryingStorage(BaseStorage):
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """Read a study's trials; those that have ended are read from the database once."""
-        trials: list[FrozenTrial] = self.call(lambda _: self.inner.get_all_trials(study_id, deepcopy, states))
-        return trials
+
+        def read(_: int) -> list[FrozenTrial]:
+            try:
+                return self.inner.get_all_trials(study_id, deepcopy, states)
+            except KeyError as error:
+                self.inner.get_study_user_attrs(study_id)  # a KeyError if the study is gone
+                raise ValueError(f"a trial lacks {error}") from error
+
+        return self.read(read)
 
     def remove_session(self) -> None:
         """Close what this thread has open."""

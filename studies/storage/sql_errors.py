@@ -11,7 +11,14 @@ from tradeoff.studies.storage.urls import masked, masked_reply
 
 _FULL = re.compile(r"disk.{0,20}\bfull|no space left|could not extend file", re.IGNORECASE)
 _BUSY = re.compile(r"database (?:table )?is locked|database is busy", re.IGNORECASE)
-_UNWRITABLE = re.compile(r"readonly database|unable to open database file|disk I/O error", re.IGNORECASE)
+_UNWRITABLE = re.compile(
+    r"readonly database|unable to open database file|disk I/O error|permission denied|command denied|read-only", re.IGNORECASE
+)
+_DAMAGED = re.compile(
+    r"malformed|not a database|no such (?:table|column)|has no column|doesn't exist|does not exist|unknown column"
+    r"|datatype mismatch|could not decode",
+    re.IGNORECASE,
+)
 # Connection exceptions, rollbacks for others' sake, a lack of connections, an operator's intervention
 # (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 _PASSING_SQL_STATES = frozenset({"08", "40", "53", "57"})
@@ -62,4 +69,9 @@ def as_storage_error(error: BaseException, url: str) -> StorageError | None:
         return StorageError(f"{kept}: free some space, or copy the database elsewhere, and rerun the same command to resume")
     if isinstance(error, DBAPIError) and _UNWRITABLE.search(str(error.orig)):
         return StorageError(f"{kept}: make it writable, and rerun the same command to resume")
+    if isinstance(error, DBAPIError) and _DAMAGED.search(str(error.orig)):
+        return StorageError(
+            f"the storage {place} is damaged, or not as tradeoff makes it: {reason}; restore a copy of it, or use --storage to"
+            " name another database"
+        )
     return None

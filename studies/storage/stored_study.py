@@ -1,11 +1,16 @@
 """A study together with the storage that holds it."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Container, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
+from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 
+from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.storage.retrying import RetryingStorage
+from tradeoff.studies.storage.stored_shapes import check_study, check_trial
 
 
 class StoredStudy(optuna.Study):
@@ -20,6 +25,54 @@ class StoredStudy(optuna.Study):
     def __init__(self, name: str, storage: RetryingStorage, sampler: optuna.samplers.BaseSampler | None = None) -> None:
         super().__init__(name, storage, sampler)
         self.storage = storage
+        # What was checked: the attributes, and the numbers of the trials that have ended.
+        self._checked_attributes: dict[str, Any] = {}
+        self._objectives: tuple[str, ...] = ()
+        self._checked_trials: set[int] = set()
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """The study's attributes, checked if it is one of ours.
+
+        Raises:
+            TradeoffError: One is not what it should be.
+        """
+        attributes: dict[str, Any] = super().user_attrs
+        if "config" in attributes and attributes != self._checked_attributes:
+            with self._refusing(""):
+                self._objectives = check_study(attributes, self.directions).objectives
+            self._checked_attributes = attributes.copy()
+        return attributes
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        """Return the study's trials, checked if it is one of ours.
+
+        Raises:
+            TradeoffError: Something in one is not what it should be.
+        """
+        trials: list[FrozenTrial] = super().get_trials(deepcopy, states)
+        if not self._objectives and "config" not in self.user_attrs:
+            return trials
+        if states is None and [trial.number for trial in trials] != list(range(len(trials))):
+            with self._refusing(""):
+                raise ValueError(f"its trials must be numbered from 0, and of {len(trials)} one is missing or there twice")
+        for trial in trials:
+            if trial.number not in self._checked_trials:
+                with self._refusing(f"trial {trial.number}: "):
+                    check_trial(trial, self._objectives)
+                if trial.state.is_finished():
+                    self._checked_trials.add(trial.number)
+        return trials
+
+    @contextmanager
+    def _refusing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise TradeoffError(
+                f"the study {self.study_name!r} in {self.storage.place} is damaged, or another program has changed it:"
+                f" {what}{error}; restore a copy of the database, or choose another --name"
+            ) from error
 
     @cached_property
     def study_id(self) -> int:

@@ -83,7 +83,9 @@ def make_study(
         "objectives": list(objectives),
         "limits": {"peak_memory_mib": 2500},
     }
-    study.set_user_attr("device", {"kind": "cpu", "name": "Test CPU", "uuid": None, "total_memory_mib": 8192.0})
+    study.set_user_attr(
+        "device", {"kind": "cpu", "name": "Test CPU", "uuid": None, "total_memory_mib": 8192.0, "precisions": ["fp32"]}
+    )
     study.set_user_attr("versions", {"torch": "2.13.0", "transformers": "5.23.0"})
     study.set_user_attr("tradeoff_version", "0.1.0")
     study.set_user_attr(SCHEMA_ATTRIBUTE, SCHEMA)

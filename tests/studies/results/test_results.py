@@ -76,7 +76,7 @@ def test_a_value_from_a_source_that_there_is_not_is_refused_in_a_sentence(source
     trial = completed((0.80, 40.0, 900.0), params(8))
     trial.user_attrs = trial.user_attrs | {"sources": {"accuracy": source}}
     with pytest.raises(
-        TradeoffError, match=r"^trial 0 of the study 'stars' in .* accuracy_source must be measured,"
+        TradeoffError, match=r"^the study 'stars' in .* trial 0: (sources: accuracy: Input|accuracy_source must be measured,)"
     ) as refused:
         read_results(make_study(None, (trial,)))
     assert "\n" not in str(refused.value)
