@@ -116,7 +116,7 @@ class SqlDatabase:
         try:
             storage: RDBStorage = attempts(self._open, create=create)
         except ImportError as error:
-            driver = getattr(error.__cause__, "name", None) or self._parsed.get_backend_name()
+            driver = getattr(error.__cause__, "name", None) or error.name or self._parsed.get_backend_name()
             package = _DRIVER_PACKAGES.get(driver, driver)
             raise TradeoffError(
                 f"{masked(self.url)} needs the Python package {package}, which is not installed: pip install '{package}'"

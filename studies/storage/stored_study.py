@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.storage.opening import SCHEMA, SCHEMA_ATTRIBUTE
 from tradeoff.studies.storage.retrying import RetryingStorage
 from tradeoff.studies.storage.stored_shapes import check_study, check_trial
 
@@ -38,9 +39,11 @@ class StoredStudy(optuna.Study):
             TradeoffError: One is not what it should be.
         """
         attributes: dict[str, Any] = super().user_attrs
-        if "config" in attributes and attributes != self._checked_attributes:
+        is_ours = "config" in attributes and attributes.get(SCHEMA_ATTRIBUTE) == SCHEMA
+        if is_ours and attributes != self._checked_attributes:
+            directions = self.directions
             with self._refusing(""):
-                self._objectives = check_study(attributes, self.directions).objectives
+                self._objectives = check_study(attributes, directions).objectives
             self._checked_attributes = attributes.copy()
         return attributes
 
@@ -51,7 +54,7 @@ class StoredStudy(optuna.Study):
             TradeoffError: Something in one is not what it should be.
         """
         trials: list[FrozenTrial] = super().get_trials(deepcopy, states)
-        if not self._objectives and "config" not in self.user_attrs:
+        if not self._objectives and not (self.user_attrs and self._objectives):  # reading the attributes checks them
             return trials
         if states is None and [trial.number for trial in trials] != list(range(len(trials))):
             with self._refusing(""):
