@@ -178,6 +178,7 @@ def confirm_stored(
     if (name := device_class(device).name_without_starting()) not in (None, device["name"]):
         # Known without the seconds that starting the server takes.
         raise OtherDeviceError(f"the study {config.name!r} was measured on {device['name']}, and this machine has {name}")
+    study.storage.check_writable()
     study.storage.retry = RetryPolicy(say=display.message, stop=lambda: interrupts.requested)
     with interrupts.handled(), TrialServer() as server:
         ready = prepare(config, server, interrupts, display=display, cache=cache, measured_on=device)

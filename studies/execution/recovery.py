@@ -24,7 +24,7 @@ from tradeoff.studies.reporting.annotate import artifact_folder
 from tradeoff.studies.storage.heartbeat import Heartbeat, SilenceWatch, owner_of
 from tradeoff.studies.storage.owner import OWNER_ATTRIBUTE, Owner, was_killed_for_memory
 from tradeoff.studies.storage.pending_outcomes import PendingOutcome, PendingOutcomes
-from tradeoff.studies.storage.retry_policy import RetryPolicy
+from tradeoff.studies.storage.retry_policy import RetryPolicy, StorageError, StudyGoneError
 from tradeoff.studies.storage.stored_study import StoredStudy
 
 # Among a trial's user attributes: the trial whose outcome it holds.
@@ -91,6 +91,15 @@ class FaultTolerantStudy:
             # If the storage is still away, the trial ends as one whose worker was killed: the next worker sees to it.
             with contextlib.suppress(KeyboardInterrupt, TrialGivenUp):
                 self._interrupt(trial)
+            raise
+        except StudyGoneError:
+            self.pending.recorded(trial)  # it is of no use to another study of this name
+            raise
+        except StorageError:
+            if any(pending.is_of(trial) for pending in self.pending.all()):
+                self.pending.say(
+                    f"the outcome of trial {trial.number} is kept in {self.pending.directory} until the study is resumed"
+                )
             raise
         except TrialGivenUp:
             told = self.study.storage.get_trial(self.study.trial_id(trial.number))

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.reporting.dashboard_entries import DashboardEntries
 from tradeoff.studies.reporting.notes import study_note, trial_note
 from tradeoff.studies.reporting.trial_files import trial_files
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.storage.opening import SCHEMA, SCHEMA_ATTRIBUTE
+from tradeoff.studies.storage.retry_policy import StorageError, StudyGoneError
 
 if TYPE_CHECKING:
     from tradeoff.studies.storage.retrying import RetryingStorage
@@ -124,7 +126,12 @@ class Annotator:
 
 
 def keep_annotated(
-    storage: "RetryingStorage", stop: threading.Event, *, artifacts: Path | None, interval_s: float = 5.0
+    storage: "RetryingStorage",
+    stop: threading.Event,
+    *,
+    artifacts: Path | None,
+    interval_s: float = 5.0,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Annotate every study of a storage that `tradeoff` made, again whenever trials have ended, until `stop` is set.
 
@@ -137,13 +144,14 @@ def keep_annotated(
 
     seen: dict[str, tuple[int, int]] = {}
     studies: dict[str, StoredStudy] = {}
+    refused: set[str] = set()
     while True:
         begin_s = time.monotonic()
         for frozen in storage.get_all_studies():
             if "config" not in frozen.user_attrs or frozen.user_attrs.get(SCHEMA_ATTRIBUTE) != SCHEMA:
                 continue
+            name = frozen.study_name
             try:
-                name = frozen.study_name
                 if (study := studies.get(name)) is None:
                     study = studies[name] = StoredStudy(name, storage)
                 trials = study.get_trials(deepcopy=False)
@@ -151,8 +159,14 @@ def keep_annotated(
                 if seen.get(name) != state:
                     annotate_study(study, artifacts=artifacts)
                     seen[name] = state
-            except KeyError:
-                continue  # deleted meanwhile
+            except StudyGoneError:
+                continue
+            except StorageError:
+                raise
+            except TradeoffError as error:  # damaged: the others are none the worse for it
+                if name not in refused:
+                    refused.add(name)
+                    warn(str(error))
         # A study of a thousand trials takes seconds to draw: it gets at most a tenth of a core.
         if stop.wait(max(interval_s, 9 * (time.monotonic() - begin_s))):
             return

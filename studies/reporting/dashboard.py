@@ -115,7 +115,7 @@ def _annotated(storage: "RetryingStorage", artifacts: Path, warn: Callable[[str]
     def keep() -> None:
         while True:
             try:
-                return keep_annotated(storage, stop, artifacts=artifacts)
+                return keep_annotated(storage, stop, artifacts=artifacts, warn=warn)
             except StorageAwayError:
                 if stop.wait(_RETRY_S):
                     return None

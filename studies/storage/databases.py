@@ -1,18 +1,11 @@
-"""The kinds of database that hold studies, as far as they differ: how each is opened, what its errors mean, how it locks.
-
-SQLite is opened in write-ahead mode with a long busy timeout, so that several workers can write and a reader never blocks them
-(https://www.sqlite.org/wal.html). A command that only reads never creates a file.
-"""
+"""The kinds of database that hold studies, as far as they differ: how each is opened, what its errors mean, how it locks."""
 
 import random
 import re
-import sqlite3
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, Protocol
 
 import tenacity
-from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy import Engine, create_engine, event, inspect, text
@@ -25,11 +18,8 @@ from tradeoff.studies.storage.retry_policy import StorageAwayError, StorageError
 from tradeoff.studies.storage.sql_errors import as_storage_error, may_pass, reason_of
 from tradeoff.studies.storage.urls import masked, masked_reply, parse, with_driver
 
-SQLITE_BUSY_TIMEOUT_S = 60
 # Attempts at creating the tables while another process creates the same ones.
 _NUM_ATTEMPTS = 12
-# Workers on one machine decide in milliseconds.
-_FILE_LOCK_POLL_S = 0.005
 # What each database says if Optuna's first table is missing.
 _NO_TABLES = re.compile(r"no such table: version_info|version_info.{0,3} (does not|doesn't) exist")
 # Those of Optuna's tables that hold what a study has measured.
@@ -78,6 +68,20 @@ class Database(Protocol):
 
     def as_storage_error(self, error: Exception) -> StorageError | None:
         """Return the sentence for an error of `errors`, or None if it is a bug of ours."""
+
+    def check_in_place(self) -> None:
+        """Check that the database that was opened is still the one of that name.
+
+        Raises:
+            StorageError: It is not; the sentence says where what it held is.
+        """
+
+    def check_writable(self) -> None:
+        """Check that this user may write to it, as far as that is known without writing.
+
+        Raises:
+            StorageError: It can only be read.
+        """
 
     def lock(self, storage: BaseStorage, study_name: str) -> AbstractContextManager[Any]:
         """Return the lock under which a worker of the study decides; it must not be taken twice."""
@@ -188,39 +192,18 @@ class SqlDatabase:
     def as_storage_error(self, error: Exception) -> StorageError | None:  # noqa: D102
         return None
 
+    def check_in_place(self) -> None:  # noqa: D102
+        pass  # a name leads to a server
+
+    def check_writable(self) -> None:  # noqa: D102
+        with self.engine.begin() as connection:
+            connection.execute(text("UPDATE studies SET study_name = study_name WHERE study_id < 0"))
+
     def lock(self, storage: BaseStorage, study_name: str) -> AbstractContextManager[Any]:  # noqa: D102
         return advisory_lock(self.engine, study_name)
 
     def state_lock(self) -> AbstractContextManager[Any]:  # noqa: D102
         return nullcontext()  # rows are locked
-
-
-class SqliteDatabase(SqlDatabase):
-    """A SQLite file.
-
-    SQLite has no locks on rows: two workers could both take a waiting trial. So a trial's state changes under a lock on a file
-    beside it. Not on the file itself: on some file systems this kind of lock and SQLite's own are the same.
-    """
-
-    is_local_file = True
-    _engine_kwargs: dict[str, Any] = {"connect_args": {"timeout": SQLITE_BUSY_TIMEOUT_S}}  # noqa: RUF012
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.max_text_length = None
-        self._path = Path(str(self._parsed.database))
-        # A thread that holds it can take it again.
-        self._file_lock = FileLock(self._path.with_name(f"{self._path.name}.lock"))
-
-    def connect(self, *, create: bool) -> BaseStorage:  # noqa: D102
-        _prepare_sqlite(self._path, create=create)
-        return super().connect(create=create)
-
-    def lock(self, storage: BaseStorage, study_name: str) -> AbstractContextManager[Any]:  # noqa: D102
-        return self.state_lock()
-
-    def state_lock(self) -> AbstractContextManager[Any]:  # noqa: D102
-        return self._file_lock.acquire(poll_interval=_FILE_LOCK_POLL_S)
 
 
 def _lost_race(error: BaseException) -> bool:
@@ -231,30 +214,3 @@ def _lost_race(error: BaseException) -> bool:
 def no_study_in(place: str) -> str:
     """Return the sentence for a storage in which nothing was run."""
     return f"no study in {place}; use --storage to name another database"
-
-
-def _prepare_sqlite(path: Path, *, create: bool) -> None:
-    """Check the file, and set write-ahead mode, which stays with the file.
-
-    Raises:
-        TradeoffError: It can't be a database.
-    """
-    if path.is_dir():
-        raise TradeoffError(f"the storage {path} is a directory: name a file in it")
-    if not path.exists():
-        if not create:
-            raise TradeoffError(f"no storage {path}: `tradeoff run` creates one; use --storage to name another database")
-        if not path.parent.is_dir():
-            raise TradeoffError(f"the storage {path} can't be created: there is no directory {path.parent}")
-    # Only SQLite itself may look into the file. To open and close it in any other way drops the locks that this process has on
-    # it, and other processes then take away what is read here (https://www.sqlite.org/howtocorrupt.html, section 2.2).
-    try:
-        connection = sqlite3.connect(path, timeout=SQLITE_BUSY_TIMEOUT_S)
-        try:
-            connection.execute("PRAGMA journal_mode=WAL" if create else "PRAGMA schema_version")
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        if "not a database" in str(error):
-            raise TradeoffError(f"{path} is not a SQLite database, or it is damaged: name another file as storage") from error
-        raise TradeoffError(f"the storage {path} can't be opened: {error}; is the directory writable?") from error

@@ -60,6 +60,12 @@ class GrpcProxy:
             " command to resume once it does"
         )
 
+    def check_in_place(self) -> None:  # noqa: D102
+        pass  # it is a server
+
+    def check_writable(self) -> None:  # noqa: D102
+        pass  # what is behind it says so when it is written to
+
     def lock(self, storage: BaseStorage, study_name: str) -> AbstractContextManager[Any]:  # noqa: D102
         return study_as_lock(storage, study_name)
 

@@ -49,7 +49,8 @@ def _database(url: str) -> "Database":
                 f"{url} needs the Python packages grpcio and protobuf, which are not installed: pip install 'tradeoff[grpc]'"
             ) from error
         return GrpcProxy(url)
-    from tradeoff.studies.storage.databases import SqlDatabase, SqliteDatabase
+    from tradeoff.studies.storage.databases import SqlDatabase
+    from tradeoff.studies.storage.sqlite import SqliteDatabase
 
     return SqliteDatabase(url) if url.startswith("sqlite") else SqlDatabase(url)
 

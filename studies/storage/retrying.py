@@ -113,7 +113,10 @@ class RetryingStorage(BaseStorage):
 
     def _attempt(self, operation: Callable[[], T]) -> T:
         try:
-            return operation()
+            self.database.check_in_place()
+            result = operation()
+            self.database.check_in_place()  # what was written may be nowhere
+            return result
         except StorageAwayError:
             self.answers_since_s = time.monotonic()
             raise
@@ -134,6 +137,14 @@ class RetryingStorage(BaseStorage):
         with contextlib.ExitStack() as stack:
             self.call(lambda _: stack.enter_context(self.database.lock(self.inner, study_name)))
             yield
+
+    def check_writable(self) -> None:
+        """Check that this user may write to it, as far as that is known without writing.
+
+        Raises:
+            StorageError: It can only be read.
+        """
+        self.call(lambda _: self.database.check_writable())
 
     delete_study = _forwarded("delete_study")
     set_study_user_attr = _forwarded("set_study_user_attr")

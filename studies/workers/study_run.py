@@ -168,6 +168,7 @@ def _open(url: str, display: Display, interrupts: Interrupts, *, waits: bool = F
     retry = RetryPolicy(say=display.message, stop=lambda: interrupts.requested)
     storage = open_storage(url, create=create, retry=retry if waits else None)
     storage.retry = retry
+    storage.check_writable()
     return storage
 
 

@@ -27,6 +27,10 @@ class InMemoryDatabase:
     def as_storage_error(self, error: Exception) -> None:
         return None
 
+    def check_in_place(self) -> None: ...
+
+    def check_writable(self) -> None: ...
+
     def lock(self, storage: BaseStorage, study_name: str) -> AbstractContextManager[Any]:
         return self._lock
 

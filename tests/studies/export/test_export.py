@@ -118,7 +118,8 @@ def test_the_provenance_says_where_the_configuration_and_each_value_come_from(re
         "peak_memory_mib": {"value": 450.0, "source": "measured"},
     }
     assert found["memory_mib"] == {"peak_memory_mib": 450.0, "peak_reserved_mib": 420.0}
-    assert found["measured"] == {"train_time_s": 5.0, "samples_per_s": 20.0, "train_loss": 1.25, "num_steps": 64}
+    measured = {"train_time_s": 5.0, "eval_time_s": 0.0, "samples_per_s": 20.0, "train_loss": 1.25}
+    assert found["measured"] == measured | {"num_steps": 64, "num_samples": 100}
     assert found["model"] == "embedded"
     assert found["data"]["dataset"] == "embedded"
     assert found["seed"] == 7

@@ -54,7 +54,7 @@ def test_what_a_trial_measured_is_a_transaction_however_much_it_is(postgres_url:
     trial = study.ask()
     commits: list[object] = []
     event.listen(study.storage.database.engine, "commit", commits.append)
-    stored = {"outcome": "completed", "trial_time_s": 1.5, "training": {"curve": [1, 2]}, "accuracy_source": "measured"}
+    stored = {"outcome": "completed", "trial_time_s": 1.5, "memory_by_stage_mib": {"probe": 2.0}, "accuracy_source": "measured"}
     store_attributes(trial, stored)
     assert len(commits) == 3  # outcome, sources, measurements
     assert read_attributes(trial.user_attrs) == read_attributes(study.trials[0].user_attrs) == stored
