@@ -53,6 +53,8 @@ class SqliteDatabase(SqlDatabase):
         if uri.endswith(_READ_ONLY):
             self._engine_kwargs = {"creator": partial(_connect, uri)}
         storage = super().connect(create=create)
+        # A read opens the files beside it too, in which the newest of what it holds is.
+        self._kept.execute("PRAGMA schema_version").fetchall()
         self._opened = _identity(self._path)
         return storage
 
@@ -69,8 +71,11 @@ class SqliteDatabase(SqlDatabase):
             with self.state_lock():  # of all workers one writes the copy
                 if not copy.exists():
                     assert self._kept is not None
-                    with closing(sqlite3.connect(copy)) as connection:
+                    unfinished = copy.with_name(f"{copy.name}.unfinished")
+                    with closing(sqlite3.connect(unfinished)) as connection:
                         self._kept.backup(connection)
+                        connection.execute("SELECT 1 FROM studies").fetchall()
+                    unfinished.rename(copy)
         except (sqlite3.Error, OSError) as error:
             return f"put it back, and rerun the same command to resume (no copy could be made: {error})"
         return f"everything recorded until then is in {copy}: rename that to {self._path}, and rerun the same command to resume"
