@@ -5,18 +5,18 @@ time limit (optuna/optuna#5190). Here each has a channel of its own to the paren
 or vanished, the trial is over: the parent ends the rest, and the outcome of the one that went first is the trial's.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, Protocol
 
 from tradeoff.objectives.isolation.endings import ProcessResult, measurements_of
 from tradeoff.objectives.measurements.outcome import Completed, Outcome, OutOfMemory, TimedOut
 from tradeoff.objectives.trial.messages import Channel, Finished, Measured, Progress, Reply
 
 OnProgress = Callable[[Mapping[str, Any]], None]
+Deadline = Callable[[], float | None]
 
 # How long to wait, once a rank reports an error, for another one whose end may have caused it.
 _CAUSE_WAIT_S = 0.5
@@ -41,19 +41,16 @@ class Followed:
     def receive(self, on_progress: OnProgress | None) -> bool:
         """Receive every message that has arrived; return False once the process has closed its channel."""
         try:
-            while True:
+            while self.channel.poll():
                 self._take(self.channel.receive(), on_progress)
-                if not self.channel.poll():
-                    return True
         except EOFError:
             return False
+        return True
 
     def drain(self) -> None:
         """Receive the measurements that a process which has ended had still sent; its reply came too late."""
         reply = self.result.reply
-        with contextlib.suppress(EOFError):
-            while self.channel.poll():  # a process that it started may hold the other end
-                self._take(self.channel.receive(), None)
+        self.receive(None)
         self.result.reply = reply
 
     def _take(self, message: Progress | Measured | Reply, on_progress: OnProgress | None) -> None:
@@ -68,25 +65,42 @@ class Followed:
                 self.result.reply = message
 
 
-def follow(processes: Sequence[Followed], deadline_s: float | None, on_progress: OnProgress | None) -> None:
-    """Receive what the processes send until all have closed their channels, one is lost, or time is up.
+class Reaper(Protocol):
+    """The parent of the processes."""
+
+    def fileno(self) -> int:
+        """Return the descriptor on which it reports the end of processes."""
+
+    def has_reaped(self, process: Followed) -> bool:
+        """Receive the reports that have arrived, and return True if a process has ended."""
+
+
+def follow(processes: Sequence[Followed], deadline: Deadline, on_progress: OnProgress | None, reaper: Reaper) -> None:
+    """Receive what the processes send until all have replied or ended, one is lost, or time is up.
+
+    The end of a channel is not enough: a process that the trial forked may hold it open for ever.
 
     Args:
         processes: The ranks, in order; the first one reports progress.
-        deadline_s: A time of `time.perf_counter`, or None.
+        deadline: Returns a time of `time.perf_counter`, or None; what has been reported may have moved it.
         on_progress: Called with each stage and step.
+        reaper: The parent of the processes, which reports their ends.
     """
     unheard = list(processes)
     while unheard:
+        deadline_s = deadline()
         timeout_s = None if deadline_s is None else max(0.0, deadline_s - time.perf_counter())
-        ready = wait([process.channel.fileno() for process in unheard], timeout_s)
+        ready = wait([reaper.fileno(), *(process.channel.fileno() for process in unheard)], timeout_s)
         if not ready:
             for process in unheard:
                 process.result.timed_out = True
             return
-        for process in [process for process in unheard if process.channel.fileno() in ready]:
+        for process in list(unheard):
+            # In this order: what it had sent before its end has arrived by then.
+            process.result.closed = reaper.fileno() in ready and reaper.has_reaped(process)
             if not process.receive(on_progress if process is processes[0] else None):
                 process.result.closed = True
+            if process.result.closed or process.result.reply is not None:
                 unheard.remove(process)
         lost = [process.result for process in processes if _is_lost(process.result)]
         if lost and len(processes) > 1:

@@ -6,7 +6,9 @@ The server itself computes nothing and never initialises CUDA, because a CUDA co
 `TrialServer` starts it as `python -m tradeoff.objectives.isolation.warm_server FD`. Over that socket it receives the number of
 a process to start, with file descriptors: the process's channel and its log. It sends a message when it is ready, and when a
 process has started or ended. The request and the outcome go over the process's own channel. When the parent is gone, the socket
-closes, and the server kills its trials: no orphan is left, whatever killed the parent.
+closes, and the server kills its trials: no orphan is left, whatever killed the parent. What a trial has started becomes the
+server's child once its own parent ends (Linux: prctl(2), PR_SET_CHILD_SUBREAPER), in whichever session it is, and is killed
+when no trial runs any more.
 
 A trial on several devices is several such processes, a rank each, with a channel each. The first one gets a third descriptor,
 the socket on which the others find it. They are forked here and not launched by torchrun because a rank then starts in
@@ -26,10 +28,12 @@ import selectors
 import signal
 import socket
 import sys
+import time
 import traceback
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+import psutil
 from pydantic import Discriminator, TypeAdapter
 
 from tradeoff.objectives.isolation.endings import kill
@@ -48,6 +52,8 @@ PRELOADED = (
     "evaluate",
     "tradeoff.objectives.trial.worker",
 )
+# How long what an ended trial has left behind is killed, if it starts processes faster than they end.
+_ORPHANS_LIMIT_S = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +164,7 @@ class _Server:
             self.parent.close()
             self.channel.close()
             os.setsid()  # one group for the trial and its data loaders, so that all can be ended at once
-            _end_with_parent()
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with the server even if that is killed
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.close(log)
@@ -175,16 +181,19 @@ class _Server:
             os._exit(status)
 
     def _reap(self) -> None:
-        while self.identifiers:
+        while True:
             try:
                 pid, raw, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            identifier = self.identifiers.pop(pid)
+            if (identifier := self.identifiers.pop(pid, None)) is None:
+                continue  # somebody's orphan
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)  # data loaders of a trial that was killed
+            if all(other < 0 for other in self.identifiers.values()):
+                self._end_orphans()
             status = os.waitstatus_to_exitcode(raw)
             # Linux counts ru_maxrss in KiB.
             self._send(Exited(identifier=identifier, status=status, max_rss_mib=usage.ru_maxrss / 1024))
@@ -195,23 +204,51 @@ class _Server:
             self.channel.send(message)
 
     def end_trials(self) -> None:
-        """Kill the trials that still run."""
+        """Kill the trials that still run, and what they have started."""
         for pid in self.identifiers:
             kill(pid)
+        self.identifiers.clear()
+        self._end_orphans()
+
+    def _end_orphans(self) -> None:
+        """Kill the children that this process has not started, and theirs, until there are none."""
+        end_s = time.monotonic() + _ORPHANS_LIMIT_S
+        while time.monotonic() < end_s:
+            children = psutil.Process().children()
+            orphans = [child for child in children if child.pid not in self.identifiers]
+            if not orphans:
+                return
+            for orphan in orphans:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    for process in (orphan, *orphan.children(recursive=True)):
+                        _kill_with_group(process.pid)
+                os.waitpid(orphan.pid, os.WNOHANG)
+            time.sleep(0.001)
 
 
-def _end_with_parent() -> None:
-    """Ask the kernel to kill this process when the server dies, even when it is killed itself (Linux)."""
+def _kill_with_group(pid: int) -> None:
+    """Kill a process that is not ours to wait for, and its group, which can't start another one meanwhile."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if (group := os.getpgid(pid)) != os.getpgrp():
+            os.killpg(group, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+
+
+def _prctl(option: int, value: int) -> None:
+    """Ask the kernel for something that concerns this process; it exists on Linux alone."""
     if sys.platform == "linux":
         import ctypes
 
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(option, value)
 
 
 def main(descriptor: int, modules: tuple[str, ...]) -> None:
     """Import `modules`, then serve on the socket `descriptor` until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     # Trials inherit this socket only until they have started; an exec'd data loader must not hold it open.
     os.set_inheritable(descriptor, False)
     for module in modules:

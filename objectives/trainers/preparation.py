@@ -1,6 +1,6 @@
 """Prepares what all trials of a study share, and finds out before them what can't be trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,13 +35,20 @@ class Lack:
     reason: str
 
 
-def prepare_workload(job: AnyJob, cache_folder: Path, searched: Mapping[str, Sequence[Any]] | None = None) -> dict[str, Any]:
+def prepare_workload(
+    job: AnyJob,
+    cache_folder: Path,
+    searched: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    on_attempt: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Prepare what all trials of a study share, and try the job out unless it was before and nothing has changed since.
 
     Args:
         job: The job.
         cache_folder: The directory for prepared data.
         searched: The values that each knob may take; None to try nothing out.
+        on_attempt: Called when the job is loaded, and before each configuration that is tried out.
 
     Returns:
         JSON types: `folder` for `load_workload`, `num_train`, `num_eval`, `baselines`, the value that a constant answer
@@ -63,6 +70,7 @@ def prepare_workload(job: AnyJob, cache_folder: Path, searched: Mapping[str, Seq
         return facts | {"lacks": []}
     lacks = _known_lacks(job, facts, searched or {})
     marker = cache_folder / _TRIED.format(_key(job, facts["folder"], searched or {}))
+    on_attempt()
     workload = load_workload(job, facts["folder"])
     is_tried = searched is None or marker.exists()
     if is_tried and not isinstance(job, CustomJob):
@@ -72,7 +80,12 @@ def prepare_workload(job: AnyJob, cache_folder: Path, searched: Mapping[str, Seq
     taken = {(lack.knob, lack.value) for lack in lacks}
     choices = {name: tuple(value for value in values if (name, value) not in taken) for name, values in choices.items()}
     choices = {name: values for name, values in choices.items() if values}
-    failing, error = failing_options(base, choices, tried.attempt)
+
+    def attempt(parameters: TrialParameters) -> BaseException | None:
+        on_attempt()
+        return tried.attempt(parameters)
+
+    failing, error = failing_options(base, choices, attempt)
     if error is not None:
         raise JobFault(workload.explain(error)) from error
     lacks += [

@@ -8,7 +8,6 @@ another name and renamed. One that was damaged since, whichever of its files, is
 import contextlib
 import itertools
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, default_data_co
 from tradeoff.objectives.data import reviews
 from tradeoff.objectives.data.contents import file_fingerprint, local_contents, short_hash
 from tradeoff.objectives.data.sources import labelled_texts
+from tradeoff.objectives.device.temporary_folder import temporary_folder
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.measurements.goals import learned_goals
 from tradeoff.objectives.trainers import embedded
@@ -119,13 +119,13 @@ def prepare(job: TextClassificationJob, cache_folder: Path, say: Callable[[str],
     if final.exists():
         say(f"the prepared data in {final} was damaged: it is prepared again")
     cache_folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".preparing-", dir=final.parent) as name:
-        unfinished = Path(name) / "data"
+    with temporary_folder(".preparing-", final.parent) as folder:
+        unfinished = folder / "data"
         _write(job, contents, unfinished)
         # Another process may be doing the same: whichever of them is first, one of two equal directories stays.
         if not _is_whole(final):
             with contextlib.suppress(FileNotFoundError):
-                final.rename(Path(name) / "damaged")
+                final.rename(folder / "damaged")
         try:
             unfinished.rename(final)
         except OSError:

@@ -6,6 +6,7 @@ process. Running out of memory, wherever it happens, is told from any other erro
 
 import os
 import socket
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -27,6 +28,8 @@ from tradeoff.objectives.trial.training import train
 from tradeoff.searchspace import TrialParameters
 
 _ESTIMATE_NICENESS = 10
+# Characters of an error, which can be as long as a program makes it.
+_MAX_REASON = 4000
 
 
 def answer(channel: Channel[dict[str, Any]], listener: socket.socket | None = None) -> int:
@@ -40,6 +43,9 @@ def answer(channel: Channel[dict[str, Any]], listener: socket.socket | None = No
         The exit status of the process: 0 if a reply was sent.
     """
     request = channel.receive()
+    if folder := request.get("folder"):
+        # Libraries and the user's code keep files under fixed names there, which another user may have taken in a shared one.
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
     reporter = Reporter(channel)
     if request["task"] != "describe" and request.get("num_ranks", 1) == 1:
         see_one_device()
@@ -61,10 +67,15 @@ def answer(channel: Channel[dict[str, Any]], listener: socket.socket | None = No
 def _prepare(request: dict[str, Any], reporter: Reporter) -> Answer | Refusal:
     reporter.enter("data")
     try:
-        answer = prepare_workload(parse_job(request["job"]), Path(request["cache_folder"]), request.get("searched"))
+        answer = prepare_workload(
+            parse_job(request["job"]),
+            Path(request["cache_folder"]),
+            request.get("searched"),
+            on_attempt=lambda: reporter.enter("probe"),
+        )
     except ValueError as error:
         traceback.print_exc()
-        return Refusal(error=str(error))
+        return Refusal(error=str(error)[:_MAX_REASON])
     except OSError as error:
         traceback.print_exc()
         where, why = error.filename or request["cache_folder"], error.strerror or str(error)
@@ -158,7 +169,7 @@ def run_trial(
                 free_mib=free_mib,
                 measurements=measurements,
             )
-        reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+        reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0][:_MAX_REASON]
         text = "".join(traceback.format_exception(error))
         return Failed(stage=reporter.stage, reason=reason, traceback=text[-8000:], measurements=measurements)
 

@@ -6,13 +6,15 @@ A search, a confirmation and `tradeoff fit` prepare in the same way, so what one
 import errno
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from tradeoff.objectives.isolation.trial_server import JobError, ProcessKilledError, TrialServer, WorkerError
+from tradeoff.objectives.isolation.server_process import WorkerError
+from tradeoff.objectives.isolation.trial_server import JobError, PreparationTimeoutError, ProcessKilledError, TrialServer
 from tradeoff.objectives.job.arguments import job_of_data
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.knowledge.setup import StudySetup
@@ -34,6 +36,8 @@ from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.execution.memory_estimate import MemoryEstimation, start_memory_estimation
 from tradeoff.studies.samplers.acquisition import import_ahead
 from tradeoff.studies.storage.study import check_device
+
+LEAST_PREPARATION_S = 30.0
 
 
 class ProcessLostError(TradeoffError):
@@ -61,17 +65,14 @@ class InterruptibleRunner:
         if self.interrupts.requested:
             return Interrupted(stage="start")
         try:
-            with tempfile.NamedTemporaryFile(prefix="tradeoff-log-") as log:
-                # Nothing but the trial: its outcome must not be lost to a Ctrl-C.
-                outcome = None
-                try:
-                    with self.interrupts.waiting():
-                        outcome = self.server.run_trial(
-                            request, time_limit_s=time_limit_s, on_progress=on_progress, log_path=Path(log.name)
-                        )
-                except KeyboardInterrupt:  # just before it began, or just after it ended
-                    outcome = outcome or Interrupted(stage="start")
-                self.log = Path(log.name).read_text(encoding="utf-8", errors="replace")
+            # Nothing but the trial: its outcome must not be lost to a Ctrl-C.
+            outcome = None
+            try:
+                with self.interrupts.waiting():
+                    outcome = self.server.run_trial(request, time_limit_s=time_limit_s, on_progress=on_progress)
+            except KeyboardInterrupt:  # just before it began, or just after it ended
+                outcome = outcome or Interrupted(stage="start")
+            self.log = self.server.log
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -129,6 +130,7 @@ def prepare(
     cache: Path | None = None,
     measured_on: Mapping[str, Any] | None = None,
     estimates_memory: bool = False,
+    deadline_s: float | None = None,
 ) -> Preparation:
     """Describe the device, check the study against it, and load and tokenise the data unless that was done before.
 
@@ -140,6 +142,8 @@ def prepare(
         cache: Where prepared data is kept; see `cache_folder`.
         measured_on: The device that must be the one here; None for any.
         estimates_memory: Start to estimate memory, unless the study says not to.
+        deadline_s: The moment of `time.monotonic` at which preparing the data is given up, though not in its first
+            `LEAST_PREPARATION_S`: a study that is complete needs no more than that, however short the time.
 
     Raises:
         OtherDeviceError: The device is not the one that the study was measured on.
@@ -181,9 +185,20 @@ def prepare(
         display.message("preparing the data")
         try:
             searched = {name: domain.examples() for name, domain in space.domains.items()}
-            data = server.prepare(job_of_data(config.job, space.domains).model_dump(), folder, searched=searched)
+            data = server.prepare(
+                job_of_data(config.job, space.domains).model_dump(),
+                folder,
+                searched=searched,
+                time_limit_s=_time_left_s(deadline_s),
+                attempt_limit_s=config.limits.trial_time_s,
+            )
         except JobError as error:
             raise TradeoffError(str(error)) from error
+        except PreparationTimeoutError as error:
+            raise TradeoffError(
+                "the study must be prepared before the time of --timeout is over, and was not; raise --timeout, or see what the"
+                " job's code or the source of its data waits for"
+            ) from error
         except WorkerError as error:
             raise _ended(error) from error
         check_batches(space, data["num_train"], config.devices_per_trial)
@@ -198,6 +213,10 @@ def prepare(
             estimation = start_estimation(space, sequence_length=longest)
     runner = InterruptibleRunner(server=server, interrupts=interrupts)
     return Preparation(config=config, device=device, space=space, data=data, runner=runner, estimation=estimation)
+
+
+def _time_left_s(deadline_s: float | None) -> float | None:
+    return None if deadline_s is None else max(LEAST_PREPARATION_S, deadline_s - time.monotonic())
 
 
 def _ended(error: WorkerError) -> TradeoffError:

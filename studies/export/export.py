@@ -7,13 +7,13 @@ not at all.
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tradeoff.objectives.device.registry import device_class
+from tradeoff.objectives.device.temporary_folder import temporary_folder
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.goals import cost_goals, learned_names
@@ -54,8 +54,8 @@ def export(results: StudyResults, choice: Choice, output: Path) -> list[Path]:
     files = export_files(results, choice, output_dir=str(output / "model"))
     try:
         # A sibling, so that the last step is a rename on the same file system: complete, or not there.
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent) as temporary:
-            complete = Path(temporary) / "complete"
+        with temporary_folder(f".{output.name}-", output.absolute().parent) as temporary:
+            complete = temporary / "complete"
             complete.mkdir()
             for name, text in files.items():
                 (complete / name).write_text(text, encoding="utf-8")

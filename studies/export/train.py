@@ -90,6 +90,8 @@ def train_export(
     from tradeoff.objectives.trial.retraining import remove_checkpoints, retrain
     from tradeoff.studies.execution.preparation import cache_folder
 
+    # torch's default is a directory under a fixed name in that for temporary files, which all users share.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((cache or cache_folder()) / "compiled"))
     see_one_device()
     device = start_device()
     info = device.info

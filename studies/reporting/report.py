@@ -5,13 +5,13 @@ The HTML file holds plotly's own script, so it is about 5 MB, and works where th
 
 import json
 import os
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from tradeoff.objectives.device.temporary_folder import temporary_folder
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
@@ -91,8 +91,8 @@ def write_report(text: str, output: Path) -> None:
     """
     check_report(output)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent) as temporary:
-            complete = Path(temporary) / "report"
+        with temporary_folder(f".{output.name}-", output.absolute().parent) as temporary:
+            complete = temporary / "report"
             complete.write_text(text, encoding="utf-8")
             os.replace(complete, output)
     except OSError as error:

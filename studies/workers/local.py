@@ -75,8 +75,8 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             status = self.process.wait()
-        self.log.seek(0)
-        lines = self.log.read()[-4000:].decode(errors="replace").strip().splitlines()
+        self.log.seek(max(0, self.log.seek(0, os.SEEK_END) - 4000))
+        lines = self.log.read().decode(errors="replace").strip().splitlines()
         self.log.close()
         if status < 0:
             return f"was killed by {signal.Signals(-status).name}"

@@ -142,6 +142,7 @@ class StudyRun:
             cache=self.cache,
             measured_on=self.measured_on,
             estimates_memory=self.estimates_memory,
+            deadline_s=self.deadline_s,
         )
         study, annotator = self.open(ready.device, ready.data["contents"])
         try:

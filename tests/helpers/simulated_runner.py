@@ -240,7 +240,7 @@ class SimulatedServer:
         facts: dict[str, Any] = {"folder": "", "num_train": NUM_TRAIN, "num_eval": 500, "contents": {}}
         return facts | {"baselines": {"accuracy": 0.2}, "lacks": [], "notices": []}
 
-    def run_trial(self, request: Mapping[str, Any], *, log_path: Any = None, **arguments: Any) -> Any:
+    def run_trial(self, request: Mapping[str, Any], **arguments: Any) -> Any:
         return self.runner.run_trial(request, **arguments)
 
 

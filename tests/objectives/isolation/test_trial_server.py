@@ -207,8 +207,8 @@ def test_a_server_that_died_between_two_requests_is_replaced(watched: tuple[Tria
 def test_a_task_beside_the_trials_is_started_though_the_server_has_just_died(watched: tuple[TrialServer, Path]) -> None:
     server, _ = watched
     device = server.describe_device()
-    assert server._process is not None
-    os.kill(server._process.pid, signal.SIGKILL)
+    assert server._server.pid is not None
+    os.kill(server._server.pid, signal.SIGKILL)
     # Nobody waits for its end: it may still look alive.
     assert server.start_task({"task": "describe"}).reply(timeout_s=None) == Answer(answer=device)
 
@@ -217,8 +217,8 @@ def test_a_server_that_is_killed_while_it_imports_is_replaced_too(watched: tuple
     server, _ = watched
     server.close()
     server.start()
-    assert server._process is not None
-    os.kill(server._process.pid, signal.SIGKILL)
+    assert server._server.pid is not None
+    os.kill(server._server.pid, signal.SIGKILL)
     assert "fp32" in server.describe_device()["precisions"]
 
 
@@ -302,9 +302,9 @@ def test_progress_names_the_stages_in_order_and_counts_steps() -> None:
     assert events.seen[-1]["total"] == 8  # 64 samples, 8 a step
 
 
-def test_what_a_trial_prints_goes_to_its_log(tmp_path: Path) -> None:
-    shared_server().run_trial(request(tiny_job(learning_rate=1e30)), log_path=tmp_path / "trial.log")
-    assert "eval_loss" in (tmp_path / "trial.log").read_text()
+def test_what_a_trial_prints_goes_to_its_log() -> None:
+    shared_server().run_trial(request(tiny_job(learning_rate=1e30)))
+    assert "eval_loss" in shared_server().log
 
 
 def test_a_task_that_the_user_got_wrong_is_an_error_in_a_sentence(tmp_path: Path) -> None:
@@ -319,7 +319,3 @@ def test_a_cache_folder_that_cannot_be_made_is_an_error_in_a_sentence(tmp_path: 
         shared_server().prepare(tiny_job(data_seed=1).model_dump(), tmp_path / "file" / "cache")
 
 
-def test_a_trial_leaves_nothing_in_the_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    shared_server().run_trial(request(ENDLESS), on_progress=Events("train", end_trial(signal.SIGKILL)))
-    assert list(tmp_path.iterdir()) == []
