@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -317,5 +316,3 @@ def test_a_cache_folder_that_cannot_be_made_is_an_error_in_a_sentence(tmp_path: 
     (tmp_path / "file").touch()
     with pytest.raises(JobError, match="file"):
         shared_server().prepare(tiny_job(data_seed=1).model_dump(), tmp_path / "file" / "cache")
-
-
