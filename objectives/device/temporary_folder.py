@@ -49,7 +49,7 @@ class TemporaryFolder:
 
 
 @contextlib.contextmanager
-def temporary_folder(prefix: str, parent: Path) -> Iterator[Path]:
+def temporary_folder(prefix: str = "tradeoff-", parent: Path | None = None) -> Iterator[Path]:
     """Make a directory for the time of a block."""
     folder = TemporaryFolder(prefix, parent)
     try:

@@ -5,7 +5,6 @@ taken out of the search. Values of several options are tried together, so that a
 option with the most values has.
 """
 
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from tradeoff.objectives.data.samples import longest_rows
 from tradeoff.objectives.device.base import Device
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
+from tradeoff.objectives.device.temporary_folder import temporary_folder
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.trainers.custom_trainer import tolerant_metrics
@@ -61,8 +61,8 @@ class TryOut:
             JobFault: The job is not as its user has to write it, whatever is searched.
         """
         try:
-            with tempfile.TemporaryDirectory(prefix="tradeoff-") as folder:
-                self._run(parameters, folder)
+            with temporary_folder() as folder:
+                self._run(parameters, str(folder))
         except JobFault:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  any model, any code of the user's, which may end the process too

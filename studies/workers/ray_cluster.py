@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import optuna
 from tenacity import Retrying, stop_after_attempt
 
 from tradeoff.objectives.device.registry import visible_devices
+from tradeoff.objectives.device.temporary_folder import temporary_folder
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import Display
@@ -28,6 +30,8 @@ from tradeoff.studies.workers.study_run import StudyRun, deadline_after
 LOCAL = "local"
 START_S = 120  # how long a Ray of this machine's own may take until its first process answers
 CONNECT_S = 10.0
+# The path of a Unix socket has 107 bytes at most, of which Ray needs some 73 and a directory's own name 13.
+_MAX_PARENT = 20
 
 
 def run_on_ray(
@@ -67,7 +71,7 @@ def run_on_ray(
     display, interrupts, deadline_s = display or Display(), Interrupts(), deadline_after(timeout_s)
     url = _absolute(storage_url(storage))
     # Ray takes SIGTERM over when it connects.
-    with interrupts.handled(), _connected(address), interrupts.handled():
+    with interrupts.handled(), _own_directory(address), _connected(address), interrupts.handled():
         nodes = _nodes()
         name, each = _share(config, nodes, resource, workers, is_local=address == LOCAL)
         _check_reachable(url, nodes)
@@ -80,6 +84,21 @@ def run_on_ray(
         )
         run = StudyRun.of(config, url, display=display, interrupts=interrupts, cache=cache, deadline_s=deadline_s)
         return RayWorkerPool(run=run, resource=(name, each), num_workers=num_places if workers is None else workers).work()
+
+
+@contextlib.contextmanager
+def _own_directory(address: str) -> Iterator[None]:
+    """Give a Ray of this machine's own its own directory for the block: its default, /tmp/ray, is shared by all users."""
+    if address != LOCAL or "RAY_TMPDIR" in os.environ:
+        yield
+        return
+    shared = Path(tempfile.gettempdir())
+    with temporary_folder("ray-", shared if len(str(shared)) <= _MAX_PARENT else Path("/tmp")) as folder:
+        os.environ["RAY_TMPDIR"] = str(folder)
+        try:
+            yield
+        finally:
+            del os.environ["RAY_TMPDIR"]
 
 
 @contextlib.contextmanager

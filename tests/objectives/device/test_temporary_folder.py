@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from running import is_alive, poll
 
-from tests.helpers.running import is_alive, poll
 from tradeoff.objectives.device.temporary_folder import TemporaryFolder, temporary_folder
 
 # Makes a directory, starts a process in a session of its own whose temporary files are there, and waits.

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import Children, Events, cache_folder, is_alive, poll, shared_server
 
-from tests.helpers.running import Children, Events, cache_folder, is_alive, poll, shared_server
 from tradeoff.objectives.isolation.trial_server import JobError, PreparationTimeoutError
 from tradeoff.objectives.job.settings import CustomJob
 from tradeoff.objectives.measurements.outcome import Failed

@@ -32,7 +32,15 @@ from tradeoff.studies.cli.run import run
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.storage.opening import load_study, open_storage
-from tradeoff.studies.workers.ray_cluster import LOCAL, START_S, _check_reachable, _connected, _no_place, run_on_ray
+from tradeoff.studies.workers.ray_cluster import (
+    LOCAL,
+    START_S,
+    _check_reachable,
+    _connected,
+    _no_place,
+    _own_directory,
+    run_on_ray,
+)
 from tradeoff.studies.workers.worker import Assignment
 
 # Each of the workers, and of those that replace them, imports torch: minutes on a busy machine.
@@ -272,3 +280,14 @@ def test_a_ray_of_its_own_listens_on_the_loopback_address_alone_and_ends_with_it
     assert set(addresses) <= LOOPBACK
     assert driver.returncode == 0
     poll(lambda: not any(is_alive(pid) for pid in processes), "the end of Ray")
+
+
+def test_a_ray_of_its_own_keeps_its_files_in_a_directory_for_its_user_alone() -> None:
+    with _own_directory(LOCAL):
+        folder = Path(os.environ["RAY_TMPDIR"])
+        assert folder.stat().st_mode & 0o777 == 0o700
+        # The longest path of a socket in it, of at most 107 bytes.
+        assert len(f"{folder}/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1") <= 107
+    assert not folder.exists()
+    with _own_directory("127.0.0.1:6379"):
+        assert "RAY_TMPDIR" not in os.environ
