@@ -128,8 +128,8 @@ class TrialServer:
             if min(ends_s, key=ends_s.__getitem__) == "all":
                 raise
             raise JobError(
-                f"loading the job and trying one configuration out must take no longer than a trial may, limits.trial_time_s ="
-                f" {attempt_limit_s:g} s, and did; see what its code waits for, or raise limits.trial_time_s"
+                f"loading the job and trying one configuration out took longer than a trial may, limits.trial_time_s ="
+                f" {attempt_limit_s:g} s; see what its code waits for, or raise that limit"
             ) from error
 
     def start_task(self, request: Mapping[str, Any]) -> BackgroundTask:

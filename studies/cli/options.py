@@ -59,7 +59,11 @@ def _seconds(text: str) -> float:
 Timeout = Annotated[
     float | None,
     typer.Option(
-        "--timeout", parser=_seconds, metavar="SECONDS", help="Start no trial after this many seconds.", show_default=False
+        "--timeout",
+        parser=_seconds,
+        metavar="SECONDS",
+        help="Start no trial after this many seconds, and prepare no longer.",
+        show_default=False,
     ),
 ]
 Build = Annotated[

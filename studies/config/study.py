@@ -78,7 +78,9 @@ class Limits(_Model):
     peak_memory_mib: float | None = Field(None, gt=0, le=1e12, description="memory limit, enforced even if the device has more")
     effective_batch_size: EffectiveBatchSizeLimits = EffectiveBatchSizeLimits()
     # The most milliseconds that the system's `poll` takes are 24 days.
-    trial_time_s: float | None = Field(None, gt=0, le=2_000_000, description="time after which a trial is ended")
+    trial_time_s: float | None = Field(
+        None, gt=0, le=2_000_000, description="time after which a trial is ended, or an attempt at the job before the study"
+    )
 
 
 def _known_objectives(names: tuple[str, ...], job: TrainingSettings | None) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ import errno
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -64,23 +65,28 @@ class InterruptibleRunner:
         """Run the request, unless the user has asked to stop."""
         if self.interrupts.requested:
             return Interrupted(stage="start")
+        # Nothing but the trial: its outcome must not be lost to a Ctrl-C.
+        outcome = None
         try:
-            # Nothing but the trial: its outcome must not be lost to a Ctrl-C.
-            outcome = None
-            try:
-                with self.interrupts.waiting():
-                    outcome = self.server.run_trial(request, time_limit_s=time_limit_s, on_progress=on_progress)
-            except KeyboardInterrupt:  # just before it began, or just after it ended
-                outcome = outcome or Interrupted(stage="start")
-            self.log = self.server.log
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise TradeoffError(
-                f"the directory for temporary files, {tempfile.gettempdir()}, is full: free some space or set TMPDIR, and rerun"
-                " the same command to resume; results already saved are kept"
-            ) from error
+            with self.interrupts.waiting(), _full_disk_said():
+                outcome = self.server.run_trial(request, time_limit_s=time_limit_s, on_progress=on_progress)
+        except KeyboardInterrupt:  # just before it began, or just after it ended
+            outcome = outcome or Interrupted(stage="start")
+        self.log = self.server.log
         return outcome
+
+
+@contextmanager
+def _full_disk_said() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise TradeoffError(
+            f"the directory for temporary files, {tempfile.gettempdir()}, is full: free some space or set TMPDIR, and rerun"
+            " the same command to resume; results already saved are kept"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +159,8 @@ def prepare(
     """
     with interrupts.waiting():
         display.message("starting the trial server: importing torch and transformers")
-        server.start()
+        with _full_disk_said():
+            server.start()
         if config.sampler == "decoupled":
             import_ahead()  # while the server imports too: between two trials it would keep the device waiting
         try:
@@ -196,8 +203,8 @@ def prepare(
             raise TradeoffError(str(error)) from error
         except PreparationTimeoutError as error:
             raise TradeoffError(
-                "the study must be prepared before the time of --timeout is over, and was not; raise --timeout, or see what the"
-                " job's code or the source of its data waits for"
+                "the study was not prepared before --timeout was over; raise that, or see what the job's code or its data"
+                " waits for"
             ) from error
         except WorkerError as error:
             raise _ended(error) from error

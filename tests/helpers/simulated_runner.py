@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import optuna
@@ -218,6 +218,7 @@ class SimulatedEstimate:
 class SimulatedServer:
     """`TrialServer` for `run_study`, over a simulated runner."""
 
+    log: ClassVar = ""
     runner: SimulatedRunner
     estimate_answer: Callable[[Mapping[str, Any]], Answer | Refusal | None] = field(
         default=lambda request: Refusal(error="simulated")

@@ -96,12 +96,12 @@ def test_a_full_folder_for_temporary_files_is_one_sentence(disk: Path, tmp_path:
         for number in range(100):
             (disk / f"{number}-{'x' * 200}").touch()
     monkeypatch.setattr("tempfile.tempdir", str(disk))
-    monkeypatch.setattr(
-        "tradeoff.studies.workers.run.TrialServer", lambda: simulated.SimulatedServer(simulated.SimulatedRunner())
-    )
     message = f"the directory for temporary files, {disk}, is full: free some space or set TMPDIR"
     with pytest.raises(TradeoffError, match=message):
         run_study(small_study(trials=1), storage=str(tmp_path / "a.db"), display=Recorder())
     monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(
+        "tradeoff.studies.workers.run.TrialServer", lambda: simulated.SimulatedServer(simulated.SimulatedRunner())
+    )
     run_study(small_study(trials=1), storage=str(tmp_path / "a.db"), display=Recorder())
     assert outcomes(tmp_path / "a.db")["completed"] == 1
