@@ -1,17 +1,35 @@
 """The options that several commands share, and how they are read together."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import typer
 
 from tradeoff.studies.config.stored import AllowedCode
 from tradeoff.studies.config.study_file import load_config
+from tradeoff.studies.execution.output import say
 from tradeoff.studies.results.criteria import Limit, Within, parse_weights
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Selection
 from tradeoff.studies.storage.opening import load_study, open_storage
+from tradeoff.studies.storage.urls import is_loopback, storage_url
+
+
+def _say_if_open(storage: str) -> str:
+    """Warn of a gRPC proxy that is not on this machine, and return the storage as it was given."""
+    if storage.startswith(("grpc:", "@")):
+        url = storage_url(storage)
+        if url.startswith("grpc:") and not is_loopback(urlsplit(url).hostname or ""):
+            say(
+                f"tradeoff: {url} is not on this machine, and a gRPC proxy has neither a password nor encryption: whoever"
+                " reaches its port can read, forge and delete every study; keep it within a private network",
+                file=sys.stderr,
+            )
+    return storage
+
 
 StudyFile = Annotated[
     Path | None,
@@ -33,6 +51,7 @@ StorageUrl = Annotated[
         "--storage",
         envvar="TRADEOFF_STORAGE",
         metavar="URL",
+        callback=_say_if_open,
         help="A SQLite file, a PostgreSQL or MySQL URL, grpc://HOST:PORT, or @FILE for a file that holds one of these. A"
         " password in a file or in the environment variable does not show in the list of processes.",
     ),

@@ -25,6 +25,7 @@ from optuna.exceptions import StorageInternalError
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.reporting.annotate import artifact_folder, keep_annotated
 from tradeoff.studies.storage.retry_policy import StorageAwayError, StorageError
+from tradeoff.studies.storage.urls import is_loopback
 
 if TYPE_CHECKING:
     from tradeoff.studies.storage.retrying import RetryingStorage
@@ -191,16 +192,6 @@ def _is_own_name(name: str, host: str) -> bool:
         return host in ("0.0.0.0", "::") and name in (socket.gethostname().lower(), socket.getfqdn().lower())
     # An address, unlike a name, can't be made to lead elsewhere.
     return address == listening or listening.is_unspecified
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name: it may resolve to anything
 
 
 def _listen(host: str, port: int, *, allow_remote: bool) -> _Server:

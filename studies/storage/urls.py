@@ -1,5 +1,6 @@
 """The URLs of databases: what a user may write, what is handed to Optuna, and what may be shown of them."""
 
+import ipaddress
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -147,6 +148,16 @@ def masked_reply(text: str, url: str) -> str:
     for secret in filter(None, (parsed.password, *options)):
         text = text.replace(str(secret), "***").replace(quote(str(secret), safe=""), "***")
     return masked_words(text)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name: it may resolve to anything
 
 
 def parse(url: str) -> "URL":

@@ -6,8 +6,10 @@ the study ends.
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,7 +25,7 @@ from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.interrupts import Interrupts
-from tradeoff.studies.storage.urls import masked, storage_url
+from tradeoff.studies.storage.urls import is_loopback, masked, storage_url
 from tradeoff.studies.workers.ray_pool import RayWorkerPool
 from tradeoff.studies.workers.study_run import StudyRun, deadline_after
 
@@ -70,9 +72,13 @@ def run_on_ray(
         raise TradeoffError(f"workers must be at least 1, got {workers}")
     display, interrupts, deadline_s = display or Display(), Interrupts(), deadline_after(timeout_s)
     url = _absolute(storage_url(storage))
+    host = address.rpartition("://")[2].rpartition(":")[0].strip("[]")
+    _say_if_open(display, [host] if host else [])
     # Ray takes SIGTERM over when it connects.
     with interrupts.handled(), _own_directory(address), _connected(address), interrupts.handled():
         nodes = _nodes()
+        if not host or is_loopback(host):
+            _say_if_open(display, [node["NodeManagerAddress"] for node in nodes])
         name, each = _share(config, nodes, resource, workers, is_local=address == LOCAL)
         _check_reachable(url, nodes)
         num_places = sum(int(node["Resources"].get(name, 0) // each) for node in nodes)
@@ -112,6 +118,9 @@ def _connected(address: str) -> Iterator[None]:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         # Ray's workers give way to everything else by default: times would be those of what is left over.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        if "ray" not in sys.modules:
+            # Every user of the machine reaches its ports, and may be able to read the file of the token that Ray would make.
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
         import ray
     except ImportError:
@@ -163,6 +172,15 @@ def _check_answers(address: str) -> None:
         raise TradeoffError(
             f"the Ray cluster at {address} can't be reached: {error}; name its address as `ray status` or its head node does"
         ) from error
+
+
+def _say_if_open(display: Display, hosts: Sequence[str]) -> None:
+    """Warn of a cluster with hosts that other machines reach."""
+    if elsewhere := sorted({host for host in hosts if not is_loopback(host)}):
+        display.message(
+            f"tradeoff: the Ray cluster at {', '.join(elsewhere)} is not on the loopback address: whoever reaches its ports can"
+            " run any code as its user, unless it asks for a token; keep it within a private network, with RAY_AUTH_MODE=token"
+        )
 
 
 def _nodes() -> list[dict[str, Any]]:

@@ -20,10 +20,11 @@ from stored_studies import TRIALS, completed, make_study, params
 
 from tradeoff.searchspace import Categorical, SearchSpace
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.reporting.dashboard import _is_own_name, _shorten, is_loopback, serve
+from tradeoff.studies.reporting.dashboard import _is_own_name, _shorten, serve
 from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.publication import as_they_stand
 from tradeoff.studies.storage.opening import open_storage
+from tradeoff.studies.storage.urls import is_loopback
 
 COMMAND = [sys.executable, "-m", "tradeoff.studies.cli.main", "dashboard"]
 

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from tradeoff.objectives.measurements.records import read_record
 from tradeoff.objectives.objective import TrialDeferred
 from tradeoff.searchspace import TrialParameters
+from tradeoff.studies.cli import front
 from tradeoff.studies.cli.main import app, main
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.recovery import LOST_WORKER
@@ -67,6 +68,25 @@ def test_a_front_is_read_through_a_proxy(tmp_path: Path) -> None:
     directly = CliRunner().invoke(app, ["front", "--storage", database, "--format", "json"])
     assert directly.exit_code == through.exit_code == 0, through.output
     assert through.output == directly.output
+
+
+@pytest.mark.parametrize(("url", "is_warned"), [("grpc://192.0.2.1:9", True), ("grpc://host.example:9", True),
+                                                ("grpc://127.0.0.1:9", False), ("grpc://[::1]:9", False)])  # fmt: skip
+@pytest.mark.parametrize("form", ["option", "file", "environment"])
+def test_a_proxy_that_is_not_on_this_machine_is_warned_of_wherever_it_is_named(
+    url: str, is_warned: bool, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "url").write_text(url)
+    if form == "environment":
+        monkeypatch.setenv("TRADEOFF_STORAGE", url)
+    named = {"option": ["--storage", url], "file": ["--storage", f"@{tmp_path}/url"], "environment": []}[form]
+    monkeypatch.setattr(sys, "argv", ["tradeoff", "front", *named])
+    monkeypatch.setattr(front, "results_of", lambda *_: (_ for _ in ()).throw(TradeoffError("not asked")))
+    with pytest.raises(SystemExit):
+        main()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "tradeoff: not asked"
+    assert [f"tradeoff: {url} is not on this machine" in line for line in lines[:-1]] == [True] * is_warned
 
 
 def test_a_killed_worker_is_noticed_on_its_machine_and_a_proxy_that_stops_is_waited_for(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -32,6 +33,7 @@ from tradeoff.studies.cli.run import run
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.storage.opening import load_study, open_storage
+from tradeoff.studies.workers import ray_cluster
 from tradeoff.studies.workers.ray_cluster import (
     LOCAL,
     START_S,
@@ -259,22 +261,47 @@ def test_an_address_where_no_ray_is_is_one_sentence(address: str, tmp_path: Path
         run_on_ray(STUDY, address=address, storage=f"sqlite:///{tmp_path}/a.db")
 
 
+@pytest.mark.parametrize(
+    ("address", "is_warned"), [("192.0.2.1:1", True), ("ray://head.example:1", True), ("127.0.0.1:1", False)]
+)
+def test_an_address_that_is_not_loopback_is_warned_of(
+    address: str, is_warned: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ray_cluster, "_check_answers", lambda address: pytest.fail("is tried"))
+    display = Recorder()
+    with pytest.raises(pytest.fail.Exception):
+        run_on_ray(STUDY, address=address, storage=f"sqlite:///{tmp_path}/a.db", display=display)
+    assert ["run any code" in line for line in display.messages] == [True] * is_warned
+
+
+def test_a_cluster_whose_nodes_are_not_on_loopback_is_warned_of_once() -> None:
+    display = Recorder()
+    ray_cluster._say_if_open(display, ["10.0.0.7", "127.0.0.1", "10.0.0.7", "::1"])
+    assert [line.partition(" is not")[0] for line in display.messages] == ["tradeoff: the Ray cluster at 10.0.0.7"]
+
+
 ON_ITS_OWN = """
 import sys
 from tradeoff.studies.workers.ray_cluster import _connected
 
 with _connected("local"):
-    print("up", flush=True)
+    import ray
+    print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.readline()
 """
 
 
-def test_a_ray_of_its_own_listens_on_the_loopback_address_alone_and_ends_with_its_study() -> None:
+def test_a_ray_of_its_own_is_for_its_user_alone_and_ends_with_its_study() -> None:
     driver = subprocess.Popen([sys.executable, "-c", ON_ITS_OWN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
-    poll(lambda: driver.stdout.readline().strip() == "up", "the start of Ray")
+    address = driver.stdout.readline().strip()
     processes = [driver.pid, *descendants(driver.pid)]
     addresses = listening_addresses(processes)
+    with grpc.insecure_channel(address) as channel:
+        jobs = channel.unary_unary("/ray.rpc.JobInfoGcsService/GetAllJobInfo", lambda nothing: b"", bytes)
+        with pytest.raises(grpc.RpcError) as refused:
+            jobs(None, timeout=60)
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
     driver.communicate("\n", timeout=60)
     assert addresses
     assert set(addresses) <= LOOPBACK
