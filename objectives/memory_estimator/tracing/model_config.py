@@ -23,14 +23,16 @@ def load_config(source: "str | Path | Mapping[str, Any] | PretrainedConfig") -> 
             settings = dict(source)
             return AutoConfig.for_model(settings.pop("model_type", "none given"), **settings)
         return AutoConfig.from_pretrained(str(source))
-    except OSError as error:
+    except Exception as error:  # of any type: of values of every kind, in classes of every kind
+        if isinstance(error, OSError) and not isinstance(error.__context__, ValueError):
+            raise ValueError(
+                f"no model configuration at {str(source)!r}: give a directory with a config.json, or the name of a model on the hub"
+            ) from error
         raise ValueError(
-            f"no model configuration at {str(source)!r}: give a directory with a config.json, or the name of a model on the hub"
+            f"transformers can't read the model configuration {source!r}: {first_line(error)}; save it with save_pretrained"
         ) from error
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"transformers can't read the model configuration {source!r}: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:
     """Return an error's first line, as part of a sentence."""
-    return str(error).strip().split("\n")[0]
+    return str(error).strip().split("\n")[0].rstrip(".:")
