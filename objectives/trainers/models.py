@@ -7,6 +7,7 @@ waits for a network, and all trials of a study start from the same weights.
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -150,7 +151,7 @@ def _from_hub(job: TextClassificationJob) -> tuple[Any, Any, str]:
         )
         return config, tokenizer, Path(snapshot_download(job.model, local_files_only=True)).name
     except Exception as error:  # of any type, as the libraries have it
-        if isinstance(error, OSError) and not isinstance(error.__context__, ValueError):
+        if isinstance(error, OSError) and not isinstance(error.__context__, JSONDecodeError | UnicodeDecodeError):
             raise
         remedy = f"if that is damage, remove it from {constants.HF_HUB_CACHE} to download it again; else choose another model"
         if "trust_remote_code" in str(error):

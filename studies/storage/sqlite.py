@@ -68,7 +68,7 @@ class SqliteDatabase(SqlDatabase):
         """Copy what the file held, and say where it is."""
         copy = self._path.with_name(f"{self._path.name}.rescued-{inode}")
         try:
-            with self.state_lock():  # of all workers one writes the copy
+            with self._acquire():  # of all workers one writes the copy
                 if not copy.exists():
                     assert self._kept is not None
                     unfinished = copy.with_name(f"{copy.name}.unfinished")
@@ -84,6 +84,14 @@ class SqliteDatabase(SqlDatabase):
         return self.state_lock()
 
     def state_lock(self) -> AbstractContextManager[Any]:  # noqa: D102
+        try:
+            return self._acquire()
+        except OSError as error:
+            raise StorageError(
+                f"{self._file_lock.lock_file} must be a file that can be written ({error.strerror}); mend or remove it"
+            ) from error
+
+    def _acquire(self) -> AbstractContextManager[Any]:
         return self._file_lock.acquire(poll_interval=_FILE_LOCK_POLL_S)
 
 

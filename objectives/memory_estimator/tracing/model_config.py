@@ -1,6 +1,7 @@
 """Reads a model's configuration, all that an estimate needs of a model."""
 
 from collections.abc import Mapping
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ def load_config(source: "str | Path | Mapping[str, Any] | PretrainedConfig") -> 
             return AutoConfig.for_model(settings.pop("model_type", "none given"), **settings)
         return AutoConfig.from_pretrained(str(source))
     except Exception as error:  # of any type: of values of every kind, in classes of every kind
-        if isinstance(error, OSError) and not isinstance(error.__context__, ValueError):
+        if isinstance(error, OSError) and not isinstance(error.__context__, JSONDecodeError | UnicodeDecodeError):
             raise ValueError(
-                f"no model configuration at {str(source)!r}: give a directory with a config.json, or the name of a model on the hub"
+                f"no model configuration at {str(source)!r}: give a directory with a config.json, or a model's name on the hub"
             ) from error
         raise ValueError(
             f"transformers can't read the model configuration {source!r}: {first_line(error)}; save it with save_pretrained"

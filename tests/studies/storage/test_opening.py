@@ -185,6 +185,18 @@ def test_a_folder_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
         open_storage(str(tmp_path / "nowhere" / "a.db"))
 
 
+def test_a_folder_in_place_of_the_lock_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.db.lock").mkdir()
+    storage = open_storage(f"sqlite:///{tmp_path}/a.db")
+    with (
+        pytest.raises(
+            TradeoffError, match=r"a\.db\.lock must be a file that can be written \(Is a directory\); mend or remove it"
+        ),
+        storage.lock("a"),
+    ):
+        pass
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_can_not_be_written_is_said(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
