@@ -223,7 +223,10 @@ def prepare(
 
 
 def _time_left_s(deadline_s: float | None) -> float | None:
-    return None if deadline_s is None else max(LEAST_PREPARATION_S, deadline_s - time.monotonic())
+    if deadline_s is None:
+        return None
+    # The system's `poll` takes no more than 24 days.
+    return min(2e6, max(LEAST_PREPARATION_S, deadline_s - time.monotonic()))
 
 
 def _ended(error: WorkerError) -> TradeoffError:
