@@ -1,29 +1,27 @@
 """optuna-dashboard on the storage of a study.
 
 It has no accounts: whoever reaches the port can read, rename and delete studies. So it listens on this machine alone unless the
-user explicitly allows more. A page of another site that is open in the same browser can reach the port too, under a name of its
-own that it has resolve to this machine (DNS rebinding), or by sending a form: so each request must name the dashboard itself.
+user explicitly allows more, and answers nobody else there (`tradeoff.studies.reporting.dashboard_guard`).
 
 While it serves, a thread keeps the studies' notes and plots up to date, so that a search spends nothing on it.
 """
 
 import errno
-import ipaddress
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from optuna.exceptions import StorageInternalError
 
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.reporting.annotate import artifact_folder, keep_annotated
+from tradeoff.studies.reporting.dashboard_guard import guarded
 from tradeoff.studies.storage.retry_policy import StorageAwayError, StorageError
 from tradeoff.studies.storage.urls import is_loopback
 
@@ -67,6 +65,10 @@ class _QuietHandler(WSGIRequestHandler):
         """Return the client's address; looking its name up could take seconds."""
         return str(self.client_address[0])
 
+    def get_environ(self) -> dict[str, Any]:
+        """Return the request's variables, with the client's port, which the guard needs."""
+        return {**super().get_environ(), "REMOTE_PORT": self.client_address[1]}
+
 
 def serve(
     storage: "RetryingStorage",
@@ -99,7 +101,7 @@ def serve(
         logging.getLogger("optuna_dashboard._bottle_util").addFilter(_shorten)
         artifacts = artifact_folder(storage)
         app = optuna_dashboard.wsgi(storage, artifact_store=FileSystemArtifactStore(artifacts))
-        server.set_app(_guarded(app, host))
+        server.set_app(guarded(app, host, allow_others=allow_remote))
         announce(_url(server))
         with _annotated(storage, artifacts, warn):
             try:
@@ -131,67 +133,6 @@ def _annotated(storage: "RetryingStorage", artifacts: Path, warn: Callable[[str]
     finally:
         stop.set()
         thread.join(timeout=10)
-
-
-def _guarded(app: Callable[..., Iterable[bytes]], host: str) -> Callable[..., Iterable[bytes]]:
-    """Return the application with a guard that answers 403 to what pages of other sites make a browser send.
-
-    Args:
-        app: The WSGI application.
-        host: The address that it listens on, as the user gave it.
-    """
-
-    def guard(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if (reason := _refusal(environ, host)) is not None:
-            start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
-            return [f"{reason}\n".encode()]
-        # No page may show the dashboard within itself and have the user click on what they don't see.
-        added = [("X-Frame-Options", "DENY"), ("X-Content-Type-Options", "nosniff")]
-        if environ["PATH_INFO"].startswith("/artifacts/"):
-            # A file that came with a database is no page of the dashboard's, whatever type it claims.
-            added.append(("Content-Security-Policy", "sandbox"))
-        return app(environ, lambda status, headers, *rest: start_response(status, headers + added, *rest))
-
-    return guard
-
-
-def _refusal(environ: Mapping[str, Any], host: str) -> str | None:
-    """Return why a request does not come from the dashboard's own pages or a program of the user's, or None if it may.
-
-    A header that was sent twice arrives as one with a comma, which no name has.
-    """
-    named = environ.get("HTTP_HOST", "")
-    name = _host_name(f"//{named}")
-    if name is None or not _is_own_name(name, host):
-        return f"the dashboard must be asked for as {host} or localhost, got Host: {named!r}; --host gives it another name"
-    origin = environ.get("HTTP_ORIGIN")
-    if origin is not None and origin.lower() not in (f"http://{named}".lower(), f"https://{named}".lower()):
-        return f"a request from a page must come from the dashboard's own, got Origin: {origin!r}"
-    return None
-
-
-def _host_name(url: str) -> str | None:
-    """Return the name in a URL that consists of a host and perhaps a port, or None if it has another form."""
-    try:
-        parts = urlsplit(url)
-        number = parts.port
-    except ValueError:
-        return None
-    name = parts.hostname or ""
-    shown = f"[{name}]" if ":" in name else name
-    return name if url.lower() in (f"//{shown}", f"//{shown}:{number}") else None
-
-
-def _is_own_name(name: str, host: str) -> bool:
-    if is_loopback(name) or name == host.lower():
-        return True
-    try:
-        address, listening = ipaddress.ip_address(name), ipaddress.ip_address(host)
-    except ValueError:
-        # Other machines know this one by its name where it listens on all addresses.
-        return host in ("0.0.0.0", "::") and name in (socket.gethostname().lower(), socket.getfqdn().lower())
-    # An address, unlike a name, can't be made to lead elsewhere.
-    return address == listening or listening.is_unspecified
 
 
 def _listen(host: str, port: int, *, allow_remote: bool) -> _Server:

@@ -1,6 +1,7 @@
 import http.client
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -20,7 +21,8 @@ from stored_studies import TRIALS, completed, make_study, params
 
 from tradeoff.searchspace import Categorical, SearchSpace
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.reporting.dashboard import _is_own_name, _shorten, serve
+from tradeoff.studies.reporting.dashboard import _shorten, serve
+from tradeoff.studies.reporting.dashboard_guard import _is_own_name
 from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.publication import as_they_stand
 from tradeoff.studies.storage.opening import open_storage
@@ -190,10 +192,31 @@ def test_where_others_are_let_in_the_host_is_what_was_said_or_an_address(listeni
 def test_no_page_shows_the_dashboard_within_itself_and_a_file_is_no_page_of_it(address: str) -> None:
     with urllib.request.urlopen(address, timeout=30) as answer:
         assert answer.headers["X-Frame-Options"] == "DENY"
-    with pytest.raises(urllib.error.HTTPError) as missing:
-        urllib.request.urlopen(address.replace("/dashboard", "/artifacts/1/ab"), timeout=30)
-    assert (missing.value.code, missing.value.headers["Content-Security-Policy"]) == (404, "sandbox")
-    missing.value.close()
+    # The same file under another spelling is no page either.
+    for path in ("/artifacts/1/ab", "/%ffartifacts/1/ab", "/api/studies/99"):
+        with pytest.raises(urllib.error.HTTPError) as missing:
+            urllib.request.urlopen(address.replace("/dashboard", path), timeout=30)
+        assert (missing.value.code, missing.value.headers["Content-Security-Policy"]) == (404, "sandbox")
+        missing.value.close()
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or not Path("/proc/net/tcp").exists(), reason="needs root, to become another user, and Linux"
+)
+@pytest.mark.parametrize("ending", ["", "connection.close()", "connection.shutdown(socket.SHUT_WR)"])
+def test_another_user_of_the_machine_reads_and_changes_nothing(address: str, ending: str) -> None:
+    port = address.split(":")[2].split("/")[0]
+    program = f"""
+import os, socket
+os.setuid(65534)
+connection = socket.socket()
+connection.connect(("127.0.0.1", {port}))
+connection.sendall(b"DELETE /api/studies/1 HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n")
+{ending or "print(connection.recv(1000).decode())"}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert ("403 Forbidden" in done.stdout) is (ending == "")
+    assert "stars" in [study["study_name"] for study in read(address, "/api/studies")["study_summaries"]]
 
 
 def test_a_trial_that_ends_while_the_dashboard_runs_appears(address: str, storage: str) -> None:
