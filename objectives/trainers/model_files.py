@@ -41,6 +41,8 @@ def check_files(name: str, revision: str | None) -> None:
     """
     folder = Path(name) if revision is None else Path(snapshot_download(name, revision=revision, local_files_only=True))
     weights = sorted(path for pattern in WEIGHTS for path in folder.glob(pattern))
+    if not all(path.suffix == ".bin" for path in weights):
+        weights = [path for path in weights if path.suffix != ".bin"]  # as transformers prefers them
     for path in (folder / "config.json", *(weights or [folder / "model.safetensors"])):
         try:
             if path.suffix == ".safetensors":
