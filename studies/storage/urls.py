@@ -59,7 +59,7 @@ def storage_url(text: str) -> str:
     backend = url.get_backend_name()
     if backend not in ("sqlite", "postgresql", "mysql", "mariadb"):
         raise TradeoffError(
-            f"a storage must be SQLite, PostgreSQL, MySQL or grpc://HOST:PORT, got {masked(text)};"
+            f"a storage must be SQLite, PostgreSQL, MySQL or grpc://HOST:13000, got {masked(text)};"
             " write sqlite:///FILE.db for a file"
         )
     if backend == "sqlite" and url.database in (None, "", ":memory:"):
@@ -97,7 +97,7 @@ def _proxy_url(text: str) -> str:
     except ValueError:  # the port is not a number, or a bracket is missing
         is_address = False
     if not is_address or text.rstrip("/") != f"grpc://{parts.netloc}":
-        raise TradeoffError(f"a gRPC proxy must be named as grpc://HOST:PORT and nothing more, got {masked(text)}")
+        raise TradeoffError(f"a gRPC proxy must be named as grpc://HOST:13000 and nothing more, got {masked(text)}")
     return text.rstrip("/")
 
 
