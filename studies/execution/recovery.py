@@ -66,6 +66,9 @@ class FaultTolerantStudy:
 
     def _keep(self, trial: optuna.Trial, parameters: TrialParameters, outcome: Outcome) -> None:
         self.pending.keep(trial, parameters, outcome)
+        # Of another study of this name, created since ours was deleted, a trial may have the same number.
+        if self.study.storage.get_trial(self.study.trial_id(trial.number)).datetime_start != trial.datetime_start:
+            raise StudyGoneError(self.study.storage.place)
         if self._heartbeat is not None:
             self._heartbeat.claim()
 

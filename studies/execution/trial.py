@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tradeoff.objectives.objective import TrialFailed, TrialInterrupted
 from tradeoff.studies.storage.heartbeat import Heartbeat
+from tradeoff.studies.storage.retry_policy import StudyGoneError
 from tradeoff.studies.storage.stored_study import StoredStudy
 
 # Among a trial's user attributes: the worker that ran it when it was given up.
@@ -58,7 +59,7 @@ def run_trial(
             except TrialInterrupted:
                 study.tell(trial, state=state, skip_if_finished=True)
                 raise
-            except UpdateFinishedTrialError:
+            except (UpdateFinishedTrialError, StudyGoneError):
                 raise
             except Exception as error:
                 trial.set_user_attr("outcome", "failed")

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError, NoSuchModuleError, OperationalError, 
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.storage.locks import advisory_lock
 from tradeoff.studies.storage.retry_policy import StorageAwayError, StorageError
-from tradeoff.studies.storage.sql_errors import as_storage_error, may_pass, reason_of
+from tradeoff.studies.storage.sql_errors import as_storage_error, damaged, may_pass, reason_of
 from tradeoff.studies.storage.urls import masked, masked_reply, parse, with_driver
 
 # Attempts at creating the tables while another process creates the same ones.
@@ -98,8 +98,8 @@ class SqlDatabase:
     """
 
     is_local_file = False
-    # Errors are translated before Optuna sees them.
-    errors: tuple[type[Exception], ...] = ()
+    # Others are translated before Optuna sees them; it expects some of these.
+    errors: tuple[type[Exception], ...] = (IntegrityError,)
     # A trial can take hours, after which the server may have closed the connection.
     _engine_kwargs: dict[str, Any] = {"pool_pre_ping": True}  # noqa: RUF012
 
@@ -190,7 +190,7 @@ class SqlDatabase:
         return storage  # the engine makes new connections by itself
 
     def as_storage_error(self, error: Exception) -> StorageError | None:  # noqa: D102
-        return None
+        return damaged(masked(self.url), reason_of(error))
 
     def check_in_place(self) -> None:  # noqa: D102
         pass  # a name leads to a server

@@ -26,9 +26,19 @@ class StorageAwayError(StorageError):
 
 
 class StudyGoneError(StorageError, KeyError):
-    """The study, or a trial of it, is no longer in the storage; Optuna says KeyError, and so may whoever expects it."""
+    """The study, or a trial of it, is no longer in the storage; Optuna says KeyError, and so may whoever expects it.
+
+    Args:
+        place: The storage, without its password.
+    """
 
     __str__ = Exception.__str__
+
+    def __init__(self, place: str) -> None:
+        super().__init__(
+            f"the study is no longer in the storage {place}: it was deleted, and what it had recorded with it; rerun"
+            " `tradeoff run` to begin it anew"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

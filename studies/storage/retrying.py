@@ -121,10 +121,7 @@ class RetryingStorage(BaseStorage):
             self.answers_since_s = time.monotonic()
             raise
         except KeyError as error:
-            raise StudyGoneError(
-                f"the study is no longer in the storage {self.place}: it was deleted, and what it had recorded with it; rerun"
-                " `tradeoff run` to begin it anew"
-            ) from error
+            raise StudyGoneError(self.place) from error
         except self.database.errors as error:
             if (sentence := self.database.as_storage_error(error)) is None:
                 raise

@@ -70,8 +70,13 @@ def as_storage_error(error: BaseException, url: str) -> StorageError | None:
     if isinstance(error, DBAPIError) and _UNWRITABLE.search(str(error.orig)):
         return StorageError(f"{kept}: make it writable, and rerun the same command to resume")
     if isinstance(error, DBAPIError) and _DAMAGED.search(str(error.orig)):
-        return StorageError(
-            f"the storage {place} is damaged, or not as tradeoff makes it: {reason}; restore a copy of it, or use --storage to"
-            " name another database"
-        )
+        return damaged(place, reason)
     return None
+
+
+def damaged(place: str, reason: str) -> StorageError:
+    """Return the sentence for a database that does not hold what it should."""
+    return StorageError(
+        f"the storage {place} is damaged, or not as tradeoff makes it: {reason}; restore a copy of it, or use --storage to name"
+        " another database"
+    )

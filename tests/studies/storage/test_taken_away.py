@@ -131,6 +131,28 @@ def test_a_study_that_is_deleted_while_it_runs_ends_in_a_sentence(
     assert list(tmp_path.glob("artifacts/pending-outcomes/*.json")) == []
 
 
+def test_another_study_of_the_name_takes_no_outcome_of_one_that_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+
+    def create_anew() -> None:
+        storage = open_storage(url)
+        directions = storage.get_study_directions(study_id := storage.get_study_id_from_name("small"))
+        attributes = storage.get_study_user_attrs(study_id)
+        storage.delete_study(study_id)
+        study = optuna.create_study(study_name="small", storage=url, directions=directions)
+        for name, value in attributes.items():
+            study.set_user_attr(name, value)
+        for _ in range(3):
+            study.ask()
+
+    with pytest.raises(StudyGoneError):
+        run(url, monkeypatch, at_third=create_anew)
+    trials = optuna.load_study(study_name="small", storage=url).trials
+    assert [(trial.state, trial.user_attrs) for trial in trials] == [(TrialState.RUNNING, {})] * 3
+
+
 @pytest.fixture
 def read_only(tmp_path: Path) -> Iterator[Path]:
     """A study on a file system that can only be read."""
