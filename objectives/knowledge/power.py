@@ -39,6 +39,8 @@ class PowerModel:
                 by_batch = probed_w.setdefault(parameters.speed_class(), {})
                 by_batch.setdefault(float(parameters.per_device_train_batch_size), []).append(power_w)
             if record.outcome == "completed" and (energy_j := record.attributes.get("energy_j")) is not None:
+                if not record.attributes["train_time_s"] > 0:
+                    continue
                 structure = parameters.structure
                 energies_j[structure] = energy_j
                 trained_w[structure] = energy_j / record.attributes["train_time_s"]

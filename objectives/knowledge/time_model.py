@@ -17,6 +17,9 @@ from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.time_error import DRIFT, PRIOR_REPEATS, TimeSample, combine, error_factor
 from tradeoff.searchspace import SpeedClass, TrialParameters
 
+# Of a shorter time, measured by a clock that stood still or was set back, nothing follows.
+SHORTEST_S = 1e-9
+
 
 @dataclass(frozen=True, kw_only=True)
 class TimeModel:
@@ -154,9 +157,9 @@ class TimeModel:
     def _estimated_and_measured(self) -> list[tuple[float, float]]:
         pairs = []
         for observation in self.observations:
-            if observation.train_time_s and observation.record.outcome == "completed":  # a time of 0 can't be compared
+            if observation.train_time_s is not None and observation.record.outcome == "completed":
                 estimate = self._uncalibrated_time_s(observation.parameters)
-                if estimate is not None and estimate[0] > 0:
+                if estimate is not None and min(estimate[0], observation.train_time_s) > SHORTEST_S:
                     pairs.append((estimate[0], observation.train_time_s))
         return pairs
 

@@ -26,7 +26,7 @@ from tradeoff.objectives.trainers.workloads import Workload
 from tradeoff.objectives.trial.probe import probe
 from tradeoff.objectives.trial.reporter import Reporter
 from tradeoff.objectives.trial.session import TrialSession
-from tradeoff.objectives.trial.training import LearningCurve
+from tradeoff.objectives.trial.training import SHORTEST_S, LearningCurve
 from tradeoff.searchspace import TrialParameters
 
 # A kill loses at most a twentieth of the training.
@@ -109,7 +109,7 @@ def retrain(
         output_of_training = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if job.evaluates and keeper.last_epoch() != trainer.state.epoch:
             trainer.evaluate()  # a kill between the last checkpoint and the last evaluation has left that evaluation out
-        train_time_s = keeper.train_time_s()
+        train_time_s = max(keeper.train_time_s(), SHORTEST_S)
         keeper.evaluate_kept_model(trainer)
         memory = session.meter.read()
         if not device.training_shows_peak:

@@ -18,6 +18,9 @@ from tradeoff.objectives.trainers.evaluations import evaluation, watch_evaluatio
 from tradeoff.objectives.trial.ranks import highest
 from tradeoff.objectives.trial.session import TrialSession
 
+# What a training takes at least: one of a Trainer that does nothing may take none by the clock.
+SHORTEST_S = 1e-6
+
 
 def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> TrainingResult:
     """Train to the end and store the result in the session.
@@ -46,7 +49,7 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
         session.note_memory("train")
         energy_j = None if sampler.energy_j is None else sampler.energy_j - curve.eval_energy_j
         curve.evaluate_kept_model(trainer)
-        train_time_s = total_s - curve.eval_time_s - curve.keeping_time_s
+        train_time_s = max(total_s - curve.eval_time_s - curve.keeping_time_s, SHORTEST_S)
         memory = session.meter.read()
         if not session.device.training_shows_peak:
             memory = replace(memory, peak_memory_mib=None)

@@ -51,7 +51,7 @@ def to_verify(
         parameters = _unmeasured(record, knowledge, pending)
         if parameters is None:
             continue
-        gain = (volume.of(np.vstack([found, optimistic])) - now) / now
+        gain = (volume.of(np.vstack([found, optimistic])) - now) / (now or 1.0)
         if gain >= min_gain and (best is None or gain > best[0]):
             best = gain, parameters
     if best is None:

@@ -86,6 +86,25 @@ def test_a_search_ends_whatever_number_trainings_end_in(value, above):
     assert pareto_front(records, LOSS)
 
 
+@pytest.mark.parametrize("time_s", [0.0, -1.0, 5e-324])
+def test_a_search_ends_where_a_clock_stood_still_or_was_set_back(time_s):
+    def timeless(parameters, stages):
+        whole = simulated.SimulatedRunner().run_trial(
+            {"parameters": parameters.as_dict(), "stages": stages}, time_limit_s=None, on_progress=None
+        )
+        if not isinstance(whole, Completed):
+            return whole
+        probe, training = whole.measurements.probe, whole.measurements.training
+        if probe is not None:
+            probe = dataclasses.replace(probe, micro_step_time_s=time_s, optimizer_step_time_s=0.0)
+        if training is not None:
+            training = dataclasses.replace(training, train_time_s=time_s)
+        return Completed(measurements=dataclasses.replace(whole.measurements, probe=probe, training=training))
+
+    _, records = searched(LOSS, instead=timeless)
+    assert pareto_front(records, LOSS)
+
+
 @pytest.mark.parametrize("value", [math.nan, -math.inf, 1e195, -1e308])
 def test_what_learns_nothing_that_can_be_compared_is_pruned_and_not_trained_again(value):
     _, records = searched(LOSS, instead=ending_in(value))
