@@ -15,8 +15,10 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 from running import tiny_study
-from stored_studies import DISTRIBUTIONS, TRIALS, make_study, params
+from stored_studies import DISTRIBUTIONS, OBJECTIVES, TRIALS, make_study, params
 
+from tradeoff.objectives.device.base import DeviceInfo
+from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.measurements.records import TrialRecord, stored_attributes
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.execution.display import LiveDisplay, PlainDisplay
@@ -29,6 +31,7 @@ from tradeoff.studies.visible import visible
 
 # What sets a terminal's title and colour, erases its screen, turns text around, and begins a line that looks like ours.
 EVIL = "e\x1b]0;owned\x07\x1b[31mred\x9b2J\u202eab\u2066c\r\n[9/9] done <img src=x> [red]x[/red] :boom: *b* ~~s~~"
+MARKUP = "m<img src=x> [red]x[/red] :boom: *b* ~~s~~"
 # The only ones that rich itself makes in a command that draws nothing live: bold, dim, colours of its own, and plain again.
 RICH = re.compile(r"\x1b\[(0|1|2|36)m")
 UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -75,9 +78,12 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
         state=TrialState.FAIL, params=params(2), distributions=DISTRIBUTIONS, user_attrs=attributes
     )
     study = make_study(open_storage(str(path)), (*TRIALS, failed), name=EVIL)
-    study.set_user_attr("device", {"kind": "cpu", "name": EVIL, "uuid": None, "total_memory_mib": 8192.0})
-    config = study.user_attrs["config"]
-    study.set_user_attr("config", config | {"job": config["job"] | {"model": EVIL, "dataset": EVIL}})
+    device = DeviceInfo(kind="cpu", name=EVIL, total_memory_mib=8192.0, precisions=("fp32",), num_cpus=2)
+    study.set_user_attr("device", device.as_dict())
+    # A configuration with such letters is refused when it is read; markup is not.
+    job = TextClassificationJob(epochs=2).model_dump(mode="json") | {"model": MARKUP, "dataset": MARKUP}
+    config = {"name": "hostile", "job": job, "objectives": list(OBJECTIVES), "limits": {"peak_memory_mib": 2500}}
+    study.set_user_attr("config", config)
     return str(path)
 
 
