@@ -13,6 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 from running import poll
 
+from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.storage import heartbeat as heartbeats
 from tradeoff.studies.storage.heartbeat import Heartbeat, SilenceWatch
 from tradeoff.studies.storage.opening import open_storage
@@ -164,3 +165,10 @@ def test_a_process_that_has_ended_is_gone_and_one_elsewhere_is_not_known() -> No
     assert Owner.read({**here.as_dict(), "namespace": "pid:[1]"}).is_gone() is None
     assert Owner.read({**here.as_dict(), "boot": "another"}).is_gone() is None
     assert Owner.read({**here.as_dict(), "boot": "another"}).is_gone(one_machine=True) is True
+
+
+@pytest.mark.parametrize("text", ["nan", "0", "-1", "1e3", "", "86401", "9" * 5000])
+def test_an_interval_that_no_worker_can_keep_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("TRADEOFF_HEARTBEAT_S", text)
+    with pytest.raises(TradeoffError, match="must be a whole number of seconds, at least 1 and at most 86,400, got"):
+        heartbeats.heartbeat_interval_s()
