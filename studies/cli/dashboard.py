@@ -32,6 +32,8 @@ def dashboard(
     """
     opened = open_storage(storage, create=False)
     load_study(None, opened)  # an empty storage is an error here rather than an empty page
+    if allow_remote:
+        say(f"tradeoff: whoever reaches port {port} of {host} can read, change and delete the studies", file=sys.stderr)
     serve(
         opened,
         host=host,

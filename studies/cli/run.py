@@ -92,7 +92,8 @@ def run(
 
     status = run_to_end(search, display.message)
     has_completed = show_end(config.name, storage, display)
-    raise typer.Exit(status or int(not has_completed))
+    # --timeout 0 creates a study for workers to join, and has done that.
+    raise typer.Exit(status or int(not has_completed and timeout != 0))
 
 
 def show_end(name: str, storage: str, display: Display) -> bool:

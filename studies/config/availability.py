@@ -21,7 +21,7 @@ def available_space(config: StudyConfig, device: Mapping[str, Any]) -> tuple[Sea
         TradeoffError: Nothing is left of a parameter, or what the job itself names is not there.
     """
     space, lines = config.search_space(), []
-    abilities = {*device["precisions"], *device.get("extras", ())}
+    abilities = {*device.get("precisions", ()), *device.get("extras", ())}
     for name, knob in KNOBS.items():
         if name not in space.domains:
             value = getattr(config.job, name, None)

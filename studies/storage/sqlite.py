@@ -7,6 +7,7 @@ somebody has deleted or moved, without an error, so each operation looks whether
 
 import contextlib
 import sqlite3
+import stat
 from contextlib import AbstractContextManager, closing
 from functools import partial
 from pathlib import Path
@@ -114,9 +115,17 @@ def _connected(path: Path, *, create: bool) -> tuple[sqlite3.Connection, str]:
     Raises:
         TradeoffError: It can't be a database.
     """
-    if path.is_dir():
+    try:
+        kind = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        kind = None
+    except OSError as error:
+        raise TradeoffError(f"the storage {path} can't be opened: {error.strerror}; name another file") from error
+    if kind is not None and stat.S_ISDIR(kind):
         raise TradeoffError(f"the storage {path} is a directory: name a file in it")
-    if not path.exists():
+    if kind is not None and not stat.S_ISREG(kind):  # a pipe would be waited for
+        raise TradeoffError(f"the storage {path} must be a file, and is a pipe, a socket or a device: name another")
+    if kind is None:
         if not create:
             raise TradeoffError(f"no storage {path}: `tradeoff run` creates one; use --storage to name another database")
         if not path.parent.is_dir():

@@ -41,7 +41,7 @@ class _Device(BaseModel):
     kind: str
     name: str
     total_memory_mib: float = Field(gt=0, allow_inf_nan=False)
-    precisions: list[str]
+    precisions: list[str] = []
     extras: list[str] = []
     num_cpus: int | None = None
     num_cards: int | None = None

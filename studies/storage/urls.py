@@ -28,6 +28,8 @@ _ACCOUNT = re.compile("^[^:/]*(:[^@]*)?@")
 _OPTION = re.compile("([^&=]{1,80})=([^&]*(?:&[^&=]+(?=&|$))*)")
 # As libpq's own form and a driver's messages have it.
 _PASSWORD_WORD = re.compile(r"((?:pass|pwd)\w{0,20}\s*=\s*)('[^']*'|[^\s&]+)", re.IGNORECASE)
+# Characters of a file with a URL that are read.
+_LONGEST_URL = 10_000
 
 
 def storage_url(text: str) -> str:
@@ -104,7 +106,10 @@ def _proxy_url(text: str) -> str:
 def _read_url(path: Path) -> str:
     """Read a URL from a file: there its password is in no list of processes, no history and no environment."""
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        if path.exists() and not path.is_file():
+            raise TradeoffError(f"the file {masked(str(path))} that --storage names must be a file with text")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LONGEST_URL).strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise TradeoffError(f"the file {masked(str(path))} that --storage names can't be read: {reason}") from None

@@ -81,6 +81,11 @@ def test_a_space_of_fewer_configurations_than_failures_that_end_a_study_fails_as
     assert "nothing has completed (1 trial: 1 failed); the last trial that failed is 0: no such layer" in text
 
 
+def test_a_study_that_was_only_to_be_created_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result, _, _ = run(tmp_path, monkeypatch, "--timeout", "0")
+    assert result.exit_code == 0
+
+
 def test_the_end_lists_what_was_left_untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result, text, first = run(tmp_path, monkeypatch)
     assert result.exit_code == 0

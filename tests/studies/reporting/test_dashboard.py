@@ -250,6 +250,14 @@ def test_a_port_in_use_is_one_sentence_and_exit_code_2(storage: str) -> None:
     assert ended.stdout == ""
 
 
+def test_letting_others_in_is_warned_of(storage: str) -> None:
+    command = [*COMMAND, "--storage", storage, "--port", "0", "--allow-remote"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "can read, change and delete the studies" in process.stderr.readline()
+        process.kill()
+
+
 @pytest.mark.parametrize(
     ("host", "port", "allow_remote", "sentence"),
     [

@@ -178,6 +178,17 @@ def test_a_database_of_something_else_is_refused_by_a_reader_and_left_alone(tmp_
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("birds",)]
 
 
+def test_what_can_not_be_a_database_is_neither_read_nor_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.db")
+    with pytest.raises(TradeoffError, match=r"pipe\.db must be a file, and is a pipe, a socket or a device"):
+        open_storage(str(tmp_path / "pipe.db"), create=False)
+    with pytest.raises(TradeoffError, match=r"can't be opened: File name too long; name another file"):
+        open_storage(str(tmp_path / ("a" * 300)), create=True)
+    for name in ("/dev/zero", str(tmp_path / "pipe.db")):
+        with pytest.raises(TradeoffError, match="that --storage names must be a file with text"):
+            open_storage(f"@{name}", create=False)
+
+
 def test_a_folder_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TradeoffError, match="is a directory: name a file in it"):
         open_storage(str(tmp_path))
