@@ -159,6 +159,8 @@ def _checked(data: PreparedData) -> PreparedData:
 def _read_facts(folder: Path) -> dict[str, Any]:
     path = folder / _FACTS
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")  # a pipe would be waited for
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if facts.pop("checksum") != short_hash(facts):
             raise ValueError("its checksum is that of another content")

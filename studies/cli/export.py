@@ -1,15 +1,18 @@
 """`tradeoff export`: writes a configuration of the front as files to train with."""
 
+import sys
 from dataclasses import replace
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tradeoff.objectives.job.settings import parse_job
+from tradeoff.objectives.job.settings import CustomJob, parse_job
 from tradeoff.studies.cli import options
 from tradeoff.studies.cli.confirm import confirm_choice
 from tradeoff.studies.cli.options import allowed_code, results_of, selection_of, study_name
+from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.output import say
 from tradeoff.studies.export.export import check_output
 from tradeoff.studies.export.export import export as write_export
@@ -61,8 +64,24 @@ def export(
         results, choice = confirm_choice(results, choice, selection, storage=storage, allowed=allowed)
     # train.py runs what the job names, from where it says.
     job = allowed.checked(parse_job(results.config["job"]), where=f"the study {results.name!r} in {results.storage}")
+    if isinstance(job, CustomJob):
+        _check_module(job)
     results = replace(results, config={**results.config, "job": job.model_dump(mode="json")})
     written = write_export(results, choice, output)
     say(f"{capitalized(choice.record.origin)} of {results.name}: {choice.why}.")
     for path in written:
         say(f"  {path}")
+
+
+def _check_module(job: CustomJob) -> None:
+    """Check that the exported script will find the module of a function.
+
+    Raises:
+        TradeoffError: It is not there.
+    """
+    package = job.build.partition(":")[0].partition(".")[0]
+    if PathFinder.find_spec(package, [job.python_path or "", *sys.path]) is None:
+        raise TradeoffError(
+            f"job.build {job.build!r} must name a module, and there is no {package} in {job.python_path}; name its directory:"
+            f" --build DIRECTORY/{job.build}"
+        )

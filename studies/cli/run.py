@@ -91,21 +91,36 @@ def run(
             )
 
     status = run_to_end(search, display.message)
-    has_completed = show_end(config.name, storage, display)
-    # --timeout 0 creates a study for workers to join, and has done that.
-    raise typer.Exit(status or int(not has_completed and timeout != 0))
+    # --timeout 0 creates a study for workers to join.
+    has_completed = show_end(config.name, storage, display, has_ended_well=status == 0, only_creates=timeout == 0)
+    raise typer.Exit(status or int(not has_completed))
 
 
-def show_end(name: str, storage: str, display: Display) -> bool:
+def show_end(name: str, storage: str, display: Display, *, has_ended_well: bool = True, only_creates: bool = False) -> bool:
     """Print the front of a study, what the search has saved and left untrained, and the commands that come next.
 
+    Args:
+        name: The study's name.
+        storage: Where it is kept.
+        display: Where to print.
+        has_ended_well: Whether it ended as it should: otherwise there may be no study, and why has been said.
+        only_creates: Whether no trial was to be run.
+
     Returns:
-        True if something has completed.
+        True if something has completed, or nothing was to be run.
+
+    Raises:
+        TradeoffError: The study can't be read.
     """
     try:
         results = read_results(load_study(name, open_storage(storage, create=False)))
     except TradeoffError:
-        return False  # it ended before there was a study
+        if has_ended_well:
+            raise
+        return False
+    if only_creates and not results.records:
+        display.message(f"the study {name!r} is there for workers to join: tradeoff worker {shlex.quote(name)}")
+        return True
     if (why := nothing_completed(results)) is not None:
         display.message(f"tradeoff: {why}")
         return False

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -91,7 +92,7 @@ def _front_matter(job: AnyJob) -> dict[str, Any]:
         "library_name": "transformers",
         "pipeline_tag": "text-classification",
         **({"metrics": ["accuracy"]} if job.evaluates else {}),
-        **({} if job.model == EMBEDDED or os.path.exists(local_path(job.model)) else {"base_model": job.model}),
+        **({"base_model": job.model} if job.model != EMBEDDED and _is_on_hub(job.model) else {}),
         **({"datasets": [job.dataset]} if _has_hub_data(job) else {}),
     }
 
@@ -106,7 +107,12 @@ def _title(job: AnyJob) -> str:
 
 
 def _has_hub_data(job: TextClassificationJob) -> bool:
-    return not job.is_local_file and job.dataset not in (EMBEDDED, RANDOM_TOKENS)
+    return not job.is_local_file and job.dataset not in (EMBEDDED, RANDOM_TOKENS) and _is_on_hub(job.dataset)
+
+
+def _is_on_hub(name: str) -> bool:
+    # What can't be one of the hub's is left out: a viewer may show what stands in a card's front matter as HTML.
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) is not None and not os.path.exists(local_path(name))
 
 
 def _trade_offs(front: JudgedFront, shown: Sequence[TrialRecord], *, chosen: int) -> TextTable:

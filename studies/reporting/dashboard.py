@@ -21,7 +21,7 @@ from optuna.exceptions import StorageInternalError
 
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.reporting.annotate import artifact_folder, keep_annotated
-from tradeoff.studies.reporting.dashboard_guard import guarded
+from tradeoff.studies.reporting.dashboard_guard import ENDS, guarded
 from tradeoff.studies.storage.retry_policy import StorageAwayError, StorageError
 from tradeoff.studies.storage.urls import is_loopback
 
@@ -66,8 +66,8 @@ class _QuietHandler(WSGIRequestHandler):
         return str(self.client_address[0])
 
     def get_environ(self) -> dict[str, Any]:
-        """Return the request's variables, with the client's port, which the guard needs."""
-        return {**super().get_environ(), "REMOTE_PORT": self.client_address[1]}
+        """Return the request's variables, with both ends of its connection, which the guard needs."""
+        return {**super().get_environ(), ENDS: (self.client_address[:2], self.connection.getsockname()[:2])}
 
 
 def serve(

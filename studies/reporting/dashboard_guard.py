@@ -8,6 +8,7 @@ must name the dashboard itself. And another user of the machine can: so the kern
 import ipaddress
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ from urllib.parse import urlsplit
 
 from tradeoff.studies.storage.urls import is_loopback
 
+# Among a request's variables: address and port of the client, and of the server.
+ENDS = "tradeoff.ends"
 # The kernel's table of connections, one for each version of IP (proc_pid_net(5)).
 _CONNECTIONS = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _ESTABLISHED = "01"
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def guarded(app: Callable[..., Iterable[bytes]], host: str, *, allow_others: bool = False) -> Callable[..., Iterable[bytes]]:
@@ -31,7 +36,7 @@ def guarded(app: Callable[..., Iterable[bytes]], host: str, *, allow_others: boo
 
     def guard(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         reason = _refusal(environ, host)
-        if reason is None and not (allow_others or is_own_connection(environ["REMOTE_PORT"], int(environ["SERVER_PORT"]))):
+        if reason is None and not (allow_others or is_own_connection(*environ[ENDS])):
             reason = "the dashboard is for the user who started it; --allow-remote lets everybody in"
         if reason is not None:
             start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
@@ -89,15 +94,32 @@ def _is_own_name(name: str, host: str) -> bool:
     return address == listening or listening.is_unspecified
 
 
-def is_own_connection(client_port: int, server_port: int) -> bool:
+def is_own_connection(client: tuple[str, int], server: tuple[str, int]) -> bool:
     """Return whether a connection within this machine comes from this user or root; True where the kernel does not tell.
 
     It must be open: of one that was closed after a request was sent, the kernel no longer knows the user.
+
+    Args:
+        client: The client's address and port.
+        server: The server's, as this connection has them.
     """
     tables = [path for path in _CONNECTIONS if path.exists()]
+    ends = [(_plain(ipaddress.ip_address(address)), port) for address, port in (client, server)]
     for path in tables:
         for line in path.read_text(encoding="ascii").splitlines()[1:]:
             _, local, remote, state, _, _, _, user, *_ = line.split()
-            if [int(end.rpartition(":")[2], 16) for end in (local, remote)] == [client_port, server_port]:
+            # All of both ends: another user may have the same port of another address.
+            if [_end(local), _end(remote)] == ends:
                 return state == _ESTABLISHED and int(user) in (os.getuid(), 0)
     return not tables
+
+
+def _end(text: str) -> tuple[_Address, int]:
+    """Read address and port as the kernel writes them: numbers of 32 bits in this machine's order, in hexadecimal."""
+    address, port = text.split(":")
+    packed = b"".join(struct.pack("=I", int(address[start : start + 8], 16)) for start in range(0, len(address), 8))
+    return _plain(ipaddress.ip_address(packed)), int(port, 16)
+
+
+def _plain(address: _Address) -> _Address:
+    return getattr(address, "ipv4_mapped", None) or address

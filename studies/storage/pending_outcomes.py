@@ -17,8 +17,10 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from tradeoff.objectives.measurements.outcome import Interrupted, Outcome, from_json, to_json
+from tradeoff.objectives.measurements.records import measurement_attributes
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.storage.owner import Owner
+from tradeoff.studies.storage.stored_shapes import check_measurements
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,8 @@ class PendingOutcomes:
         found = []
         for path in self.directory.glob("*.json"):
             try:
+                if path.exists() and not path.is_file():
+                    raise ValueError  # a pipe would be waited for
                 plain = json.loads(path.read_text(encoding="utf-8"))
                 if plain["study"] != self.study:
                     continue
@@ -112,6 +116,8 @@ class PendingOutcomes:
                     outcome=from_json(json.dumps(plain["outcome"])),
                     owner=Owner.read(plain["owner"]),
                 )
+                # Recorded as it is, it would make the study one that can't be read.
+                check_measurements(measurement_attributes(pending.outcome.measurements))
             except FileNotFoundError:
                 continue  # recorded meanwhile
             except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

@@ -6,6 +6,8 @@ and not at each use. What a study holds besides is another program's, and is lef
 
 import json
 import math
+import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
@@ -157,11 +159,7 @@ def check_trial(trial: FrozenTrial, objectives: Sequence[str]) -> None:
     attributes = read_attributes(trial.user_attrs)
     check_sources({name.removesuffix("_source"): text for name, text in attributes.items() if name.endswith("_source")})
     _check(_TRIAL, attributes)
-    for name, value in attributes.items():
-        if name in _NUMBERS or _goal(name) is not None:
-            _check_number(name, value, may_diverge=getattr(_goal(name), "learned", False))
-        elif name in ("probe", "training"):
-            _check_finite(name, value)
+    check_measurements(attributes)
     for name, amount in trial.system_attrs.items():
         if name.startswith("constraints:"):
             _check_number(name, amount)
@@ -173,7 +171,24 @@ def check_trial(trial: FrozenTrial, objectives: Sequence[str]) -> None:
         if len(values) != len(objectives):
             raise ValueError(f"it must have a value for each of {', '.join(objectives)}, got {values}")
         for name, value in zip(objectives, values, strict=True):
-            _check_number(name, value)
+            _check_number(name, value, is_learned=GOALS[name].learned)
+
+
+def check_measurements(attributes: Mapping[str, Any]) -> None:
+    """Check the numbers among a trial's measurements.
+
+    Args:
+        attributes: The measurements, as `tradeoff.objectives.measurements.records.measurement_attributes` names them.
+
+    Raises:
+        ValueError: One is not what it should be; the sentence names it.
+    """
+    for name, value in attributes.items():
+        if name in _NUMBERS or _goal(name) is not None:
+            is_learned = getattr(_goal(name), "learned", False)
+            _check_number(name, value, is_learned=is_learned, may_diverge=is_learned)
+        elif name in ("probe", "training"):
+            _check_finite(name, value)
 
 
 def _check(types: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
@@ -195,9 +210,14 @@ def _goal(name: str) -> Goal | None:
     return GOALS.get(name.removeprefix("predicted_").removeprefix("estimated_").removesuffix(spread_name("")))
 
 
-def _check_number(name: str, value: Any, *, may_diverge: bool = False) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not (may_diverge or math.isfinite(value)):
-        raise ValueError(f"{name} must be a number, got {str(value)[:100]}")
+def _check_number(name: str, value: Any, *, is_learned: bool = False, may_diverge: bool = False) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # A whole number in JSON may have more digits than a float can hold.
+    is_too_long = isinstance(value, int) and abs(value) > sys.float_info.max
+    if not is_number or is_too_long or not (may_diverge or math.isfinite(value)):
+        raise ValueError(f"{name} must be a number, got {reprlib.repr(value)}")
+    if is_learned:  # a metric of the user's own may have any name, and any value
+        return
     if (least := 1 if name.endswith("num_samples") else 0) > value and name.endswith(("_s", "num_samples")):
         raise ValueError(f"{name} must be at least {least}, got {value}")
 

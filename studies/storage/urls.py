@@ -129,7 +129,7 @@ def masked(url: str) -> str:
         account = f"{account[: colon.start()]}:***@"
     elif scheme and not account:
         # A port that is none is a password whose host was left out.
-        address = re.sub(r"^([^/?:\[]*):(?!\d+(?:\W|$))[^/?]+", r"\1:***", address)
+        address = re.sub(r"^([^/?:\[]*):(?!\d+(?:\W|$))[^?]+", r"\1:***", address)
     address, question, query = address.partition("?")
     options = _OPTION.sub(lambda option: option[0] if unquote(option[1]) in _SHOWN_OPTIONS else f"{option[1]}=***", query)
     return _PASSWORD_WORD.sub(r"\1***", f"{scheme}{account}{address}{question}{options}")
@@ -157,7 +157,7 @@ def masked_reply(text: str, url: str) -> str:
 
 def is_loopback(host: str) -> bool:
     """Return whether only this machine can reach the address."""
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from tradeoff.objectives.measurements.outcome import Failed, OutOfMemory, TimedOut
 from tradeoff.studies.cli.main import app
+from tradeoff.studies.errors import TradeoffError
 
 STUDY = """
 name: simulated
@@ -81,11 +82,6 @@ def test_a_space_of_fewer_configurations_than_failures_that_end_a_study_fails_as
     assert "nothing has completed (1 trial: 1 failed); the last trial that failed is 0: no such layer" in text
 
 
-def test_a_study_that_was_only_to_be_created_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result, _, _ = run(tmp_path, monkeypatch, "--timeout", "0")
-    assert result.exit_code == 0
-
-
 def test_the_end_lists_what_was_left_untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result, text, first = run(tmp_path, monkeypatch)
     assert result.exit_code == 0
@@ -112,8 +108,14 @@ def test_a_worker_of_a_study_in_which_nothing_completes_names_the_cause_too(
     assert "no such layer" in text
 
 
+def test_a_study_that_can_not_be_read_at_the_end_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tradeoff.studies.cli.run.run_study", lambda *_, **__: None)
+    result, _, _ = run(tmp_path, monkeypatch)
+    assert isinstance(result.exception, TradeoffError)
+
+
 @pytest.mark.parametrize("seconds", ["0", "1e300"])
 def test_a_timeout_of_any_size_ends_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
     result, text, _ = run(tmp_path, monkeypatch, "--timeout", seconds, trials=2)
-    assert result.exit_code == (1 if seconds == "0" else 0)
-    assert ("nothing has completed" in text) == (seconds == "0")
+    assert result.exit_code == 0
+    assert ("is there for workers to join: tradeoff worker" in text) == (seconds == "0")

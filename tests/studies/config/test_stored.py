@@ -1,5 +1,6 @@
 """Configurations that somebody else has written, in a storage or an exported directory: they run no code by themselves."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,11 @@ def test_a_database_that_changes_while_workers_start_makes_none_of_them_run_its_
 def test_an_export_calls_the_function_from_where_the_user_has_it(tmp_path: Path) -> None:
     storage = stored({"build": "mine:build", "python_path": "/elsewhere", "metric": "accuracy"})
     arguments = ["export", "--storage", storage, "--no-confirm", "--build", "code/mine:build", "--output", "out"]
+    assert "there is no mine in" in said(*arguments)
+    assert not Path("out").exists()
+    Path("code").mkdir()
+    Path("code/mine.py").touch()
+    importlib.invalidate_caches()
     CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert f'sys.path.insert(0, "{tmp_path}/code")' in Path("out/train.py").read_text()
     # As one writes it in the directory above the export's.

@@ -200,9 +200,30 @@ def test_no_page_shows_the_dashboard_within_itself_and_a_file_is_no_page_of_it(a
         missing.value.close()
 
 
-@pytest.mark.skipif(
+AS_ANOTHER_USER = pytest.mark.skipif(
     os.getuid() != 0 or not Path("/proc/net/tcp").exists(), reason="needs root, to become another user, and Linux"
 )
+
+
+@AS_ANOTHER_USER
+def test_another_users_connection_is_not_taken_for_one_of_the_same_ports(address: str) -> None:
+    port = int(address.split(":")[2].split("/")[0])
+    with socket.create_connection(("127.0.0.1", port)) as own:
+        program = f"""
+import os, socket
+os.setuid(65534)
+for last in range(2, 40):
+    connection = socket.socket()
+    connection.bind((f"127.0.0.{{last}}", {own.getsockname()[1]}))
+    connection.connect(("127.0.0.1", {port}))
+    connection.sendall(b"GET /api/studies HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n")
+    print(connection.recv(12).decode())
+"""
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert set(done.stdout.splitlines()) == {"HTTP/1.0 403"}
+
+
+@AS_ANOTHER_USER
 @pytest.mark.parametrize("ending", ["", "connection.close()", "connection.shutdown(socket.SHUT_WR)"])
 def test_another_user_of_the_machine_reads_and_changes_nothing(address: str, ending: str) -> None:
     port = address.split(":")[2].split("/")[0]

@@ -9,11 +9,13 @@ import optuna
 import pytest
 import simulated_runner as simulated
 
+from tradeoff.objectives.job.settings import CustomJob, register_goals
 from tradeoff.studies.cli.main import app
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.reporting.annotate import annotate_study
 from tradeoff.studies.storage.opening import load_study, open_storage
+from tradeoff.studies.storage.stored_shapes import check_measurements
 from tradeoff.studies.workers import run as runner
 
 DEEP, LONG = "[" * 20_000, '"' + "x" * 10_000_000 + '"'
@@ -166,6 +168,7 @@ REFUSED: dict[str, Damage] = {
     "training: text": measured("training.curve", "'steep'"),
     "training: no samples": measured("training.num_samples", "0"),
     "time: text": measured("train_time_s", "'long'"),
+    "time: 400 digits": measured("train_time_s", "json('1" + "0" * 400 + "')"),
     "memory: list": measured("peak_memory_mib", "json('[1]')"),
     "plan: list": sql("UPDATE trial_system_attributes SET value_json='[1]' WHERE key='tradeoff:plan'"),
     "owner: text": sql("UPDATE trial_system_attributes SET value_json='\"me\"' WHERE key='tradeoff:owner'"),
@@ -242,3 +245,12 @@ def test_every_command_that_reads_refuses_it(database: Path, damage: str, tmp_pa
     for command in commands:
         with pytest.raises(TradeoffError, match=r"damaged|can't be read"):
             app([*command, "--storage", str(database)], standalone_mode=False)
+
+
+def test_a_metric_of_the_users_own_may_have_any_name_and_any_value() -> None:
+    register_goals(CustomJob.model_validate({"build": "mine:build", "metric": "gain_s", "direction": "minimize"}))
+    check_measurements({"eval_gain_s": -5.0})
+    check_measurements({"eval_gain_s": float("inf")})
+    for value in (-5.0, float("inf"), 10**400):
+        with pytest.raises(ValueError, match="train_time_s must be"):
+            check_measurements({"train_time_s": value})

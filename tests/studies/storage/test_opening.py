@@ -35,7 +35,7 @@ from tradeoff.studies.storage.urls import masked, masked_words, storage_url
         ("//ada:pw@h", "//ada:***@h"),
         ("postgresql://:pw@h", "postgresql://:***@h"),
         ("postgresql://ada%3Apw%40h/db", "postgresql://ada:***@h/db"),
-        ("postgresql://ada:pw/db", "postgresql://ada:***/db"),
+        ("postgresql://ada:p/w/db", "postgresql://ada:***"),
         ("postgresql://h/db?sslpassword=pw&p%61ssword=pw", "postgresql://h/db?sslpassword=***&p%61ssword=***"),
         ("postgresql://h/db?pasword=p&w&user=ada", "postgresql://h/db?pasword=***&user=ada"),
         ("jdbc:postgresql://h/db?user=ada&password=pw", "jdbc:postgresql://h/db?user=ada&password=***"),

@@ -1,18 +1,28 @@
 """Pending outcomes on disk, and files among them that are none."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
-from tradeoff.objectives.measurements.outcome import Completed, Measurements
+from tradeoff.objectives.measurements.outcome import Completed, Measurements, Memory, TrainingResult
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.storage.pending_outcomes import PendingOutcomes
 
 PARAMETERS = TrialParameters(per_device_train_batch_size=8)
-OUTCOME = Completed(measurements=Measurements(trial_time_s=float("nan")))
+TRAINING = TrainingResult(
+    memory=Memory(peak_memory_mib=None),
+    train_time_s=1.0,
+    eval_time_s=0.1,
+    num_steps=1,
+    num_samples=8,
+    samples_per_s=8.0,
+    train_loss=float("nan"),
+)
+OUTCOME = Completed(measurements=Measurements(trial_time_s=2.0, training=TRAINING))
 
 
 @pytest.fixture
@@ -46,13 +56,18 @@ def changed(name: str, value: Any) -> Any:
         *(changed("parameters", value) for value in ([1], "x", {"no_such": 1}, None)),
         *(changed("outcome", value) for value in ([], {}, {"kind": "no"}, {"kind": "completed", "measurements": 1}, 1e999)),
         *(changed("owner", value) for value in ([], {}, None, 5)),
+        lambda text: text.replace('"trial_time_s": 2.0', '"trial_time_s": Infinity'), os.mkfifo,
         None,
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_outcome_is_said_once_and_left_alone(damage: Any, kept: Path) -> None:
     whole = kept.read_text()
     other = kept.with_name("other.json")
-    other.mkdir() if damage is None else other.write_text(damage(whole))
+    if damage is None or damage is os.mkfifo:
+        (damage or os.mkdir)(other)
+    else:
+        other.write_text(damage(whole))
+        assert other.read_text() != whole
     said: list[str] = []
     outcomes = PendingOutcomes(directory=kept.parent, study="a", say=said.append)
     for _ in range(2):
