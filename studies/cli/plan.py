@@ -18,7 +18,7 @@ from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import print_result
-from tradeoff.studies.execution.preparation import cache_folder
+from tradeoff.studies.execution.preparation import cache_folder, keep_compiled_code_in
 
 Attention = Literal["eager", "sdpa"]
 
@@ -124,6 +124,7 @@ def estimate_memory(
         raise TradeoffError("tradeoff plan estimates the memory of text classification; tradeoff fit measures any job's")
     attention = _one_of(config, "attn_implementation", attention, "--attention sdpa")
     optimizer = _one_of(config, "optim", optimizer, "--optimizer adamw_torch")
+    keep_compiled_code_in(cache_folder())
     settings = trace_settings(job, sequence_length=sequence_length, attention=attention, optimizer=optimizer, foreach=foreach)
     estimator = MemoryEstimator(
         model_config(job, settings),

@@ -258,3 +258,11 @@ def cache_folder() -> Path:
             f"prepared data can't be kept in {folder}: {error.strerror}; {remedy}, or free some space there"
         ) from error
     return folder
+
+
+def keep_compiled_code_in(cache: Path) -> None:
+    """Tell torch, which reads it when it is imported, to keep what it compiles in a directory of this user's own.
+
+    By default that is a directory under a fixed name in the one for temporary files, where any user could have put something.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "compiled"))

@@ -20,7 +20,7 @@ from tradeoff.studies.config.stored import NO_CODE, AllowedCode
 from tradeoff.studies.config.study_file import read_json
 from tradeoff.studies.environment import library_versions, tradeoff_version
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.execution.preparation import cache_folder
+from tradeoff.studies.execution.preparation import cache_folder, keep_compiled_code_in
 from tradeoff.studies.export.expected import expected_measurements, training_measurements
 from tradeoff.studies.export.exported import full_job, read_export
 from tradeoff.studies.export.train_script import launch_command
@@ -83,8 +83,7 @@ def train_export(
     for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):
         os.environ.setdefault(name, value)
     os.environ.update(server_environment(dict(os.environ)))
-    # torch's default is a directory under a fixed name in that for temporary files, which all users share.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((cache or cache_folder()) / "compiled"))
+    keep_compiled_code_in(cache or cache_folder())
     say("importing torch and transformers")
     from tradeoff.objectives.device.out_of_memory import out_of_memory_details
     from tradeoff.objectives.device.registry import see_one_device, start_device

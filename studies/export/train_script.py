@@ -38,7 +38,6 @@ def train_script(job: AnyJob, parameters: TrialParameters, *, title: str, expect
         ValueError: The job's data are random tokens, from which nothing can be learned.
     """
     shared = {"title": title, "command": launch_command(num_devices), "num_devices": num_devices, "expected": expected}
-    shared["compiles"] = parameters.get("torch_compile")
     values = _custom_values(job, parameters) if isinstance(job, CustomJob) else _text_classification_values(job, parameters)
     template = "custom_train.py.jinja" if isinstance(job, CustomJob) else "train.py.jinja"
     return render(_PACKAGE, template, job=job, **shared, **values)
