@@ -37,7 +37,7 @@ def available_space(config: StudyConfig, device: Mapping[str, Any]) -> tuple[Sea
             values = [value if isinstance(value, str) else name for value, need in taken.items() if need.reason == reason]
             them = "it" if len(values) == 1 else "them"
             lines.append(f"{' and '.join(values)} left out: {reason.format(device=device['name'], them=them)}")
-    return space, "; ".join(lines) or None
+    return space, "\n".join(lines) or None
 
 
 def check_batches(space: SearchSpace, num_train: int, num_devices: int = 1) -> None:
@@ -97,7 +97,7 @@ def trainable_space(space: SearchSpace, lacks: Sequence[Mapping[str, Any]]) -> t
             raise TradeoffError(f"space.{name}: none of the values to search can be trained with: {reasons}; search others")
         space = space.without(name, taken)
         lines += [f"{value if isinstance(value, str) else name} left out: {reason}" for value, reason in taken.items()]
-    return space, "; ".join(lines) or None
+    return space, "\n".join(lines) or None
 
 
 def check_warmup(space: SearchSpace, job: TrainingSettings, num_train: int, num_devices: int = 1) -> str | None:

@@ -178,8 +178,8 @@ def prepare(
         together = f"{config.devices_per_trial} x " if config.devices_per_trial > 1 else ""
         display.message(f"device: {together}{device['name']}")
         for what in (check_devices(config.devices_per_trial, device), line):
-            if what is not None:
-                display.message(what)
+            for each in (what or "").splitlines():
+                display.message(each)
         folder = cache or cache_folder()
         start_estimation = partial(
             start_memory_estimation, config, server, device=device, cache=folder, display=display, interrupts=interrupts
@@ -211,8 +211,8 @@ def prepare(
         check_batches(space, data["num_train"], config.devices_per_trial)
         space, left_out = trainable_space(space, data["lacks"])
         for what in (*data["notices"], left_out, check_warmup(space, config.job, data["num_train"], config.devices_per_trial)):
-            if what is not None:
-                display.message(what)
+            for each in (what or "").splitlines():
+                display.message(each)
         if texts is not None and estimates_memory and (left_out is not None or not is_known):
             if estimation is not None:
                 estimation.cancel()  # it would fail at what the model can't do

@@ -187,7 +187,9 @@ class UnderFire:
         """The study, once it is complete enough to join."""
         if self._study is None:
             with contextlib.suppress(TradeoffError):
-                self._study = load_study(NAME, open_storage(self.url))
+                storage = open_storage(self.url)
+                load_study(NAME, storage)
+                self._study = optuna.load_study(study_name=NAME, storage=storage)  # which shows what is wrong in it too
         return self._study
 
     def trials(self) -> list[FrozenTrial]:

@@ -109,7 +109,7 @@ def test_a_loss_that_is_not_a_number_is_stored_as_what_it_is() -> None:
     ids=("completed", "stopped early", "out of memory", "timed out", "probed", "interrupted", "failed"),
 )
 def test_what_was_trained_or_ran_out_of_memory_or_time_counts(outcome: object, counts: bool) -> None:
-    trial = create_trial(state=TrialState.FAIL, user_attrs=outcome_attributes(outcome))
+    trial = create_trial(state=TrialState.PRUNED, user_attrs=outcome_attributes(outcome))
     assert read_record(trial, OBJECTIVES).counts is counts
 
 

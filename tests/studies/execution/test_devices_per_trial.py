@@ -145,7 +145,7 @@ def test_a_batch_on_each_device_must_not_exceed_the_samples() -> None:
 
 
 def test_a_study_goes_on_with_the_same_number_of_devices_alone() -> None:
-    device = {"kind": "cpu", "name": "Test CPU"}
+    device = {"kind": "cpu", "name": "Test CPU", "total_memory_mib": 8192.0}
     storage = in_memory()
     open_study(tiny_study(), storage, device)
     with pytest.raises(TradeoffError, match="devices_per_trial: 1 -> 2"):

@@ -10,6 +10,8 @@ from operator import itemgetter
 from pathlib import Path
 from unittest.mock import Mock
 
+import optuna
+import psutil
 import pytest
 from damage import figures, problems
 from optuna.trial import TrialState, create_trial
@@ -57,6 +59,7 @@ def test_a_study_that_meets_a_fault_of_each_kind_ends_with_exactly_what_was_aske
     # Made before anything runs, so that all start at once: with as many processors for a trial as each worker will have.
     num_cpus = max(1, len(os.sched_getaffinity(0)) // fire.num_in_pool)
     device = {"kind": "cpu", "name": processor_name(), "num_cpus": num_cpus, "precisions": ["fp32", "bf16"]}
+    device["total_memory_mib"] = psutil.virtual_memory().total / 2**20
     study = open_study(study_under_fire(ENDLESS), open_storage(fire.url), device)
     study.enqueue_trial(TOO_LARGE)
     run, joined = fire.run(trials=ENDLESS), fire.join()
@@ -88,7 +91,9 @@ def test_a_study_that_meets_a_fault_of_each_kind_ends_with_exactly_what_was_aske
 
 def test_what_must_hold_at_the_end_is_missed_where_it_does_not(tmp_path: Path) -> None:
     fire = UnderFire(folder=tmp_path, url=f"sqlite:///{tmp_path}/a.db", server=Mock(password="secret"), num_in_pool=1)
-    study = open_study(study_under_fire(5), open_storage(fire.url), {"name": "a processor"})
+    device = {"kind": "cpu", "name": "a processor", "total_memory_mib": 8000.0}
+    name = open_study(study_under_fire(5), open_storage(fire.url), device).study_name
+    study = optuna.load_study(study_name=name, storage=open_storage(fire.url))  # which stores whatever it is given
     space = study_under_fire(5).search_space().distributions()
     for values in ((1.0, 1.0, 1.0), (math.inf, 1.0, 1.0)):
         attributes = {"outcome": "completed"}
