@@ -20,6 +20,7 @@ from typing import Any
 import optuna
 
 from tradeoff.objectives.isolation.trial_server import TrialServer
+from tradeoff.objectives.measurements.records import read_attributes
 from tradeoff.searchspace import Reuse, TrialParameters
 from tradeoff.studies.config.presets import embedded
 from tradeoff.studies.workers.run import run_study
@@ -76,7 +77,8 @@ def study_overhead(trials: int, folder: Path) -> None:
     begin_s = time.perf_counter()
     study = run_study(config, storage=f"sqlite:///{folder}/a.db", cache=folder)
     wall_s = time.perf_counter() - begin_s
-    times_s = [trial.user_attrs["trial_time_s"] for trial in study.trials if "trial_time_s" in trial.user_attrs]
+    measured = [read_attributes(trial.user_attrs) for trial in study.trials]
+    times_s = [attributes["trial_time_s"] for attributes in measured if "trial_time_s" in attributes]
     # The search alone: imports and preparation happen once, whatever the number of trials.
     begin = min(trial.datetime_start for trial in study.trials)
     end = max(trial.datetime_complete for trial in study.trials)
