@@ -38,6 +38,11 @@ def is_reachable() -> bool:
     return True
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's error, or its type if it says nothing, as the reason in a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 @contextmanager
 def hub_access(kind: Literal["model", "dataset"], name: str) -> Iterator[None]:
     """Provide a context for calls that may need the hub: without a network they use only the cache.
@@ -58,9 +63,8 @@ def hub_access(kind: Literal["model", "dataset"], name: str) -> Iterator[None]:
         yield
     except OSError as error:
         if reachable:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise ValueError(
-                f"{kind} {name!r} can't be loaded from the hub ({reason}); check its name, or set {kind} to"
+                f"{kind} {name!r} can't be loaded from the hub ({first_line(error)}); check its name, or set {kind} to"
                 f" {_LOCAL_OPTIONS[kind]}"
             ) from error
         raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 
 from tradeoff.objectives.data.contents import table_fingerprint
-from tradeoff.objectives.data.hub import hub_access
+from tradeoff.objectives.data.hub import first_line, hub_access
 from tradeoff.objectives.data.labels import class_numbers
 from tradeoff.objectives.data.reviews import generate_reviews
 from tradeoff.objectives.data.text_files import check_columns, checked_texts, read_table
@@ -76,10 +76,10 @@ def _read_hub(job: TextClassificationJob, split: str) -> Any:
         except Exception as error:  # an unknown configuration or split, or damage, of any type
             if isinstance(error, OSError) and type(error) is not OSError:
                 raise  # it is not there, or the hub is not; what Arrow can't read is an OSError itself
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise ValueError(
-                f"split {split!r} of dataset {job.dataset!r} can't be loaded ({reason}); name one that it has, or, if its files"
-                f" are damaged, remove it from {datasets.config.HF_DATASETS_CACHE} to download it again"
+                f"split {split!r} of dataset {job.dataset!r} can't be loaded ({first_line(error)}); name one that"
+                f" it has, or, if its files are damaged, remove it from {datasets.config.HF_DATASETS_CACHE} to download it"
+                " again"
             ) from error
     where = f"{job.dataset} ({split})"
     check_columns(table.column_names, job.columns(), where)

@@ -181,6 +181,10 @@ class OutOfMemory:
     kind: Literal["out_of_memory"] = "out_of_memory"
 
 
+# The longest time limit: the system's `poll`, which waits for a trial, takes at most 2**31 milliseconds, 24 days.
+LONGEST_LIMIT_S = 2_000_000
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimedOut:
     """The trial was ended because it took longer than the study allows."""

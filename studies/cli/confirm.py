@@ -15,8 +15,7 @@ from tradeoff.studies.cli.options import (
     StudyName,
     TableOrJson,
     TrustRemoteCode,
-    allowed_code,
-    study_name,
+    code_and_study,
 )
 from tradeoff.studies.config.stored import NO_CODE, AllowedCode
 from tradeoff.studies.errors import OtherDeviceError, TradeoffError
@@ -54,8 +53,8 @@ def confirm(
       tradeoff confirm my-study --trial 12
     """
     as_json, display = output_format == "json", PlainDisplay(standard_console(stderr=True))
-    allowed = allowed_code(build, trust_remote_code, study_file)
-    study = load_study(study_name(name, study_file), open_storage(storage, create=False))
+    allowed, name = code_and_study(build, trust_remote_code, study_file, name=name)
+    study = load_study(name, open_storage(storage, create=False))
     results = read_results(study)
     claims = to_confirm(results, trial)
     if not claims:

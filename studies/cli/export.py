@@ -11,7 +11,7 @@ import typer
 from tradeoff.objectives.job.settings import CustomJob, parse_job
 from tradeoff.studies.cli import options
 from tradeoff.studies.cli.confirm import confirm_choice
-from tradeoff.studies.cli.options import allowed_code, results_of, selection_of, study_name
+from tradeoff.studies.cli.options import code_and_study, results_of, selection_of
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.output import say
 from tradeoff.studies.export.export import check_output
@@ -56,9 +56,9 @@ def export(
     selection = selection_of(
         limit=limit, within=within, trial=trial, knee=knee, maximize=maximize, minimize=minimize, weight=weight
     )
-    allowed = allowed_code(build, trust_remote_code, study_file)
+    allowed, name = code_and_study(build, trust_remote_code, study_file, name=name)
     check_output(output)
-    results = results_of(study_name(name, study_file), storage)
+    results = results_of(name, storage)
     choice = choose(results, selection)
     if confirm_first and choice.record.is_derived:
         results, choice = confirm_choice(results, choice, selection, storage=storage, allowed=allowed)

@@ -140,23 +140,23 @@ Weights = Annotated[
 ]
 
 
-def allowed_code(build: str | None, trust_remote_code: bool, study_file: Path | None) -> AllowedCode:
-    """Return the code that the options let a stored study run.
+def code_and_study(
+    build: str | None, trust_remote_code: bool, study_file: Path | None, *, name: str | None = None
+) -> tuple[AllowedCode, str | None]:
+    """Return the code that the options let a stored study run, and the name of the study to use.
+
+    Args:
+        build: A function that may be called.
+        trust_remote_code: Whether code from the Hub may run.
+        study_file: A study file of the user's own, whose code may run.
+        name: The study's name as given; by default that of the study file, or None for the study created last.
 
     Raises:
         TradeoffError: The study file can't be used.
     """
-    job = None if study_file is None else load_config(study_file).job
-    return AllowedCode(build=build, trust_remote_code=trust_remote_code, job=job)
-
-
-def study_name(name: str | None, study_file: Path | None) -> str | None:
-    """Return the name of the study to use: as given, or that of the study file; None for the study created last.
-
-    Raises:
-        TradeoffError: The study file can't be used.
-    """
-    return name if name is not None or study_file is None else load_config(study_file).name
+    own = None if study_file is None else load_config(study_file)
+    allowed = AllowedCode(build=build, trust_remote_code=trust_remote_code, job=None if own is None else own.job)
+    return allowed, own.name if name is None and own is not None else name
 
 
 def selection_of(

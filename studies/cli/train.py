@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from tradeoff.objectives.measurements.goals import GOALS, learned_value
-from tradeoff.studies.cli.options import Build, OwnStudyFile, TrustRemoteCode, allowed_code
+from tradeoff.studies.cli.options import Build, OwnStudyFile, TrustRemoteCode, code_and_study
 from tradeoff.studies.execution.display import PlainDisplay, standard_console
 from tradeoff.studies.execution.interrupts import EXIT_STATUS
 from tradeoff.studies.export.expected import comparison_lines
@@ -47,7 +47,7 @@ def train(
       tradeoff train chosen --train-samples 50000 --output model
       tradeoff train chosen --build stars:build --output model
     """
-    allowed = allowed_code(build, trust_remote_code, study_file)
+    allowed, _ = code_and_study(build, trust_remote_code, study_file)
     console = standard_console()  # this very stream: a library's own lines are redirected elsewhere
     say = PlainDisplay(console).message
     try:

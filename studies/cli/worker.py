@@ -10,9 +10,8 @@ from tradeoff.studies.cli.options import (
     Timeout,
     TrustRemoteCode,
     Workers,
-    allowed_code,
+    code_and_study,
     results_of,
-    study_name,
 )
 from tradeoff.studies.execution.display import terminal_display
 from tradeoff.studies.execution.interrupts import run_to_end
@@ -42,8 +41,8 @@ def worker(
       tradeoff worker reviews --storage @/run/secrets/storage --workers 4
       tradeoff worker stars --build stars:build
     """
-    display, allowed = terminal_display(), allowed_code(build, trust_remote_code, study_file)
-    chosen = study_name(name, study_file)
+    display = terminal_display()
+    allowed, chosen = code_and_study(build, trust_remote_code, study_file, name=name)
     status = run_to_end(
         lambda: join_study(chosen, storage=storage, workers=workers, timeout_s=timeout, display=display, allowed=allowed),
         display.message,

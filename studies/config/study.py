@@ -30,6 +30,7 @@ from tradeoff.objectives.job.settings import (
 )
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import BUILT_IN, cost_names, learned_names, metric_name
+from tradeoff.objectives.measurements.outcome import LONGEST_LIMIT_S
 from tradeoff.searchspace import KNOBS, MICRO_BATCH, Domain, EffectiveBatchSizeRange, Reuse, SearchSpace, TrialParameters
 
 # Of which all are looked at, many times.
@@ -77,9 +78,11 @@ class Limits(_Model):
 
     peak_memory_mib: float | None = Field(None, gt=0, le=1e12, description="memory limit, enforced even if the device has more")
     effective_batch_size: EffectiveBatchSizeLimits = EffectiveBatchSizeLimits()
-    # The most milliseconds that the system's `poll` takes are 24 days.
     trial_time_s: float | None = Field(
-        None, gt=0, le=2_000_000, description="time after which a trial is ended, or an attempt at the job before the study"
+        None,
+        gt=0,
+        le=LONGEST_LIMIT_S,
+        description="time after which a trial is ended, or an attempt at the job before the study",
     )
 
 

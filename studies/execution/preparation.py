@@ -20,7 +20,7 @@ from tradeoff.objectives.job.arguments import job_of_data
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import energy_names
-from tradeoff.objectives.measurements.outcome import Interrupted, Outcome
+from tradeoff.objectives.measurements.outcome import LONGEST_LIMIT_S, Interrupted, Outcome
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import SearchSpace
 from tradeoff.studies.config.availability import (
@@ -225,8 +225,7 @@ def prepare(
 def _time_left_s(deadline_s: float | None) -> float | None:
     if deadline_s is None:
         return None
-    # The system's `poll` takes no more than 24 days.
-    return min(2e6, max(LEAST_PREPARATION_S, deadline_s - time.monotonic()))
+    return min(LONGEST_LIMIT_S, max(LEAST_PREPARATION_S, deadline_s - time.monotonic()))
 
 
 def _ended(error: WorkerError) -> TradeoffError:
