@@ -4,14 +4,18 @@ A trial trains with it and an export writes it down, so the two can't drift apar
 of transformers: an export needs no heavy library, and a file of these values is what `HfArgumentParser` reads.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from tradeoff.objectives.job.settings import TextClassificationJob, TrainingSettings
+from tradeoff.objectives.job.settings import Lora, TextClassificationJob, TrainingSettings
 from tradeoff.searchspace import KNOBS, TrialParameters
 from tradeoff.searchspace.knob import Target
 
 SomeJob = TypeVar("SomeJob", bound=TrainingSettings)
+
+# The parameters that are fields of the built-in job, and those that are fields of its adapters.
+_JOB_FIELDS = ("model", "max_length", "dropout", "frozen_layers")
+_LORA_FIELDS = {"lora_alpha": "alpha", "lora_target_modules": "target_modules"}
 
 
 def training_arguments(job: TrainingSettings, parameters: TrialParameters, *, output_dir: str) -> dict[str, Any]:
@@ -56,6 +60,26 @@ def training_arguments(job: TrainingSettings, parameters: TrialParameters, *, ou
     }
     # What is searched comes first in an exported file, and overrides the job's own values.
     return {"output_dir": output_dir, **searched, **fixed, **searched}
+
+
+def job_of(job: SomeJob, parameters: Mapping[str, Any]) -> SomeJob:
+    """Return the job of one trial: that of the study, with the values that the trial's parameters set in it.
+
+    Args:
+        job: The job of the study.
+        parameters: The trial's, or some of them.
+    """
+    if not isinstance(job, TextClassificationJob):
+        return job
+    set_here = {name: parameters[name] for name in _JOB_FIELDS if name in parameters}
+    lora = job.lora
+    if "lora_rank" in parameters:
+        rank = parameters["lora_rank"]
+        lora = None if rank is None else (lora or Lora()).model_copy(update={"r": rank})
+    if lora is not None:
+        adapters = {key: parameters[name] for name, key in _LORA_FIELDS.items() if name in parameters}
+        lora = Lora.model_validate(lora.model_dump() | adapters)
+    return job.model_copy(update=set_here | {"lora": lora}) if set_here or lora != job.lora else job
 
 
 def settings_beside_arguments(parameters: TrialParameters) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tradeoff.searchspace.kinds import MAX_INTEGER, MAX_RATE, Names
 
 EMBEDDED = "embedded"
 RANDOM_TOKENS = "random-tokens"
+ALL_LINEAR = "all-linear"
 # Numpy takes no larger seed.
 NUM_SEEDS = 2**32
 MAX_GENERATED = 1_000_000
@@ -86,6 +87,30 @@ class TrainingSettings(BaseModel):
         return known if self.evaluates else {}
 
 
+class Lora(BaseModel):
+    """Low-rank adapters (LoRA), trained instead of a model's own weights; its head is trained as a whole."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    r: int = Field(8, ge=1, le=MAX_INTEGER, description="rank of the adapters")
+    alpha: float | None = Field(None, gt=0, le=MAX_RATE, description="their scale, as alpha / r; default: 2 x r")
+    target_modules: tuple[Annotated[str, Field(pattern=r"^[\w.-]+$")], ...] = Field(
+        (ALL_LINEAR,), min_length=1, description="names of the layers that get an adapter, or `all-linear`"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of an adapter's input")
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _split(cls, names: Any) -> Any:
+        # In a search space, where a value is one word, names are separated by commas.
+        return tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else names
+
+    @property
+    def effective_alpha(self) -> float:
+        """The scale, where none is given twice the rank."""
+        return 2 * self.r if self.alpha is None else self.alpha
+
+
 class TextClassificationJob(TrainingSettings):
     """Fine-tuning an `AutoModelForSequenceClassification` on labelled texts.
 
@@ -119,6 +144,11 @@ class TextClassificationJob(TrainingSettings):
         "max_length", description="pad every text to max_length, or to the longest of its batch"
     )
     trust_remote_code: bool = Field(False, description="run code that comes with the model or data set from the Hub")
+    dropout: float | None = Field(None, ge=0, lt=1, description="every dropout of the model; default: the model's own")
+    frozen_layers: int = Field(
+        0, ge=0, le=10_000, description="layers that are not trained, from the first one on, and the embeddings with them"
+    )
+    lora: Lora | None = Field(None, description="train low-rank adapters instead of the model's weights")
 
     @field_validator("encoding")
     @classmethod

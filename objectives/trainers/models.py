@@ -26,7 +26,9 @@ from tradeoff.objectives.data.contents import folder_fingerprint
 from tradeoff.objectives.data.hub import hub_access
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob, local_path
+from tradeoff.objectives.trainers.adapters import adapted
 from tradeoff.objectives.trainers.embedded import embedded_model_config, embedded_tokenizer
+from tradeoff.objectives.trainers.layers import freeze, set_dropout
 from tradeoff.objectives.trainers.model_files import WEIGHTS, JobFault, first_line, load_tokenizer
 from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
 from tradeoff.searchspace.choices import FLASH_ATTENTION
@@ -188,24 +190,37 @@ def build_model(job: TextClassificationJob, source: ModelSource, *, attention: s
         job: The job.
         source: The model.
         attention: The attention implementation. Default: transformers' choice.
+
+    Raises:
+        JobFault: The model can't be used as the job says.
     """
     set_seed(job.seed)
-    options: dict[str, Any] = {
-        "num_labels": job.num_labels,
-        "pad_token_id": source.pad_token_id,
-        # A checkpoint of a regression, or of several labels at a time, would bring its own loss.
-        "problem_type": "single_label_classification",
-        "trust_remote_code": job.trust_remote_code,
-    }
+    known: dict[str, Any] = {"trust_remote_code": job.trust_remote_code}
     if attention is not None:
-        options["attn_implementation"] = attention
+        known["attn_implementation"] = attention
     if source.revision is not None:
-        options |= {"revision": source.revision, "local_files_only": True}
+        known |= {"revision": source.revision, "local_files_only": True}
+    config = AutoConfig.from_pretrained(
+        source.name_or_folder,
+        num_labels=job.num_labels,
+        pad_token_id=source.pad_token_id,
+        # A checkpoint of a regression, or of several labels at a time, would bring its own loss.
+        problem_type="single_label_classification",
+        **known,
+    )
+    if job.dropout is not None:
+        set_dropout(config, job.dropout, name=job.model)
+    fresh: tuple[str, ...] = ()
     # Mixed precision keeps full-precision weights, whatever the checkpoint was saved in.
     if source.has_weights:
         try:
             model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                source.name_or_folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
+                source.name_or_folder,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **known,
             )
         except (OSError, SafetensorError, UnpicklingError, EOFError) as error:
             if out_of_memory_details(error) is not None:
@@ -215,13 +230,16 @@ def build_model(job: TextClassificationJob, source: ModelSource, *, attention: s
                 " save or download them again"
             ) from error
         _check_weights(job, model, loaded)
+        fresh = tuple(sorted({key.rpartition(".")[0] for key in loaded["missing_keys"] if ".pooler." in key}))
     else:
-        config = AutoConfig.from_pretrained(source.name_or_folder, **options)
-        kept = {name: options[name] for name in ("trust_remote_code", "attn_implementation") if name in options}
+        kept = {name: known[name] for name in ("trust_remote_code", "attn_implementation") if name in known}
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, **kept)
     # If a model's `forward` has **kwargs, the Trainer assumes that it divides its loss by the accumulation steps itself.
     # Classifiers have them and don't: without this, accumulation multiplies the loss (huggingface/transformers#47688).
     model.accepts_loss_kwargs = False
+    if job.lora is not None:
+        return adapted(model, job.lora, frozen_layers=job.frozen_layers, fresh=fresh, name=job.model)
+    freeze(model, job.frozen_layers, name=job.model)
     return model
 
 

@@ -1,0 +1,97 @@
+"""The layers of a model and its dropouts, whatever its class calls them."""
+
+from typing import Any
+
+import torch
+
+from tradeoff.objectives.trainers.model_files import JobFault
+
+
+def layers_of(model: Any) -> tuple[str, torch.nn.ModuleList]:
+    """Return the encoder's layers, in order, and the name that they have in the model.
+
+    Args:
+        model: A model of transformers with a head.
+
+    Raises:
+        JobFault: It has none.
+    """
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)]
+    # A head, or the experts of one layer, may be a list too.
+    num_layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    named = next((found for found in lists if len(found[1]) == num_layers), lists[0] if lists else None)
+    if named is None:
+        raise JobFault(f"frozen_layers needs a model with layers, and {type(model).__name__} has none; set frozen_layers to 0")
+    return named
+
+
+def frozen_modules(model: Any, num_layers: int, *, name: str) -> list[str]:
+    """Return the names of what is frozen with the first layers: these, and all that lies before the first of them.
+
+    A gradient that went to the embeddings would have to pass all frozen layers.
+
+    Args:
+        model: A model of transformers with a head.
+        num_layers: How many layers; 0 for none, and no embeddings either.
+        name: The job's name for the model.
+
+    Raises:
+        JobFault: It has fewer layers.
+    """
+    if num_layers == 0:
+        return []
+    path, layers = layers_of(model)
+    if num_layers > len(layers):
+        raise JobFault(
+            f"frozen_layers must not exceed the {len(layers)} layers of model {name!r}, got {num_layers};"
+            f" set {len(layers)} or less"
+        )
+    frozen = [f"{path}.{position}" for position in range(num_layers)]
+    for owner_name in _owners(path):
+        for child_name, _ in model.get_submodule(owner_name).named_children():
+            child_path = f"{owner_name}.{child_name}".lstrip(".")
+            if f"{path}.".startswith(f"{child_path}."):
+                break
+            frozen.append(child_path)
+    # Relative positions are declared behind the layers, and read by each.
+    return frozen + [
+        module_name
+        for module_name, module in model.named_modules()
+        if isinstance(module, torch.nn.Embedding) and not any(part.isdecimal() for part in module_name.split("."))
+    ]
+
+
+def _owners(path: str) -> list[str]:
+    """Return the names of the modules that hold a module, the model itself first."""
+    parts = path.split(".")
+    return [".".join(parts[:length]) for length in range(len(parts))]
+
+
+def freeze(model: Any, num_layers: int, *, name: str) -> None:
+    """Keep the embeddings and the first layers of a model as they are; see `frozen_modules`.
+
+    Raises:
+        JobFault: It has fewer layers.
+    """
+    for module_name in frozen_modules(model, num_layers, name=name):
+        model.get_submodule(module_name).requires_grad_(False)
+
+
+def set_dropout(config: Any, dropout: float, *, name: str) -> None:
+    """Set every dropout that a model's configuration names; one that is None follows another.
+
+    Args:
+        config: The configuration, which is changed.
+        dropout: The share of values that is left out.
+        name: The job's name for the model.
+
+    Raises:
+        JobFault: It names none.
+    """
+    config = config.get_text_config()
+    keys = [key for key, value in config.to_dict().items() if "dropout" in key or key.endswith("_pdrop")]
+    keys = [key for key in keys if type(getattr(config, key)) in (int, float)]
+    if not keys:
+        raise JobFault(f"dropout needs a model that has some, and the config.json of model {name!r} names none; leave it out")
+    for key in keys:
+        setattr(config, key, dropout)
