@@ -7,7 +7,7 @@ from tradeoff.searchspace.choices import Precision
 from tradeoff.searchspace.constraints import EffectiveBatchSizeRange, Violation
 from tradeoff.searchspace.domains import Categorical, Domain, FloatRange, IntRange, PowersOfTwo
 from tradeoff.searchspace.knob import Knob, Learning
-from tradeoff.searchspace.knobs import KNOBS, MICRO_BATCH
+from tradeoff.searchspace.knobs import KNOBS, MICRO_BATCH, Knobs
 from tradeoff.searchspace.parameters import LearningClass, MemoryClass, Reuse, SpeedClass, TrialParameters
 from tradeoff.searchspace.space import SearchSpace
 
@@ -20,6 +20,7 @@ __all__ = [
     "FloatRange",
     "IntRange",
     "Knob",
+    "Knobs",
     "Learning",
     "LearningClass",
     "MemoryClass",

@@ -7,7 +7,6 @@ from (positive means infeasible), and a sentence for the user.
 import math
 from dataclasses import dataclass
 
-from tradeoff.searchspace.knobs import KNOBS
 from tradeoff.searchspace.parameters import TrialParameters
 
 
@@ -60,7 +59,8 @@ class EffectiveBatchSizeRange:
 
 def check_conflicts(parameters: TrialParameters) -> Violation | None:
     """Return the violation of the first rule between knobs that a configuration breaks, or None."""
-    for knob in KNOBS.values():
-        if knob.conflict is not None and (reason := knob.conflict.reason(parameters)) is not None:
-            return Violation(name=knob.conflict.name, amount=1.0, reason=reason)
+    for name in parameters:
+        conflict = parameters.knobs[name].conflict
+        if conflict is not None and (reason := conflict.reason(parameters)) is not None:
+            return Violation(name=conflict.name, amount=1.0, reason=reason)
     return None

@@ -16,7 +16,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-Value = bool | int | float | str
+Value = bool | int | float | str | None
 
 
 class Domain(Protocol):
@@ -34,6 +34,9 @@ class Domain(Protocol):
     def examples(self) -> tuple[Any, ...]:
         """Return every value, or the ends of a continuous range."""
 
+    def at(self, share: float) -> Any:
+        """Return the value that lies a share (0 to below 1) of the way from the first to the last."""
+
 
 @dataclass(frozen=True, slots=True)
 class Categorical:
@@ -48,11 +51,11 @@ class Categorical:
     def __post_init__(self) -> None:
         if not self.choices:
             raise ValueError("a domain must hold at least one value, got an empty list")
-        # 1 == True in Python: the type is part of what makes two choices different.
-        kinds = [(type(choice), choice) for choice in self.choices]
-        for position, kind in enumerate(kinds):
-            if kind in kinds[:position]:
-                raise ValueError(f"a domain must name each value once, got {kind[1]!r} twice")
+        for position, choice in enumerate(self.choices):
+            if choice in self.choices[:position]:
+                same = self.choices[self.choices.index(choice)]
+                alike = f"{choice!r} twice" if repr(same) == repr(choice) else f"{same!r} and {choice!r}, which are equal"
+                raise ValueError(f"a domain must name each value once, got {alike}")
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Any:
         """Draw one of the choices."""
@@ -67,6 +70,10 @@ class Categorical:
         return self.choices
 
     examples = values
+
+    def at(self, share: float) -> Any:
+        """Return the choice at a share of the list."""
+        return self.choices[int(share * len(self.choices))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +131,10 @@ class IntRange:
         return tuple(range(self.low, self.high + 1, self.step))
 
     examples = values
+
+    def at(self, share: float) -> int:
+        """Return the integer at a share of the range."""
+        return self.low + int(share * ((self.high - self.low) // self.step + 1)) * self.step
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,13 @@
 {powers_of_two: [1, 64]}       1, 2, 4, ... 64
 {low: 1, high: 12}             whole numbers, with an optional step
 {low: 1e-5, high: 1e-3, log: true}    any number in between, for a parameter that need not be whole
+{values: [4, 8], only_with: {optim: adafactor}}    any of these, and what others must be for the parameter to be set at all
+{values: [4, 8], changes: [time, learning]}    any of these, and what the parameter changes, if it is one of your own
 """
 
 import difflib
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +39,11 @@ class Kind(ABC):
 
     must: str = ""
     allows: Callable[[Any], bool] = lambda _: True
+
+    @property
+    def takes_none(self) -> bool:
+        """True if None is one of the values: not the same as leaving the knob alone."""
+        return False
 
     @abstractmethod
     def read_value(self, value: Any) -> Any:
@@ -176,6 +184,78 @@ class Names(Kind):
     def options(self) -> tuple[str, ...]:
         """Return the list."""
         return self.names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words(Kind):
+    """Words that only what takes them can judge, such as the name of a model."""
+
+    def read_value(self, value: Any) -> str:
+        """Return the word."""
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"must be a word or a name, got {value!r}")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrNone(Kind):
+    """The values of another kind, and None.
+
+    Attributes:
+        kind: The other kind.
+    """
+
+    kind: Kind
+
+    @property
+    def takes_none(self) -> bool:
+        """True."""
+        return True
+
+    def read_value(self, value: Any) -> Any:
+        """Return the value."""
+        return None if value is None else self.kind.read_value(value)
+
+    def read(self, spec: Any) -> Domain:
+        """Return the domain that a study file describes."""
+        return self.kind.read(spec) if isinstance(spec, dict) else super().read(spec)
+
+    def check(self, name: str, value: Any) -> None:
+        """Check a value that is not None."""
+        if value is not None:
+            self.kind.check(name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anything(Kind):
+    """None, truth values, numbers and words: of a knob of which only its user knows what it takes."""
+
+    @property
+    def takes_none(self) -> bool:
+        """True."""
+        return True
+
+    def read_value(self, value: Any) -> Any:
+        """Return the value; a number that YAML 1.1 reads as text, such as 5e-5, is a number."""
+        if isinstance(value, float) or (isinstance(value, str) and _EXPONENT.fullmatch(value)):
+            return Numbers().read_value(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return WholeNumbers().read_value(value)
+        if value is None or isinstance(value, bool | str):
+            return value
+        raise ValueError(f"must be null, true, false, a number or a word, got {value!r}")
+
+    def read(self, spec: Any) -> Domain:
+        """Return the domain that a study file describes: of whole numbers where both ends of a range are, without a scale."""
+        if not isinstance(spec, dict):
+            return super().read(spec)
+        ends = [self.read_value(spec.get(end)) for end in ("low", "high")]
+        is_whole = "log" not in spec and all(isinstance(end, int) for end in ends)
+        return (WholeNumbers() if is_whole or "powers_of_two" in spec or "step" in spec else Numbers()).read(spec)
+
+
+# A number without a point before its exponent.
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 def _check_keys(spec: Mapping[Any, Any], optional: str) -> None:

@@ -1,11 +1,14 @@
 """The parts of a knob's declaration; `tradeoff.searchspace.knobs` holds the declarations themselves."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from typing import Any, Literal
 
 from tradeoff.searchspace.kinds import Kind
+
+# What a knob may change, as a study file tells it.
+CHANGES = ("memory", "time", "learning")
 
 
 class Learning(IntEnum):
@@ -29,6 +32,8 @@ class Target(Enum):
     ARGUMENTS = "TrainingArguments"
     MODEL = "from_pretrained"
     DATA = "data collator"
+    JOB = "job"
+    KEYWORD = "job.build"
 
 
 def _itself(value: Any) -> Any:
@@ -95,6 +100,7 @@ class Knob:
         default: Its value where it is not searched; None for the job's own value, or transformers' default.
         memory: How it changes peak memory; None if it does not.
         changes_time: Whether it changes the time of a micro-step.
+        changes_length: Whether it changes how many steps a training takes.
         learning: How much it changes of what is learned.
         same: Values that are other names for one algorithm: what they learn differs by `Learning.ROUNDING` alone.
         coordinates: Where a value stands among others, given the effective batch size, for the model of what is learned. One
@@ -103,6 +109,8 @@ class Knob:
         arguments: The `TrainingArguments` that a value sets; by default the one of the knob's name.
         needs: What a value needs that may not be there, or None.
         conflict: A rule between this and other knobs.
+        only_with: Another knob without which (where it is None, 0 or false) this one means nothing, or None.
+        is_open: Whether nothing is known of it but its name.
         names_itself: Whether its values say what they are of without a label.
         usual: A value that is left out where a configuration is described in words.
     """
@@ -115,6 +123,7 @@ class Knob:
     default: Any = None
     memory: Memory | None = None
     changes_time: bool = False
+    changes_length: bool = False
     learning: Learning = Learning.NOTHING
     same: Mapping[Any, Any] = field(default_factory=dict)
     coordinates: Callable[[Any, int], tuple[float, ...]] | None = None
@@ -122,6 +131,8 @@ class Knob:
     arguments: Callable[[Any], dict[str, Any]] | None = None
     needs: Callable[[Any], Need | None] = lambda _: None
     conflict: Conflict | None = None
+    only_with: str | None = None
+    is_open: bool = False
     names_itself: bool = False
     usual: Any = None
 
@@ -131,7 +142,18 @@ class Knob:
     @property
     def changes_learning_only(self) -> bool:
         """True if neither memory nor time depends on it."""
-        return self.learning > Learning.NOTHING and self.memory is None and not self.changes_time
+        is_free = self.memory is None and not self.changes_time and not self.changes_length
+        return self.learning > Learning.NOTHING and is_free
+
+    def told(self, changes: Collection[str]) -> "Knob":
+        """Return the knob with what it changes, of `CHANGES`, as somebody tells or has found out."""
+        method = self.learning if self.learning > Learning.NOTHING else Learning.METHOD
+        return replace(
+            self,
+            memory=(self.memory or Memory()) if "memory" in changes else None,
+            changes_time="time" in changes,
+            learning=method if "learning" in changes else Learning.NOTHING,
+        )
 
     def as_arguments(self, value: Any) -> dict[str, Any]:
         """Return the `TrainingArguments` that a value sets, by name."""

@@ -1,4 +1,4 @@
-"""The knobs: one declaration for everything that a study can search.
+"""The knobs: one declaration for everything that a study can search and of which something is known.
 
 Whatever else depends on a knob derives from its declaration here: the study file's keys and their reference page, the classes
 of trials that share a measurement (`tradeoff.searchspace.parameters`), the `TrainingArguments` of a trial, what is left out on
@@ -7,7 +7,7 @@ are shown.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from tradeoff.searchspace.choices import (
@@ -21,8 +21,9 @@ from tradeoff.searchspace.choices import (
     SAMPLING_STRATEGIES,
     Precision,
 )
-from tradeoff.searchspace.kinds import Names, Numbers, Switch, WholeNumbers
+from tradeoff.searchspace.kinds import Anything, Names, Numbers, OrNone, Switch, WholeNumbers, Words
 from tradeoff.searchspace.knob import Conflict, Knob, Learning, Memory, Need, Target
+from tradeoff.searchspace.training_arguments import FIELDS, OPEN_FIELDS
 
 # What the classes of memory and speed leave open: both are close to linear in the micro-batch.
 MICRO_BATCH = "per_device_train_batch_size"
@@ -141,6 +142,16 @@ _DECLARED = (
         arguments=lambda ratio: {"warmup_steps": ratio},
     ),
     Knob(
+        name="num_train_epochs",
+        kind=Numbers(must="be above 0", allows=lambda epochs: epochs > 0),
+        description="passes over the training samples; default: the job's epochs",
+        label="epochs",
+        changes_length=True,
+        learning=Learning.METHOD,
+        # Three times as long is a unit apart.
+        coordinates=lambda epochs, _: (math.log(epochs, 3),),
+    ),
+    Knob(
         name="dataloader_num_workers",
         kind=WholeNumbers(must="be at least 0", allows=lambda workers: workers >= 0, most=1000),
         description="processes that load data",
@@ -213,6 +224,144 @@ _DECLARED = (
         learning=Learning.ROUNDING,
         needs=_compiler_need,
     ),
+    Knob(
+        name="model",
+        kind=Words(),
+        description="Hub name, local directory, or `embedded`; default: the job's",
+        memory=Memory(),
+        changes_time=True,
+        learning=Learning.METHOD,
+        target=Target.JOB,
+        names_itself=True,
+    ),
+    Knob(
+        name="max_length",
+        kind=WholeNumbers(must="be at least 4", allows=lambda tokens: tokens >= 4, most=1_000_000),
+        description="tokens per text; longer texts are cut; default: the job's",
+        label="length",
+        memory=Memory(order=1),
+        changes_time=True,
+        learning=Learning.METHOD,
+        target=Target.JOB,
+    ),
+    Knob(
+        name="dropout",
+        kind=Numbers(must="be at least 0 and below 1", allows=lambda share: 0 <= share < 1),
+        description="share of values that the model's dropouts leave out; default: the job's",
+        # A mask is kept for the backward pass.
+        memory=Memory(seen_as=lambda share: share > 0),
+        changes_time=True,
+        learning=Learning.METHOD,
+        target=Target.JOB,
+    ),
+    Knob(
+        name="frozen_layers",
+        kind=WholeNumbers(must="be at least 0", allows=lambda layers: layers >= 0, most=1000),
+        description="layers of the model, from the first one, that are not trained; default: the job's",
+        label="frozen layers",
+        memory=Memory(order=-1),
+        changes_time=True,
+        learning=Learning.METHOD,
+        target=Target.JOB,
+    ),
+    Knob(
+        name="lora_rank",
+        kind=OrNone(kind=WholeNumbers(must="be at least 1", allows=lambda rank: rank >= 1, most=100_000)),
+        description="rank of LoRA's adapters; null trains all weights; default: the job's",
+        label="LoRA rank",
+        memory=Memory(),
+        changes_time=True,
+        learning=Learning.METHOD,
+        target=Target.JOB,
+    ),
+    Knob(
+        name="lora_alpha",
+        kind=Numbers(must="be positive", allows=lambda alpha: alpha > 0),
+        description="scale of LoRA's adapters; default: the job's, or twice the rank",
+        label="LoRA alpha",
+        learning=Learning.METHOD,
+        target=Target.JOB,
+        only_with="lora_rank",
+    ),
+    Knob(
+        name="lora_target_modules",
+        kind=Words(),
+        description="layers that get adapters, as peft names them, such as all-linear; default: the job's",
+        label="LoRA targets",
+        memory=Memory(),
+        changes_time=True,
+        learning=Learning.METHOD,
+        target=Target.JOB,
+        only_with="lora_rank",
+    ),
+    *FIELDS,
 )
 
-KNOBS: Mapping[str, Knob] = {knob.name: knob for knob in _DECLARED}
+
+class Knobs(Mapping[str, Knob]):
+    """All knobs by name. As a mapping it holds those that are declared; any other name gives an open knob.
+
+    Of an open knob nothing is known: it is a field of `TrainingArguments` or a keyword of the user's own function, takes any
+    value, and is taken to change everything.
+
+    Args:
+        changes: What some knobs change, of `tradeoff.searchspace.knob.CHANGES`, as their user tells or as was found out.
+
+    Example:
+        >>> knobs = Knobs({"head_size": ["learning"]})
+        >>> knobs["head_size"].changes_learning_only, "head_size" in knobs, KNOBS["head_size"].changes_time
+        (True, False, True)
+    """
+
+    def __init__(self, changes: Mapping[str, Collection[str]] | None = None) -> None:
+        self.changes = {name: frozenset(changed) for name, changed in (changes or {}).items()}
+        self._declared = {knob.name: self._told(knob) for knob in _DECLARED}
+        self._open: dict[str, Knob] = {}
+
+    def __getitem__(self, name: str) -> Knob:
+        if (knob := self._declared.get(name) or self._open.get(name)) is None:
+            knob = self._open[name] = self._told(_open_knob(name))
+        return knob
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._declared
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._declared)
+
+    def __len__(self) -> int:
+        return len(self._declared)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Knobs) and other.changes == self.changes
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.changes.items()))
+
+    def __reduce__(self) -> tuple[type["Knobs"], tuple[Mapping[str, Collection[str]]]]:
+        # Declarations hold functions, which can't be pickled.
+        return Knobs, (self.changes,)
+
+    def in_order(self, names: Collection[str]) -> list[str]:
+        """Return names in the order in which knobs are shown: those that are declared first."""
+        return [*(name for name in self if name in names), *(name for name in names if name not in self)]
+
+    def _told(self, knob: Knob) -> Knob:
+        changes = self.changes.get(knob.name)
+        return knob if changes is None else knob.told(changes)
+
+
+def _open_knob(name: str) -> Knob:
+    return Knob(
+        name=name,
+        kind=Anything(),
+        description="",
+        memory=Memory(),
+        changes_time=True,
+        learning=Learning.METHOD,
+        target=Target.ARGUMENTS if name in OPEN_FIELDS else Target.KEYWORD,
+        is_open=True,
+    )
+
+
+KNOBS = Knobs()

@@ -5,14 +5,14 @@ split does not matter. Within a memory class and a speed class, peak memory and 
 micro-batch alone. The classes derive from the knobs' declarations.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self
 
 from tradeoff.searchspace.choices import Precision
 from tradeoff.searchspace.knob import Learning
-from tradeoff.searchspace.knobs import KNOBS, MICRO_BATCH
+from tradeoff.searchspace.knobs import KNOBS, MICRO_BATCH, Knobs
 
 
 class Reuse(StrEnum):
@@ -29,18 +29,15 @@ _SHARED = {
     Reuse.CHECKPOINTING: Learning.RECOMPUTED,
     Reuse.EFFECTIVE_BATCH: Learning.ROUNDING,
 }
-# The knobs that must be equal within a learning class, each with the names that stand for one algorithm there.
-_LEARNED: dict[Reuse, dict[str, Mapping[Any, Any]]] = {
-    reuse: {name: knob.same if shared >= Learning.ROUNDING else {} for name, knob in KNOBS.items() if knob.learning > shared}
-    for reuse, shared in _SHARED.items()
-}
+# What a knob is set to that is not searched.
+_DEFAULTS = {name: knob.default for name, knob in KNOBS.items() if knob.default is not None}
 
 
 class Values(Mapping[str, Any]):
-    """An immutable mapping that can be a key of others; a name whose value is None is not in it."""
+    """An immutable mapping that can be a key of others."""
 
     def __init__(self, **values: Any) -> None:
-        self._values = {name: value for name, value in values.items() if value is not None}
+        self._values = values
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -65,8 +62,16 @@ class Values(Mapping[str, Any]):
         return {"_values": self._values}
 
     def replace(self, **values: Any) -> Self:
-        """Return these values with some others; None takes one out."""
-        return type(self)(**{**self._values, **values})
+        """Return these values with some others."""
+        return self._like({**self._values, **values})
+
+    def without(self, names: Iterable[str]) -> Self:
+        """Return these values without some of them."""
+        taken = set(names)
+        return self._like({name: value for name, value in self._values.items() if name not in taken})
+
+    def _like(self, values: Mapping[str, Any]) -> Self:
+        return type(self)(**values)
 
     @cached_property
     def _hash(self) -> int:
@@ -100,10 +105,14 @@ class TrialParameters(Values):
     """The settings of one training run: values of knobs, by name.
 
     A knob that is left out has its default; where that is None, it is not in here, and the job's own value or transformers'
-    default holds.
+    default holds. None is a value only of a knob that takes it.
+
+    Args:
+        knobs: What the knobs are.
+        values: The values by name.
 
     Raises:
-        ValueError: There is no such knob, or a value is not legal.
+        ValueError: A value is not legal.
 
     Example:
         >>> parameters = TrialParameters(per_device_train_batch_size=8, optim="adafactor")
@@ -111,29 +120,36 @@ class TrialParameters(Values):
         (1, 'adafactor', None)
     """
 
-    def __init__(self, **values: Any) -> None:
-        if unknown := values.keys() - KNOBS.keys():
-            raise ValueError(f"{min(unknown)} is not a parameter; there are {', '.join(KNOBS)}")
+    def __init__(self, knobs: Knobs = KNOBS, /, **values: Any) -> None:
+        given = {name: value for name, value in values.items() if value is not None or knobs[name].kind.takes_none}
         held = {}
-        for name, knob in KNOBS.items():
-            if (value := values.get(name)) is None:
-                value = knob.default
+        for name in knobs.in_order({**_DEFAULTS, **given}):
+            if name in given:
+                value = given[name]
+                knobs[name].kind.check(name, value)
             else:
-                knob.kind.check(name, value)
+                value = _DEFAULTS[name]
             held[name] = value.value if isinstance(value, Precision) else value
-        if held[MICRO_BATCH] is None:
+        if MICRO_BATCH not in held:
             raise ValueError(f"{MICRO_BATCH} must have a value")
         super().__init__(**held)
+        self.knobs = knobs
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
         """Return the parameters that somebody else's data holds: the type of each value is checked as in a study file.
 
         Raises:
-            ValueError: There is no such knob, or a value is of another type or not legal.
+            ValueError: A value is of another type or not legal.
         """
-        known = {name: value for name, value in values.items() if value is not None}
-        return cls(**{name: KNOBS[name].kind.read_value(value) if name in KNOBS else value for name, value in known.items()})
+        known = {name: value for name, value in values.items() if value is not None or KNOBS[name].kind.takes_none}
+        return cls(**{name: KNOBS[name].kind.read_value(value) for name, value in known.items()})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "knobs": self.knobs}
+
+    def _like(self, values: Mapping[str, Any]) -> Self:
+        return type(self)(self.knobs, **values)
 
     @property
     def per_device_train_batch_size(self) -> int:
@@ -169,8 +185,11 @@ class TrialParameters(Values):
             num_devices: Devices that share an optimizer step.
             reuse: How much is shared: all splits of an effective batch, one split with and without checkpointing, or nothing.
         """
-        held = self._values
-        learned = {name: same.get(held[name], held[name]) for name, same in _LEARNED[reuse].items() if name in held}
+        shared, learned = _SHARED[reuse], {}
+        for name, value in self._values.items():
+            if (knob := self.knobs[name]).learning > shared:
+                # Names of one algorithm differ by rounding alone.
+                learned[name] = knob.same.get(value, value) if shared >= Learning.ROUNDING else value
         return LearningClass(effective_batch_size=self.effective_batch_size(num_devices), **learned)
 
     def memory_class(self) -> MemoryClass:
@@ -195,12 +214,12 @@ class TrialParameters(Values):
     @cached_property
     def learning_only(self) -> Mapping[str, Any]:
         """The values on which neither memory nor time depends, such as the learning rate."""
-        return {name: value for name, value in self._values.items() if KNOBS[name].changes_learning_only}
+        return {name: value for name, value in self._values.items() if self.knobs[name].changes_learning_only}
 
     @cached_property
     def structure(self) -> "TrialParameters":
         """The configuration without them: what memory and time depend on."""
-        return self.replace(**dict.fromkeys(self.learning_only)) if self.learning_only else self
+        return self.without(self.learning_only) if self.learning_only else self
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name: what is stored, exported and sent to a trial's process."""
@@ -212,14 +231,14 @@ class TrialParameters(Values):
             **{
                 memory.name or name: memory.seen_as(value)
                 for name, value in self._values.items()
-                if name != MICRO_BATCH and (memory := KNOBS[name].memory) is not None
+                if name != MICRO_BATCH and (memory := self.knobs[name].memory) is not None
             }
         )
 
     @cached_property
     def _speed_class(self) -> SpeedClass:
         return SpeedClass(
-            **{name: value for name, value in self._values.items() if name != MICRO_BATCH and KNOBS[name].changes_time}
+            **{name: value for name, value in self._values.items() if name != MICRO_BATCH and self.knobs[name].changes_time}
         )
 
     @cached_property
@@ -227,7 +246,7 @@ class TrialParameters(Values):
         """The values that change memory in no known order, and the ranks of those that change it in a known one."""
         unordered, ranks = {}, {}
         for name, value in self._values.items():
-            if (memory := KNOBS[name].memory) is None:
+            if (memory := self.knobs[name].memory) is None:
                 continue
             if memory.order:
                 ranks[name] = memory.order * memory.seen_as(value)

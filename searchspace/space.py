@@ -1,7 +1,8 @@
 """The joint space: a domain for each searched parameter, and the rules between them."""
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,8 +12,16 @@ from optuna.distributions import BaseDistribution
 
 from tradeoff.searchspace.constraints import EffectiveBatchSizeRange, Violation, check_conflicts
 from tradeoff.searchspace.domains import Categorical, Domain
-from tradeoff.searchspace.knobs import KNOBS, MICRO_BATCH
+from tradeoff.searchspace.knobs import KNOBS, MICRO_BATCH, Knobs
 from tradeoff.searchspace.parameters import TrialParameters
+
+# Of a larger space, as many structures are drawn.
+MAX_STRUCTURES = 4096
+# The ways to split an effective batch are not drawn, unless there are very many.
+_SPLIT = (MICRO_BATCH, "gradient_accumulation_steps")
+_MAX_SPLITS = 256
+# Values of one parameter that are looked at beside the first ones of all others.
+_MOST_SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,34 +39,84 @@ class SearchSpace:
         >>> [parameters.effective_batch_size() for parameters in space.grid()]
         [8, 16, 16]
 
+    Attributes:
+        domains: The values of each parameter that is searched.
+        effective_batch_size: The effective batch sizes that may be tried.
+        knobs: What the parameters change.
+        only_with: For a parameter that is not always set: the values that others must have for that, by their names.
+
     Raises:
-        ValueError: A domain's name is not a parameter, the batch size has no domain, or a value is not allowed for it.
+        ValueError: The batch size has no domain, a value is not allowed for a parameter, or conditions go round in a circle.
     """
 
     domains: Mapping[str, Domain]
     effective_batch_size: EffectiveBatchSizeRange = field(default_factory=EffectiveBatchSizeRange)
+    knobs: Knobs = KNOBS
+    only_with: Mapping[str, Mapping[str, tuple[Any, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Each value is tried alone once, so that a batch of 0 is refused here and not in the middle of a study.
         for name, domain in self.domains.items():
             for value in domain.examples():
-                TrialParameters(**({MICRO_BATCH: 1} | {name: value}))
+                TrialParameters(self.knobs, **({MICRO_BATCH: 1} | {name: value}))
         if MICRO_BATCH not in self.domains:
             raise ValueError(f"{MICRO_BATCH} must have a domain")
+        _ = self._conditions
+
+    @cached_property
+    def _conditions(self) -> Mapping[str, Mapping[str, tuple[Any, ...]]]:
+        """The conditions of parameters, those of a parameter after those of the ones that it depends on."""
+        found = {name: dict(self.only_with.get(name, {})) for name in self.domains}
+        for name, conditions in found.items():
+            if (other := self.knobs[name].only_with) is not None and other not in conditions:
+                values = self.domains[other].values() if other in self.domains else None
+                conditions |= {} if values is None else {other: tuple(value for value in values if value)}
+        # What is not searched is as the job says.
+        found = {
+            name: {other: allowed for other, allowed in conditions.items() if other in self.domains}
+            for name, conditions in found.items()
+        }
+        ordered: dict[str, Mapping[str, tuple[Any, ...]]] = {}
+        while left := [name for name in found if name not in ordered]:
+            ready = [name for name in left if found[name].keys() <= ordered.keys()]
+            if not ready:
+                raise ValueError(f"conditions must not go round in a circle, got {' and '.join(left)}")
+            ordered |= {name: found[name] for name in ready}
+        return ordered
+
+    def _is_set(self, name: str, values: Mapping[str, Any]) -> bool:
+        """Return True if a parameter has a value beside some others."""
+        return all(other in values and values[other] in allowed for other, allowed in self._conditions[name].items())
+
+    def parameters(self, values: Mapping[str, Any]) -> TrialParameters:
+        """Return the configuration with some values, without those that their conditions leave unset."""
+        held: dict[str, Any] = {name: value for name, value in values.items() if name not in self._conditions}
+        for name in self._conditions:
+            if name in values and self._is_set(name, held):
+                held[name] = values[name]
+        return TrialParameters(self.knobs, **held)
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> TrialParameters:
-        """Draw a configuration with the trial's sampler, a suggestion for each domain in the order given."""
-        return TrialParameters(**{name: domain.suggest(trial, name) for name, domain in self.domains.items()})
+        """Draw a configuration with the trial's sampler, a suggestion for each parameter that is set, after its conditions."""
+        values: dict[str, Any] = {}
+        for name in self._conditions:
+            if self._is_set(name, values):
+                values[name] = self.domains[name].suggest(trial, name)
+        return TrialParameters(self.knobs, **values)
 
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """Return the distributions that Optuna stores for a trial of this space, by parameter."""
-        return {name: domain.distribution() for name, domain in self.domains.items()}
+    def distributions(self, names: Iterable[str] | None = None) -> dict[str, BaseDistribution]:
+        """Return the distributions that Optuna stores for a trial of this space, by parameter; of all or of some."""
+        return {name: self.domains[name].distribution() for name in (self.domains if names is None else names)}
 
     def read(self, stored: Mapping[str, Any]) -> TrialParameters | None:
-        """Return the parameters of a stored trial, or None where the trial does not hold all of them."""
-        if any(name not in stored for name in self.domains):
-            return None
-        return TrialParameters(**{name: stored[name] for name in self.domains})
+        """Return the parameters of a stored trial, or None where the trial does not hold all that it needs."""
+        values: dict[str, Any] = {}
+        for name in self._conditions:
+            if self._is_set(name, values):
+                if name not in stored:
+                    return None
+                values[name] = stored[name]
+        return TrialParameters(self.knobs, **values)
 
     def stored(self, parameters: TrialParameters) -> dict[str, Any]:
         """Return what Optuna stores of `parameters`: the inverse of `read`."""
@@ -86,9 +145,9 @@ class SearchSpace:
         """Return the violation of a rule that `parameters` break, or None."""
         return self.effective_batch_size.check(parameters) or check_conflicts(parameters)
 
-    def size(self) -> int | None:
-        """Return the number of configurations that meet the rules, or None where a domain is continuous."""
-        return None if self.continuous() else sum(1 for _ in self.grid())
+    def num_combinations(self) -> float:
+        """Return the number of combinations of values, whether or not they meet the rules; infinite of a continuous space."""
+        return math.prod(len(values) if (values := domain.values()) else math.inf for domain in self.domains.values())
 
     def grid(self) -> Iterator[TrialParameters]:
         """Yield every configuration that meets the rules.
@@ -98,10 +157,29 @@ class SearchSpace:
         """
         if continuous := self.continuous():
             raise ValueError(f"{continuous[0]} is continuous: a grid needs a list of values")
-        values = {name: domain.values() or () for name, domain in self.domains.items()}
-        for combination in itertools.product(*values.values()):
-            parameters = TrialParameters(**dict(zip(values, combination, strict=True)))
-            if self.violation(parameters) is None:
+        return self._meeting(_combinations({name: domain.values() or () for name, domain in self.domains.items()}))
+
+    def drawn(self, most: int) -> Iterator[TrialParameters]:
+        """Yield different configurations that meet the rules, spread over the space, at most so many, always the same.
+
+        First come those that differ in one parameter from the first value of each, then points of a Sobol sequence (I. M.
+        Sobol', "On the distribution of points in a cube", 1967). Batch and accumulation are combined in every way.
+        """
+        splits = {name: self.domains[name].values() or () for name in _SPLIT if name in self.domains}
+        if math.prod(map(len, splits.values())) > _MAX_SPLITS:
+            splits = {}
+        others = {name: domain for name, domain in self.domains.items() if name not in splits}
+        points = itertools.chain(_one_by_one(others), _sobol(others, most))
+        found = self._meeting(point | split for point in points for split in _combinations(splits))
+        return itertools.islice(found, most)
+
+    def _meeting(self, combinations: Iterable[Mapping[str, Any]]) -> Iterator[TrialParameters]:
+        """Yield the different configurations that meet the rules."""
+        met = set()
+        for values in combinations:
+            parameters = self.parameters(values)
+            if self.violation(parameters) is None and parameters not in met:
+                met.add(parameters)
                 yield parameters
 
     def continuous(self) -> list[str]:
@@ -111,18 +189,26 @@ class SearchSpace:
     @cached_property
     def learning_only(self) -> Mapping[str, Domain]:
         """The domains of the parameters on which neither memory nor time depends, such as the learning rate."""
-        return {name: domain for name, domain in self.domains.items() if KNOBS[name].changes_learning_only}
+        return {name: domain for name, domain in self.domains.items() if self.knobs[name].changes_learning_only}
 
     @cached_property
     def structures(self) -> tuple[TrialParameters, ...]:
-        """Every configuration without those parameters: all that can differ in memory or time."""
+        """Every configuration without those parameters, all that can differ in memory or time; of a large space, a part."""
+        return tuple(self._structures())
+
+    def is_empty(self) -> bool:
+        """Return True if no configuration meets the rules; of a large space, none that was looked at."""
+        return next(self._structures(), None) is None
+
+    def _structures(self) -> Iterator[TrialParameters]:
         domains = {name: domain for name, domain in self.domains.items() if name not in self.learning_only}
-        return tuple(SearchSpace(domains=domains, effective_batch_size=self.effective_batch_size).grid())
+        space = replace(self, domains=domains)
+        return space.grid() if space.num_combinations() <= MAX_STRUCTURES else space.drawn(MAX_STRUCTURES)
 
     def complete(self, structure: TrialParameters) -> TrialParameters:
         """Return the structure with the first value of each parameter that it lacks, as Optuna wants a value of each."""
-        missing = {name: domain for name, domain in self.learning_only.items() if name not in structure}
-        return structure.replace(**{name: domain.examples()[0] for name, domain in missing.items()}) if missing else structure
+        missing = {name: domain.examples()[0] for name, domain in self.learning_only.items() if name not in structure}
+        return self.parameters({**structure, **missing}) if missing else structure
 
     def without(self, name: str, missing: Collection[Any]) -> "SearchSpace":
         """Return the same space without some values of a parameter; it is as it was where the parameter is not searched.
@@ -135,6 +221,30 @@ class SearchSpace:
         values = self.domains[name].values() or ()
         left = tuple(value for value in values if value not in missing)
         if not left:
-            always = next(option for option in KNOBS[name].kind.options() if KNOBS[name].needs(option) is None)
+            knob = self.knobs[name]
+            always = next(option for option in knob.kind.options() if knob.needs(option) is None)
             raise ValueError(f"none of the values to search is available here ({', '.join(map(str, values))}); add {always}")
         return replace(self, domains={**self.domains, name: Categorical(left)})
+
+
+def _combinations(values: Mapping[str, Collection[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield every combination of values."""
+    return (dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values()))
+
+
+def _one_by_one(domains: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
+    """Yield the first value of each domain, and then each other one beside them."""
+    first = {name: domain.examples()[0] for name, domain in domains.items()}
+    yield first
+    for name, domain in domains.items():
+        values = domain.examples()
+        shown = values[1:] if len(values) <= _MOST_SHOWN else [domain.at(step / _MOST_SHOWN) for step in range(1, _MOST_SHOWN)]
+        yield from (first | {name: value} for value in shown)
+
+
+def _sobol(domains: Mapping[str, Domain], number: int) -> Iterator[dict[str, Any]]:
+    """Yield points that are spread evenly over some domains."""
+    from scipy.stats import qmc
+
+    points = qmc.Sobol(len(domains), rng=0).random(1 << (number - 1).bit_length())
+    return ({name: domain.at(share) for (name, domain), share in zip(domains.items(), point, strict=True)} for point in points)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from tradeoff.objectives.job.settings import Lora, TextClassificationJob, TrainingSettings
-from tradeoff.searchspace import KNOBS, TrialParameters
+from tradeoff.searchspace import TrialParameters
 from tradeoff.searchspace.knob import Target
 
 SomeJob = TypeVar("SomeJob", bound=TrainingSettings)
@@ -41,7 +41,7 @@ def training_arguments(job: TrainingSettings, parameters: TrialParameters, *, ou
     """
     searched: dict[str, Any] = {}
     for name, value in parameters.items():
-        searched |= KNOBS[name].as_arguments(value)
+        searched |= parameters.knobs[name].as_arguments(value)
     fixed = {
         "learning_rate": job.learning_rate,
         "num_train_epochs": job.epochs,
@@ -84,7 +84,7 @@ def job_of(job: SomeJob, parameters: Mapping[str, Any]) -> SomeJob:
 
 def settings_beside_arguments(parameters: TrialParameters) -> dict[str, Any]:
     """Return what a configuration sets that `TrainingArguments` does not take: of the model, and of how batches are made."""
-    return {name: value for name, value in parameters.items() if KNOBS[name].target is not Target.ARGUMENTS}
+    return {name: value for name, value in parameters.items() if parameters.knobs[name].target is not Target.ARGUMENTS}
 
 
 def padding(job: TextClassificationJob, parameters: TrialParameters) -> str:

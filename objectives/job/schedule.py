@@ -33,10 +33,11 @@ class Schedule:
             micro_batches = batches
         # The Trainer ends an epoch with an update, even where fewer micro-batches than asked have been accumulated.
         updates = math.ceil(batches / parameters.gradient_accumulation_steps)
+        epochs = parameters.get("num_train_epochs", job.epochs)
         return cls(
-            num_samples=round(num_samples * job.epochs),
-            num_micro_batches=micro_batches * job.epochs,
-            num_updates=math.ceil(updates * job.epochs),
+            num_samples=round(num_samples * epochs),
+            num_micro_batches=micro_batches * epochs,
+            num_updates=math.ceil(updates * epochs),
         )
 
     def train_time_s(self, micro_step_time_s: float, optimizer_step_time_s: float) -> float:

@@ -54,7 +54,7 @@ def _of_classes(knowledge: Knowledge) -> Iterator[tuple[TrialParameters, Observa
     """Yield every member of a trained class, with the training."""
     for training in knowledge.trainings.values():
         for structure in knowledge.setup.structures_of[knowledge.class_of(training.parameters.structure)]:
-            yield structure.replace(**training.parameters.learning_only), training
+            yield knowledge.setup.space.parameters({**structure, **training.parameters.learning_only}), training
 
 
 def _of_probes(knowledge: Knowledge) -> Iterator[tuple[TrialParameters, Observation]]:

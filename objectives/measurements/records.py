@@ -155,7 +155,7 @@ def check_sources(sources: Mapping[str, Any]) -> None:
 
 def in_order(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters in the order of the knobs: a gRPC proxy passes them on in none."""
-    return {name: params[name] for name in KNOBS if name in params} | dict(params)
+    return {name: params[name] for name in KNOBS.in_order(params)}
 
 
 def stored_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:

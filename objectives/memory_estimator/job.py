@@ -101,7 +101,7 @@ def estimate_for_search(
     groups: dict[MemoryClass, list[TrialParameters]] = {}
     for parameters in configurations:
         # What the tracer varies by itself is not a part of its settings.
-        settings_of = parameters.memory_class().replace(gradient_checkpointing=None, precision=None, accumulates=None)
+        settings_of = parameters.memory_class().without(("gradient_checkpointing", "precision", "accumulates"))
         if all(name in _TRACED and value in _TRACED[name] for name, value in settings_of.items()):
             groups.setdefault(settings_of, []).append(parameters)
     if not groups:

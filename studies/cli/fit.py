@@ -74,7 +74,7 @@ def fit(
 
 def fit_table(fits: Sequence[Fit], memory_limit_mib: float) -> FittedTable:
     """Return a row for each compute configuration: its largest batch, the memory of that and the next one, and the cost."""
-    further = [name for name in KNOBS if any(name in fit.further for fit in fits)]
+    further = KNOBS.in_order({name: None for fit in fits for name in fit.further})
     left = ["checkpointing", "precision", "accumulates", *(SHORT_NAMES.get(name, name) for name in further)]
     head = [*left, "batch", "memory (MiB)", "next needs (MiB)", "samples/s", "probes", "time (s)", ""]
     rows = []

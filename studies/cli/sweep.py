@@ -163,7 +163,7 @@ def _notes(rows: Sequence[SweepRow], results: StudyResults, memory_limit_mib: fl
 
 def _parameters(rows: Sequence[SweepRow], *, always: Sequence[str]) -> list[str]:
     """Return the parameters with a column: those in `always`, and others whose values differ; all if `always` is empty."""
-    held = [name for name in KNOBS if any(name in row.params for row in rows)]
+    held = KNOBS.in_order({name: None for row in rows for name in row.params})
     if not always:
         return held
     return [name for name in held if name in always or len({row.params.get(name) for row in rows}) > 1]

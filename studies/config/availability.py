@@ -22,7 +22,8 @@ def available_space(config: StudyConfig, device: Mapping[str, Any]) -> tuple[Sea
     """
     space, lines = config.search_space(), []
     abilities = {*device.get("precisions", ()), *device.get("extras", ())}
-    for name, knob in KNOBS.items():
+    for name in KNOBS.in_order({**dict.fromkeys(KNOBS), **space.domains}):
+        knob = space.knobs[name]
         if name not in space.domains:
             value = getattr(config.job, name, None)
             if value is not None and (need := knob.missing(value, abilities)) is not None:

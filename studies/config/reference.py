@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tradeoff.searchspace import KNOBS, kinds
+from tradeoff.searchspace.training_arguments import OPEN_FIELDS
 from tradeoff.studies.config.presets import PRESETS
 from tradeoff.studies.config.study import SpaceConfig, StudyConfig
 
@@ -40,7 +41,12 @@ Each parameter is written in one of these forms:
 
 A parameter without values is not searched: the job's own value holds, or transformers' default. What a device, an
 installation or the model lacks (a precision, the package of an optimizer, attention, checkpointing) is left out before the
-study starts, with a line that says so. These parameters take names:
+study starts, with a line that says so.
+
+Further fields of `TrainingArguments` can be searched by their own names, {open_fields}, and with a job of your own every
+keyword of its function. It is not known what these change: memory, time and learning, unless `changes` tells less.
+
+These parameters take names:
 
 {names}
 """
@@ -73,9 +79,7 @@ def _sections(model: type[BaseModel], path: str) -> Iterator[str]:
             title = f"{path}{name}"
             yield f"\n## {title}\n" if len(below) == 1 else f"\n## {title}: {_kind(one)}\n"
             yield _describe(one) + "\n"
-            yield _table(one, f"{path}{name}.")
-            if one is SpaceConfig:
-                yield _space()
+            yield _space() if one is SpaceConfig else _table(one, f"{path}{name}.")
             yield from _sections(one, f"{path}{name}.")
 
 
@@ -92,6 +96,8 @@ def _table(model: type[BaseModel], path: str) -> str:
 
 
 def _space() -> str:
+    lines = ["| key | default | |", "|---|---|---|"]
+    lines += [f"| `{knob.name}` | {_yaml(knob.searched)} | {_cell(knob.description)} |" for knob in KNOBS.values()]
     forms = (inspect.getdoc(kinds) or "").split("\n\n", 1)[1]
     listed = []
     for knob in KNOBS.values():
@@ -103,7 +109,8 @@ def _space() -> str:
             by_package.setdefault(None if need is None else need.package, []).append(f"`{name}`")
         parts = [(f"with {package} " if package else "") + ", ".join(names) for package, names in by_package.items()]
         listed.append(f"- `{knob.name}`: {'; '.join(parts)}")
-    return _SPACE.format(forms=forms, names="\n".join(listed))
+    open_fields = ", ".join(f"`{name}`" for name in OPEN_FIELDS)
+    return "\n".join(lines) + "\n" + _SPACE.format(forms=forms, names="\n".join(listed), open_fields=open_fields)
 
 
 def _type(field: FieldInfo) -> str:
@@ -145,6 +152,10 @@ def _default(field: FieldInfo, is_section: bool) -> str:
         value = value.value
     if isinstance(value, tuple):
         value = list(value)
+    return _yaml(value)
+
+
+def _yaml(value: Any) -> str:
     text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip().removesuffix("...").strip()
     return f"`{text}`"
 

@@ -64,7 +64,7 @@ def sweep_config(
     measured = {"sampler": "grid", "reuse": "off", "early_stopping": False, "memory_estimate": "off"}
     plain = config.plain() | measured | {"name": name or f"sweep-{config.name}"}
     config = validated(plain, where=str(study_file or preset))
-    return config.model_copy(update={"trials": config.search_space().size()})
+    return config.model_copy(update={"trials": sum(1 for _ in config.search_space().grid())})
 
 
 def sweep_rows(results: StudyResults, config: StudyConfig, published: PublishedTable) -> list[SweepRow]:

@@ -80,7 +80,7 @@ def compare_trials(results: StudyResults, a: int, b: int) -> Comparison:
     left, right = results.trial(a), results.trial(b)
     rows = [
         Row(name=name, label=SHORT_NAMES.get(name, name), a=left.params.get(name), b=right.params.get(name))
-        for name in KNOBS
+        for name in KNOBS.in_order({**left.params, **right.params})
         if left.params.get(name) != right.params.get(name)
     ]
     batches = [numeric_value(record, "effective_batch_size") for record in (left, right)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
+from tradeoff.searchspace.space import MAX_STRUCTURES
 from tradeoff.studies.results.knowledge import stored_knowledge
 from tradeoff.studies.results.results import StudyResults
 
@@ -66,10 +67,10 @@ def savings(records: Sequence[TrialRecord], knowledge: Knowledge) -> Savings:
         knowledge: The knowledge from them.
     """
     space, limit_mib = knowledge.setup.space, knowledge.setup.memory_limit_mib
-    is_finite = space.size() is not None
-    grid = list(space.grid()) if is_finite else list(space.structures)
+    is_small = space.num_combinations() <= MAX_STRUCTURES
+    grid = list(space.grid()) if is_small else list(space.structures)
     read = [
-        (record, parameters if is_finite else parameters.structure)
+        (record, parameters if is_small else parameters.structure)
         for record in records
         if (parameters := space.read(record.params)) is not None
     ]

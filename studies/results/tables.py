@@ -198,9 +198,8 @@ def _settings(values: Mapping[str, Any], *besides: str) -> list[str]:
     for name, value in values.items():
         if name in besides or value is None or value is False:
             continue
-        if (knob := KNOBS.get(name)) is None:
-            words.append(f"{name} {show_parameter(value)}")  # a knob of another version
-        elif value != knob.usual:
+        knob = KNOBS[name]
+        if value != knob.usual:
             itself = str(value) if knob.names_itself else f"{knob.label} {show_parameter(value)}"
             words.append(knob.label if value is True else itself)
     return words
@@ -221,8 +220,7 @@ def _shown(front: JudgedFront, rows: Sequence[TrialRecord] | None, only: TrialRe
 
 def parameter_names(records: Sequence[TrialRecord]) -> list[str]:
     """Return the parameters that any of the records holds, in the order in which they are shown."""
-    held = {name for record in records for name in record.params}
-    return [name for name in KNOBS if name in held]
+    return KNOBS.in_order({name: None for record in records for name in record.params})
 
 
 def is_elsewhere(record: TrialRecord, objective: str) -> bool:

@@ -44,7 +44,7 @@ def candidates(
         if not cost.knows(setup.costs):
             continue  # it can't be placed
         for values in settings:
-            parameters = structure.replace(**values)
+            parameters = setup.space.parameters({**structure, **values}) if values else structure
             if knowledge.ruled_out(parameters) is not None:
                 continue
             groups.setdefault(knowledge.class_of(parameters), []).append((parameters, cost))

@@ -88,7 +88,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         plan = trial.system_attrs.get(TRIAL_PLAN)
         if plan is None:
             return {}
-        return {name: plan["params"][name] for name in search_space}
+        return {name: plan["params"][name] for name in search_space if name in plan["params"]}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

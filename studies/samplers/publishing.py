@@ -73,8 +73,8 @@ def _published(record: TrialRecord, setup: StudySetup) -> FrozenTrial:
     attributes |= {"outcome": "completed"} | {f"{name}_source": source for name, source in record.sources.items()}
     return create_trial(
         state=TrialState.COMPLETE,
-        params={name: record.params[name] for name in setup.space.domains},
-        distributions=setup.space.distributions(),
+        params={name: value for name, value in record.params.items() if name in setup.space.domains},
+        distributions=setup.space.distributions(name for name in record.params if name in setup.space.domains),
         values=[record.values[name] for name in setup.objectives],
         user_attrs=stored_attributes(attributes),
     )

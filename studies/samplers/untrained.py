@@ -38,7 +38,7 @@ def untrained(knowledge: Knowledge, gains: Mapping[LearningClass, float]) -> lis
     """
     best: dict[LearningClass, float] = {}
     for learning_class, gain in gains.items():
-        key = learning_class.replace(**dict.fromkeys(knowledge.setup.space.learning_only))
+        key = learning_class.without(knowledge.setup.space.learning_only)
         best[key] = max(gain, best.get(key, 0.0))
     trained = {knowledge.class_of(o.parameters.structure) for o in knowledge.trainings.values()}
     found = [

@@ -234,7 +234,7 @@ def _check_finite(name: str, value: Any) -> None:
 def _check_params(trial: FrozenTrial, *, is_whole: bool) -> None:
     """Check the values of the knobs; a trial that has completed has no others, and all that are needed."""
     for name, value in trial.params.items():
-        if name in KNOBS:
+        if value is not None or KNOBS[name].kind.takes_none:
             KNOBS[name].kind.read_value(value)
             KNOBS[name].kind.check(name, value)
             choices = getattr(trial.distributions[name], "choices", ())

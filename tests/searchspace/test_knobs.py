@@ -5,13 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from tradeoff.searchspace import KNOBS, Learning, TrialParameters
+from tradeoff.searchspace import KNOBS, TrialParameters
 from tradeoff.searchspace.knob import Target
-
-
-@pytest.mark.parametrize("knob", KNOBS.values(), ids=lambda knob: knob.name)
-def test_what_changes_the_method_has_a_place_in_the_model_of_what_is_learned(knob):
-    assert (knob.coordinates is not None) == (knob.learning > Learning.ROUNDING)
 
 
 @pytest.mark.parametrize("knob", KNOBS.values(), ids=lambda knob: knob.name)
@@ -26,10 +21,8 @@ def test_every_argument_that_a_knob_sets_is_one_of_transformers():
     from transformers import TrainingArguments
 
     known = {field.name for field in fields(TrainingArguments)}
-    numbers = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "dataloader_num_workers": 1}
     for knob in KNOBS.values():
-        for value in knob.kind.options() or (numbers.get(knob.name, 0.1),):
-            knob.kind.check(knob.name, value)
+        for value in knob.kind.options() or (1,):
             names = knob.as_arguments(value).keys()
             assert names <= known
             assert knob.target is Target.ARGUMENTS or not names

@@ -34,7 +34,7 @@ def test_a_share_that_is_none_is_refused(ratio):
 
 
 def test_a_study_file_searches_a_range_of_it():
-    domain = SpaceConfig(warmup_ratio={"low": 0.0, "high": 0.2}).domains()["warmup_ratio"]
+    domain = SpaceConfig(warmup_ratio={"low": 0.0, "high": 0.2}).read()["warmup_ratio"].domain
     assert domain == FloatRange(0.0, 0.2)
 
 

@@ -30,6 +30,7 @@ from tradeoff.objectives.measurements.outcome import (
     to_json,
 )
 from tradeoff.searchspace import KNOBS
+from tradeoff.searchspace.space import MAX_STRUCTURES
 from tradeoff.studies.config.presets import PRESETS
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
@@ -222,8 +223,10 @@ def test_a_space_that_would_take_forever_to_look_at_is_refused() -> None:
     with pytest.raises(TradeoffError, match="at most 1,000 values, got 1,000,000,000; use a step or powers_of_two"):
         load_config(None, overrides=["space.per_device_train_batch_size={low: 1, high: 1000000000}"])
     many = ["space.per_device_train_batch_size={low: 1, high: 1000}", "space.gradient_accumulation_steps={low: 1, high: 1000}"]
-    with pytest.raises(TradeoffError, match="a space may have at most 100,000 configurations, got"):
-        load_config(None, overrides=many)
+    with pytest.raises(TradeoffError, match="grid tries every combination, at most 100,000, got 2,000,000"):
+        load_config(None, overrides=[*many, "space.precision=[fp32]", "sampler=grid"])
+    space = load_config(None, overrides=many).search_space()
+    assert len(space.structures) == MAX_STRUCTURES
 
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)

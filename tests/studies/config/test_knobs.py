@@ -35,12 +35,7 @@ def study(**space: Any) -> StudyConfig:
 
 
 def learning_class(batch: int, **settings: Any) -> LearningClass:
-    return LearningClass(
-        effective_batch_size=batch,
-        precision=settings.pop("precision", Precision.FP32),
-        learning_rate=settings.pop("rate", None),
-        **settings,
-    )
+    return LearningClass(effective_batch_size=batch, **({"precision": Precision.FP32} | settings))
 
 
 def probed(number: int, parameters: TrialParameters, *, step_s: float, update_s: float, memory_mib: float) -> TrialRecord:
@@ -113,8 +108,8 @@ def test_a_configuration_in_words_names_what_was_chosen() -> None:
     assert "group_by_length" in short_configuration(params | {"train_sampling_strategy": "group_by_length"})
 
 
-def test_a_knob_that_this_version_does_not_have_is_shown_by_its_name() -> None:
-    assert short_configuration({"per_device_train_batch_size": 8, "lora_rank": 16}) == "8 x 1, lora_rank 16"
+def test_a_knob_of_the_users_own_is_shown_by_its_name() -> None:
+    assert short_configuration({"per_device_train_batch_size": 8, "head_size": 16}) == "8 x 1, head_size 16"
 
 
 def test_a_learning_class_is_named_as_a_configuration_is() -> None:
@@ -126,7 +121,7 @@ def test_a_learning_class_is_named_as_a_configuration_is() -> None:
 def test_spaces_without_the_further_knobs_get_no_further_coordinates() -> None:
     points = _features([learning_class(8), learning_class(64, precision=Precision.BF16)])
     assert points.shape == (2, 2)
-    assert _features([learning_class(8, rate=3e-5), learning_class(24, rate=3e-5)]).shape == (2, 3)
+    assert _features([learning_class(8, learning_rate=3e-5), learning_class(24, learning_rate=3e-5)]).shape == (2, 3)
     searched = _features([learning_class(8, optim="sgd"), learning_class(64, precision=Precision.BF16, optim="sgd")])
     # The same coordinates, and the same distances between classes of one optimizer.
     assert np.array_equal(searched[:, :2], points)

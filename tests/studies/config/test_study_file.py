@@ -50,7 +50,7 @@ def test_a_range_replaces_a_range_instead_of_mixing_with_it(write):
     [
         ("jop: {}", "unknown key 'jop'; did you mean 'job'?"),
         ("job: {epoch: 1}", r"unknown key 'job.epoch'; did you mean 'epochs'\?"),
-        ("space: {zzz: 1}", "unknown key 'space.zzz'; the keys there are per_device_train_batch_size"),
+        ("space: {zzz: 1}", "unknown key 'space.zzz'; a parameter is a field of TrainingArguments"),
         ("plan: off", r"unknown key 'plan'; did you mean 'memory_estimate'\?"),
         ("trials: none", "trials: Input should be a valid integer.*got 'none'"),
         ("space: {per_device_train_batch_size: 0}", "per_device_train_batch_size must be at least 1, got 0"),

@@ -15,7 +15,8 @@ REFERENCE = {"accuracy": 0.2, "train_time_s": 100.0, "peak_memory_mib": 1000.0}
 
 
 def learning_class(effective_batch, precision=Precision.FP32, rate=None):
-    return LearningClass(effective_batch_size=effective_batch, precision=precision, learning_rate=rate)
+    rates = {} if rate is None else {"learning_rate": rate}
+    return LearningClass(effective_batch_size=effective_batch, precision=precision, **rates)
 
 
 def candidate(effective_batch, *costs, precision=Precision.FP32, rate=None):

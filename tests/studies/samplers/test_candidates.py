@@ -49,7 +49,7 @@ def test_before_the_first_training_there_is_a_reference_all_the_same():
 def test_a_cost_is_of_no_use_just_beyond_the_worst():
     values = {"train_time_s": 50.0, "peak_memory_mib": 100.0, "samples_per_s": 20.0, "energy_j": 900.0}
     cost = Cost(known={name: (value, "probe") for name, value in values.items()})
-    key = LearningClass(effective_batch_size=8, precision=Precision.FP32, learning_rate=None)
+    key = LearningClass(effective_batch_size=8, precision=Precision.FP32)
     only = Candidate(learning_class=key, members=((TrialParameters(per_device_train_batch_size=8), cost),))
     objectives = ("eval_loss", "train_time_s", "peak_memory_mib", "samples_per_s", "energy_j")
     terms = setup(objectives=objectives, memory_limit_mib=500.0)

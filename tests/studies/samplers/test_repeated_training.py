@@ -33,7 +33,7 @@ SPACE = SearchSpace(
 
 
 def learning_class(effective_batch):
-    return LearningClass(effective_batch_size=effective_batch, precision=Precision.FP32, learning_rate=None)
+    return LearningClass(effective_batch_size=effective_batch, precision=Precision.FP32)
 
 
 def candidate(effective_batch, time_s):
