@@ -35,7 +35,8 @@ from tradeoff.objectives.measurements.records import DERIVED_FROM, outcome_attri
 from tradeoff.objectives.objective import Objective
 from tradeoff.searchspace import Reuse, TrialParameters
 from tradeoff.studies.config.presets import embedded
-from tradeoff.studies.config.study import SpaceConfig, StudyConfig
+from tradeoff.studies.config.space import SpaceConfig
+from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.execution.display import Display
 from tradeoff.studies.execution.loop import Search
 from tradeoff.studies.samplers.build import build_sampler

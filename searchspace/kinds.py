@@ -24,6 +24,8 @@ MAX_VALUES = 1000
 MAX_INTEGER = 2**31 - 1
 # Single precision, in which a training computes, ends at 3e38 and a step multiplies such numbers.
 MAX_RATE, MIN_RATE = 1e30, 1e-30
+# A word is at most a path, and is stored with each trial.
+MAX_WORD = 1000
 # A longer list of names is not repeated in an error.
 MAX_NAMES_LISTED = 6
 
@@ -194,7 +196,7 @@ class Words(Kind):
         """Return the word."""
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"must be a word or a name, got {value!r}")
-        return value
+        return _short(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,8 +243,10 @@ class Anything(Kind):
             return Numbers().read_value(value)
         if isinstance(value, int) and not isinstance(value, bool):
             return WholeNumbers().read_value(value)
-        if value is None or isinstance(value, bool | str):
+        if value is None or isinstance(value, bool):
             return value
+        if isinstance(value, str):
+            return _short(value)
         raise ValueError(f"must be null, true, false, a number or a word, got {value!r}")
 
     def read(self, spec: Any) -> Domain:
@@ -256,6 +260,12 @@ class Anything(Kind):
 
 # A number without a point before its exponent.
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
+def _short(word: str) -> str:
+    if len(word) > MAX_WORD:
+        raise ValueError(f"a word may have at most {MAX_WORD:,} characters, got {len(word):,}")
+    return word
 
 
 def _check_keys(spec: Mapping[Any, Any], optional: str) -> None:

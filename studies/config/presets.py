@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
-from tradeoff.studies.config.study import EffectiveBatchSizeLimits, Limits, SpaceConfig, StudyConfig
+from tradeoff.studies.config.space import SpaceConfig
+from tradeoff.studies.config.study import EffectiveBatchSizeLimits, Limits, StudyConfig
 
 
 def embedded() -> StudyConfig:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tradeoff.studies.config.presets import dummy_bert, embedded, yelp_bert
-from tradeoff.studies.config.study import Limits, SpaceConfig, StudyConfig
+from tradeoff.studies.config.space import SpaceConfig
+from tradeoff.studies.config.study import Limits, StudyConfig
 
 CARD_MEMORY_MIB = 7611.0
 SOURCE = "BERT-base-uncased, sequence 512, fp32, eager attention (transformers of 2023), a GPU with 7,611 MiB"

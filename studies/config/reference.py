@@ -18,7 +18,8 @@ from pydantic.fields import FieldInfo
 from tradeoff.searchspace import KNOBS, kinds
 from tradeoff.searchspace.training_arguments import OPEN_FIELDS
 from tradeoff.studies.config.presets import PRESETS
-from tradeoff.studies.config.study import SpaceConfig, StudyConfig
+from tradeoff.studies.config.space import SpaceConfig
+from tradeoff.studies.config.study import StudyConfig
 
 COMMAND = "python -m tradeoff.studies.config.reference > docs/reference/study-file.md"
 

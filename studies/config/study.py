@@ -4,24 +4,19 @@ A config is plain data, so it can be stored with the study and compared key by k
 refused with their path.
 """
 
-import difflib
-import keyword
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, Self
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from tradeoff.objectives.job.settings import (
     CustomJob,
@@ -34,124 +29,16 @@ from tradeoff.objectives.job.settings import (
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import BUILT_IN, cost_names, learned_names, metric_name
 from tradeoff.objectives.measurements.outcome import LONGEST_LIMIT_S
-from tradeoff.searchspace import KNOBS, MICRO_BATCH, Domain, EffectiveBatchSizeRange, Knob, Knobs, Reuse, SearchSpace
-from tradeoff.searchspace.knob import CHANGES
-from tradeoff.searchspace.training_arguments import OPEN_FIELDS, REFUSED_FIELDS
+from tradeoff.searchspace import KNOBS, EffectiveBatchSizeRange, Knobs, Reuse, SearchSpace
+from tradeoff.studies.config.space import SpaceConfig, check_space
 
 # Of a grid all configurations are tried.
 MAX_GRID = 100_000
-# What some call parameters that have another name here.
-OTHER_NAMES = {
-    "accumulation": "gradient_accumulation_steps",
-    "batch_size": MICRO_BATCH,
-    "checkpointing": "gradient_checkpointing",
-    "epochs": "num_train_epochs",
-    "lora_r": "lora_rank",
-    "lr": "learning_rate",
-    "optimizer": "optim",
-}
-
 SamplerName = Literal["decoupled", "tpe", "nsga2", "gp", "random", "grid"]
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def _fault(name: str, message: str, spec: Any) -> ValidationError:
-    """Return an error whose place is one key of the space."""
-    error = PydanticCustomError("value_error", "{message}", {"message": message})
-    return ValidationError.from_exception_data("SpaceConfig", [InitErrorDetails(type=error, loc=(name,), input=spec)])
-
-
-class SpaceConfig(_Model):
-    """The values that each parameter may take: one value, a list, or a range, and what is to be known of a parameter."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _read(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if not isinstance(data, Mapping):
-            return handler(data)
-        defaults = {name: knob.searched for name, knob in KNOBS.items() if knob.searched is not None}
-        specs = {**defaults, **data}
-        if specs[MICRO_BATCH] is None:
-            raise _fault(MICRO_BATCH, "it must have values", None)
-        for name, spec in specs.items():
-            if spec is not None:
-                try:
-                    ParameterConfig.read(name, spec)
-                except ValueError as error:
-                    raise _fault(name, str(error), spec) from None
-        # Null takes out what is searched by default, and says nothing of other parameters.
-        return handler({name: specs[name] for name in KNOBS.in_order(specs) if specs[name] is not None or name in defaults})
-
-    def read(self) -> dict[str, "ParameterConfig"]:
-        """Return what the file says of each parameter that is searched, by name."""
-        specs = self.model_extra or {}
-        return {name: ParameterConfig.read(name, spec) for name, spec in specs.items() if spec is not None}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParameterConfig:
-    """What a study file says of one parameter.
-
-    Attributes:
-        domain: Its values.
-        changes: What it changes, of `CHANGES`; None if the file does not say.
-        only_with: The values that others must have for it to be set, by their names.
-    """
-
-    domain: Domain
-    changes: tuple[str, ...] | None = None
-    only_with: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, name: str, spec: Any) -> Self:
-        """Read what is written at a parameter's key.
-
-        Raises:
-            ValueError: It is written in no form that there is, or a value is not legal.
-        """
-        knob, values, changes, only_with = KNOBS[name], spec, None, {}
-        if isinstance(spec, Mapping) and "values" in spec:
-            if unknown := spec.keys() - {"values", "changes", "only_with"}:
-                raise ValueError(f"beside values there may be changes and only_with, got {min(unknown)}")
-            values = spec["values"]
-            changes = None if spec.get("changes") is None else _changes(knob, spec["changes"])
-            only_with = _only_with(name, spec.get("only_with"))
-        elif isinstance(spec, Mapping) and not spec.keys().isdisjoint({"changes", "only_with"}):
-            raise ValueError("beside changes and only_with there must be values: a value, a list or a range")
-        domain = knob.kind.read(values)
-        for value in domain.examples():
-            knob.kind.check(name, value)
-        return cls(domain=domain, changes=changes, only_with=only_with)
-
-
-def _changes(knob: Knob, told: Any) -> tuple[str, ...]:
-    if knob.searched is not None or knob.changes_length:
-        raise ValueError("what it changes is known; leave changes out")
-    told = told if isinstance(told, list | tuple) else [told]
-    if not told or any(each not in CHANGES for each in told):
-        raise ValueError(f"changes must be one or more of {', '.join(CHANGES)}, got {', '.join(map(str, told)) or 'none'}")
-    return tuple(each for each in CHANGES if each in told)
-
-
-def _only_with(name: str, told: Any) -> dict[str, tuple[Any, ...]]:
-    if told is None:
-        return {}
-    if not isinstance(told, Mapping) or not told:
-        raise ValueError(f"only_with must hold the values that other parameters must have, by their names, got {told!r}")
-    if name in (MICRO_BATCH, "gradient_accumulation_steps"):
-        raise ValueError("it is always set; leave only_with out")
-    found = {}
-    for other, values in told.items():
-        kind, values = KNOBS[other].kind, values if isinstance(values, list | tuple) else [values]
-        if not values:
-            raise ValueError(f"only_with must name one or more values of {other}, got none")
-        found[other] = tuple(kind.read_value(value) for value in values)
-    return found
 
 
 class EffectiveBatchSizeLimits(_Model):
@@ -205,55 +92,6 @@ def _flash_attention_alone(space: SearchSpace) -> str | None:
     domains = {name: domain.examples()[0] for name, domain in space.domains.items()}
     violation = without_limits.violation(space.parameters(domains))
     return None if violation is None else violation.reason
-
-
-def _check_conditions(space: SearchSpace) -> None:
-    """Check that what a condition names is searched, has these values, and is decided before.
-
-    Raises:
-        ValueError: It is not.
-    """
-    for name, conditions in space.only_with.items():
-        for other, allowed in conditions.items():
-            if other not in space.domains:
-                raise ValueError(f"space.{name}: only_with must name a parameter that is searched, got {other}")
-            values = space.domains[other].values()
-            if values is None:
-                raise ValueError(f"space.{name}: only_with needs a parameter with a list of values, and {other} is a range")
-            if missing := [value for value in allowed if value not in values]:
-                raise ValueError(
-                    f"space.{name}: only_with must name values of {other}, {', '.join(map(str, values))}, got {missing[0]}"
-                )
-            if name not in space.learning_only and other in space.learning_only:
-                raise ValueError(
-                    f"space.{name}: only_with can't name {other}, which changes learning only, while {name} changes more"
-                )
-
-
-def _check_names(space: SearchSpace, job: TrainingSettings) -> None:
-    """Check that there is something that takes each parameter.
-
-    Raises:
-        ValueError: There is not.
-    """
-    for name in space.domains:
-        if name in REFUSED_FIELDS:
-            raise ValueError(f"space.{name}: it can't be searched: {REFUSED_FIELDS[name]}")
-        if not space.knobs[name].is_open or name in OPEN_FIELDS:
-            continue
-        if isinstance(job, CustomJob):
-            if not name.isidentifier() or keyword.iskeyword(name):
-                raise ValueError(f"space.{name}: a keyword of job.build must be a name of Python")
-            if name in job.kwargs:
-                raise ValueError(f"space.{name}: it is searched, and fixed in job.kwargs; leave one of them out")
-            continue
-        known = [*KNOBS, *OPEN_FIELDS]
-        close = OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(name, known, n=1)), None)
-        what = "a parameter is a field of TrainingArguments or a setting of the built-in job"
-        hint = what if close is None else f"did you mean {close!r}?"
-        raise ValueError(f"unknown key 'space.{name}'; {hint}")
-    if {"warmup_ratio", "warmup_steps"} <= space.domains.keys():
-        raise ValueError("space.warmup_steps: warmup_ratio says the same; search one of them")
 
 
 class StudyConfig(_Model):
@@ -336,8 +174,7 @@ class StudyConfig(_Model):
                 f"{learned[0]} can't be an objective of a job that does not evaluate: set {self.job.HOW_TO_EVALUATE}"
             )
         space = self.search_space()
-        _check_names(space, self.job)
-        _check_conditions(space)
+        check_space(self.space, space, self.job)
         if self.sampler == "grid" and (continuous := space.continuous()):
             raise ValueError(f"sampler: grid needs a list of values for every parameter, and {continuous[0]} is a range")
         if self.sampler == "grid" and (size := space.num_combinations()) > MAX_GRID:

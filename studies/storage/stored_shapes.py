@@ -24,6 +24,7 @@ from tradeoff.objectives.measurements.records import OutcomeKind, check_sources,
 from tradeoff.objectives.measurements.seeds import spread_name
 from tradeoff.objectives.memory_estimator.estimates import MEMORY_ESTIMATES, MemoryEstimates
 from tradeoff.searchspace import KNOBS, TrialParameters
+from tradeoff.searchspace.domains import Value
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import explain
 from tradeoff.studies.storage.owner import OWNER_ATTRIBUTE
@@ -34,9 +35,6 @@ _MAY_DIVERGE = ("train_loss", "curve")
 _NUMBERS = frozenset(
     {*Memory.__dataclass_fields__, "trial_time_s", "first_step_time_s", "memory_shortfall_mib", "requested_mib", "free_mib"}
 )
-
-
-_Value = bool | int | float | str
 
 
 class _Device(BaseModel):
@@ -51,7 +49,7 @@ class _Device(BaseModel):
 
 
 class _Curve(BaseModel):
-    memory_class: dict[str, _Value] = Field(alias="class")
+    memory_class: dict[str, Value] = Field(alias="class")
     batches: list[int]
     peak_memory_mib: list[float]
     lower_bound_mib: list[float]
@@ -62,13 +60,13 @@ class _Estimates(BaseModel):
 
 
 class _Untrained(BaseModel):
-    learning_class: dict[str, _Value]
+    learning_class: dict[str, Value]
     why: str
     gain: float | None
 
 
 class _Plan(BaseModel):
-    params: dict[str, _Value]
+    params: dict[str, Value]
     stages: list[Literal["probe", "train"]]
     seed: int | None = None
 
@@ -111,7 +109,7 @@ _TRIAL = {
     "probe": ProbeResult,
     "training": TrainingResult,
 }
-_SYSTEM = {TRIAL_PLAN: _Plan, OWNER_ATTRIBUTE: _Owner, "fixed_params": dict[str, _Value]}
+_SYSTEM = {TRIAL_PLAN: _Plan, OWNER_ATTRIBUTE: _Owner, "fixed_params": dict[str, Value]}
 
 
 def check_study(attributes: Mapping[str, Any], directions: Sequence[StudyDirection]) -> StudyConfig:
@@ -238,7 +236,7 @@ def _check_params(trial: FrozenTrial, *, is_whole: bool) -> None:
             KNOBS[name].kind.read_value(value)
             KNOBS[name].kind.check(name, value)
             choices = getattr(trial.distributions[name], "choices", ())
-            if not all(isinstance(choice, bool | int | float | str | None) for choice in choices):
+            if not all(isinstance(choice, Value) for choice in choices):
                 raise ValueError(f"the choices of {name} must be values, got {str(choices)[:100]}")
     if is_whole:
         TrialParameters(**trial.params)

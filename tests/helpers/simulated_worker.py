@@ -16,7 +16,8 @@ from typing import Any
 import simulated_runner as simulated
 from rich.console import Console
 
-from tradeoff.studies.config.study import SpaceConfig, StudyConfig
+from tradeoff.studies.config.space import SpaceConfig
+from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.execution.display import PlainDisplay
 from tradeoff.studies.workers import run as runner
 

@@ -21,7 +21,8 @@ from tradeoff.objectives.device.cpu import CpuDevice
 from tradeoff.objectives.device.cuda import CudaDevice
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob
 from tradeoff.searchspace import TrialParameters
-from tradeoff.studies.config.study import SpaceConfig, StudyConfig
+from tradeoff.studies.config.space import SpaceConfig
+from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.export.export import export
 from tradeoff.studies.export.export_files import flags
 from tradeoff.studies.export.memory_advice import memory_to_leave_free_mib

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from tradeoff.objectives.objective import REPEATED
 from tradeoff.searchspace import Categorical, SearchSpace
-from tradeoff.studies.config.study import SpaceConfig, StudyConfig
+from tradeoff.studies.config.space import SpaceConfig
+from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.execution.display import PlainDisplay
 from tradeoff.studies.samplers.build import build_sampler
 from tradeoff.studies.samplers.constrained_gp import _WithInfeasible

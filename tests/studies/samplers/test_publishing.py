@@ -12,7 +12,8 @@ from rich.console import Console
 from tradeoff.objectives.measurements.outcome import Interrupted
 from tradeoff.objectives.measurements.records import UNPUBLISHED, read_attributes
 from tradeoff.searchspace import FloatRange, SearchSpace, TrialParameters
-from tradeoff.studies.config.study import SpaceConfig, StudyConfig
+from tradeoff.studies.config.space import SpaceConfig
+from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.execution.display import PlainDisplay
 from tradeoff.studies.results.evidence import judged_front
 from tradeoff.studies.results.results import read_results

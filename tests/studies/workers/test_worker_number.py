@@ -11,7 +11,8 @@ from grpc_proxy import Proxy
 from running import Recorder
 from simulated_worker import small_study
 
-from tradeoff.studies.config.study import SpaceConfig, StudyConfig
+from tradeoff.studies.config.space import SpaceConfig
+from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.execution.worker_number import take_worker_number
 from tradeoff.studies.storage.opening import load_study, open_storage
 from tradeoff.studies.workers import run as runner
