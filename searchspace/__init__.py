@@ -8,7 +8,7 @@ from tradeoff.searchspace.constraints import EffectiveBatchSizeRange, Violation
 from tradeoff.searchspace.domains import Categorical, Domain, FloatRange, IntRange, PowersOfTwo
 from tradeoff.searchspace.knob import Knob, Learning
 from tradeoff.searchspace.knobs import KNOBS, MICRO_BATCH, Knobs
-from tradeoff.searchspace.parameters import LearningClass, MemoryClass, Reuse, SpeedClass, TrialParameters
+from tradeoff.searchspace.parameters import LearningClass, MemoryClass, Reuse, SpeedClass, TrialParameters, Values
 from tradeoff.searchspace.space import SearchSpace
 
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "SearchSpace",
     "SpeedClass",
     "TrialParameters",
+    "Values",
     "Violation",
 ]

@@ -181,9 +181,10 @@ class Knowledge:
             num_samples=num_samples,
         )
         time_error, known, errors = self.times.relative_error(structure), {}, {}
+        of_other_classes = self.memory.model_error(structure), self.times.model_error(structure)
         for name, goal in cost_goals().items():
             if (estimated := goal.estimated(estimates)) is not None:
-                predicted = goal.typical_error if estimated[1] == "model" else 0.0
+                predicted = max(goal.typical_error, of_other_classes[goal.varies_with_time]) if estimated[1] == "model" else 0.0
                 known[name] = estimated
                 errors[name] = abs(estimated[0]) * math.hypot(time_error if goal.varies_with_time else 0.0, predicted)
         return Cost(known=known, errors=errors)
@@ -203,7 +204,7 @@ class Knowledge:
     @cached_property
     def memory(self) -> MemoryModel:
         """The memory model."""
-        return MemoryModel(observations=self.observations, estimates=self.memory_estimates)
+        return MemoryModel(observations=self.observations, estimates=self.memory_estimates, classes=self.setup.memory_classes)
 
     @cached_property
     def times(self) -> TimeModel:

@@ -1,16 +1,21 @@
 """Predict the peak memory of a configuration from the peaks of others and from the memory estimate.
 
-Within a memory class it is close to linear in the micro-batch, so two measured batches determine the others.
+Within a memory class it is close to linear in the micro-batch, so two measured batches determine the others. A class in which
+less was measured is predicted from the effects of its knobs in other classes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from tradeoff.objectives.knowledge.effects import Effects, Point
 from tradeoff.objectives.knowledge.interpolation import interpolate
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.memory_estimator.estimates import CorrectedEstimates, MemoryEstimates
 from tradeoff.searchspace import MemoryClass, TrialParameters
+
+# How far a measured peak may be off the line of its class: allocators round, and keep what they may need again.
+SCATTER = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +25,12 @@ class MemoryModel:
     Attributes:
         observations: Trials that ran.
         estimates: Memory as estimated before anything ran; None if it was not.
+        classes: The memory classes of the space.
     """
 
     observations: Sequence[Observation]
     estimates: MemoryEstimates | None
+    classes: Sequence[MemoryClass] = ()
 
     def peak_memory_mib(self, parameters: TrialParameters) -> tuple[float, str] | None:
         """Return the peak memory in MiB and its source: "probe", "model" or "estimate"; None while too little is known.
@@ -32,22 +39,34 @@ class MemoryModel:
         measured batches borrows from the one that differs only in whether gradients are held through the forward pass: the
         difference is the size of the gradients, unless the update is the peak. With a memory estimate, measured memory is
         interpolated over the estimated one instead, and the estimate alone ("estimate") is used while too little was measured.
+        What is left is predicted from the effects of knobs in other classes (see `Effects`).
         """
+        known = self._known(parameters)
+        return None if known is None else known[:2]
+
+    def model_error(self, parameters: TrialParameters) -> float:
+        """Return the standard deviation of a peak that is predicted from other classes, as a share of it; 0 for any other."""
+        known = self._known(parameters)
+        return 0.0 if known is None else known[2]
+
+    def _known(self, parameters: TrialParameters) -> tuple[float, str, float] | None:
+        """Return the peak, its source, and the error of its prediction from other classes."""
         memory_class, batch = parameters.memory_class(), float(parameters.per_device_train_batch_size)
         points = self._points.get(memory_class, {})
         if batch in points:
-            return points[batch], "probe"
+            return points[batch], "probe", 0.0
         if (corrected := self._corrected.peak_memory_mib(memory_class, batch)) is not None:
-            return corrected
+            return *corrected, 0.0
         if len(points) >= 2:
-            return interpolate(points, batch), "model"
+            return interpolate(points, batch), "model", 0.0
         other = self._points.get(memory_class.other_accumulation, {})
         if len(other) < 2 and batch not in other:
-            return None
+            predicted = self._effects.predict(memory_class, batch)
+            return None if predicted is None else (predicted[0], "model", predicted[1])
         base = other[batch] if batch in other else interpolate(other, batch)
         # Too low for a batch so small that the update is its peak. A prediction that is too low is corrected by the probe that
         # checks it once it is on the front; one that is too high would never be checked.
-        return max(0.0, base + self._gradients_mib * (1 if memory_class["accumulates"] else -1)), "model"
+        return max(0.0, base + self._gradients_mib * (1 if memory_class["accumulates"] else -1)), "model", 0.0
 
     def measured_mib(self, parameters: TrialParameters) -> float | None:
         """Return the peak in MiB measured at exactly this memory class and micro-batch; None if there is none."""
@@ -87,6 +106,16 @@ class MemoryModel:
                 if len(others) >= 2:
                     errors.append(interpolate(others, batch) / measured - 1)
         return errors
+
+    @cached_property
+    def _effects(self) -> Effects:
+        points = [
+            Point(key=memory_class, batch=batch, value=peak_mib, relative_std=SCATTER)
+            for memory_class, by_batch in self._points.items()
+            for batch, peak_mib in by_batch.items()
+            if peak_mib > 0
+        ]
+        return Effects(points=points, expected=self.classes)
 
     @cached_property
     def _corrected(self) -> CorrectedEstimates:

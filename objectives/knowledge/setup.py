@@ -1,13 +1,14 @@
 """The terms that all trials of a study share, in one object: from the objective to the samplers, everyone is given the same."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from tradeoff.objectives.job.settings import TrainingSettings
+from tradeoff.objectives.knowledge.lines import Lines
 from tradeoff.objectives.measurements.goals import cost_names, learned_names
-from tradeoff.searchspace import LearningClass, Reuse, SearchSpace, TrialParameters
+from tradeoff.searchspace import LearningClass, MemoryClass, Reuse, SearchSpace, SpeedClass, TrialParameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,21 @@ class StudySetup:
     def class_of(self, parameters: TrialParameters) -> LearningClass:
         """Return the learning class of a configuration, as widely as this study shares accuracy."""
         return parameters.learning_class(self.num_devices, self.reuse)
+
+    @cached_property
+    def lines(self) -> Lines:
+        """The lines of micro-batches that a survey can probe."""
+        return Lines(self.space)
+
+    @cached_property
+    def memory_classes(self) -> Sequence[MemoryClass]:
+        """The memory classes of the space."""
+        return tuple(dict.fromkeys(structure.memory_class() for structure in self.space.structures))
+
+    @cached_property
+    def speed_classes(self) -> Sequence[SpeedClass]:
+        """The speed classes of the space."""
+        return tuple(dict.fromkeys(structure.speed_class() for structure in self.space.structures))
 
     @cached_property
     def structures_of(self) -> Mapping[LearningClass, list[TrialParameters]]:

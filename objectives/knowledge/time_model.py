@@ -1,7 +1,7 @@
 """Predict the training time of a configuration: step times from probes times the number of steps, or its own measured time.
 
 Each has an error, which is that of its samples (see `time_error`) and, for a prediction, what trainings of other configurations
-were off by.
+were off by. A speed class in which less than two micro-batches were timed is predicted from the effects of its knobs in others.
 """
 
 import math
@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tradeoff.objectives.job.schedule import Schedule
+from tradeoff.objectives.knowledge.effects import Effects, Point
 from tradeoff.objectives.knowledge.interpolation import interpolate
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.time_error import DRIFT, PRIOR_REPEATS, TimeSample, combine, error_factor
-from tradeoff.searchspace import SpeedClass, TrialParameters
+from tradeoff.searchspace import KNOBS, SpeedClass, TrialParameters
 
 # Of a shorter time, measured by a clock that stood still or was set back, nothing follows.
 SHORTEST_S = 1e-9
+# The scatter of an update's time, as a relative standard deviation.
+UPDATE_SCATTER = 0.1
+# The knobs that change which weights are updated, and how.
+_UPDATES = frozenset({"optim", "model", "frozen_layers", "lora_rank", "lora_target_modules"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +42,14 @@ class TimeModel:
         """Return the training time in seconds and its source: "measured", or "probe" or "model" for step times x steps."""
         if (measured := self._trainings.get(parameters.structure)) is not None:
             return combine(measured).time_s, "measured"
-        predicted = self._uncalibrated_time_s(parameters)
+        predicted = self._uncalibrated(parameters)
         return None if predicted is None else (predicted[0] * self._calibration, predicted[1])
+
+    def model_error(self, parameters: TrialParameters) -> float:
+        """Return the standard deviation of a time that is predicted from other classes, as a share of it; 0 for any other."""
+        if parameters.structure in self._trainings or (predicted := self._uncalibrated(parameters)) is None:
+            return 0.0
+        return predicted[2]
 
     def relative_error(self, parameters: TrialParameters) -> float:
         """Return the standard deviation of what `train_time_s` returns, as a share of it.
@@ -122,44 +133,79 @@ class TimeModel:
             for key, by_batch in self._micro_step_samples.items()
         }
 
-    @cached_property
-    def _update_times_s(self) -> dict[str | None, float]:
-        """The time of an update by optimizer: the same weights are updated whatever the batch, checkpointing and precision."""
-        times_s: dict[str | None, list[float]] = {}
-        for observation in self.observations:
-            if observation.step_times_s is not None:
-                times_s.setdefault(observation.parameters.get("optim"), []).append(observation.step_times_s[1])
-        return {optimizer: statistics.median(all_s) for optimizer, all_s in times_s.items()}
+    def _update_s(self, parameters: TrialParameters) -> float:
+        """Return the time of an update: the same weights are updated whatever the batch, checkpointing and precision."""
+        key = _updated_by(parameters)
+        if key in self._update_times_s:
+            return self._update_times_s[key]
+        predicted = self._update_effects.predict(key, 0.0)
+        return statistics.median(self._update_times_s.values()) if predicted is None else predicted[0]
 
     @cached_property
-    def _compile_times_s(self) -> dict[SpeedClass, float]:
-        """The time that compiling the model took, by speed class; 0 if it is not compiled."""
-        times_s = {
+    def _update_times_s(self) -> dict[SpeedClass, float]:
+        times_s: dict[SpeedClass, list[float]] = {}
+        for observation in self.observations:
+            if observation.step_times_s is not None:
+                times_s.setdefault(_updated_by(observation.parameters), []).append(observation.step_times_s[1])
+        return {key: statistics.median(all_s) for key, all_s in times_s.items()}
+
+    @cached_property
+    def _update_effects(self) -> Effects:
+        times_s = self._update_times_s.items()
+        return Effects(
+            points=[Point(key=k, batch=0, value=s, relative_std=UPDATE_SCATTER) for k, s in times_s if s > SHORTEST_S]
+        )
+
+    def _compile_time_s(self, parameters: TrialParameters) -> float:
+        """Return the time that compiling takes, as its class or else other compiled ones say; 0 if it is not compiled."""
+        times_s, key = self._compile_times_s, parameters.speed_class()
+        if key in times_s:
+            return statistics.median(times_s[key])
+        compiled = parameters.get("torch_compile")
+        alike = [time_s for other, all_s in times_s.items() if other.get("torch_compile") == compiled for time_s in all_s]
+        return statistics.median(alike) if alike else 0.0
+
+    @cached_property
+    def _compile_times_s(self) -> dict[SpeedClass, list[float]]:
+        return {
             key: [o.record.attributes["probe"].get("compile_time_s", 0.0) for o in probes]
             for key, probes in self._probes.items()
         }
-        return {key: statistics.median(all_s) for key, all_s in times_s.items()}
 
-    def _uncalibrated_time_s(self, parameters: TrialParameters) -> tuple[float, str] | None:
+    @cached_property
+    def _effects(self) -> Effects:
+        points = [
+            Point(key=key, batch=batch, value=sample.time_s, relative_std=self.error_factor * sample.relative_std)
+            for key, by_batch in self._micro_step_samples.items()
+            for batch, samples in by_batch.items()
+            if (sample := combine(samples)).time_s > SHORTEST_S
+        ]
+        return Effects(points=points, expected=self.setup.speed_classes)
+
+    def _uncalibrated(self, parameters: TrialParameters) -> tuple[float, str, float] | None:
+        """Return steps times step times, its source, and the error of its prediction from other classes."""
         points = self._micro_step_points.get(parameters.speed_class(), {})
-        batch = float(parameters.per_device_train_batch_size)
+        batch, error = float(parameters.per_device_train_batch_size), 0.0
         if batch in points:
             micro_step_s, source = points[batch], "probe"
         elif len(points) >= 2:
             micro_step_s, source = interpolate(points, batch), "model"
+        elif (predicted := self._effects.predict(parameters.speed_class(), batch)) is not None:
+            (micro_step_s, error), source = predicted, "model"
         else:
             return None
         schedule = Schedule.of(self.setup.job, parameters, num_samples=self.setup.num_train, num_devices=self.setup.num_devices)
-        compile_s = self._compile_times_s.get(parameters.speed_class(), 0.0)
-        return compile_s + schedule.train_time_s(micro_step_s, self._update_times_s[parameters.get("optim")]), source
+        return self._compile_time_s(parameters) + schedule.train_time_s(micro_step_s, self._update_s(parameters)), source, error
 
     @cached_property
     def _estimated_and_measured(self) -> list[tuple[float, float]]:
         pairs = []
         for observation in self.observations:
             if observation.train_time_s is not None and observation.record.outcome == "completed":
-                estimate = self._uncalibrated_time_s(observation.parameters)
-                if estimate is not None and min(estimate[0], observation.train_time_s) > SHORTEST_S:
+                estimate = self._uncalibrated(observation.parameters)
+                if estimate is None or estimate[2] > 0:
+                    continue  # what it is off by is the error of the effects
+                if min(estimate[0], observation.train_time_s) > SHORTEST_S:
                     pairs.append((estimate[0], observation.train_time_s))
         return pairs
 
@@ -179,3 +225,9 @@ class TimeModel:
         expected = 2 * (self.error_factor * DRIFT) ** 2
         excess = PRIOR_REPEATS * DRIFT**2 + sum(residual**2 for residual in residuals) - (len(residuals) - 1) * expected
         return math.sqrt(max(0.0, excess) / (PRIOR_REPEATS + len(residuals) - 1))
+
+
+def _updated_by(parameters: TrialParameters) -> SpeedClass:
+    """Return the values that the time of an update depends on: of a knob of which nothing is known, it may."""
+    speed_class = parameters.speed_class()
+    return SpeedClass(**{name: value for name, value in speed_class.items() if name in _UPDATES or name not in KNOBS})

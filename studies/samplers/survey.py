@@ -1,4 +1,4 @@
-"""Select the next probe, until memory and time of every configuration are known or can be interpolated.
+"""Select the next probe, until memory and time of every configuration are known or can be predicted.
 
 For each compute configuration (checkpointing, precision, optimizer, attention, data loading and so on) a line of micro-batches
 is probed: the smallest, a middle one, and then the largest that should fit, where the line through the measured ones meets the
@@ -12,6 +12,9 @@ A compute configuration is postponed if most of its known members are dominated,
 effective batch and optimizer: it can only reach the front by learning better. A precision, or another implementation of the
 same arithmetic, is compared at a batch where the other one was measured, so that a single probe is enough. The survey returns
 to what it postponed once the rest is exhausted.
+
+Where there are many compute configurations, one of them has its line, and each value of a knob is probed beside it at two of
+the batches that were measured there. The effects of the knobs tell of the others (`tradeoff.objectives.knowledge.effects`).
 """
 
 from collections import Counter, defaultdict
@@ -19,7 +22,8 @@ from collections.abc import Collection, Sequence
 from enum import IntEnum
 
 from tradeoff.objectives.knowledge.knowledge import Cost, Knowledge
-from tradeoff.searchspace import KNOBS, Learning, LearningClass, MemoryClass, SearchSpace, SpeedClass, TrialParameters
+from tradeoff.objectives.knowledge.lines import Family, Line, cheapest_first, compute_values
+from tradeoff.searchspace import Knobs, Learning, LearningClass, TrialParameters, Values
 
 # A batch predicted to exceed the limit by up to this share may still fit, and is probed.
 BOUNDARY_MARGIN = 0.05
@@ -30,9 +34,8 @@ MEMORY_TOLERANCE = 0.05
 # Probes per line, on average: used to estimate what is left of a survey.
 PROBES_A_LINE = 2
 
-Line = dict[int, TrialParameters]
 # Costs of configurations that can replace each other: by learning class, without regard to precision.
-Known = dict[LearningClass, list[tuple[SpeedClass, Cost]]]
+Known = dict[LearningClass, list[tuple[Values, Cost]]]
 
 
 class Depth(IntEnum):
@@ -61,62 +64,108 @@ def next_probe(
     hopeless = failures.hopeless
     if failures.nothing_works:
         # One thing may be wrong with all of them: what differs most from what has failed tells soonest.
-        left = [p for p in sorted(knowledge.setup.space.structures, key=_cheapest_first) if p not in busy and p not in hopeless]
+        left = [p for p in sorted(knowledge.setup.space.structures, key=cheapest_first) if p not in busy and p not in hopeless]
         return min(left, key=failures.suspicion, default=None)
-    postponed = []
-    families = _families(knowledge.setup.space)
-    if failures.failed:
-        # Of one that shares an option with a failure and has not worked, more is known once the others are surveyed.
-        families = dict(sorted(families.items(), key=lambda family: _suspicion(family[1], knowledge)))
-    num_of_memory = Counter(_memory_class(lines) for lines in families.values())
-    known = _known_costs(knowledge) if depth == Depth.PROMISING else {}
-    for position, (speed_class, lines) in enumerate(families.items()):
-        if depth == Depth.FIRST and position > 0:
-            break
-        if depth == Depth.PROMISING and _looks_dominated(speed_class, known):
+    families = _surveyed(knowledge)
+    are_many = knowledge.setup.lines.are_many
+    if depth == Depth.FIRST or are_many:
+        probe = _next_of_lines(knowledge, families[:1], busy, depth)
+        return probe or (_next_of_values(knowledge, families, busy) if depth > Depth.FIRST else None)
+    return _next_of_lines(knowledge, families, busy, depth)
+
+
+def _surveyed(knowledge: Knowledge) -> Sequence[Family]:
+    """Return the families to survey, the one with which others are compared first."""
+    lines = knowledge.setup.lines
+    families = lines.families
+    if lines.are_many and not any(_live(line, knowledge) for line in families[0].lines.values()):
+        # If nothing of it fits or works, one that differs little and does takes its place.
+        working = next((family for family in families[1:] if _probed(family, knowledge)), None)
+        families = families if working is None else lines.around(working)
+    if not knowledge.failures.failed:
+        return families
+    # Of one that shares an option with a failure and has not worked, more is known once the others are surveyed.
+    return sorted(families, key=lambda family: min(map(knowledge.failures.suspicion, family.members)))
+
+
+def _next_of_lines(
+    knowledge: Knowledge, families: Sequence[Family], busy: Collection[TrialParameters], depth: Depth
+) -> TrialParameters | None:
+    """Return the next probe of the lines of some families."""
+    postponed, knobs = [], knowledge.setup.space.knobs
+    num_of_memory = Counter(family.memory_class for family in families)
+    known = _known_costs(knowledge) if depth == Depth.PROMISING and len(families) > 1 else {}
+    for family in families:
+        if known and _looks_dominated(family.values, known):
             continue
-        siblings = [other for key, other in families.items() if _are_siblings(speed_class, key)]
-        shares_memory = num_of_memory[_memory_class(lines)] > 1
-        for accumulates in sorted(lines, reverse=True):
-            line = _Line(knowledge, lines, accumulates, hopeless, siblings, shares_memory=shares_memory)
+        siblings = [other for other in families if _are_siblings(family.values, other.values, knobs)]
+        shares_memory = num_of_memory[family.memory_class] > 1
+        for accumulates in sorted(family.lines, reverse=True):
+            line = _Line(knowledge, family, accumulates, siblings=siblings, shares_memory=shares_memory)
             if (probe := line.next()) is None:
                 continue
             if probe not in busy:
                 return probe
-            postponed.append((lines, accumulates, shares_memory))
+            postponed.append((family, accumulates, shares_memory))
     # The next probe of such a line depends on the running one. With nothing else to survey its neighbours are probed, so that
     # a worker that died blocks no line.
-    for lines, accumulates, shares_memory in postponed:
-        line = _Line(knowledge, lines, accumulates, hopeless | busy, shares_memory=shares_memory)
+    for family, accumulates, shares_memory in postponed:
+        line = _Line(knowledge, family, accumulates, busy, shares_memory=shares_memory)
         if (probe := line.next()) is not None:
             return probe
     return None
 
 
-def _families(space: SearchSpace) -> dict[SpeedClass, dict[bool, Line]]:
-    """Return, for each speed class, with and without accumulation, a configuration per micro-batch, with the fewest steps."""
-    families: dict[SpeedClass, dict[bool, Line]] = {}
-    for parameters in sorted(space.structures, key=_cheapest_first):
-        line = families.setdefault(parameters.speed_class(), {}).setdefault(parameters.gradient_accumulation_steps > 1, {})
-        line.setdefault(parameters.per_device_train_batch_size, parameters)
-    return families
+def _next_of_values(
+    knowledge: Knowledge, families: Sequence[Family], busy: Collection[TrialParameters]
+) -> TrialParameters | None:
+    """Return the next probe of one value beside the first family: where that was measured, if it fits there."""
+    compared = _probed(families[0], knowledge)
+    for most in range(1, PROBES_A_LINE + 1):
+        # A value that another worker is probing waits, unless there is nothing else.
+        for left_out in ((), busy):
+            for family in families[1:]:
+                probed = _probed(family, knowledge)
+                line = family.lines[max(family.lines)]
+                others = [batch for batch in _live(line, knowledge, left_out) if batch not in probed]
+                if len(probed) >= most or not others:
+                    continue
+                fitting = [batch for batch in others if _fits(line[batch], knowledge)] or others[:1]
+                beside = [batch for batch in compared[:PROBES_A_LINE] if batch in fitting] or fitting[:1]
+                # The larger one tells more of most configurations, the smaller one of what does not depend on the batch.
+                if (probe := line[beside[-1] if most == 1 else beside[0]]) not in busy:
+                    return probe
+    return None
 
 
-def _suspicion(lines: dict[bool, Line], knowledge: Knowledge) -> int:
-    """Return the suspicion of the least suspicious configuration of a family."""
-    return min(knowledge.failures.suspicion(parameters) for line in lines.values() for parameters in line.values())
+def _live(line: Line, knowledge: Knowledge, left_out: Collection[TrialParameters] = ()) -> list[int]:
+    """Return the micro-batches of a line that may fit and work."""
+    limit_mib, hopeless = knowledge.setup.memory_limit_mib, knowledge.failures.hopeless
+    return [
+        batch
+        for batch, parameters in line.items()
+        if knowledge.out_of_memory(parameters) is None
+        and parameters not in left_out
+        and parameters not in hopeless
+        and (knowledge.memory.lower_bound_mib(parameters) or 0.0) <= limit_mib
+    ]
 
 
-def _memory_class(lines: dict[bool, Line]) -> MemoryClass:
-    """Return the memory class of a compute configuration, without regard to accumulation."""
-    line = next(iter(lines.values()))
-    return next(iter(line.values())).memory_class().replace(accumulates=False)
+def _probed(family: Family, knowledge: Knowledge) -> list[int]:
+    """Return the micro-batches of a family whose memory and time were measured, with gradients held or without, ascending."""
+    return sorted({p.per_device_train_batch_size for p in family.members if knowledge.is_probed(p)})
 
 
-def _are_siblings(a: SpeedClass, b: SpeedClass) -> bool:
+def _fits(parameters: TrialParameters, knowledge: Knowledge) -> bool:
+    """Return True unless a configuration is predicted not to fit."""
+    known = knowledge.memory_mib(parameters)
+    return known is None or known[0] <= knowledge.setup.memory_limit_mib
+
+
+def _are_siblings(a: Values, b: Values, knobs: Knobs) -> bool:
     """Return True if they differ only in one knob that changes the arithmetic, so that one batch is enough to compare them."""
     different = [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
-    return len(different) == 1 and KNOBS[different[0]].learning >= Learning.ROUNDING
+    return len(different) == 1 and knobs[different[0]].learning >= Learning.ROUNDING
 
 
 def _known_costs(knowledge: Knowledge) -> Known:
@@ -125,52 +174,51 @@ def _known_costs(knowledge: Knowledge) -> Known:
     A slower optimizer is not dominated by one that learns less: only the same one at the same effective batch counts.
     """
     known: Known = defaultdict(list)
+    # What is no knob, the effective batch, is a part of the method as well.
+    knobs = knowledge.setup.space.knobs
     for parameters in knowledge.setup.space.structures:
         if (cost := knowledge.cost(parameters)) is not None:
             learning = parameters.learning_class(knowledge.setup.num_devices)
-            method = {name: value for name, value in learning.items() if _is_method(name)}
-            known[LearningClass(**method)].append((parameters.speed_class(), cost))
+            method = {name: value for name, value in learning.items() if knobs[name].learning is Learning.METHOD}
+            known[LearningClass(**method)].append((compute_values(parameters), cost))
     return known
 
 
-def _is_method(name: str) -> bool:
-    return name not in KNOBS or KNOBS[name].learning is Learning.METHOD
-
-
-def _looks_dominated(speed_class: SpeedClass, known: Known) -> bool:
-    """Return True if most configurations with known costs are slower than one of another class that needs no more memory."""
+def _looks_dominated(values: Values, known: Known) -> bool:
+    """Return True if most configurations with known costs are slower than one of another family that needs no more memory."""
     verdicts = [
         any(
-            other != speed_class
+            other != values
             and theirs.train_time_s < ours.train_time_s
             and theirs.peak_memory_mib <= ours.peak_memory_mib * (1 + MEMORY_TOLERANCE)
             for other, theirs in alternatives
         )
         for alternatives in known.values()
         for own, ours in alternatives
-        if own == speed_class
+        if own == values
     ]
     return sum(verdicts) > len(verdicts) / 2
 
 
 def remaining_s(knowledge: Knowledge) -> float:
     """Estimate the time to survey the lines without a probe, in seconds; 0 before the first probe."""
+    touched = {(compute_values(o.parameters), o.parameters.gradient_accumulation_steps > 1) for o in knowledge.observations}
+    lines = {
+        (family.values, accumulates)
+        for position, family in enumerate(_surveyed(knowledge))
+        for accumulates in ((max(family.lines),) if knowledge.setup.lines.are_many and position else family.lines)
+    }
+    return len(lines - touched) * PROBES_A_LINE * mean_probe_s(knowledge)
+
+
+def mean_probe_s(knowledge: Knowledge) -> float:
+    """Return the mean time of a probe, in seconds; 0 before the first one."""
     times_s = [
         float(o.record.attributes["trial_time_s"])
         for o in knowledge.observations
         if o.record.outcome == "probed" and "trial_time_s" in o.record.attributes
     ]
-    if not times_s:
-        return 0.0
-    touched = {(o.parameters.speed_class(), o.parameters.gradient_accumulation_steps > 1) for o in knowledge.observations}
-    lines = {
-        (speed_class, accumulates) for speed_class, both in _families(knowledge.setup.space).items() for accumulates in both
-    }
-    return len(lines - touched) * PROBES_A_LINE * sum(times_s) / len(times_s)
-
-
-def _cheapest_first(parameters: TrialParameters) -> tuple[int, int]:
-    return parameters.per_device_train_batch_size, parameters.gradient_accumulation_steps
+    return sum(times_s) / len(times_s) if times_s else 0.0
 
 
 class _Line:
@@ -179,34 +227,30 @@ class _Line:
     def __init__(
         self,
         knowledge: Knowledge,
-        lines: dict[bool, Line],
+        family: Family,
         accumulates: bool,
-        left_out: Collection[TrialParameters],
-        siblings: Sequence[dict[bool, Line]] = (),
+        left_out: Collection[TrialParameters] = (),
         *,
+        siblings: Sequence[Family] = (),
         shares_memory: bool,
     ) -> None:
         self._knowledge = knowledge
         # Another compute configuration (more loader workers, for one) may need the same memory: measured, but not timed.
         self._shares_memory = shares_memory
-        self._line = lines[accumulates]
+        self._line = family.lines[accumulates]
         self._limit_mib = knowledge.setup.memory_limit_mib
-        self._live = [
-            batch
-            for batch, parameters in self._line.items()
-            if knowledge.out_of_memory(parameters) is None
-            and parameters not in left_out
-            and (knowledge.memory.lower_bound_mib(parameters) or 0.0) <= self._limit_mib
-        ]
+        self._live = _live(self._line, knowledge, left_out)
         self._is_estimated = all(knowledge.memory.estimated_mib(parameters) is not None for parameters in self._line.values())
         # A miss shows that the estimate is off here: from then on the line is probed as without one.
         self._has_missed = any(knowledge.out_of_memory(parameters) is not None for parameters in self._line.values())
         self._measured = self._measured_of(self._line)
         # What was measured with accumulation stands for the same batch without: the difference is the size of the gradients.
-        with_accumulation = [] if accumulates or True not in lines else self._measured_of(lines[True])
+        with_accumulation = [] if accumulates or True not in family.lines else self._measured_of(family.lines[True])
         self._known = sorted({*self._measured, *with_accumulation}) if len(with_accumulation) >= 2 else self._measured
         self._measured_of_siblings = max(
-            (self._measured_of(sibling[accumulates]) for sibling in siblings if accumulates in sibling), key=len, default=[]
+            (self._measured_of(sibling.lines[accumulates]) for sibling in siblings if accumulates in sibling.lines),
+            key=len,
+            default=[],
         )
 
     def _measured_of(self, line: Line) -> list[int]:

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from tradeoff.objectives.knowledge.early_stopping import expected_final
-from tradeoff.objectives.knowledge.knowledge import Knowledge
+from tradeoff.objectives.knowledge.knowledge import Cost, Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import learning_curve
@@ -23,7 +23,7 @@ from tradeoff.studies.samplers.acquisition import Candidate, Decision, Volume, s
 from tradeoff.studies.samplers.candidates import candidates, reference
 from tradeoff.studies.samplers.repeated_training import worth_of_repeats
 from tradeoff.studies.samplers.reprobing import to_repeat
-from tradeoff.studies.samplers.survey import Depth, next_probe, remaining_s
+from tradeoff.studies.samplers.survey import Depth, mean_probe_s, next_probe, remaining_s
 from tradeoff.studies.samplers.untrained import DOES_NOT_FIT, Untrained, untrained
 from tradeoff.studies.samplers.verification import to_verify
 
@@ -32,6 +32,8 @@ MIN_RELATIVE_GAIN = 0.002
 # The expected gain that makes a training come before the next step of the survey: the first class is trained once one compute
 # configuration is known, further ones before the compute configurations that look dominated.
 MIN_GAINS = {Depth.FIRST: 0.2, Depth.PROMISING: 0.005}
+# A training that is predicted to take so many times as long as a probe is not begun before one.
+WORTH_A_PROBE = 5
 
 
 def is_training(observation: Observation) -> bool:
@@ -188,8 +190,18 @@ class TrialPlanner:
             return self._repeat(candidate)
         parameters, cost = candidate.fastest
         probed = cost.is_measured(self._setup.costs)
+        if not probed and self._is_uncertain(parameters, cost):
+            return self._probe(parameters, "measures what it costs, before a training by that")
         why = f"trains effective batch {candidate.learning_class.effective_batch_size} by its fastest member"
         return TrialPlan(parameters=parameters, stages=("train",) if probed else ("probe", "train"), why=why)
+
+    def _is_uncertain(self, parameters: TrialParameters, cost: Cost) -> bool:
+        """Return True if what a training costs is predicted from other compute configurations, and a probe costs much less."""
+        models = self.knowledge.memory, self.knowledge.times
+        is_predicted = any(model.model_error(parameters) > 0 for model in models)
+        is_being_probed = any(running.structure == parameters.structure for running, _ in self.running)
+        is_worth_it = cost.train_time_s > WORTH_A_PROBE * mean_probe_s(self.knowledge)
+        return is_predicted and is_worth_it and not is_being_probed
 
     def _repeat(self, candidate: Candidate) -> TrialPlan:
         """Return the plan to train the same configuration again: only its trials can hold the mean of both."""

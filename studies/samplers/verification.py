@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.goals import cost_goals
 from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.measurements.seeds import spread_name
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.samplers.acquisition import Volume
 
@@ -84,7 +85,14 @@ def _unmeasured(record: TrialRecord, knowledge: Knowledge, pending: Collection[T
 def _optimistic(record: TrialRecord) -> dict[str, float]:
     """Return a trial's values, with the predicted ones as good as they may well be."""
     return dict(record.values) | {
-        name: record.values[name] * (1 + goal.sign * goal.typical_error)
+        name: record.values[name] + goal.sign * _error(record, name, goal.typical_error)
         for name, goal in cost_goals().items()
         if name in record.values and record.sources.get(name) == "model"
     }
+
+
+def _error(record: TrialRecord, name: str, typical: float) -> float:
+    """Return the error of a predicted value: the one that is stored, which is large between compute configurations."""
+    error: float = record.attributes.get(spread_name(name)) or typical * abs(record.values[name])
+    # No cost is below 0, whatever its error.
+    return min(error, abs(record.values[name]))
