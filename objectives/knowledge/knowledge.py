@@ -169,22 +169,21 @@ class Knowledge:
         return self._costs[structure]
 
     def _cost(self, structure: TrialParameters) -> Cost | None:
-        memory, time = self.memory_mib(structure), self.time_s(structure)
-        if memory is None or time is None:
+        if (memory := self.memory.known(structure)) is None or (time := self.times.known(structure)) is None:
             return None
         num_samples = Schedule.of(self.setup.job, structure, num_samples=self.setup.num_train).num_samples
         estimates = Estimates(
             # A value that was not measured counts as predicted, whether by a line through peaks or by the memory estimate.
             peak_memory_mib=(memory[0], "model" if memory[1] == "estimate" else memory[1]),
-            train_time_s=time,
-            energy_j=self._power.energy_j(structure, *time),
+            train_time_s=time[:2],
+            energy_j=self._power.energy_j(structure, *time[:2]),
             num_samples=num_samples,
         )
         time_error, known, errors = self.times.relative_error(structure), {}, {}
-        of_other_classes = self.memory.model_error(structure), self.times.model_error(structure)
         for name, goal in cost_goals().items():
             if (estimated := goal.estimated(estimates)) is not None:
-                predicted = max(goal.typical_error, of_other_classes[goal.varies_with_time]) if estimated[1] == "model" else 0.0
+                from_other_classes = time[2] if goal.varies_with_time else memory[2]
+                predicted = max(goal.typical_error, from_other_classes) if estimated[1] == "model" else 0.0
                 known[name] = estimated
                 errors[name] = abs(estimated[0]) * math.hypot(time_error if goal.varies_with_time else 0.0, predicted)
         return Cost(known=known, errors=errors)

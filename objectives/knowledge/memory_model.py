@@ -41,16 +41,14 @@ class MemoryModel:
         interpolated over the estimated one instead, and the estimate alone ("estimate") is used while too little was measured.
         What is left is predicted from the effects of knobs in other classes (see `Effects`).
         """
-        known = self._known(parameters)
+        known = self.known(parameters)
         return None if known is None else known[:2]
 
-    def model_error(self, parameters: TrialParameters) -> float:
-        """Return the standard deviation of a peak that is predicted from other classes, as a share of it; 0 for any other."""
-        known = self._known(parameters)
-        return 0.0 if known is None else known[2]
+    def known(self, parameters: TrialParameters) -> tuple[float, str, float] | None:
+        """Return what `peak_memory_mib` does, and the standard deviation of a peak that is predicted from other classes.
 
-    def _known(self, parameters: TrialParameters) -> tuple[float, str, float] | None:
-        """Return the peak, its source, and the error of its prediction from other classes."""
+        It is a share of the peak, and 0 for any other.
+        """
         memory_class, batch = parameters.memory_class(), float(parameters.per_device_train_batch_size)
         points = self._points.get(memory_class, {})
         if batch in points:

@@ -40,16 +40,20 @@ class TimeModel:
 
     def train_time_s(self, parameters: TrialParameters) -> tuple[float, str] | None:
         """Return the training time in seconds and its source: "measured", or "probe" or "model" for step times x steps."""
-        if (measured := self._trainings.get(parameters.structure)) is not None:
-            return combine(measured).time_s, "measured"
-        predicted = self._uncalibrated(parameters)
-        return None if predicted is None else (predicted[0] * self._calibration, predicted[1])
+        known = self.known(parameters)
+        return None if known is None else known[:2]
 
-    def model_error(self, parameters: TrialParameters) -> float:
-        """Return the standard deviation of a time that is predicted from other classes, as a share of it; 0 for any other."""
-        if parameters.structure in self._trainings or (predicted := self._uncalibrated(parameters)) is None:
-            return 0.0
-        return predicted[2]
+    def known(self, parameters: TrialParameters) -> tuple[float, str, float] | None:
+        """Return what `train_time_s` does, and the standard deviation of a time that is predicted from other classes.
+
+        It is a share of the time, and 0 for any other.
+        """
+        if (measured := self._trainings.get(parameters.structure)) is not None:
+            return combine(measured).time_s, "measured", 0.0
+        if (predicted := self._uncalibrated(parameters)) is None:
+            return None
+        time_s, source, error = predicted
+        return time_s * self._calibration, source, error
 
     def relative_error(self, parameters: TrialParameters) -> float:
         """Return the standard deviation of what `train_time_s` returns, as a share of it.
@@ -135,11 +139,19 @@ class TimeModel:
 
     def _update_s(self, parameters: TrialParameters) -> float:
         """Return the time of an update: the same weights are updated whatever the batch, checkpointing and precision."""
-        key = _updated_by(parameters)
-        if key in self._update_times_s:
-            return self._update_times_s[key]
-        predicted = self._update_effects.predict(key, 0.0)
-        return statistics.median(self._update_times_s.values()) if predicted is None else predicted[0]
+        speed_class = parameters.speed_class()
+        if (known := self._updates.get(speed_class)) is None:
+            key = _updated_by(parameters)
+            if (known := self._update_times_s.get(key)) is None:
+                predicted = self._update_effects.predict(key, 0.0)
+                known = statistics.median(self._update_times_s.values()) if predicted is None else predicted[0]
+            self._updates[speed_class] = known
+        return known
+
+    @cached_property
+    def _updates(self) -> dict[SpeedClass, float]:
+        """The cache of `_update_s`."""
+        return {}
 
     @cached_property
     def _update_times_s(self) -> dict[SpeedClass, float]:
@@ -159,18 +171,22 @@ class TimeModel:
     def _compile_time_s(self, parameters: TrialParameters) -> float:
         """Return the time that compiling takes, as its class or else other compiled ones say; 0 if it is not compiled."""
         times_s, key = self._compile_times_s, parameters.speed_class()
-        if key in times_s:
-            return statistics.median(times_s[key])
-        compiled = parameters.get("torch_compile")
-        alike = [time_s for other, all_s in times_s.items() if other.get("torch_compile") == compiled for time_s in all_s]
-        return statistics.median(alike) if alike else 0.0
+        return times_s[key] if key in times_s else self._usual_compile_times_s.get(key.get("torch_compile"), 0.0)
 
     @cached_property
-    def _compile_times_s(self) -> dict[SpeedClass, list[float]]:
-        return {
+    def _compile_times_s(self) -> dict[SpeedClass, float]:
+        times_s = {
             key: [o.record.attributes["probe"].get("compile_time_s", 0.0) for o in probes]
             for key, probes in self._probes.items()
         }
+        return {key: statistics.median(all_s) for key, all_s in times_s.items()}
+
+    @cached_property
+    def _usual_compile_times_s(self) -> dict[bool | None, float]:
+        times_s: dict[bool | None, list[float]] = {}
+        for key, time_s in self._compile_times_s.items():
+            times_s.setdefault(key.get("torch_compile"), []).append(time_s)
+        return {compiled: statistics.median(all_s) for compiled, all_s in times_s.items()}
 
     @cached_property
     def _effects(self) -> Effects:

@@ -197,8 +197,8 @@ class TrialPlanner:
 
     def _is_uncertain(self, parameters: TrialParameters, cost: Cost) -> bool:
         """Return True if what a training costs is predicted from other compute configurations, and a probe costs much less."""
-        models = self.knowledge.memory, self.knowledge.times
-        is_predicted = any(model.model_error(parameters) > 0 for model in models)
+        known = self.knowledge.memory.known(parameters), self.knowledge.times.known(parameters)
+        is_predicted = any(each is not None and each[2] > 0 for each in known)
         is_being_probed = any(running.structure == parameters.structure for running, _ in self.running)
         is_worth_it = cost.train_time_s > WORTH_A_PROBE * mean_probe_s(self.knowledge)
         return is_predicted and is_worth_it and not is_being_probed
