@@ -274,7 +274,7 @@ class Objective:
         snapshot = self.snapshot(study)
         knowledge = snapshot.knowledge
         members = []
-        for structure in self.setup.structures_of.get(knowledge.class_of(parameters.structure), ()):
+        for structure in self.setup.members_of(parameters):
             if (cost := knowledge.cost(structure)) is not None:
                 known = {name: value for name in costs if (value := cost.value(name)) is not None}
                 if len(known) < len(costs):

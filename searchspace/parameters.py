@@ -206,10 +206,10 @@ class TrialParameters(Values):
         Memory grows with the micro-batch, from checkpointing on to off, and from no accumulation to any. Between other settings
         there is no order.
         """
-        (ours, our_ranks), (theirs, their_ranks) = self._memory_order, other._memory_order
-        if ours != theirs or our_ranks.keys() != their_ranks.keys():
+        ours, theirs = self._memory_ranks, other._memory_ranks
+        if self.memory_kind != other.memory_kind or ours.keys() != theirs.keys():
             return False
-        return all(our_ranks[name] >= rank for name, rank in their_ranks.items())
+        return all(ours[name] >= rank for name, rank in theirs.items())
 
     @cached_property
     def learning_only(self) -> Mapping[str, Any]:
@@ -242,14 +242,17 @@ class TrialParameters(Values):
         )
 
     @cached_property
-    def _memory_order(self) -> tuple[dict[str, Any], dict[str, float]]:
-        """The values that change memory in no known order, and the ranks of those that change it in a known one."""
-        unordered, ranks = {}, {}
-        for name, value in self._values.items():
-            if (memory := self.knobs[name].memory) is None:
-                continue
-            if memory.order:
-                ranks[name] = memory.order * memory.seen_as(value)
-            else:
-                unordered[name] = memory.seen_as(value)
-        return unordered, ranks
+    def memory_kind(self) -> Values:
+        """The values that change memory in no known order: only where they are equal it is known who needs more."""
+        seen = {
+            name: (memory, value) for name, value in self._values.items() if (memory := self.knobs[name].memory) is not None
+        }
+        return Values(**{name: memory.seen_as(value) for name, (memory, value) in seen.items() if not memory.order})
+
+    @cached_property
+    def _memory_ranks(self) -> dict[str, float]:
+        """The ranks of those that change it in a known order."""
+        seen = {
+            name: (memory, value) for name, value in self._values.items() if (memory := self.knobs[name].memory) is not None
+        }
+        return {name: memory.order * memory.seen_as(value) for name, (memory, value) in seen.items() if memory.order}

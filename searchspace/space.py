@@ -201,9 +201,17 @@ class SearchSpace:
         return next(self._structures(), None) is None
 
     def _structures(self) -> Iterator[TrialParameters]:
+        return self._of_structures.drawn(MAX_STRUCTURES) if self.is_drawn else self._of_structures.grid()
+
+    @cached_property
+    def is_drawn(self) -> bool:
+        """True if there are more structures than can be looked at, so that `structures` are a part of them."""
+        return self._of_structures.num_combinations() > MAX_STRUCTURES
+
+    @cached_property
+    def _of_structures(self) -> "SearchSpace":
         domains = {name: domain for name, domain in self.domains.items() if name not in self.learning_only}
-        space = replace(self, domains=domains)
-        return space.grid() if space.num_combinations() <= MAX_STRUCTURES else space.drawn(MAX_STRUCTURES)
+        return replace(self, domains=domains)
 
     def complete(self, structure: TrialParameters) -> TrialParameters:
         """Return the structure with the first value of each parameter that it lacks, as Optuna wants a value of each."""

@@ -72,12 +72,14 @@ class Failures:
 
     @cached_property
     def hopeless(self) -> frozenset[TrialParameters]:
-        """The structures that failed or ran out of time before they were probed, and would again, and those left out."""
-        ended = {
+        """The structures that failed or ran out of time before they were probed, and would again; see `blamed` for others."""
+        return frozenset(
             o.parameters.structure for o in self.observations if o.record.outcome in ("failed", "timed_out") and not _depth(o)
-        }
-        blamed = (p for p in self.setup.space.structures if self.blamed(p) is not None) if self.left_out else ()
-        return frozenset(ended.union(blamed))
+        )
+
+    def is_hopeless(self, parameters: TrialParameters) -> bool:
+        """Return True if a configuration has failed before it was probed, or a part of it is blamed."""
+        return parameters.structure in self.hopeless or self.blamed(parameters) is not None
 
     @cached_property
     def lost_trainings(self) -> dict[LearningClass, list[Observation]]:

@@ -23,7 +23,7 @@ from tradeoff.objectives.measurements.goals import Estimates, Known, cost_goals
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import NUM_SEEDS, SEED
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
-from tradeoff.searchspace import LearningClass, Precision, TrialParameters
+from tradeoff.searchspace import LearningClass, Precision, TrialParameters, Values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,17 +96,14 @@ class Knowledge:
 
         If there are several, the one with the nearest micro-batch is returned.
         """
-        settling = [
-            observation
-            for observation in self._out_of_memory
-            if parameters.needs_at_least_the_memory_of(observation.parameters)
-        ]
+        alike = self._out_of_memory.get(parameters.memory_kind, ())
+        settling = [o for o in alike if parameters.needs_at_least_the_memory_of(o.parameters)]
         return max(settling, key=lambda o: o.parameters.per_device_train_batch_size, default=None)
 
     def ruled_out(self, parameters: TrialParameters) -> str | None:
         """Return why a configuration is not worth a trial after what has failed, in a sentence; None if it is."""
         failures = self.failures
-        if not failures.hopeless and not failures.lost_trainings:
+        if not failures.hopeless and not failures.lost_trainings and not failures.left_out:
             return None  # as in most studies, and a decision asks for each of its candidates
         if (blamed := failures.blamed(parameters)) is not None:
             return blamed.why
@@ -216,8 +213,13 @@ class Knowledge:
         return {}
 
     @cached_property
-    def _out_of_memory(self) -> list[Observation]:
-        return [observation for observation in self.observations if observation.record.outcome == "out_of_memory"]
+    def _out_of_memory(self) -> dict[Values, list[Observation]]:
+        """The trials that ran out of memory, grouped so that only those of one group can settle each other."""
+        found: dict[Values, list[Observation]] = {}
+        for observation in self.observations:
+            if observation.record.outcome == "out_of_memory":
+                found.setdefault(observation.parameters.memory_kind, []).append(observation)
+        return found
 
     @cached_property
     def _power(self) -> PowerModel:

@@ -53,7 +53,7 @@ def derived_records(knowledge: Knowledge) -> list[TrialRecord]:
 def _of_classes(knowledge: Knowledge) -> Iterator[tuple[TrialParameters, Observation]]:
     """Yield every member of a trained class, with the training."""
     for training in knowledge.trainings.values():
-        for structure in knowledge.setup.structures_of[knowledge.class_of(training.parameters.structure)]:
+        for structure in knowledge.setup.members_of(training.parameters):
             yield knowledge.setup.space.parameters({**structure, **training.parameters.learning_only}), training
 
 

@@ -1,14 +1,19 @@
 """The terms that all trials of a study share, in one object: from the objective to the samplers, everyone is given the same."""
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 from tradeoff.objectives.job.settings import TrainingSettings
-from tradeoff.objectives.knowledge.lines import Lines
+from tradeoff.objectives.knowledge.lines import ACCUMULATION, Lines
 from tradeoff.objectives.measurements.goals import cost_names, learned_names
-from tradeoff.searchspace import LearningClass, MemoryClass, Reuse, SearchSpace, SpeedClass, TrialParameters
+from tradeoff.searchspace import MICRO_BATCH, LearningClass, MemoryClass, Reuse, SearchSpace, SpeedClass, TrialParameters
+
+# The most members of a learning class that are looked at where not every configuration can be.
+MAX_MEMBERS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +81,38 @@ class StudySetup:
         for structure in self.space.structures:
             found.setdefault(self.class_of(structure), []).append(structure)
         return found
+
+    def members_of(self, parameters: TrialParameters) -> Sequence[TrialParameters]:
+        """Return the structures that share what a configuration learns, drawn or not; of very many, a part."""
+        structure = parameters.structure
+        key = self.class_of(structure)
+        if not self.space.is_drawn:
+            return self.structures_of.get(key, ())
+        if key not in self._members:
+            self._members[key] = tuple(islice(dict.fromkeys(self._alike(structure, key)), MAX_MEMBERS))
+        return self._members[key]
+
+    @cached_property
+    def _members(self) -> dict[LearningClass, tuple[TrialParameters, ...]]:
+        """The cache of `members_of`."""
+        return {}
+
+    def _alike(self, structure: TrialParameters, key: LearningClass) -> Iterator[TrialParameters]:
+        """Yield a structure, and others of its learning class."""
+        yield structure
+        domains, split = self.space.domains, (MICRO_BATCH, ACCUMULATION)
+        free = {
+            name: [value for value in values if name not in key or self.space.knobs[name].same.get(value, value) == key[name]]
+            for name, domain in domains.items()
+            if (values := domain.values()) is not None and name not in (*split, *self.space.learning_only)
+        }
+        of_split = [domains[name].values() if name in domains else None for name in split]
+        batches, steps = (values or (structure[name],) for name, values in zip(split, of_split, strict=True))
+        size = structure.effective_batch_size()
+        splits = [{MICRO_BATCH: batch, ACCUMULATION: num} for batch in batches for num in steps if batch * num == size]
+        # A knob that is not set here has no value that its class would allow.
+        names = [name for name, values in free.items() if values]
+        for of_batch, *values in itertools.product(splits, *(free[name] for name in names)):
+            other = self.space.parameters({**structure, **dict(zip(names, values, strict=True)), **of_batch})
+            if self.class_of(other) == key and self.space.violation(other) is None:
+                yield other

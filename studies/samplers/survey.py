@@ -61,10 +61,13 @@ def next_probe(
     """
     busy = {parameters.structure for parameters in pending}
     failures = knowledge.failures
-    hopeless = failures.hopeless
     if failures.nothing_works:
         # One thing may be wrong with all of them: what differs most from what has failed tells soonest.
-        left = [p for p in sorted(knowledge.setup.space.structures, key=cheapest_first) if p not in busy and p not in hopeless]
+        left = [
+            p
+            for p in sorted(knowledge.setup.space.structures, key=cheapest_first)
+            if p not in busy and not failures.is_hopeless(p)
+        ]
         return min(left, key=failures.suspicion, default=None)
     families = _surveyed(knowledge)
     are_many = knowledge.setup.lines.are_many
@@ -140,13 +143,13 @@ def _next_of_values(
 
 def _live(line: Line, knowledge: Knowledge, left_out: Collection[TrialParameters] = ()) -> list[int]:
     """Return the micro-batches of a line that may fit and work."""
-    limit_mib, hopeless = knowledge.setup.memory_limit_mib, knowledge.failures.hopeless
+    limit_mib, failures = knowledge.setup.memory_limit_mib, knowledge.failures
     return [
         batch
         for batch, parameters in line.items()
         if knowledge.out_of_memory(parameters) is None
         and parameters not in left_out
-        and parameters not in hopeless
+        and not failures.is_hopeless(parameters)
         and (knowledge.memory.lower_bound_mib(parameters) or 0.0) <= limit_mib
     ]
 
