@@ -12,11 +12,9 @@ J. Snoek et al., "Practical Bayesian Optimization of Machine Learning Algorithms
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +22,8 @@ from numpy.typing import NDArray
 from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.measurements.goals import GOALS, LARGEST_COMPARABLE, Goal, is_comparable, learned_names
 from tradeoff.searchspace import KNOBS, LearningClass, TrialParameters
+from tradeoff.studies.samplers.features import Features
+from tradeoff.studies.samplers.gaussian_process import Array, GaussianProcess, Noise
 
 # Medians of five equally likely parts of a normal distribution.
 QUANTILES = (-1.2816, -0.5244, 0.0, 0.5244, 1.2816)
@@ -32,12 +32,9 @@ COARSE_QUANTILES = (-0.9674, 0.0, 0.9674)
 # Dividing by the square root of the cost rather than by the cost keeps a search from training only what is cheap; measured in
 # benchmarks/search_cost.py's simulation.
 COST_EXPONENT = 0.5
-# Trainings from which on the length scales and the noise of the Gaussian process are fitted: with fewer, luck would be fitted.
-MIN_FITTED = 4
-# The most classes that length scales and noise are fitted to.
-MAX_FITTED = 100
-
-Array = NDArray[np.float64]
+# The luck of a training where nothing is known of an evaluation, and how well it is known where something is.
+UNKNOWN_NOISE = Noise(variance=0.01, spread=2.0)
+KNOWN_SPREAD = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +75,8 @@ class Decision:
 def import_ahead() -> None:
     """Import the libraries that a decision needs and a command that only reads does not; that takes about a second."""
     import moocore  # noqa: F401
-    import sklearn.gaussian_process  # noqa: F401
+    import scipy.linalg
+    import scipy.optimize  # noqa: F401
 
 
 def select_next(
@@ -201,49 +199,53 @@ class MetricGP:
         goal: The metric; accuracy by default.
         worst: The reference value, also used for a training that diverged. An unbounded metric is clipped there: a loss of
             thousands would make all others look alike.
+        features: The places of the classes; by default those of the trained classes.
+        variances: For each training, how far its value is known to be off beside the seed's luck, as a variance: that of a
+            training which was not carried to its end, whose last value is foretold.
+        num_eval: The samples of an evaluation, where they are known; they tell how much an accuracy varies by chance.
     """
 
     _PRIOR_DEVIATION = 0.15  # of accuracies, before two classes have been trained; of other metrics, as a share of their size
     _PRIOR_ACCURACY = 0.5
 
     def __init__(
-        self, trained: Sequence[tuple[LearningClass, float]], goal: Goal = GOALS["accuracy"], worst: float = 0.0
+        self,
+        trained: Sequence[tuple[LearningClass, float]],
+        goal: Goal = GOALS["accuracy"],
+        worst: float = 0.0,
+        *,
+        features: Features | None = None,
+        variances: Sequence[float] = (),
+        num_eval: int | None = None,
     ) -> None:
-        self._values = np.array([value if is_comparable(value) else worst for _, value in trained])
-        self._prior_mean, self._prior_deviation = self._PRIOR_ACCURACY, self._PRIOR_DEVIATION
+        values = np.array([value if is_comparable(value) else worst for _, value in trained])
+        self._center, self._scale = self._PRIOR_ACCURACY, self._PRIOR_DEVIATION
         if goal.best is None:
-            self._values = np.maximum(self._values * goal.sign, worst * goal.sign) * goal.sign
-            size = _size(float(np.mean(self._values)) if len(self._values) else worst)
-            self._prior_deviation *= size
-            self._prior_mean = worst + goal.sign * self._PRIOR_ACCURACY * size
-        self._model: Any = None
-        self._features = _features([learning_class for learning_class, _ in trained])
-        if len(trained):
-            self._fit(worst)
-
-    def _fit(self, worst: float) -> None:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
-        from threadpoolctl import threadpool_limits
-
-        values, num = self._values, len(self._values)
+            values = np.maximum(values * goal.sign, worst * goal.sign) * goal.sign
+            size = _size(float(np.mean(values)) if len(values) else worst)
+            self._scale *= size
+            self._center = worst + goal.sign * self._PRIOR_ACCURACY * size
+        self._process: GaussianProcess | None = None
+        classes = [learning_class for learning_class, _ in trained]
+        self._features = features or Features.of(classes)
+        if not trained:
+            return
         # Far from everything that was tried, halfway to the reference is as good a guess as any. It counts as one more value,
         # and so does the prior's deviation: mean and spread of two or three values alone say little.
+        num, prior = len(values), self._scale
         far = (float(values.mean()) + worst) / 2
         self._center = (float(values.sum()) + far) / (num + 1)
-        self._scale = math.sqrt((float(((values - self._center) ** 2).sum()) + self._prior_deviation**2) / (num + 1))
-        scaled = (values - self._center) / self._scale
-        kernel = ConstantKernel(1.0, (0.1, 10.0)) * RBF(1.0, (0.3, 5.0)) + WhiteKernel(1e-2, (1e-4, 0.3))
-        # The matrices are small: a second thread costs more than it saves, and takes a core from the trials.
-        with warnings.catch_warnings(), threadpool_limits(1):
-            # A length scale or a noise at the bound of its range is an answer, not an error.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            if num >= MIN_FITTED:
-                # Of many classes, only some are used to fit length scales and noise: a step costs the cube of their number.
-                part = np.unique(np.linspace(0, num - 1, min(num, MAX_FITTED)).round().astype(int))
-                kernel = GaussianProcessRegressor(kernel, random_state=0).fit(self._features[part], scaled[part]).kernel_
-            self._model = GaussianProcessRegressor(kernel, optimizer=None).fit(self._features, scaled)
+        self._scale = math.sqrt((float(((values - self._center) ** 2).sum()) + prior**2) / (num + 1))
+        noise = UNKNOWN_NOISE
+        if num_eval and goal.best is not None:
+            share = min(max(self._center, 0.05), 0.95)
+            noise = Noise(variance=share * (1 - share) / num_eval / self._scale**2, spread=KNOWN_SPREAD)
+        self._process = GaussianProcess(
+            self._features.inputs(classes),
+            (values - self._center) / self._scale,
+            noise=noise,
+            extra=np.array(variances or np.zeros(num)) / self._scale**2,
+        )
 
     def posterior(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
         """Return the posterior means of the classes over seeds, and how far one more training is expected to move them.
@@ -252,33 +254,24 @@ class MetricGP:
             The posterior means, and the standard deviations of the posterior means after one more training of the class, each
             of shape (number of classes,). Before anything is trained the latter are 0.
         """
-        means, deviations = self.predict(classes)
-        if self._model is None:
+        means, deviations = self._learned(classes)
+        if self._process is None:
             return means, np.zeros(len(classes))
-        noise = self._model.kernel_.k2.noise_level * self._scale**2
-        known = np.maximum(0.0, deviations**2 - noise)
-        return means, known / np.sqrt(np.maximum(known + noise, 1e-12))
+        return means, deviations**2 / np.sqrt(deviations**2 + self._process.noise * self._scale**2)
 
     def predict(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
-        """Return means and standard deviations of the classes' metric, each of shape (number of classes,)."""
-        if not classes:
-            return np.zeros(0), np.zeros(0)
-        if self._model is None:
-            return np.full(len(classes), self._prior_mean), np.full(len(classes), self._prior_deviation)
-        means, deviations = self._model.predict(_features(classes), return_std=True)
+        """Return means and standard deviations of what a training of the classes reaches, of shape (number of classes,)."""
+        means, deviations = self._learned(classes)
+        if self._process is None:
+            return means, deviations
+        return means, np.sqrt(deviations**2 + self._process.noise * self._scale**2)
+
+    def _learned(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
+        """Return means and standard deviations of the classes' metric over seeds."""
+        if self._process is None or not classes:
+            return np.full(len(classes), self._center), np.full(len(classes), self._scale)
+        means, deviations = self._process.predict(self._features.inputs(classes))
         return self._center + self._scale * means, self._scale * deviations
-
-
-def _features(classes: Sequence[LearningClass]) -> Array:
-    """Return classes as points, in which three doublings of the effective batch are 1 apart, and settings as their knobs say.
-
-    A setting has coordinates only if it is searched.
-    """
-    columns = [[[math.log2(c.effective_batch_size) / 3] for c in classes]]
-    for name, knob in KNOBS.items():
-        if knob.coordinates is not None and any(name in c for c in classes):
-            columns.append([list(knob.coordinates(c[name], c.effective_batch_size)) for c in classes])
-    return np.hstack(columns) if classes else np.zeros((0, 1))
 
 
 def _size(value: float) -> float:
