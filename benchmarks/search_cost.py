@@ -319,7 +319,10 @@ def replay_arm(
     space, _ = available_space(config, table["device"])
     runner = ReplayRunner(table, probes=not arm.plain)
     objective = Objective(
-        setup=replace(config.setup(space, table["device"], num_train=table["prepared"]["num_train"]), reuse=arm.reuse),
+        setup=replace(
+            config.setup(space, table["device"], **{name: table["prepared"][name] for name in ("num_train", "num_eval")}),
+            reuse=arm.reuse,
+        ),
         data_folder="",
         runner=runner,
         early_stopping=arm.early_stopping,

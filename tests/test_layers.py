@@ -34,7 +34,7 @@ ROOMS = (
     "tradeoff",
 )
 MAX_FILES_IN_A_FOLDER = 15
-HEAVY = {"torch", "transformers", "datasets", "evaluate", "accelerate", "pandas", "plotly", "sklearn"}
+HEAVY = {"torch", "transformers", "datasets", "evaluate", "accelerate", "pandas", "plotly", "scipy"}
 
 
 def room_of(module):

@@ -25,6 +25,7 @@ class StudySetup:
         job: What is trained.
         objectives: The names of the study's objectives, in its order.
         num_train: Training samples per epoch.
+        num_eval: Evaluation samples, which tell how much an accuracy varies by chance; None if they are not known.
         num_devices: Devices that share an optimizer step.
         memory_limit_mib: The most memory that a configuration may need: the study's limit, or all that the device has.
         enforces_memory_limit: True if a trial is held to the limit; where it is the device's own memory, the device does that.
@@ -38,6 +39,7 @@ class StudySetup:
     job: TrainingSettings
     objectives: tuple[str, ...]
     num_train: int
+    num_eval: int | None = None
     num_devices: int = 1
     memory_limit_mib: float = math.inf
     enforces_memory_limit: bool = False

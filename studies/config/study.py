@@ -211,19 +211,23 @@ class StudyConfig(_Model):
         """Return the most memory that a configuration may need; see the function of that name."""
         return memory_limit_mib(self.limits.peak_memory_mib, device)
 
-    def setup(self, space: SearchSpace, device: Mapping[str, Any], *, num_train: int) -> StudySetup:
+    def setup(
+        self, space: SearchSpace, device: Mapping[str, Any], *, num_train: int, num_eval: int | None = None
+    ) -> StudySetup:
         """Return the terms of the study on a device.
 
         Args:
             space: The study's space, without what the device lacks.
             device: What trials run on.
             num_train: Training samples per epoch.
+            num_eval: Evaluation samples; None if they are not known.
         """
         return StudySetup(
             space=space,
             job=self.job,
             objectives=self.objectives,
             num_train=num_train,
+            num_eval=num_eval,
             num_devices=self.devices_per_trial,
             memory_limit_mib=self.memory_limit_mib(device),
             enforces_memory_limit=self.limits.peak_memory_mib is not None,

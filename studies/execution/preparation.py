@@ -112,7 +112,7 @@ class Preparation:
     @cached_property
     def setup(self) -> StudySetup:
         """The terms of the study here."""
-        return self.config.setup(self.space, self.device, num_train=self.data["num_train"])
+        return self.config.setup(self.space, self.device, num_train=self.data["num_train"], num_eval=self.data["num_eval"])
 
     def objective(self, display: Display) -> Objective:
         """Return the objective of the study, which shows its progress in `display`."""

@@ -15,13 +15,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.measurements.goals import GOALS, LARGEST_COMPARABLE, Goal, is_comparable, learned_names
-from tradeoff.searchspace import KNOBS, LearningClass, TrialParameters
+from tradeoff.searchspace import KNOBS, LearningClass, SearchSpace, TrialParameters
 from tradeoff.studies.samplers.features import Features
 from tradeoff.studies.samplers.gaussian_process import Array, GaussianProcess, Noise
 
@@ -33,7 +34,7 @@ COARSE_QUANTILES = (-0.9674, 0.0, 0.9674)
 # benchmarks/search_cost.py's simulation.
 COST_EXPONENT = 0.5
 # The luck of a training where nothing is known of an evaluation, and how well it is known where something is.
-UNKNOWN_NOISE = Noise(variance=0.01, spread=2.0)
+UNKNOWN_NOISE = Noise(variance=0.04, spread=2.0)
 KNOWN_SPREAD = 1.0
 
 
@@ -89,6 +90,9 @@ def select_next(
     repeats: Callable[..., Sequence[tuple[Candidate, float]]] = lambda *_: (),
     *,
     preferred: str | None = None,
+    space: SearchSpace | None = None,
+    num_eval: int | None = None,
+    variances: Mapping[LearningClass, Sequence[Mapping[str, float]]] = MappingProxyType({}),
 ) -> Decision | None:
     """Select the class to train next.
 
@@ -103,6 +107,10 @@ def select_next(
             of the learned objectives, their names, the volume, and the standard scores to average over.
         preferred: A learned objective that comes first: a class is also worth what it is expected to add to the best value (its
             expected improvement), as a share of the distance between that and the reference.
+        space: The space of the classes.
+        num_eval: The samples of an evaluation; None if they are not known.
+        variances: For the trainings of some classes, one mapping each, the variances of learned objectives that were not
+            measured but foretold; 0 where nothing is said.
 
     Returns:
         The class with the highest expected improvement for its cost, or None if there is no candidate.
@@ -111,7 +119,18 @@ def select_next(
     if candidates and not trained and not pending and learned:
         return Decision(candidate=_first_guess(candidates), relative_gain=math.inf)
     volume = Volume(objectives, reference)
-    processes = [MetricGP(_values_of(name, trained), GOALS[name], reference[name]) for name in learned]
+    features = Features.of({*trained, *(each.learning_class for each in (*candidates, *pending))}, space)
+    processes = [
+        MetricGP(
+            _values_of(name, trained),
+            GOALS[name],
+            reference[name],
+            features=features,
+            variances=_variances_of(name, trained, variances),
+            num_eval=num_eval,
+        )
+        for name in learned
+    ]
     found = np.array([volume.scaled(point) for point in points]).reshape(-1, len(objectives))
     for candidate in pending:
         expected = [process.predict([candidate.learning_class])[0][0] for process in processes]
@@ -189,6 +208,16 @@ def _place(learning_class: LearningClass) -> tuple[float, ...]:
 def _values_of(name: str, trained: Mapping[LearningClass, Sequence[Mapping[str, float]]]) -> list[tuple[LearningClass, float]]:
     """Return a learned objective of every training, with its class."""
     return [(key, values[name]) for key, trainings in trained.items() for values in trainings if name in values]
+
+
+def _variances_of(
+    name: str,
+    trained: Mapping[LearningClass, Sequence[Mapping[str, float]]],
+    variances: Mapping[LearningClass, Sequence[Mapping[str, float]]],
+) -> list[float]:
+    """Return the variance of each of those values, as far as it was foretold."""
+    pairs = [zip(trainings, variances.get(key) or [{}] * len(trainings), strict=True) for key, trainings in trained.items()]
+    return [of_each.get(name, 0.0) for pair in pairs for values, of_each in pair if name in values]
 
 
 class MetricGP:

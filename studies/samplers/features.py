@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from tradeoff.searchspace import KNOBS, Categorical, Domain, FloatRange, Learning, LearningClass, PowersOfTwo
+from tradeoff.searchspace import KNOBS, Categorical, Domain, FloatRange, Learning, LearningClass, PowersOfTwo, SearchSpace
+from tradeoff.searchspace.kinds import MIN_RATE
 from tradeoff.studies.samplers.gaussian_process import Array, Inputs
 
 BATCH, RATE, DECAY, EPOCHS = "effective_batch_size", "learning_rate", "weight_decay", "num_train_epochs"
@@ -51,7 +52,7 @@ class Axis:
         words: Everything that is not a number; with `ABSENT` if there are classes without the knob.
         has_numbers: Whether there are several numbers, or a number beside words.
         is_log: Whether numbers are on a logarithmic axis.
-        floor: On such an axis, the number that smaller ones count as.
+        floor: On such an axis, the number that smaller ones, such as 0, count as.
         middle: The middle of the numbers, or of their logarithms.
         unit: The length of a unit.
         apart: The distance between two words.
@@ -67,18 +68,17 @@ class Axis:
     apart: float = 1.0
 
     @classmethod
-    def of(cls, name: str, domain: Domain, *, may_be_absent: bool) -> "Axis":
+    def of(cls, name: str, domain: Domain, *, may_be_absent: bool, apart: float) -> "Axis":
         """Return the axis of a knob's values."""
         values = domain.examples()
         words = tuple(value for value in values if not _is_number(value)) + ((ABSENT,) if may_be_absent else ())
-        apart = 1.0 if name == BATCH or KNOBS[name].learning >= Learning.METHOD else PRECISION_UNIT
         numbers = [float(value) for value in values if _is_number(value)]
         if not numbers:
             return cls(name=name, words=words, has_numbers=False, apart=apart)
         low, high = min(numbers), max(numbers)
         smallest = min((number for number in numbers if number > 0), default=0.0)
         is_log = low >= 0 < smallest and (name in (BATCH, *ALWAYS_LOGARITHMIC) or _is_logarithmic(domain, smallest, high))
-        if is_log and low == 0:
+        if has_zero := is_log and low == 0:
             low = high * SMALLEST_SHARE if isinstance(domain, FloatRange) else smallest / BELOW
         ends = (math.log(low), math.log(high)) if is_log else (low, high)
         return cls(
@@ -86,7 +86,7 @@ class Axis:
             words=words,
             has_numbers=high > low or bool(words) or name == BATCH,
             is_log=is_log,
-            floor=low,
+            floor=low if has_zero else MIN_RATE,
             middle=sum(ends) / 2,
             unit=UNITS.get(name) or (ends[1] - ends[0]) / LENGTH or 1.0,
             apart=apart,
@@ -123,27 +123,30 @@ class Features:
     axes: tuple[Axis, ...]
 
     @classmethod
-    def of(cls, classes: Iterable[LearningClass], domains: Mapping[str, Domain] | None = None) -> "Features":
+    def of(cls, classes: Iterable[LearningClass], space: SearchSpace | None = None) -> "Features":
         """Return the features of some classes.
 
         Args:
             classes: All that are to be compared.
-            domains: The domains of the space; by default a knob has the values that it has in the classes.
+            space: Their space; without it, a knob has the values that it has in the classes.
         """
         classes = list(classes)
-        seen: dict[str, dict[Any, None]] = {BATCH: {}}
+        seen: dict[str, dict[Any, None]] = {}
         counts: dict[str, int] = {}
         for learning_class in classes:
             for name, value in learning_class.items():
                 seen.setdefault(name, {})[value] = None
                 counts[name] = counts.get(name, 0) + 1
+        knobs, domains = (KNOBS, {}) if space is None else (space.knobs, space.domains)
         axes = []
         for name, values in seen.items():
+            learning = Learning.METHOD if name == BATCH else knobs[name].learning
             # Ways to compute the same thing, which tell trials apart where no accuracy is shared, count as one.
-            if name != BATCH and KNOBS[name].learning < Learning.PRECISION:
+            if learning < Learning.PRECISION:
                 continue
-            domain = (domains or {}).get(name) or Categorical(tuple(values) or (1,))
-            axis = Axis.of(name, domain, may_be_absent=counts.get(name, 0) < len(classes))
+            domain = domains.get(name) or Categorical(tuple(values))
+            apart = 1.0 if learning >= Learning.METHOD else PRECISION_UNIT
+            axis = Axis.of(name, domain, may_be_absent=counts[name] < len(classes), apart=apart)
             if axis.num_coordinates:
                 axes.append(axis)
         return cls(axes=tuple(axes))
@@ -190,7 +193,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return a is b or (type(a) is type(b) and bool(a == b))
+    # 1 == True in Python.
+    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
 def _is_logarithmic(domain: Domain, smallest: float, high: float) -> bool:

@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 # The most observations that the parameters are fitted to: a step of the fit costs the cube of their number.
 MAX_FITTED = 120
 # What is believed of a length scale in a space with one knob.
-TYPICAL_LENGTH = 0.6
+TYPICAL_LENGTH = 0.7
 # Standard deviations of the priors of the logarithms of a length scale and of the signal's variance, and of the logit of an
 # exponent.
 LENGTH_SPREAD, SIGNAL_SPREAD, EXPONENT_SPREAD = 0.75, 0.5, 1.5

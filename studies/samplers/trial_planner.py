@@ -137,6 +137,8 @@ class TrialPlanner:
                 self._repeatable(known.keys() - given_up - busy),
             ),
             preferred=self.preferred,
+            space=self._setup.space,
+            num_eval=self._setup.num_eval,
         )
         return decision or self._why_no_candidate()
 

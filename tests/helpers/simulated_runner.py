@@ -264,6 +264,7 @@ def objective(
     early_stopping: bool = False,
     memory_limit_mib: float = BUDGET_MIB,
     publishes_at_end: bool = False,
+    num_eval: int | None = None,
 ) -> Objective:
     """The objective; that of a decoupled search publishes at its end."""
     terms = setup(
@@ -272,6 +273,7 @@ def objective(
         reuse=reuse,
         memory_limit_mib=memory_limit_mib,
         publishes_at_end=publishes_at_end,
+        num_eval=num_eval,
     )
     return Objective(setup=terms, data_folder="", runner=runner, early_stopping=early_stopping)
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from running import tiny_job, tiny_study
 from simulated_runner import BUDGET_MIB, memory_mib, setup
@@ -16,14 +15,13 @@ from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.memory_estimator.job import estimate_for_search
 from tradeoff.searchspace import Categorical, LearningClass, Precision, SearchSpace, TrialParameters
-from tradeoff.searchspace.choices import OPTIMIZERS
 from tradeoff.studies.cli.plan import estimate_memory
 from tradeoff.studies.config.availability import available_space
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import validated
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.tables import short_class, short_configuration
-from tradeoff.studies.samplers.acquisition import MetricGP, _features
+from tradeoff.studies.samplers.acquisition import MetricGP
 from tradeoff.studies.samplers.survey import Depth, next_probe
 
 CPU = {"kind": "cpu", "name": "a processor", "precisions": ["fp32", "bf16"], "extras": ["torch_compile"]}
@@ -116,23 +114,6 @@ def test_a_learning_class_is_named_as_a_configuration_is() -> None:
     learning_class = {"effective_batch_size": 16, "gradient_checkpointing": True, "optim": "adafactor", "padding": None}
     assert short_class(learning_class) == "effective batch 16, checkpointing, adafactor"
     assert short_class({"effective_batch_size": 16, "gradient_checkpointing": False}) == "effective batch 16"
-
-
-def test_spaces_without_the_further_knobs_get_no_further_coordinates() -> None:
-    points = _features([learning_class(8), learning_class(64, precision=Precision.BF16)])
-    assert points.shape == (2, 2)
-    assert _features([learning_class(8, learning_rate=3e-5), learning_class(24, learning_rate=3e-5)]).shape == (2, 3)
-    searched = _features([learning_class(8, optim="sgd"), learning_class(64, precision=Precision.BF16, optim="sgd")])
-    # The same coordinates, and the same distances between classes of one optimizer.
-    assert np.array_equal(searched[:, :2], points)
-    assert np.array_equal(np.ptp(searched[:, 2:], axis=0), np.zeros(len(OPTIMIZERS)))
-
-
-def test_two_optimizers_are_a_unit_apart_whichever_they_are() -> None:
-    names = ("adamw_torch", "sgd", "adafactor")
-    points = _features([learning_class(8, optim=name) for name in names])
-    distances = {round(float(np.linalg.norm(points[a] - points[b])), 9) for a, b in ((0, 1), (0, 2), (1, 2))}
-    assert distances == {1.0}
 
 
 def test_what_one_optimizer_learns_says_little_of_another() -> None:

@@ -173,7 +173,8 @@ def test_a_loss_and_an_accuracy_that_mirror_each_other_lead_to_the_same_choice_a
         LOSS_REFERENCE,
     )
     assert by_loss.candidate is by_accuracy.candidate
-    assert by_loss.relative_gain == pytest.approx(by_accuracy.relative_gain, rel=1e-3)
+    # Beforehand a loss is believed to vary by a share of its size, and an accuracy by as much as accuracies do.
+    assert by_loss.relative_gain == pytest.approx(by_accuracy.relative_gain, rel=0.02)
 
 
 def test_a_loss_is_scaled_so_that_its_reference_is_1_and_less_is_better():

@@ -95,7 +95,8 @@ def test_a_repeat_holds_the_mean_and_the_standard_deviation_and_names_the_trials
 def searched():
     """A search in which a seed changes as much as the batch does, so that repeats pay: its study, runner and goal."""
     runner = simulated.SimulatedRunner(noise=0.06)
-    goal = simulated.objective(runner, space=SPACE, publishes_at_end=True)
+    # So few evaluation samples that an accuracy is known to vary as much.
+    goal = simulated.objective(runner, space=SPACE, publishes_at_end=True, num_eval=60)
     sampler = simulated.decoupled(goal)
     sampler.max_seeds = 3
     study = simulated.new_study(sampler)
