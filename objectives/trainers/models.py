@@ -48,6 +48,7 @@ class ModelSource:
         content: What the model is, whatever its name: the hub's commit, or a hash of a directory's files.
         attention: The attention implementations that the model's class supports; None for code from the hub.
         has_checkpointing: Whether the class can compute activations again; None for code from the hub.
+        end_token_id: The token that must end each sample, and be in it once: encoder-decoders classify by it. None for others.
         notice: What the user should know of it, in a line; None for nothing.
     """
 
@@ -60,6 +61,7 @@ class ModelSource:
     content: str
     attention: tuple[str, ...] | None = None
     has_checkpointing: bool | None = None
+    end_token_id: int | None = None
     notice: str | None = None
 
 
@@ -134,6 +136,7 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
         attention=None if model_class is None else _attention(model_class),
         notice=_head_notice(job, config) if has_weights else None,
         has_checkpointing=None if model_class is None else bool(model_class.supports_gradient_checkpointing),
+        end_token_id=config.eos_token_id if config.is_encoder_decoder else None,
     )
     return source, tokenizer
 

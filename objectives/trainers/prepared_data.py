@@ -33,7 +33,7 @@ from tradeoff.objectives.trainers.models import ModelSource, resolve_model
 
 _FACTS = "prepared.json"
 _MODEL = "model"
-_FORMAT = 5  # of the facts: data that another version of this file wrote is prepared again
+_FORMAT = 6  # of the facts: data that another version of this file wrote is prepared again
 _LIBRARIES = ("datasets", "tokenizers", "transformers")
 
 
@@ -217,7 +217,7 @@ def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path) -
     model_folder.mkdir(parents=True)
     if job.dataset == RANDOM_TOKENS:
         source, _ = resolve_model(job, (), model_folder)
-        parts, label_names = {"train": _random_tokens(job, source.vocab_size)}, None
+        parts, label_names = {"train": _random_tokens(job, source)}, None
     else:
         texts = labelled_texts(job)
         contents = contents | texts.contents
@@ -226,10 +226,10 @@ def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path) -
             texts.train[name] for name in ("text", "pair") if name in texts.train.column_names
         )
         source, tokenizer = resolve_model(job, words, model_folder)
-        parts = {"train": _tokenise(texts.train, tokenizer, job)}
+        parts = {"train": _tokenise(texts.train, tokenizer, job, source)}
         _check_words(parts["train"]["input_ids"], tokenizer, job)
         if texts.eval is not None:
-            parts["eval"] = _tokenise(texts.eval, tokenizer, job)
+            parts["eval"] = _tokenise(texts.eval, tokenizer, job, source)
     for name, samples in parts.items():
         samples.save_to_disk(str(folder / name))
     counts = Counter(parts["train"]["labels"])
@@ -253,10 +253,16 @@ def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path) -
     (folder / _FACTS).write_text(text + "\n", encoding="utf-8")
 
 
-def _tokenise(samples: Any, tokenizer: Any, job: TextClassificationJob) -> Any:
+def _tokenise(samples: Any, tokenizer: Any, job: TextClassificationJob, source: ModelSource) -> Any:
+    # A text that mentions the end token would hold it once more than the others, which the model refuses.
+    end = None if source.end_token_id is None else tokenizer.convert_ids_to_tokens(source.end_token_id)
+
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        texts = [batch[name] for name in ("text", "pair") if name in batch]
+        if end is not None:
+            texts = [[text.replace(end, " ") for text in column] for column in texts]
         padding = "max_length" if job.padding == "max_length" else False
-        columns = dict(tokenizer(batch["text"], batch.get("pair"), truncation=True, max_length=job.max_length, padding=padding))
+        columns = dict(tokenizer(*texts, truncation=True, max_length=job.max_length, padding=padding))
         return columns | {"length": [sum(mask) for mask in columns["attention_mask"]], "labels": batch["label"]}
 
     # In memory and without datasets' own cache: the result is stored under our key.
@@ -281,11 +287,14 @@ def _check_words(samples: Iterable[list[int]], tokenizer: Any, job: TextClassifi
         )
 
 
-def _random_tokens(job: TextClassificationJob, vocab_size: int) -> Any:
+def _random_tokens(job: TextClassificationJob, source: ModelSource) -> Any:
     if job.train_samples is None:
         raise ValueError("random tokens are unlimited: set train_samples to a number")
     draw = np.random.default_rng(job.data_seed)
-    ids = draw.integers(vocab_size, size=(job.train_samples, job.max_length), dtype=np.int32)
+    ids = draw.integers(source.vocab_size, size=(job.train_samples, job.max_length), dtype=np.int32)
+    if (end := source.end_token_id) is not None:
+        ids[ids == end] = (end + 1) % source.vocab_size
+        ids[:, -1] = end
     return datasets.Dataset.from_dict(
         {
             "input_ids": list(ids),

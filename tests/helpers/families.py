@@ -1,4 +1,4 @@
-"""Small models of ten families with random weights, saved as their own checkpoints are, each with its family's own tokenizer."""
+"""Small models of ten families with random weights, saved as public checkpoints are, each with its family's own tokenizer."""
 
 import copy
 from dataclasses import dataclass
@@ -47,7 +47,9 @@ FAMILIES = {
     "distilbert": Family(
         transformers.DistilBertForMaskedLM,
         transformers.DistilBertTokenizer,
-        transformers.DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, vocab_size=_TOKENS, max_position_embeddings=64),
+        transformers.DistilBertConfig(
+            dim=32, n_layers=2, n_heads=2, hidden_dim=64, vocab_size=_TOKENS, max_position_embeddings=64
+        ),
     ),
     "roberta": Family(
         transformers.RobertaForMaskedLM,
@@ -83,16 +85,12 @@ FAMILIES = {
     "modernbert": Family(
         transformers.ModernBertForMaskedLM,
         transformers.RobertaTokenizer,
-        transformers.ModernBertConfig(
-            **_SIZES, vocab_size=_TOKENS, max_position_embeddings=64
-        ),
+        transformers.ModernBertConfig(**_SIZES, vocab_size=_TOKENS, max_position_embeddings=64),
     ),
     "gpt2": Family(
         transformers.GPT2LMHeadModel,
         transformers.GPT2Tokenizer,
-        transformers.GPT2Config(
-            n_embd=32, n_layer=2, n_head=2, vocab_size=_TOKENS, n_positions=64
-        ),
+        transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=_TOKENS, n_positions=64),
     ),
     "llama": Family(
         transformers.LlamaForCausalLM,
@@ -102,6 +100,8 @@ FAMILIES = {
     "t5": Family(
         transformers.T5ForConditionalGeneration,
         transformers.T5Tokenizer,
-        transformers.T5Config(d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, vocab_size=_TOKENS, decoder_start_token_id=0),
+        transformers.T5Config(
+            d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, vocab_size=_TOKENS, decoder_start_token_id=0
+        ),
     ),
-}  # fmt: skip
+}
