@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,7 @@ class Truth:
         slowest = max(time_s for _, time_s, _ in values.values())
         budget = table["config"]["limits"]["peak_memory_mib"]
         # Of no use: a constant answer, the slowest training, the whole budget.
-        reference = np.array([-table["prepared"]["majority_share"], slowest * 1.01, budget * 1.01])
+        reference = np.array([-table["prepared"]["baselines"]["accuracy"], slowest * 1.01, budget * 1.01])
         truth = cls(values, reference, 0.0)
         return replace(truth, full=truth.volume(values))
 
@@ -313,11 +314,13 @@ def replay_arm(
     *,
     to_its_end: bool = False,
     estimates: MemoryEstimates | None = None,
+    runner_type: type[ReplayRunner] = ReplayRunner,
+    clock_s: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[Point], list[TrialRecord]]:
     settings = {"sampler": arm.sampler, "sampler_seed": seed, "seeds_per_class": arm.seeds}
     config = StudyConfig.model_validate(table["config"] | settings)
     space, _ = available_space(config, table["device"])
-    runner = ReplayRunner(table, probes=not arm.plain)
+    runner = runner_type(table, probes=not arm.plain)
     objective = Objective(
         setup=replace(
             config.setup(space, table["device"], **{name: table["prepared"][name] for name in ("num_train", "num_eval")}),
@@ -335,7 +338,7 @@ def replay_arm(
     study.sampler = build_sampler(
         config,
         objective,
-        baselines={"accuracy": table["prepared"]["majority_share"]},
+        baselines=table["prepared"]["baselines"],
         num_trials=0,
     )
     target = _plain(objective) if arm.plain else objective
@@ -352,13 +355,13 @@ def replay_arm(
     # The decoupled search is run to its own end once, to compare its claims; elsewhere 99% is the end.
     last_share = 2.0 if to_its_end else SHARES[-1]
     for _ in range(MAX_TRIALS * (1 if arm.plain else 20)):
-        begin_s = time.perf_counter()
+        begin_s = clock_s()
         if isinstance(study.sampler, DecoupledSampler) and study.sampler.finished(study) is not None:
             break
         if points and (points[-1].volume >= last_share or runner.num_trainings >= MAX_TRIALS):
             break
         study.optimize(target, n_trials=1, catch=(TrialFailed,), callbacks=[ended])
-        own[0] += time.perf_counter() - begin_s  # the search's own time counts as well
+        own[0] += clock_s() - begin_s  # the search's own time counts as well
     records = [read_record(t, OBJECTIVES) for t in study.get_trials(deepcopy=False)]
     return points, pareto_front(records, OBJECTIVES)
 

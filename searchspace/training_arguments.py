@@ -55,7 +55,7 @@ _ONLY_WITH = {
 
 FIELDS: tuple[Knob, ...] = (
     *(
-        Knob(name=name, kind=kind, description=about, learning=Learning.METHOD, only_with=_ONLY_WITH.get(name))
+        Knob(name=name, kind=kind, description=about, label=name.replace("_", " "), learning=Learning.METHOD)
         for name, (kind, about) in _LEARNING.items()
     ),
     *(
