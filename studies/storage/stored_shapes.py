@@ -140,12 +140,12 @@ def check_study(attributes: Mapping[str, Any], directions: Sequence[StudyDirecti
     return config
 
 
-def check_trial(trial: FrozenTrial, objectives: Sequence[str]) -> None:
+def check_trial(trial: FrozenTrial, config: StudyConfig) -> None:
     """Check a trial of a study of ours.
 
     Args:
         trial: The trial.
-        objectives: The study's objectives.
+        config: The study's configuration.
 
     Raises:
         ValueError: Something of it is not what it should be; the sentence names it.
@@ -162,13 +162,13 @@ def check_trial(trial: FrozenTrial, objectives: Sequence[str]) -> None:
         if name.startswith("constraints:"):
             _check_number(name, amount)
     is_completed = attributes.get("outcome") == "completed" and trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-    _check_params(trial, is_whole=is_completed)
+    _check_params(trial, config, is_whole=is_completed)
     if is_completed or trial.state == TrialState.COMPLETE:
         is_published = trial.state == TrialState.COMPLETE
-        values = trial.values or () if is_published else [attributes.get(name) for name in objectives]
-        if len(values) != len(objectives):
-            raise ValueError(f"it must have a value for each of {', '.join(objectives)}, got {values}")
-        for name, value in zip(objectives, values, strict=True):
+        values = trial.values or () if is_published else [attributes.get(name) for name in config.objectives]
+        if len(values) != len(config.objectives):
+            raise ValueError(f"it must have a value for each of {', '.join(config.objectives)}, got {values}")
+        for name, value in zip(config.objectives, values, strict=True):
             _check_number(name, value, is_learned=GOALS[name].learned)
 
 
@@ -229,9 +229,12 @@ def _check_finite(name: str, value: Any) -> None:
             _check_finite(f"{name}.{key}", part)
 
 
-def _check_params(trial: FrozenTrial, *, is_whole: bool) -> None:
+def _check_params(trial: FrozenTrial, config: StudyConfig, *, is_whole: bool) -> None:
     """Check the values of the knobs; a trial that has completed has no others, and all that are needed."""
+    searched = config.space.model_dump()
     for name, value in trial.params.items():
+        if name not in KNOBS and name not in searched:
+            raise ValueError(f"it has a value of {name!r}, which the study does not search")
         if value is not None or KNOBS[name].kind.takes_none:
             KNOBS[name].kind.read_value(value)
             KNOBS[name].kind.check(name, value)

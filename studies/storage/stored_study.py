@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.storage.opening import SCHEMA, SCHEMA_ATTRIBUTE
 from tradeoff.studies.storage.retrying import RetryingStorage
@@ -28,7 +29,7 @@ class StoredStudy(optuna.Study):
         self.storage = storage
         # What was checked: the attributes, and the numbers of the trials that have ended.
         self._checked_attributes: dict[str, Any] = {}
-        self._objectives: tuple[str, ...] = ()
+        self._config: StudyConfig | None = None
         self._checked_trials: set[int] = set()
 
     @property
@@ -43,7 +44,7 @@ class StoredStudy(optuna.Study):
         if is_ours and attributes != self._checked_attributes:
             directions = self.directions
             with self._refusing(""):
-                self._objectives = check_study(attributes, directions).objectives
+                self._config = check_study(attributes, directions)
             self._checked_attributes = attributes.copy()
         return attributes
 
@@ -54,7 +55,7 @@ class StoredStudy(optuna.Study):
             TradeoffError: Something in one is not what it should be.
         """
         trials: list[FrozenTrial] = super().get_trials(deepcopy, states)
-        if not self._objectives and not (self.user_attrs and self._objectives):  # reading the attributes checks them
+        if self._config is None and not (self.user_attrs and self._config):  # reading the attributes checks them
             return trials
         if states is None and [trial.number for trial in trials] != list(range(len(trials))):
             with self._refusing(""):
@@ -62,7 +63,7 @@ class StoredStudy(optuna.Study):
         for trial in trials:
             if trial.number not in self._checked_trials:
                 with self._refusing(f"trial {trial.number}: "):
-                    check_trial(trial, self._objectives)
+                    check_trial(trial, self._config)
                 if trial.state.is_finished():
                     self._checked_trials.add(trial.number)
         return trials
