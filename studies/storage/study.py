@@ -83,7 +83,8 @@ def stored_device(config: StudyConfig, storage: RetryingStorage) -> Mapping[str,
 
 def _check_same(config: StudyConfig, stored: Mapping[str, Any]) -> None:
     check_schema(config.name, stored)
-    old, new = stored["config"], config.plain()
+    # What it was stored without, it has by default.
+    old, new = StudyConfig.model_validate(stored["config"]).plain(), config.plain()
     lines = differences(_fixed(old), _fixed(new))
     lines += differences(
         {"limits": {key: old["limits"][key] for key in FIXED_LIMITS}},

@@ -160,3 +160,12 @@ def test_a_file_that_a_custom_job_names_is_part_of_the_study_and_a_mended_module
     (tmp_path / "rows.txt").write_text("2\n")
     with pytest.raises(TradeoffError, match=r"the content of .*rows\.txt \(kwargs\.rows\) must be"):
         check_contents(study, config, custom_contents(job))
+
+
+def test_a_study_of_a_version_that_had_fewer_settings_goes_on(storage: Any) -> None:
+    study = open_study(tiny_study(), storage, CPU)
+    older = study.user_attrs["config"]
+    del older["job"]["frozen_layers"]
+    older["space"] |= {"optim": None, "padding": None}
+    study.set_user_attr("config", older)
+    assert open_study(tiny_study(), storage, CPU).study_name == "tiny"
