@@ -55,7 +55,7 @@ def first_steps(repeats: int, folder: Path) -> None:
         request = {
             "job": job.model_dump(),
             "parameters": TrialParameters(per_device_train_batch_size=32).as_dict(),
-            "data_folder": warm.prepare(job.model_dump(), folder)["folder"],
+            "data_folders": warm.prepare(job.model_dump(), folder)["folders"],
             "stages": ["probe"],
             "memory_limit_mib": embedded().limits.peak_memory_mib,
         }

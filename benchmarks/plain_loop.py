@@ -54,7 +54,7 @@ def run_plain(
 ) -> Iterator[tuple[float, dict[str, Any], tuple[float, float, float] | None, int]]:
     """Runs trial after trial; yields seconds so far, parameters, values (None out of memory) and training samples."""
     job = TextClassificationJob(**table["config"]["job"])
-    data = load(Path(table["prepared"]["folder"]))
+    data = load(Path(next(iter(table["prepared"]["folders"].values()))))
     study = optuna.create_study(
         directions=["maximize", "minimize", "minimize"], sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True)
     )
@@ -86,7 +86,7 @@ def run_plain(
 def hyperparameter_search(table: dict[str, Any], space: SearchSpace, fits: Any, *, seed: int) -> tuple[int, str]:
     """`Trainer.hyperparameter_search` as far as it goes: the number of trials it began, and what ended it."""
     job = TextClassificationJob(**table["config"]["job"])
-    data = load(Path(table["prepared"]["folder"]))
+    data = load(Path(next(iter(table["prepared"]["folders"].values()))))
     begun: list[TrialParameters] = []
     callback = OutOfMemoryAfterOneStep(True)
 

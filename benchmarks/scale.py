@@ -114,7 +114,7 @@ class Instant:
 def new_objective(runner: Instant) -> Objective:
     return Objective(
         setup=CONFIG.setup(CONFIG.search_space(), DEVICE, num_train=NUM_TRAIN),
-        data_folder="",
+        data_folders={},
         runner=runner,
     )
 

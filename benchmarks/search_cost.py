@@ -142,7 +142,7 @@ def _request(config: StudyConfig, prepared: dict[str, Any], parameters: TrialPar
     return {
         "job": config.job.model_dump(),
         "parameters": parameters.as_dict(),
-        "data_folder": prepared["folder"],
+        "data_folders": prepared["folders"],
         "stages": ["probe", "train"],
         "memory_limit_mib": config.limits.peak_memory_mib,
     }
@@ -326,7 +326,7 @@ def replay_arm(
             config.setup(space, table["device"], **{name: table["prepared"][name] for name in ("num_train", "num_eval")}),
             reuse=arm.reuse,
         ),
-        data_folder="",
+        data_folders={},
         runner=runner,
         early_stopping=arm.early_stopping,
     )

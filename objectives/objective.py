@@ -96,7 +96,7 @@ class Objective:
 
     Attributes:
         setup: The terms of the study.
-        data_folder: The prepared data, as `TrialServer.prepare` gives it.
+        data_folders: The prepared data of each model and length, as `TrialServer.prepare` gives it.
         runner: Runs the request.
         time_limit_s: The longest that a trial may take, or None.
         early_stopping: True if a training ends once its class can't reach the front.
@@ -108,7 +108,7 @@ class Objective:
     """
 
     setup: StudySetup
-    data_folder: str
+    data_folders: Mapping[str, str]
     runner: Runner
     time_limit_s: float | None = None
     early_stopping: bool = False
@@ -294,7 +294,7 @@ class Objective:
         return {
             "job": self.setup.job.model_dump(),
             "parameters": parameters.as_dict(),
-            "data_folder": self.data_folder,
+            "data_folders": self.data_folders,
             "stages": list(stages),
             "memory_limit_mib": self.setup.memory_limit_mib if self.setup.enforces_memory_limit else None,
             "measures_power": bool(energy_names(self.setup.objectives)),

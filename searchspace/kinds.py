@@ -205,9 +205,11 @@ class OrNone(Kind):
 
     Attributes:
         kind: The other kind.
+        example: A value of it that needs what all of them need, if they need something.
     """
 
     kind: Kind
+    example: Any = None
 
     @property
     def takes_none(self) -> bool:
@@ -221,6 +223,10 @@ class OrNone(Kind):
     def read(self, spec: Any) -> Domain:
         """Return the domain that a study file describes."""
         return self.kind.read(spec) if isinstance(spec, dict) else super().read(spec)
+
+    def options(self) -> tuple[Any, ...]:
+        """Return None, and the example of all others."""
+        return (None,) if self.example is None else (None, self.example)
 
     def check(self, name: str, value: Any) -> None:
         """Check a value that is not None."""

@@ -64,6 +64,11 @@ def _compiler_need(value: bool) -> Need | None:
     return Need(ability="torch_compile", compiler=True, reason=reason) if value else None
 
 
+def _lora_need(value: int | None) -> Need | None:
+    reason = "needs the package peft, which is not installed (pip install 'tradeoff[lora]')"
+    return None if value is None else Need(ability="peft", package="peft", reason=reason)
+
+
 def _apart(names: Sequence[str]) -> Callable[[Any, int], tuple[float, ...]]:
     """Return coordinates in which any two of these names are a unit apart, since there is no order between them."""
     return lambda value, _: tuple((value == name) / math.sqrt(2) for name in names)
@@ -266,13 +271,14 @@ _DECLARED = (
     ),
     Knob(
         name="lora_rank",
-        kind=OrNone(kind=WholeNumbers(must="be at least 1", allows=lambda rank: rank >= 1, most=100_000)),
+        kind=OrNone(kind=WholeNumbers(must="be at least 1", allows=lambda rank: rank >= 1, most=100_000), example=8),
         description="rank of LoRA's adapters; null trains all weights; default: the job's",
         label="LoRA rank",
         memory=Memory(),
         changes_time=True,
         learning=Learning.METHOD,
         target=Target.JOB,
+        needs=_lora_need,
     ),
     Knob(
         name="lora_alpha",

@@ -44,6 +44,7 @@ class SearchSpace:
         effective_batch_size: The effective batch sizes that may be tried.
         knobs: What the parameters change.
         only_with: For a parameter that is not always set: the values that others must have for that, by their names.
+        excluded: Values of several parameters that can't be tried together, by their names.
 
     Raises:
         ValueError: The batch size has no domain, a value is not allowed for a parameter, or conditions go round in a circle.
@@ -53,6 +54,7 @@ class SearchSpace:
     effective_batch_size: EffectiveBatchSizeRange = field(default_factory=EffectiveBatchSizeRange)
     knobs: Knobs = KNOBS
     only_with: Mapping[str, Mapping[str, tuple[Any, ...]]] = field(default_factory=dict)
+    excluded: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         # Each value is tried alone once, so that a batch of 0 is refused here and not in the middle of a study.
@@ -143,6 +145,10 @@ class SearchSpace:
 
     def violation(self, parameters: TrialParameters) -> Violation | None:
         """Return the violation of a rule that `parameters` break, or None."""
+        for values in self.excluded:
+            if all(parameters.get(name) == value for name, value in values.items()):
+                together = " and ".join(f"{name} {value}" for name, value in values.items())
+                return Violation(name="excluded", amount=1.0, reason=f"{together} can't be trained with together")
         return self.effective_batch_size.check(parameters) or check_conflicts(parameters)
 
     def num_combinations(self) -> float:
@@ -230,7 +236,8 @@ class SearchSpace:
         left = tuple(value for value in values if value not in missing)
         if not left:
             knob = self.knobs[name]
-            always = next(option for option in knob.kind.options() if knob.needs(option) is None)
+            free = next(option for option in knob.kind.options() if knob.needs(option) is None)
+            always = "null" if free is None else free
             raise ValueError(f"none of the values to search is available here ({', '.join(map(str, values))}); add {always}")
         return replace(self, domains={**self.domains, name: Categorical(left)})
 

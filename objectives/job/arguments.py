@@ -16,6 +16,9 @@ SomeJob = TypeVar("SomeJob", bound=TrainingSettings)
 # The parameters that are fields of the built-in job, and those that are fields of its adapters.
 _JOB_FIELDS = ("model", "max_length", "dropout", "frozen_layers")
 _LORA_FIELDS = {"lora_alpha": "alpha", "lora_target_modules": "target_modules"}
+# Each is a copy of all samples.
+MAX_PREPARED = 32
+JOB_KNOBS = (*_JOB_FIELDS, "lora_rank", *_LORA_FIELDS)
 
 
 def training_arguments(job: TrainingSettings, parameters: TrialParameters, *, output_dir: str) -> dict[str, Any]:
@@ -92,8 +95,35 @@ def padding(job: TextClassificationJob, parameters: TrialParameters) -> str:
     return str(parameters.get("padding", job.padding))
 
 
+def name_of_data(job: TextClassificationJob) -> str:
+    """Return the name of a job's prepared data among those of a study: its tokens are of this model, and as many as these."""
+    return f"{job.model}, {job.max_length} tokens"
+
+
+def jobs_of_data(job: SomeJob, searched: Mapping[str, Collection[Any]]) -> list[SomeJob]:
+    """Return the jobs for which a study prepares data: one for each model and length, a model's greatest length first.
+
+    Args:
+        job: The job of the study.
+        searched: The values of each parameter that trials set.
+
+    Raises:
+        ValueError: They are too many.
+    """
+    job = job_of_data(job, searched)
+    if not isinstance(job, TextClassificationJob):
+        return [job]
+    models = searched.get("model") or (job.model,)
+    lengths = sorted(searched.get("max_length") or (job.max_length,), reverse=True)
+    if (number := len(models) * len(lengths)) > MAX_PREPARED:
+        raise ValueError(
+            f"data is prepared for each model and each max_length, at most {MAX_PREPARED} in all, got {number}; search fewer"
+        )
+    return [job.model_copy(update={"model": model, "max_length": length}) for model in models for length in lengths]
+
+
 def job_of_data(job: SomeJob, searched: Collection[str]) -> SomeJob:
-    """Return the job for which data is prepared where some parameters are searched.
+    """Return the job for which data is prepared where some parameters are searched, but for its model and length.
 
     Samples that are padded when they are tokenised all have the same length: they can't be padded less afterwards, nor grouped
     by length. Where either is searched, samples are not padded before they are collated.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tradeoff.objectives.device.registry import device_class
+from tradeoff.objectives.job.arguments import JOB_KNOBS, job_of, name_of_data
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimate, MemoryEstimates
@@ -27,6 +28,14 @@ _TRACED: Mapping[str, Collection[Any]] = {
     "padding": PADDINGS,
     "torch_compile": (False,),
 }
+
+
+_VARIED = ("gradient_checkpointing", "precision", "accumulates")
+
+
+def trains_all_weights(job: TextClassificationJob) -> bool:
+    """Return True if a job's memory can be estimated: that of adapters, and of frozen layers, is not traced."""
+    return job.lora is None and job.frozen_layers == 0
 
 
 def trace_settings(
@@ -64,14 +73,22 @@ def trace_settings(
 
 def model_config(job: TextClassificationJob, settings: TraceSettings) -> Any:
     """Return what `tradeoff.objectives.memory_estimator.tracing.model_config.load_config` reads for a job's model."""
-    if job.model != EMBEDDED:
+    if job.model != EMBEDDED and job.dropout is None:
         return job.model
+    from tradeoff.objectives.memory_estimator.tracing.model_config import load_config
     from tradeoff.objectives.trainers.embedded import embedded_model_config
+    from tradeoff.objectives.trainers.layers import set_dropout
     from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
 
-    # The words of the job's own texts are not known here; the generated reviews have a similar vocabulary.
-    vocabulary = len(reviews_tokenizer())
-    return embedded_model_config(vocab_size=vocabulary, max_length=settings.sequence_length, num_labels=job.num_labels)
+    if job.model == EMBEDDED:
+        # The words of the job's own texts are not known here; the generated reviews have a similar vocabulary.
+        vocabulary, length = len(reviews_tokenizer()), settings.sequence_length
+        config = embedded_model_config(vocab_size=vocabulary, max_length=length, num_labels=job.num_labels)
+    else:
+        config = load_config(job.model)
+    if job.dropout is not None:
+        set_dropout(config, job.dropout, name=job.model)
+    return config
 
 
 def estimate_for_search(
@@ -80,7 +97,7 @@ def estimate_for_search(
     *,
     device: Mapping[str, Any],
     memory_limit_mib: float,
-    sequence_length: int | None = None,
+    longest: Mapping[str, int] | None = None,
     cache_folder: Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> MemoryEstimates:
@@ -91,21 +108,27 @@ def estimate_for_search(
         configurations: One for each memory class and micro-batch.
         device: The device of the trials, as `tradeoff.objectives.device.base.DeviceInfo.as_dict` gives it.
         memory_limit_mib: The most that a trial may use.
-        sequence_length: Tokens of the longest sequence; None for `job.max_length`.
+        longest: Tokens of the longest sequence for each model and length, by `name_of_data`; None where all are as long as
+            that length.
         cache_folder: The directory to store traces in.
         say: Called with a line for the user about what is stored there.
 
     Raises:
         ValueError: The model's memory can't be estimated.
     """
-    groups: dict[MemoryClass, list[TrialParameters]] = {}
+    groups: dict[tuple[TextClassificationJob, MemoryClass], list[TrialParameters]] = {}
     for parameters in configurations:
-        # What the tracer varies by itself is not a part of its settings.
-        settings_of = parameters.memory_class().without(("gradient_checkpointing", "precision", "accumulates"))
-        if all(name in _TRACED and value in _TRACED[name] for name, value in settings_of.items()):
-            groups.setdefault(settings_of, []).append(parameters)
+        own_job = job_of(job, parameters)
+        # What the tracer varies by itself, or the job holds, is not a part of its settings.
+        settings_of = parameters.memory_class().without((*_VARIED, *JOB_KNOBS))
+        is_traced = all(name in _TRACED and value in _TRACED[name] for name, value in settings_of.items())
+        if is_traced and trains_all_weights(own_job):
+            groups.setdefault((own_job, settings_of), []).append(parameters)
     if not groups:
-        raise ValueError(f"memory is estimated for {', '.join(OPTIMIZERS)} with eager or sdpa attention, and not compiled")
+        raise ValueError(
+            f"memory is estimated for {', '.join(OPTIMIZERS)} with eager or sdpa attention, not compiled, and where all weights"
+            " are trained"
+        )
     target = device_class(device).traced_allocator
     is_caching = target == "cuda"
     measured_context = device.get("context_mib") if is_caching else 0.0
@@ -116,11 +139,12 @@ def estimate_for_search(
         loaded_code_mib=0.0,  # a trial's peak includes the context as it was measured at its start
     )
     estimates: list[RunEstimate] = []
-    for searched, group in groups.items():
+    for (own_job, searched), group in groups.items():
+        # With padding to the limit every sequence is that long, whatever the samples are.
+        is_padded = longest is None or searched.get("padding") == "max_length"
         settings = trace_settings(
-            job,
-            # With padding to the limit every sequence is that long, whatever the samples are.
-            sequence_length=job.max_length if searched.get("padding") == "max_length" else sequence_length,
+            own_job,
+            sequence_length=None if is_padded or longest is None else longest[name_of_data(own_job)],
             attention=searched.get("attn_implementation"),
             optimizer=searched.get("optim"),
         )
@@ -130,7 +154,7 @@ def estimate_for_search(
         else:
             settings = replace(settings, target=target, foreach=False)
         estimator = MemoryEstimator(
-            model_config(job, settings),
+            model_config(own_job, settings),
             settings=settings,
             gpu=gpu,
             eval_batch_size=job.eval_batch_size if job.evaluates else None,

@@ -8,7 +8,7 @@ from typing import Any
 
 from tradeoff.objectives.job.settings import ALL_LINEAR, Lora
 from tradeoff.objectives.trainers.layers import frozen_modules
-from tradeoff.objectives.trainers.model_files import JobFault, first_line
+from tradeoff.objectives.trainers.model_files import OptionFault, first_line
 
 # Names of heads that peft trains as a whole in every classifier, whether there are such or not.
 _ADDED_BY_PEFT = {"classifier", "score"}
@@ -25,7 +25,7 @@ def adapted(model: Any, lora: Lora, *, frozen_layers: int, fresh: tuple[str, ...
         name: The job's name for the model.
 
     Raises:
-        JobFault: The model has no such layers.
+        OptionFault: The model has no such layers.
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -46,7 +46,7 @@ def adapted(model: Any, lora: Lora, *, frozen_layers: int, fresh: tuple[str, ...
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise JobFault(
+        raise OptionFault(
             f"the adapters of model {name!r} must go to layers that it has, and peft refuses {', '.join(lora.target_modules)}"
             f" ({first_line(error)}); set job.lora.target_modules to names of its linear layers, or to {ALL_LINEAR}"
         ) from error

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from tradeoff.objectives.trainers.model_files import JobFault
+from tradeoff.objectives.trainers.model_files import OptionFault
 
 
 def layers_of(model: Any) -> tuple[str, torch.nn.ModuleList]:
@@ -14,15 +14,23 @@ def layers_of(model: Any) -> tuple[str, torch.nn.ModuleList]:
         model: A model of transformers with a head.
 
     Raises:
-        JobFault: It has none.
+        OptionFault: It has none.
     """
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)]
     # A head, or the experts of one layer, may be a list too.
     num_layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     named = next((found for found in lists if len(found[1]) == num_layers), lists[0] if lists else None)
     if named is None:
-        raise JobFault(f"frozen_layers needs a model with layers, and {type(model).__name__} has none; set frozen_layers to 0")
+        raise OptionFault(f"frozen_layers needs a model with layers, and {type(model).__name__} has none; set it to 0")
     return named
+
+
+def num_layers(model: Any) -> int | None:
+    """Return the number of a model's layers; None if it has no list of them."""
+    try:
+        return len(layers_of(model)[1])
+    except OptionFault:
+        return None
 
 
 def frozen_modules(model: Any, num_layers: int, *, name: str) -> list[str]:
@@ -36,13 +44,13 @@ def frozen_modules(model: Any, num_layers: int, *, name: str) -> list[str]:
         name: The job's name for the model.
 
     Raises:
-        JobFault: It has fewer layers.
+        OptionFault: It has fewer layers.
     """
     if num_layers == 0:
         return []
     path, layers = layers_of(model)
     if num_layers > len(layers):
-        raise JobFault(
+        raise OptionFault(
             f"frozen_layers must not exceed the {len(layers)} layers of model {name!r}, got {num_layers};"
             f" set {len(layers)} or less"
         )
@@ -71,7 +79,7 @@ def freeze(model: Any, num_layers: int, *, name: str) -> None:
     """Keep the embeddings and the first layers of a model as they are; see `frozen_modules`.
 
     Raises:
-        JobFault: It has fewer layers.
+        OptionFault: It has fewer layers.
     """
     for module_name in frozen_modules(model, num_layers, name=name):
         model.get_submodule(module_name).requires_grad_(False)
@@ -86,12 +94,12 @@ def set_dropout(config: Any, dropout: float, *, name: str) -> None:
         name: The job's name for the model.
 
     Raises:
-        JobFault: It names none.
+        OptionFault: It names none.
     """
     config = config.get_text_config()
     keys = [key for key, value in config.to_dict().items() if "dropout" in key or key.endswith("_pdrop")]
     keys = [key for key in keys if type(getattr(config, key)) in (int, float)]
     if not keys:
-        raise JobFault(f"dropout needs a model that has some, and the config.json of model {name!r} names none; leave it out")
+        raise OptionFault(f"dropout needs a model that has some, and the configuration of {name!r} names none; leave it out")
     for key in keys:
         setattr(config, key, dropout)

@@ -20,6 +20,22 @@ class JobFault(ValueError):
     """A job is not as its user has to write it: a sentence with the rule, the value and the remedy."""
 
 
+class LengthFault(JobFault):
+    """A model does not take as many tokens as a job asks for.
+
+    Attributes:
+        reason: Why, as the end of a line.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class OptionFault(ValueError):
+    """A model can't be trained with the value of one option: the end of a line that says so, and a sentence of its own."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of a library's error, as the reason in a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -29,7 +29,7 @@ from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassi
 from tradeoff.objectives.trainers.adapters import adapted
 from tradeoff.objectives.trainers.embedded import embedded_model_config, embedded_tokenizer
 from tradeoff.objectives.trainers.layers import freeze, set_dropout
-from tradeoff.objectives.trainers.model_files import WEIGHTS, JobFault, first_line, load_tokenizer
+from tradeoff.objectives.trainers.model_files import WEIGHTS, JobFault, LengthFault, first_line, load_tokenizer
 from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
 from tradeoff.searchspace.choices import FLASH_ATTENTION
 
@@ -109,9 +109,10 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
         content = f"{name} {revision}"
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and 0 < positions < job.max_length:  # XLNet has -1: any number
-        raise ValueError(
+        raise LengthFault(
             f"max_length must not exceed the {positions} positions of model {job.model!r}, got {job.max_length};"
-            f" set job.max_length to {positions} or less"
+            f" set job.max_length to {positions} or less",
+            reason=f"the model {job.model!r} has {positions} positions",
         )
     text_config = config.get_text_config()  # of a model that reads images too, the part that reads text
     pad_token_id = getattr(text_config, "pad_token_id", None)
@@ -292,10 +293,11 @@ def check_sizes(job: TextClassificationJob, model: Any, *, highest_token: int) -
         if not isinstance(module, torch.nn.Embedding) or "position_embeddings" not in name or module.padding_idx is None:
             continue
         if job.max_length > (usable := module.num_embeddings - module.padding_idx - 1):
-            raise JobFault(
+            raise LengthFault(
                 f"max_length must not exceed the {usable} positions of model {job.model!r} that tokens can take (of"
                 f" {module.num_embeddings}, the first {module.padding_idx + 1} are for padding), got {job.max_length};"
-                f" set job.max_length to {usable} or less"
+                f" set job.max_length to {usable} or less",
+                reason=f"the model {job.model!r} has {usable} positions that tokens can take",
             )
 
 

@@ -1,6 +1,6 @@
 """Prepares what all trials of a study share, and finds out before them what can't be trained."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -8,9 +8,10 @@ from typing import Any
 
 from tradeoff.objectives.data.contents import custom_contents, short_hash
 from tradeoff.objectives.device.registry import start_device
-from tradeoff.objectives.job.settings import AnyJob, CustomJob
+from tradeoff.objectives.job.arguments import jobs_of_data, name_of_data
+from tradeoff.objectives.job.settings import EMBEDDED, AnyJob, CustomJob
 from tradeoff.objectives.trainers import prepared_data
-from tradeoff.objectives.trainers.model_files import JobFault
+from tradeoff.objectives.trainers.model_files import JobFault, LengthFault
 from tradeoff.objectives.trainers.try_out import TryOut, failing_options, options
 from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.searchspace import TrialParameters
@@ -22,16 +23,14 @@ _LIBRARIES = ("accelerate", "torch", "transformers")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lack:
-    """A value of a knob with which a job can't be trained.
+    """Values of knobs with which a job can't be trained.
 
     Attributes:
-        knob: The knob.
-        value: The value.
+        values: The value of a knob, by its name; or the values of several that fail together.
         reason: Why, as the end of a line.
     """
 
-    knob: str
-    value: Any
+    values: dict[str, Any]
     reason: str
 
 
@@ -44,6 +43,8 @@ def prepare_workload(
 ) -> dict[str, Any]:
     """Prepare what all trials of a study share, and try the job out unless it was before and nothing has changed since.
 
+    Where models or lengths are searched, data is prepared for each of them: of the same texts, but in other tokens.
+
     Args:
         job: The job.
         cache_folder: The directory for prepared data.
@@ -51,34 +52,116 @@ def prepare_workload(
         on_attempt: Called when the job is loaded, and before each configuration that is tried out.
 
     Returns:
-        JSON types: `folder` for `load_workload`, `num_train`, `num_eval`, `baselines`, the value that a constant answer
-        reaches in each learned objective, if that is known, `contents`, what data and model are, whatever their names,
-        `lacks`, the values that can't be trained with, each as `knob`, `value` and `reason`, and `notices`, lines for the
-        user.
+        JSON types: `folders` for `load_workload`, `num_train`, `num_eval`, `baselines`, the value that a constant answer
+        reaches in each learned objective, if that is known, `contents`, what data and models are, whatever their names,
+        `lacks`, the values that can't be trained with, each as `values` and `reason`, `notices`, lines for the user, and of
+        texts `longest`, the tokens of the longest one, under the names of `folders`.
 
     Raises:
         ValueError: The job can't be run as the user wrote it.
     """
-    notices: list[str] = []
     if isinstance(job, CustomJob):
-        facts: dict[str, Any] = {"folder": "", "baselines": job.baselines(), "notices": notices}
-    else:
-        facts = prepared_data.prepare(job, cache_folder, notices.append).facts()
-        notices += [] if (notice := facts["model"]["notice"]) is None else [notice]
-        facts |= {"notices": notices, "has_checkpointing": facts["model"]["has_checkpointing"]}
+        facts: dict[str, Any] = {"folders": {}, "baselines": job.baselines(), "notices": []}
+        told, lacking = _tried(job, facts, cache_folder, searched, on_attempt)
+        # Now that the module was imported.
+        return facts | told | {"contents": custom_contents(job), "lacks": [asdict(lack) for lack in lacking]}
+    found: dict[str, dict[str, Any]] = {}
+    notices: list[str] = []
+    lacks: list[Lack] = []
+    fault: LengthFault | None = None
+    jobs = jobs_of_data(job, searched or {})
+    tried_models: set[str] = set()
+    for one in jobs:
+        try:
+            facts = prepared_data.prepare(one, cache_folder, notices.append).facts()
+            facts["folders"] = {name_of_data(one): facts["folder"]}
+            if one.model not in tried_models:
+                lacks += _of_model(_tried(one, facts, cache_folder, searched, on_attempt)[1], one.model, searched)
+                tried_models.add(one.model)
+                notices += [] if (notice := facts["model"]["notice"]) is None else [notice]
+        except LengthFault as error:
+            if len(jobs) == 1:
+                raise
+            fault = error
+            lacks.append(Lack(values={"model": one.model, "max_length": one.max_length}, reason=error.reason))
+            continue
+        found[name_of_data(one)] = facts
+    if not found:
+        assert fault is not None
+        raise fault
+    first = next(iter(found.values()))
+    if any(each["num_train"] != first["num_train"] for each in found.values()):
+        raise JobFault("the data changed while it was prepared; rerun the command")
+    # Of several models each is compared by its own name.
+    several = len({one.model for one in jobs}) > 1
+    contents = dict(first["contents"])
+    if several:
+        contents.pop("model", None)
+        contents |= {
+            f"model {one.model}": found[name_of_data(one)]["contents"]["model"]
+            for one in jobs
+            if name_of_data(one) in found and one.model != EMBEDDED
+        }
+    return first | {
+        "folders": {name: each["folder"] for name, each in found.items()},
+        "longest": {name: each["longest"] for name, each in found.items()},
+        "contents": contents,
+        "notices": list(dict.fromkeys(notices)),
+        "lacks": [asdict(lack) for lack in _summed_up(lacks, searched or {})],
+    }
+
+
+def _of_model(lacks: Iterable[Lack], model: str, searched: Mapping[str, Sequence[Any]] | None) -> list[Lack]:
+    """Return what one model lacks, where there are others."""
+    if len((searched or {}).get("model", ())) < 2:
+        return list(lacks)
+    return [Lack(values={**lack.values, "model": model}, reason=lack.reason) for lack in lacks]
+
+
+def _summed_up(lacks: Sequence[Lack], searched: Mapping[str, Sequence[Any]]) -> list[Lack]:
+    """Return the same lacks, with those that hold for every value of a knob said without it."""
+    reasons = {_items(lack.values): lack.reason for lack in lacks}
+    for knob in ("model", "max_length"):
+        by_rest: dict[Any, dict[Any, Any]] = {}
+        for items in reasons:
+            if len(items) > 1 and knob in (values := dict(items)):
+                value = values.pop(knob)
+                by_rest.setdefault(_items(values), {})[value] = items
+        for rest, having in by_rest.items():
+            if all(value in having or _items({knob: value}) in reasons for value in searched[knob]):
+                reasons[rest] = "; ".join(dict.fromkeys(reasons.pop(items) for items in having.values()))
+    return [Lack(values=dict(items), reason=reason) for items, reason in reasons.items()]
+
+
+def _items(values: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(values.items(), key=lambda item: item[0]))
+
+
+def _tried(
+    job: AnyJob,
+    facts: Mapping[str, Any],
+    cache_folder: Path,
+    searched: Mapping[str, Sequence[Any]] | None,
+    on_attempt: Callable[[], None],
+) -> tuple[dict[str, Any], list[Lack]]:
+    """Try a job out, unless that was done, and return what its Trainer tells of it, and what it lacks.
+
+    Raises:
+        JobFault: It can't be trained.
+    """
     if searched is None and not isinstance(job, CustomJob):
-        return facts | {"lacks": []}
+        return {}, []
     lacks = _known_lacks(job, facts, searched or {})
-    marker = cache_folder / _TRIED.format(_key(job, facts["folder"], searched or {}))
+    marker = cache_folder / _TRIED.format(_key(job, facts["folders"], searched or {}))
     on_attempt()
-    workload = load_workload(job, facts["folder"])
+    workload = load_workload(job, facts["folders"])
     is_tried = searched is None or marker.exists()
     if is_tried and not isinstance(job, CustomJob):
-        return facts | {"lacks": [asdict(lack) for lack in lacks]}
-    tried = TryOut(job, workload, start_device(), steps=not is_tried)
+        return {}, lacks
+    tried = TryOut(job, facts["folders"], start_device(), steps=not is_tried)
     base, choices = _base(searched or {}), options(searched or {})
-    taken = {(lack.knob, lack.value) for lack in lacks}
-    choices = {name: tuple(value for value in values if (name, value) not in taken) for name, values in choices.items()}
+    taken = [lack.values for lack in lacks]
+    choices = {name: tuple(value for value in values if {name: value} not in taken) for name, values in choices.items()}
     choices = {name: values for name, values in choices.items() if values}
 
     def attempt(parameters: TrialParameters) -> BaseException | None:
@@ -89,15 +172,16 @@ def prepare_workload(
     if error is not None:
         raise JobFault(workload.explain(error)) from error
     lacks += [
-        Lack(knob=name, value=value, reason=workload.explain(why, is_of_an_option=True))
-        for (name, value), why in failing.items()
+        Lack(values={name: value}, reason=workload.explain(why, is_of_an_option=True)) for (name, value), why in failing.items()
     ]
-    if not failing:
+    if (layers := tried.facts.get("num_layers")) is not None:
+        reason = f"the model has {layers} layers"
+        too_many = [value for value in (searched or {}).get("frozen_layers", ()) if value > layers]
+        lacks += [Lack(values={"frozen_layers": value}, reason=reason) for value in too_many]
+    if len(lacks) == len(taken):
         cache_folder.mkdir(parents=True, exist_ok=True)
         marker.touch()
-    if isinstance(job, CustomJob):
-        facts["contents"] = custom_contents(job)  # now that the module was imported
-    return facts | tried.facts | {"lacks": [asdict(lack) for lack in lacks]}
+    return tried.facts, lacks
 
 
 def _known_lacks(job: AnyJob, facts: Mapping[str, Any], searched: Mapping[str, Sequence[Any]]) -> list[Lack]:
@@ -108,12 +192,12 @@ def _known_lacks(job: AnyJob, facts: Mapping[str, Any], searched: Mapping[str, S
     lacks = []
     if source["has_checkpointing"] is False and True in searched.get("gradient_checkpointing", ()):
         reason = f"the model {job.model!r} can't compute its activations again"
-        lacks.append(Lack(knob="gradient_checkpointing", value=True, reason=reason))
+        lacks.append(Lack(values={"gradient_checkpointing": True}, reason=reason))
     if source["attention"] is not None:
         reason = f"the model {job.model!r} does not have {{}}; it has {', '.join(source['attention'])}"
         for value in searched.get("attn_implementation", ()):
             if value not in source["attention"]:
-                lacks.append(Lack(knob="attn_implementation", value=value, reason=reason.format(value)))
+                lacks.append(Lack(values={"attn_implementation": value}, reason=reason.format(value)))
     return lacks
 
 
@@ -125,12 +209,13 @@ def _base(searched: Mapping[str, Sequence[Any]]) -> TrialParameters:
     return TrialParameters(**{MICRO_BATCH: max(smallest, 2) if searched else smallest})
 
 
-def _key(job: AnyJob, folder: str, searched: Mapping[str, Sequence[Any]]) -> str:
+def _key(job: AnyJob, folders: Mapping[str, str], searched: Mapping[str, Sequence[Any]]) -> str:
     """Return a hash of all that the outcome of trying a job out depends on."""
     depends: dict[str, Any] = {
         "job": job.model_dump(),
-        "data": folder,
+        "data": folders,
         "searched": {name: list(values) for name, values in options(searched).items()},
+        "frozen_layers": list(searched.get("frozen_layers", ())),
         "base": _base(searched).as_dict(),
         "versions": {name: version(name) for name in _LIBRARIES},
     }

@@ -16,11 +16,11 @@ from tradeoff.objectives.data.samples import longest_rows
 from tradeoff.objectives.device.base import Device
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.device.temporary_folder import temporary_folder
-from tradeoff.objectives.job.arguments import training_arguments
-from tradeoff.objectives.job.settings import TrainingSettings
+from tradeoff.objectives.job.arguments import job_of, training_arguments
+from tradeoff.objectives.job.settings import AnyJob
 from tradeoff.objectives.trainers.custom_trainer import tolerant_metrics
 from tradeoff.objectives.trainers.model_files import JobFault
-from tradeoff.objectives.trainers.workloads import Workload
+from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.searchspace import KNOBS, TrialParameters
 from tradeoff.searchspace.constraints import check_conflicts
 from tradeoff.searchspace.kinds import Names, Switch
@@ -28,6 +28,8 @@ from tradeoff.searchspace.kinds import Names, Switch
 Choices = Mapping[str, Sequence[Any]]
 # Compiling takes longer than all the rest, and fails for other reasons than the job's.
 _NOT_TRIED = {"torch_compile"}
+# Numbers of which one tells of all whether the model can be trained with them.
+_ONE_OF = ("dropout", "lora_rank")
 
 
 class OptionLackedError(ValueError):
@@ -40,14 +42,14 @@ class TryOut:
 
     Attributes:
         job: The job.
-        workload: Builds its Trainers.
+        folders: Its prepared data, as `prepare_workload` returns it.
         device: The device, started in this process.
         steps: Whether a step is taken; otherwise the Trainer is only built and looked at.
         facts: What the Trainer has told of the job, as `Workload.examine` returns it; empty if none could be built.
     """
 
-    job: TrainingSettings
-    workload: Workload
+    job: AnyJob
+    folders: Mapping[str, str]
     device: Device
     steps: bool = True
 
@@ -71,18 +73,20 @@ class TryOut:
         return None
 
     def _run(self, parameters: TrialParameters, folder: str) -> None:
-        settings = training_arguments(self.job, parameters, output_dir=folder) | {
+        job = job_of(self.job, parameters)
+        workload = load_workload(job, self.folders)
+        settings = training_arguments(job, parameters, output_dir=folder) | {
             "use_cpu": self.device.uses_host_processors,
             "disable_tqdm": True,
             "eval_strategy": "no",
             "logging_strategy": "no",
         }
         set_seed(self.job.seed)
-        trainer = self.workload.trainer(TrainingArguments(**settings), parameters)
+        trainer = workload.trainer(TrainingArguments(**settings), parameters)
         trainer.remove_callback(PrinterCallback)
         is_first = not self.facts
         if is_first:
-            self.facts = self.workload.examine(trainer)
+            self.facts = workload.examine(trainer)
         if parameters.gradient_checkpointing and self.facts["has_checkpointing"] is False:
             raise OptionLackedError(f"the model, {type(trainer.model).__name__}, can't compute its activations again")
         if not self.steps:
@@ -97,12 +101,14 @@ class TryOut:
 
 
 def options(choices: Choices) -> dict[str, tuple[Any, ...]]:
-    """Return those of the searched values that may fail by themselves: named ones, not numbers."""
-    return {
+    """Return those of the searched values that may fail by themselves: named ones, and one of a number that needs something."""
+    named = {
         name: tuple(values)
         for name, values in choices.items()
-        if isinstance(KNOBS[name].kind, Names | Switch) and name not in _NOT_TRIED
+        if (isinstance(KNOBS[name].kind, Names | Switch) and name not in _NOT_TRIED) or name == "lora_target_modules"
     }
+    one_each = {name: [value for value in choices.get(name, ()) if value][:1] for name in _ONE_OF}
+    return named | {name: tuple(values) for name, values in one_each.items() if values}
 
 
 def failing_options(

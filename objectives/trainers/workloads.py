@@ -4,17 +4,19 @@ Everything else (the probe, the training, `tradeoff train`) works with a `Worklo
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
-from tradeoff.objectives.job.arguments import padding, settings_beside_arguments
+from tradeoff.objectives.job.arguments import name_of_data, padding, settings_beside_arguments
 from tradeoff.objectives.job.settings import AnyJob, CustomJob, TextClassificationJob
 from tradeoff.objectives.trainers import prepared_data as data
 from tradeoff.objectives.trainers.accuracy import compute_metrics
 from tradeoff.objectives.trainers.custom_trainer import ExplainedError, build_trainer, examine_trainer, explained
-from tradeoff.objectives.trainers.model_files import JobFault, first_line
+from tradeoff.objectives.trainers.layers import num_layers
+from tradeoff.objectives.trainers.model_files import JobFault, OptionFault, first_line
 from tradeoff.objectives.trainers.models import build_model, check_sizes
 from tradeoff.searchspace import TrialParameters
 
@@ -36,7 +38,7 @@ class Workload(ABC):
         """Check a Trainer against the job before anything is trained.
 
         Returns:
-            What it tells of the job, by name: at least `has_checkpointing`.
+            What it tells of the job, by name: at least `has_checkpointing`, and `num_layers` if the model has layers.
 
         Raises:
             ValueError: The job can't be run as the user wrote it.
@@ -73,10 +75,10 @@ class TextClassification(Workload):
 
     def examine(self, trainer: Trainer) -> dict[str, Any]:  # noqa: D102
         check_sizes(self._job, trainer.model, highest_token=data.highest_token(self._data))
-        return {"has_checkpointing": self._data.model.has_checkpointing}
+        return {"has_checkpointing": self._data.model.has_checkpointing, "num_layers": num_layers(trainer.model)}
 
     def explain(self, error: BaseException, *, is_of_an_option: bool = False) -> str:  # noqa: D102
-        if isinstance(error, JobFault):
+        if isinstance(error, JobFault | OptionFault):
             return str(error)
         if is_of_an_option:
             return f"the model {self._job.model!r} can't be trained with it ({first_line(error)})"
@@ -106,11 +108,11 @@ class Custom(Workload):
         return str(error) if isinstance(error, ExplainedError) else explained(self._job, "fails", error)
 
 
-def load_workload(job: AnyJob, folder: str) -> Workload:
+def load_workload(job: AnyJob, folders: Mapping[str, str]) -> Workload:
     """Return the workload of a prepared job.
 
     Args:
-        job: The job.
-        folder: The `folder` that `prepare_workload` returned.
+        job: The job, of one trial.
+        folders: The `folders` that `prepare_workload` returned.
     """
-    return Custom(job) if isinstance(job, CustomJob) else TextClassification(job, Path(folder))
+    return Custom(job) if isinstance(job, CustomJob) else TextClassification(job, Path(folders[name_of_data(job)]))

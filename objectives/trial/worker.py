@@ -15,6 +15,7 @@ from typing import Any
 from tradeoff.objectives.device.base import Device, MemoryLimitExceededError
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.device.registry import device_class, see_one_device, start_device
+from tradeoff.objectives.job.arguments import job_of
 from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, OutOfMemory
 from tradeoff.objectives.trainers.preparation import prepare_workload
@@ -96,7 +97,7 @@ def _estimate_memory(request: dict[str, Any]) -> Answer | Refusal:
             [TrialParameters(**parameters) for parameters in request["configurations"]],
             device=request["device"],
             memory_limit_mib=request["memory_limit_mib"],
-            sequence_length=request["sequence_length"],
+            longest=request["longest"],
             cache_folder=Path(request["cache_folder"]),
             say=notices.append,
         )
@@ -112,10 +113,10 @@ def run_trial(
     """Run the stages of a request to an outcome.
 
     Args:
-        request: `job`, `parameters`, `data_folder`, `stages` (of "probe" and "train"), `memory_limit_mib` or None, whether the
-            limit is `enforced` by more than the meter, a `stop_rule` or None, whether a probe `measures_power`, and `folder`
-            for what the Trainer writes; with several processes also `num_ranks`, the `rank` of this one, and the `port` of
-            the first one.
+        request: `job`, `parameters`, `data_folders`, `stages` (of "probe" and "train"), `memory_limit_mib` or None, whether
+            the limit is `enforced` by more than the meter, a `stop_rule` or None, whether a probe `measures_power`, and
+            `folder` for what the Trainer writes; with several processes also `num_ranks`, the `rank` of this one, and the
+            `port` of the first one.
         reporter: Receives progress and partial measurements.
         listener: The socket of that port, in the first process.
     """
@@ -129,11 +130,12 @@ def run_trial(
         if request["memory_limit_mib"] is not None and request.get("enforced", True):
             device.enforce_memory_limit(request["memory_limit_mib"])
         reporter.enter("data")
-        job = parse_job(request["job"])
+        parameters = TrialParameters(**request["parameters"])
+        job = job_of(parse_job(request["job"]), parameters)
         session = TrialSession(
             job=job,
-            parameters=TrialParameters(**request["parameters"]),
-            workload=load_workload(job, request["data_folder"]),
+            parameters=parameters,
+            workload=load_workload(job, request["data_folders"]),
             device=device,
             meter=meter,
             memory_limit_mib=request["memory_limit_mib"],

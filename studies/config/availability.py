@@ -4,12 +4,14 @@ Every check here is called once, by `tradeoff.studies.execution.preparation`, be
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.schedule import Schedule
-from tradeoff.objectives.job.settings import TrainingSettings
+from tradeoff.objectives.job.settings import TextClassificationJob, TrainingSettings
 from tradeoff.searchspace import KNOBS, SearchSpace
+from tradeoff.searchspace.knob import Target
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 
@@ -22,8 +24,13 @@ def available_space(config: StudyConfig, device: Mapping[str, Any]) -> tuple[Sea
     """
     space, lines = config.search_space(), []
     abilities = {*device.get("precisions", ()), *device.get("extras", ())}
+    lora = None if "lora_rank" in space.domains else getattr(config.job, "lora", None)
+    if lora is not None and (need := KNOBS["lora_rank"].missing(lora.r, abilities)) is not None:
+        raise TradeoffError(f"job.lora: it {need.reason}; install it, or leave job.lora out")
     for name in KNOBS.in_order({**dict.fromkeys(KNOBS), **space.domains}):
         knob = space.knobs[name]
+        if knob.target is Target.JOB and not isinstance(config.job, TextClassificationJob):
+            continue  # a keyword of the user's own function, which knows what it needs
         if name not in space.domains:
             value = getattr(config.job, name, None)
             if value is not None and (need := knob.missing(value, abilities)) is not None:
@@ -33,7 +40,8 @@ def available_space(config: StudyConfig, device: Mapping[str, Any]) -> tuple[Sea
         try:
             space = space.without(name, taken) if taken else space
         except ValueError as error:
-            raise TradeoffError(f"space.{name}: {error}") from None
+            reason = next(iter(taken.values())).reason.format(device=device["name"], them=name)
+            raise TradeoffError(f"space.{name}: {error}: {name} {reason}") from None
         for reason in dict.fromkeys(need.reason for need in taken.values()):
             values = [value if isinstance(value, str) else name for value, need in taken.items() if need.reason == reason]
             them = "it" if len(values) == 1 else "them"
@@ -85,20 +93,39 @@ def trainable_space(space: SearchSpace, lacks: Sequence[Mapping[str, Any]]) -> t
 
     Args:
         space: The study's space.
-        lacks: Values that can't be trained with, each as `knob`, `value` and `reason`.
+        lacks: Values that can't be trained with, each as `values`, by the name of the parameter, and `reason`.
 
     Raises:
-        TradeoffError: Nothing is left of a parameter.
+        TradeoffError: Nothing is left of a parameter, or no configuration is.
     """
+    alone: dict[str, dict[Any, str]] = {}
+    for lack in lacks:
+        if len(lack["values"]) == 1:
+            ((name, value),) = lack["values"].items()
+            alone.setdefault(name, {})[value] = lack["reason"]
     lines = []
-    for name in dict.fromkeys(lack["knob"] for lack in lacks):
-        taken = {lack["value"]: lack["reason"] for lack in lacks if lack["knob"] == name}
+    for name, taken in alone.items():
         if not set(space.domains[name].values() or ()) - taken.keys():
             reasons = "; ".join(dict.fromkeys(taken.values()))
             raise TradeoffError(f"space.{name}: none of the values to search can be trained with: {reasons}; search others")
         space = space.without(name, taken)
-        lines += [f"{value if isinstance(value, str) else name} left out: {reason}" for value, reason in taken.items()]
+        lines += [f"{_named({name: value})} left out: {reason}" for value, reason in taken.items()]
+    together = [lack for lack in lacks if len(lack["values"]) > 1]
+    if together:
+        space = replace(space, excluded=tuple(lack["values"] for lack in together))
+        lines += [f"{_named(lack['values'])} left out: {lack['reason']}" for lack in together]
+        if space.is_empty():
+            raise TradeoffError(f"space: no configuration can be trained: {lines[-1]}; search other values")
     return space, "\n".join(lines) or None
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    """Return values in words: a name says what it is of, and of a switch the name is enough."""
+    words = [
+        value if isinstance(value, str) else name if isinstance(value, bool) else f"{name} {value}"
+        for name, value in values.items()
+    ]
+    return " with ".join(words)
 
 
 def check_warmup(space: SearchSpace, job: TrainingSettings, num_train: int, num_devices: int = 1) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from tradeoff.objectives.job.settings import CustomJob, TextClassificationJob, TrainingSettings
+from tradeoff.objectives.job.settings import CustomJob, Lora, TextClassificationJob, TrainingSettings
 from tradeoff.searchspace import KNOBS, MICRO_BATCH, Domain, Knob, SearchSpace
 from tradeoff.searchspace.knob import CHANGES
 from tradeoff.searchspace.names import OTHER_NAMES, hint
@@ -144,11 +144,26 @@ def check_space(config: SpaceConfig, space: SearchSpace, job: TrainingSettings) 
             raise ValueError(f"unknown key 'space.{name}'; {hint(name)}")
     if isinstance(job, CustomJob) and (both := space.domains.keys() & job.kwargs.keys()):
         raise ValueError(f"space.{min(both)}: it is searched, and fixed in job.kwargs; leave one of them out")
+    if isinstance(job, TextClassificationJob):
+        _check_adapters(space, job)
     if {"warmup_ratio", "warmup_steps"} <= space.domains.keys():
         raise ValueError("space.warmup_steps: warmup_ratio says the same; search one of them")
     for name, conditions in space.only_with.items():
         for other, allowed in conditions.items():
             _check_condition(space, name, other, allowed)
+
+
+def _check_adapters(space: SearchSpace, job: TextClassificationJob) -> None:
+    for name in ("lora_alpha", "lora_target_modules"):
+        if name in space.domains and "lora_rank" not in space.domains and job.lora is None:
+            raise ValueError(f"space.{name}: there must be adapters for it; search lora_rank too, or set job.lora")
+    for value in space.domains["lora_target_modules"].examples() if "lora_target_modules" in space.domains else ():
+        try:
+            Lora(target_modules=value)
+        except ValidationError:
+            raise ValueError(
+                f"space.lora_target_modules: must be names of layers, separated by commas, or all-linear, got {value!r}"
+            ) from None
 
 
 def _check_condition(space: SearchSpace, name: str, other: str, allowed: tuple[Any, ...]) -> None:

@@ -123,7 +123,7 @@ def fit_study(ready: Preparation, *, on_probe: Callable[[TrialParameters, Outcom
         request = {
             "job": ready.config.job.model_dump(),
             "parameters": parameters.as_dict(),
-            "data_folder": ready.data["folder"],
+            "data_folders": ready.data["folders"],
             "stages": ["probe"],
             "memory_limit_mib": enforced_mib,
             "num_ranks": ready.config.devices_per_trial,

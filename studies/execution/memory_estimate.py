@@ -115,7 +115,7 @@ def start_memory_estimation(
     device: Mapping[str, Any],
     *,
     cache: Path,
-    sequence_length: int,
+    longest: Mapping[str, int] | None,
     display: Display,
     interrupts: Interrupts,
 ) -> MemoryEstimation | None:
@@ -127,7 +127,7 @@ def start_memory_estimation(
         space: The space, without what the device lacks.
         device: The device of the trials.
         cache: The directory in which traces have a directory of their own.
-        sequence_length: Tokens of the longest sequence.
+        longest: Tokens of the longest sequence for each model and length; None where all are padded to that length.
         display: Where lines are shown.
         interrupts: What the user has asked for.
     """
@@ -143,7 +143,7 @@ def start_memory_estimation(
         "configurations": [parameters.as_dict() for parameters in configurations_to_estimate(space)],
         "device": dict(device),
         "memory_limit_mib": config.memory_limit_mib(device),
-        "sequence_length": sequence_length,
+        "longest": longest,
         "cache_folder": str(cache / "traces"),
     }
     try:

@@ -118,7 +118,7 @@ class Preparation:
         """Return the objective of the study, which shows its progress in `display`."""
         return Objective(
             setup=self.setup,
-            data_folder=self.data["folder"],
+            data_folders=self.data["folders"],
             runner=self.runner,
             time_limit_s=self.config.limits.trial_time_s,
             early_stopping=self.config.early_stopping,
@@ -187,8 +187,7 @@ def prepare(
         texts = config.job if isinstance(config.job, TextClassificationJob) else None  # no other job's memory is estimated
         # Padded to one length, a batch is as long as it can be; else the data tells.
         is_known = texts is None or (texts.padding == "max_length" and "padding" not in space.domains)
-        longest = 0 if texts is None else texts.max_length
-        estimation = start_estimation(space, sequence_length=longest) if estimates_memory and is_known else None
+        estimation = start_estimation(space, longest=None) if estimates_memory and is_known else None
         display.message("preparing the data")
         try:
             searched = {name: domain.examples() for name, domain in space.domains.items()}
@@ -216,8 +215,7 @@ def prepare(
         if texts is not None and estimates_memory and (left_out is not None or not is_known):
             if estimation is not None:
                 estimation.cancel()  # it would fail at what the model can't do
-            longest = longest if is_known else min(texts.max_length, data["longest"])
-            estimation = start_estimation(space, sequence_length=longest)
+            estimation = start_estimation(space, longest=None if is_known else data["longest"])
     runner = InterruptibleRunner(server=server, interrupts=interrupts)
     return Preparation(config=config, device=device, space=space, data=data, runner=runner, estimation=estimation)
 

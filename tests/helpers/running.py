@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tradeoff.objectives.isolation.trial_server import TrialServer
-from tradeoff.objectives.job.arguments import job_of_data
+from tradeoff.objectives.job.arguments import job_of, job_of_data
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.study import StudyConfig
@@ -63,7 +63,7 @@ def request(
     return {
         "job": job.model_dump(),
         "parameters": settings,
-        "data_folder": prepared(job_of_data(job, settings))["folder"],
+        "data_folders": prepared(job_of_data(job_of(job, settings), settings))["folders"],
         "stages": list(stages),
         "memory_limit_mib": memory_limit_mib,
     }

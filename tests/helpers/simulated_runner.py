@@ -275,7 +275,7 @@ def objective(
         publishes_at_end=publishes_at_end,
         num_eval=num_eval,
     )
-    return Objective(setup=terms, data_folder="", runner=runner, early_stopping=early_stopping)
+    return Objective(setup=terms, data_folders={}, runner=runner, early_stopping=early_stopping)
 
 
 def setup(space: SearchSpace = SPACE, **terms: Any) -> StudySetup:

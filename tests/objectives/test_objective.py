@@ -39,7 +39,7 @@ def objective(**settings: Any) -> Objective:
     job = settings.setdefault("job", tiny_job())
     terms = {field.name: settings.pop(field.name) for field in fields(StudySetup) if field.name in settings}
     given = {"space": space(), "objectives": OBJECTIVES, "num_train": 64, "enforces_memory_limit": "memory_limit_mib" in terms}
-    ready = {"setup": StudySetup(**(given | terms)), "data_folder": prepared(job)["folder"], "runner": shared_server()}
+    ready = {"setup": StudySetup(**(given | terms)), "data_folders": prepared(job)["folders"], "runner": shared_server()}
     return Objective(**(ready | settings))
 
 

@@ -123,7 +123,7 @@ def test_a_process_that_the_users_code_has_started_ends_with_it(
 
 def trial(job: dict[str, Any], **more: Any) -> dict[str, Any]:
     parameters = {"per_device_train_batch_size": 2}
-    return {"job": job, "parameters": parameters, "data_folder": "", "stages": ["probe"], "memory_limit_mib": None} | more
+    return {"job": job, "parameters": parameters, "data_folders": {}, "stages": ["probe"], "memory_limit_mib": None} | more
 
 
 def test_a_killed_trial_leaves_none_either(tmp_path: Path, job: Callable[[str], dict[str, Any]]) -> None:

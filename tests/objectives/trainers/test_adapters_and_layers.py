@@ -13,11 +13,11 @@ from transformers import (
     set_seed,
 )
 
-from tradeoff.objectives.job.arguments import training_arguments
+from tradeoff.objectives.job.arguments import name_of_data, training_arguments
 from tradeoff.objectives.job.settings import Lora, TextClassificationJob
 from tradeoff.objectives.trainers.adapters import adapted
 from tradeoff.objectives.trainers.layers import freeze, set_dropout
-from tradeoff.objectives.trainers.model_files import JobFault
+from tradeoff.objectives.trainers.model_files import OptionFault
 from tradeoff.objectives.trainers.models import build_model
 from tradeoff.objectives.trainers.prepared_data import prepare
 from tradeoff.objectives.trainers.workloads import load_workload
@@ -86,12 +86,12 @@ def test_adapters_and_the_whole_head_are_trained_and_nothing_else(family, checkp
 
 
 def test_a_model_has_as_many_layers_as_are_frozen():
-    with pytest.raises(JobFault, match="must not exceed the 3 layers of model 'small', got 4; set 3 or less"):
+    with pytest.raises(OptionFault, match="must not exceed the 3 layers of model 'small', got 4; set 3 or less"):
         freeze(model_of("bert"), 4, name="small")
 
 
 def test_layers_that_a_model_lacks_get_no_adapter():
-    with pytest.raises(JobFault, match=r"that it has, and peft refuses nowhere .*job.lora.target_modules"):
+    with pytest.raises(OptionFault, match=r"that it has, and peft refuses nowhere .*job.lora.target_modules"):
         adapted(model_of("bert"), Lora(target_modules="nowhere"), frozen_layers=0, name="small")
 
 
@@ -104,7 +104,7 @@ def test_every_dropout_of_a_model_is_set(tmp_path):
 
 
 def test_a_model_without_dropout_can_have_none_set():
-    with pytest.raises(JobFault, match=r"model 'plain' names none; leave it out"):
+    with pytest.raises(OptionFault, match=r"configuration of 'plain' names none; leave it out"):
         set_dropout(PretrainedConfig(), 0.1, name="plain")
 
 
@@ -119,7 +119,9 @@ def steps(trainer):
 def trainer_of(job, cache, **parameters):
     configuration = TrialParameters(per_device_train_batch_size=8, **parameters)
     arguments = training_arguments(job, configuration, output_dir=str(cache / "output")) | {"use_cpu": True}
-    return load_workload(job, str(prepare(job, cache).folder)).trainer(TrainingArguments(**arguments), configuration)
+    return load_workload(job, {name_of_data(job): str(prepare(job, cache).folder)}).trainer(
+        TrainingArguments(**arguments), configuration
+    )
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ def run(
     request = {
         "job": job.model_dump(),
         "parameters": parameters.as_dict(),
-        "data_folder": "",
+        "data_folders": {},
         "stages": list(stages),
         "memory_limit_mib": None,
     }
@@ -271,8 +271,8 @@ def test_an_option_that_fails_wherever_it_occurs_is_found_before_the_study(folde
     """
     searched = {"gradient_checkpointing": [True, False], "attn_implementation": ["eager", "sdpa"]}
     lacks = prepare(job(folder, code), per_device_train_batch_size=[4, 8], **searched)["lacks"]
-    assert {lack["value"] for lack in lacks} == {True, "eager"}
-    by_value = {lack["value"]: lack["reason"] for lack in lacks}
+    by_value = {value: lack["reason"] for lack in lacks for value in lack["values"].values()}
+    assert by_value.keys() == {True, "eager"}
     assert "AlbertForSequenceClassification, can't compute its activations again" in by_value[True]
     assert "line 9): RuntimeError: not eager" in by_value["eager"]
 

@@ -27,7 +27,7 @@ def test_preparing_answers_with_the_facts_of_the_data() -> None:
 def test_data_that_was_deleted_is_a_failure_with_its_traceback(tmp_path: Path) -> None:
     facts = shared_server().prepare(tiny_job(data_seed=7).model_dump(), tmp_path)
     shutil.rmtree(facts["folder"])
-    outcome = shared_server().run_trial(request() | {"data_folder": facts["folder"]})
+    outcome = shared_server().run_trial(request() | {"data_folders": facts["folders"]})
     assert isinstance(outcome, Failed)
     assert outcome.stage == "data"
     assert "prepared.json must be as it was written" in outcome.reason

@@ -46,7 +46,7 @@ def test_a_batch_above_the_training_samples_is_refused() -> None:
 
 
 def lack(value: Any, reason: str = "the model can't") -> dict[str, Any]:
-    return {"knob": "gradient_checkpointing", "value": value, "reason": reason}
+    return {"values": {"gradient_checkpointing": value}, "reason": reason}
 
 
 def test_what_the_model_lacks_is_taken_out_with_a_line() -> None:

@@ -233,7 +233,7 @@ def test_a_study_that_insists_on_estimates_ends_with_the_reason(storage, monkeyp
 
 def test_a_job_of_the_users_own_has_no_estimates_and_the_study_says_so_in_a_line():
     display = Recorder()
-    settings = {"cache": None, "sequence_length": 0, "display": display, "interrupts": Interrupts()}
+    settings = {"cache": None, "longest": None, "display": display, "interrupts": Interrupts()}
     for setting in ("auto", "on"):
         config = SimpleNamespace(memory_estimate=setting, job=object())
         estimation = start_memory_estimation(config, None, FEW, {"kind": "cuda"}, **settings)
@@ -258,7 +258,7 @@ def test_estimates_that_can_not_be_started_end_no_study(error):
         FEW,
         {"kind": "cuda", "total_memory_mib": BUDGET_MIB},
         cache=Path(),
-        sequence_length=32,
+        longest=None,
         display=(display := Recorder()),
         interrupts=Interrupts(),
     )

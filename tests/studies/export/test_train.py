@@ -124,7 +124,7 @@ from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.searchspace import TrialParameters
 job = TextClassificationJob(**{TINY.model_dump()!r})
 folder = pathlib.Path({str(tmp_path)!r})
-data, output = load_workload(job, prepare_workload(job, folder / "cache")["folder"]), folder / "model"
+data, output = load_workload(job, prepare_workload(job, folder / "cache")["folders"]), folder / "model"
 output.mkdir()
 def run():
     return retrain(job, TrialParameters(per_device_train_batch_size=8), data, start_device(), output=output,
