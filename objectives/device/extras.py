@@ -9,8 +9,9 @@ import shutil
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 
+from tradeoff.objectives.job.settings import AnyJob, TextClassificationJob
 from tradeoff.searchspace import KNOBS, TrialParameters
-from tradeoff.searchspace.knob import Need
+from tradeoff.searchspace.knob import Need, Target
 
 
 def installation_needs() -> set[Need]:
@@ -29,15 +30,19 @@ def has_compiler(variable: str, names: Sequence[str]) -> bool:
     return any(shutil.which(os.environ.get(variable) or name) for name in names)
 
 
-def first_missing(parameters: TrialParameters, *, optimizer: str, abilities: Collection[str]) -> str | None:
+def first_missing(parameters: TrialParameters, *, job: AnyJob, abilities: Collection[str]) -> str | None:
     """Return in a sentence what a configuration needs and does not have, or None if it can be trained.
 
     Args:
         parameters: The configuration.
-        optimizer: The job's, which is used if none is searched.
+        job: The job, whose optimizer and adapters are used if none are searched.
         abilities: The precisions and extras of the device.
     """
-    for name, value in ({"optim": optimizer} | parameters.as_dict()).items():
+    lora = job.lora if isinstance(job, TextClassificationJob) else None
+    used = {"optim": job.optim} | ({} if lora is None else {"lora_rank": lora.r}) | parameters.as_dict()
+    for name, value in used.items():
+        if KNOBS[name].target is Target.JOB and not isinstance(job, TextClassificationJob):
+            continue  # a keyword of the user's own function, which knows what it needs
         if (need := KNOBS[name].missing(value, abilities)) is not None:
             return f"{name}={value} {need.reason}"
     return None

@@ -105,10 +105,9 @@ class Lora(BaseModel):
         # In a search space, where a value is one word, names are separated by commas.
         return tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else names
 
-    @property
-    def effective_alpha(self) -> float:
-        """The scale, where none is given twice the rank."""
-        return 2 * self.r if self.alpha is None else self.alpha
+    def settings(self) -> dict[str, Any]:
+        """Return all of it as plain values; the scale is twice the rank where none is given."""
+        return self.model_dump(mode="json") | {"alpha": 2 * self.r if self.alpha is None else self.alpha}
 
 
 class TextClassificationJob(TrainingSettings):

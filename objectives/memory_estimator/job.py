@@ -77,8 +77,8 @@ def model_config(job: TextClassificationJob, settings: TraceSettings) -> Any:
         return job.model
     from tradeoff.objectives.memory_estimator.tracing.model_config import load_config
     from tradeoff.objectives.trainers.embedded import embedded_model_config
-    from tradeoff.objectives.trainers.layers import set_dropout
     from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
+    from tradeoff.objectives.trainers.trained_parts import set_dropout
 
     if job.model == EMBEDDED:
         # The words of the job's own texts are not known here; the generated reviews have a similar vocabulary.

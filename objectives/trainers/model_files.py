@@ -32,10 +32,6 @@ class LengthFault(JobFault):
         self.reason = reason
 
 
-class OptionFault(ValueError):
-    """A model can't be trained with the value of one option: the end of a line that says so, and a sentence of its own."""
-
-
 def first_line(error: BaseException) -> str:
     """Return the first line of a library's error, as the reason in a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

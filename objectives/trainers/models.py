@@ -26,11 +26,10 @@ from tradeoff.objectives.data.contents import folder_fingerprint
 from tradeoff.objectives.data.hub import hub_access
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob, local_path
-from tradeoff.objectives.trainers.adapters import adapted
 from tradeoff.objectives.trainers.embedded import embedded_model_config, embedded_tokenizer
-from tradeoff.objectives.trainers.layers import freeze, set_dropout
 from tradeoff.objectives.trainers.model_files import WEIGHTS, JobFault, LengthFault, first_line, load_tokenizer
 from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
+from tradeoff.objectives.trainers.trained_parts import adapted, freeze, set_dropout, untrained_modules
 from tradeoff.searchspace.choices import FLASH_ATTENTION
 
 
@@ -214,7 +213,7 @@ def build_model(job: TextClassificationJob, source: ModelSource, *, attention: s
     )
     if job.dropout is not None:
         set_dropout(config, job.dropout, name=job.model)
-    fresh: tuple[str, ...] = ()
+    fresh: list[str] = []
     # Mixed precision keeps full-precision weights, whatever the checkpoint was saved in.
     if source.has_weights:
         try:
@@ -234,7 +233,7 @@ def build_model(job: TextClassificationJob, source: ModelSource, *, attention: s
                 " save or download them again"
             ) from error
         _check_weights(job, model, loaded)
-        fresh = tuple(sorted({key.rpartition(".")[0] for key in loaded["missing_keys"] if ".pooler." in key}))
+        fresh = untrained_modules(loaded["missing_keys"])
     else:
         kept = {name: known[name] for name in ("trust_remote_code", "attn_implementation") if name in known}
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, **kept)
@@ -242,7 +241,7 @@ def build_model(job: TextClassificationJob, source: ModelSource, *, attention: s
     # Classifiers have them and don't: without this, accumulation multiplies the loss (huggingface/transformers#47688).
     model.accepts_loss_kwargs = False
     if job.lora is not None:
-        return adapted(model, job.lora, frozen_layers=job.frozen_layers, fresh=fresh, name=job.model)
+        return adapted(model, **job.lora.settings(), frozen_layers=job.frozen_layers, fresh=fresh, name=job.model)
     freeze(model, job.frozen_layers, name=job.model)
     return model
 

@@ -15,10 +15,13 @@ from tradeoff.objectives.job.settings import AnyJob, CustomJob, TextClassificati
 from tradeoff.objectives.trainers import prepared_data as data
 from tradeoff.objectives.trainers.accuracy import compute_metrics
 from tradeoff.objectives.trainers.custom_trainer import ExplainedError, build_trainer, examine_trainer, explained
-from tradeoff.objectives.trainers.layers import num_layers
-from tradeoff.objectives.trainers.model_files import JobFault, OptionFault, first_line
+from tradeoff.objectives.trainers.model_files import JobFault, first_line
 from tradeoff.objectives.trainers.models import build_model, check_sizes
+from tradeoff.objectives.trainers.trained_parts import OptionFault, num_layers
 from tradeoff.searchspace import TrialParameters
+
+# Where random weights are kept that adapters were trained beside.
+BASE_MODEL = "base_model"
 
 
 class Workload(ABC):
@@ -90,6 +93,15 @@ class TextClassification(Workload):
     def save_beside_model(self, folder: Path) -> None:  # noqa: D102
         if self._data.tokenizer is not None:
             self._data.tokenizer.save_pretrained(folder)
+        if self._job.lora is not None and not self._data.model.has_weights:
+            from peft import PeftConfig
+
+            # Adapters need the weights that they were trained beside: the seed gives the same again.
+            plain = self._job.model_copy(update={"lora": None, "frozen_layers": 0})
+            build_model(plain, self._data.model).save_pretrained(folder / BASE_MODEL)
+            adapters = PeftConfig.from_pretrained(str(folder))
+            adapters.base_model_name_or_path = str((folder / BASE_MODEL).resolve())
+            adapters.save_pretrained(str(folder))
 
 
 class Custom(Workload):

@@ -18,11 +18,12 @@ def expected_measurements(exported: Mapping[str, Any], *, num_train: int) -> dic
     found |= {spread_name(name): value["std"] for name, value in exported["values"].items() if "std" in value}
     job = exported["job"]
     # The samples that the trial processed; for a trial that was not trained itself, those that its job asks for.
-    num_samples = exported["measured"].get("num_samples") or (job.get("train_samples") or num_train) * job["epochs"]
+    epochs = exported.get("parameters", {}).get("num_train_epochs", job["epochs"])
+    num_samples = exported["measured"].get("num_samples") or (job.get("train_samples") or num_train) * epochs
     for name, goal in cost_goals().items():
         for key in (name, spread_name(name)):
             if goal.grows_with_data and key in found:
-                found[key] *= num_train * job["epochs"] / num_samples
+                found[key] *= num_train * epochs / num_samples
     return found
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.device.temporary_folder import temporary_folder
-from tradeoff.objectives.job.arguments import training_arguments
-from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
+from tradeoff.objectives.job.arguments import job_of, training_arguments
+from tradeoff.objectives.job.settings import AnyJob, CustomJob, parse_job
 from tradeoff.objectives.measurements.goals import cost_goals, learned_names
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import spread_name
@@ -85,8 +85,8 @@ def check_output(output: Path) -> None:
 
 def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> dict[str, str]:
     """Return the text of each file by name; `output_dir` is the Trainer's."""
-    job = parse_job(results.config["job"])
     parameters = TrialParameters(**choice.record.params)
+    job = job_of(parse_job(results.config["job"]), parameters)
     arguments = training_arguments(job, parameters, output_dir=output_dir)
     if device_class(results.device).uses_host_processors:
         # As in the trials; without it transformers refuses bf16 where there is no GPU.
@@ -125,7 +125,7 @@ def provenance(results: StudyResults, choice: Choice) -> dict[str, Any]:
         "measured": _present(
             measurements, (*(name for name in cost_goals() if name not in MEMORY_MEASUREMENTS), *OTHER_MEASUREMENTS)
         ),
-        **_origin(job),
+        **_origin(job_of(parse_job(job), parameters)),
         "seed": job["seed"],
         "job": dict(job),
         "limits": results.config.get("limits"),
@@ -134,12 +134,9 @@ def provenance(results: StudyResults, choice: Choice) -> dict[str, Any]:
     }
 
 
-def _origin(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the model and the data; of a custom job, the function that knows them."""
-    parsed = parse_job(job)
-    if not isinstance(parsed, TextClassificationJob):
-        return {"build": job["build"]}
-    return {"model": job["model"], "data": {name: value for name, value in job.items() if name in parsed.data_settings()}}
+def _origin(job: AnyJob) -> dict[str, Any]:
+    """Return the model and the data of the trial; of a custom job, the function that knows them."""
+    return {"build": job.build} if isinstance(job, CustomJob) else {"model": job.model, "data": job.data_settings()}
 
 
 def _expected(results: StudyResults, choice: Choice) -> str | None:

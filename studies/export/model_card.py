@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tradeoff.objectives.device.registry import device_class
-from tradeoff.objectives.job.arguments import padding
+from tradeoff.objectives.job.arguments import job_of, padding
 from tradeoff.objectives.job.settings import (
     EMBEDDED,
     RANDOM_TOKENS,
@@ -24,7 +24,7 @@ from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.stored import option_for
 from tradeoff.studies.export.memory_advice import MARGIN, memory_to_leave_free_mib
-from tradeoff.studies.export.train_script import launch_command
+from tradeoff.studies.export.train_script import launch_command, parts_used
 from tradeoff.studies.reporting.templating import render
 from tradeoff.studies.reporting.text_tables import TextTable, parameter_columns
 from tradeoff.studies.results.evidence import JudgedFront, judged_front
@@ -43,8 +43,10 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
         arguments: Its TrainingArguments.
         files: The names of the other files of the export.
     """
-    job, record, num_devices = parse_job(results.config["job"]), choice.record, results.num_devices
+    record, num_devices = choice.record, results.num_devices
     parameters = TrialParameters(**record.params)
+    job = job_of(parse_job(results.config["job"]), parameters)
+    epochs = parameters.get("num_train_epochs", job.epochs)
     front = judged_front(results)
     shown = front.records if record.number in front.standings else (*front.records, record)
     device_kind = device_class(results.device)
@@ -63,7 +65,7 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
         configuration=short_configuration(record.params),
         device=str(results.device.get("name", "an unnamed device")),
         num_train="all" if job.num_train_asked is None else f"{job.num_train_asked:,}",
-        epochs=f"{job.epochs:g} {'epoch' if job.epochs == 1 else 'epochs'}",
+        epochs=f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'}",
         measured=", ".join(f"{GOALS[name].label} {with_spread(record, name, unit=True)}" for name in results.objectives),
         elsewhere=[(GOALS[name].label, record.sources[name]) for name in results.objectives if is_elsewhere(record, name)],
         trade_offs=_trade_offs(front, shown, chosen=record.number),
@@ -76,6 +78,7 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
         peak_scope=device_kind.peak_scope,
         has_accelerate=num_devices == 1 or not device_kind.uses_host_processors,
         is_custom=isinstance(job, CustomJob),
+        adapters=_adapters(job),
         has_script="train.py" in files,
         launch=launch_command(num_devices),
         code_option=option_for(job),
@@ -89,12 +92,22 @@ def _front_matter(job: AnyJob) -> dict[str, Any]:
     if isinstance(job, CustomJob):
         return {"library_name": "transformers"}
     return {
-        "library_name": "transformers",
+        "library_name": "transformers" if job.lora is None else "peft",
         "pipeline_tag": "text-classification",
         **({"metrics": ["accuracy"]} if job.evaluates else {}),
         **({"base_model": job.model} if job.model != EMBEDDED and _is_on_hub(job.model) else {}),
+        **({"tags": [f"base_model:adapter:{job.model}", "lora"]} if job.lora is not None and _is_on_hub(job.model) else {}),
         **({"datasets": [job.dataset]} if _has_hub_data(job) else {}),
     }
+
+
+def _adapters(job: AnyJob) -> str | None:
+    """Return in words the adapters that are trained, and of which model; None where it is trained itself."""
+    if isinstance(job, CustomJob) or job.lora is None:
+        return None
+    lora = job.lora.settings()
+    layers = ", ".join(lora["target_modules"])
+    return f"LoRA adapters of rank {lora['r']} (alpha {lora['alpha']:g}, {layers}) of the model {job.model}"
 
 
 def _title(job: AnyJob) -> str:
@@ -134,9 +147,12 @@ def _trade_offs(front: JudgedFront, shown: Sequence[TrialRecord], *, chosen: int
 def _example_script(job: AnyJob, parameters: TrialParameters, num_devices: int) -> str | None:
     """Return the command that trains with transformers' examples/pytorch/text-classification/run_classification.py.
 
-    None where that script can't: it reads data and models of the hub alone, and has no option for the attention.
+    None where that script can't: it reads data and models of the hub alone, trains all of their weights as they are, and has
+    no option for the attention.
     """
     if isinstance(job, CustomJob) or not _has_hub_data(job) or job.model == EMBEDDED or "attn_implementation" in parameters:
+        return None
+    if parts_used(job):
         return None
     options = {
         "model_name_or_path": job.model,

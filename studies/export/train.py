@@ -12,7 +12,7 @@ from typing import Any
 from tradeoff.objectives.data.contents import local_contents
 from tradeoff.objectives.device.extras import first_missing
 from tradeoff.objectives.isolation.warm_server import server_environment
-from tradeoff.objectives.job.arguments import job_of_data
+from tradeoff.objectives.job.arguments import job_of
 from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.records import measurement_attributes
 from tradeoff.searchspace import TrialParameters
@@ -68,7 +68,8 @@ def train_export(
             f"run {launch_command(num_devices)} in {directory}"
         )
     parameters = TrialParameters(**exported["parameters"])
-    job = full_job(allowed.checked(parse_job(exported["job"]), where=str(directory)), train_samples)
+    study_job = allowed.checked(parse_job(exported["job"]), where=str(directory))
+    job = full_job(job_of(study_job, parameters), train_samples)
     try:
         contents = local_contents(job) if isinstance(job, TextClassificationJob) else {}
     except OSError as error:
@@ -99,13 +100,13 @@ def train_export(
             f"{info.name} trains in {', '.join(info.precisions)}, and the configuration needs {parameters.precision.value};"
             " export one of another precision"
         )
-    if (why := first_missing(parameters, optimizer=job.optim, abilities={*info.precisions, *info.extras})) is not None:
+    if (why := first_missing(parameters, job=job, abilities={*info.precisions, *info.extras})) is not None:
         raise TradeoffError(f"{why}; install it, or export another configuration")
     say(f"device: {info.name}")
     say("preparing the data")
     try:
         searched = {name: [value] for name, value in parameters.items() if value is not None}
-        data = prepare_workload(job_of_data(job, parameters.as_dict()), cache or cache_folder(), searched)
+        data = prepare_workload(job, cache or cache_folder(), searched)
     except ValueError as error:
         raise TradeoffError(str(error)) from error
     except OSError as error:
@@ -118,7 +119,7 @@ def train_export(
         say(notice)
     say(f"{data['num_train']:,} training and {data['num_eval']:,} evaluation samples")
     try:
-        workload = load_workload(job, data["folder"])
+        workload = load_workload(job, data["folders"])
         trained = retrain(job, parameters, workload, device, output=output, on_progress=on_progress)
     except OSError as error:
         raise TradeoffError(

@@ -48,11 +48,28 @@ def modules(job: TextClassificationJob) -> dict[str, str]:
     # Read and not imported: they import transformers or pyarrow, and nothing of ours.
     wanted = {
         "embedded_model.py": ("trainers/embedded.py", job.model == EMBEDDED),
+        "trained_parts.py": ("trainers/trained_parts.py", bool(parts_used(job))),
         "text_files.py": ("data/text_files.py", job.dataset != EMBEDDED and job.is_local_file),
         "text_labels.py": ("data/labels.py", job.evaluates or job.dataset != EMBEDDED),
     }
     folder = Path(__file__).parents[2] / "objectives"
     return {name: (folder / path).read_text(encoding="utf-8") for name, (path, is_wanted) in wanted.items() if is_wanted}
+
+
+def parts_used(job: TextClassificationJob) -> list[str]:
+    """Return the names that `train.py` imports from `trained_parts.py`: none where a whole model is trained as it is."""
+    used = {
+        "adapted": job.lora is not None,
+        "freeze": job.lora is None and job.frozen_layers > 0,
+        "set_dropout": job.dropout is not None,
+        "untrained_modules": job.lora is not None and _has_weights(job),
+    }
+    return [name for name, is_used in used.items() if is_used]
+
+
+def _has_weights(job: TextClassificationJob) -> bool:
+    local = local_path(job.model)
+    return job.model != EMBEDDED and (not os.path.isdir(local) or any(next(local.glob(pattern), None) for pattern in _WEIGHTS))
 
 
 def _custom_values(job: CustomJob, parameters: TrialParameters) -> dict[str, object]:
@@ -84,7 +101,10 @@ def _text_classification_values(job: TextClassificationJob, parameters: TrialPar
         "sources": sources,
         "model": str(local.resolve()) if is_local else job.model,
         "is_embedded_model": job.model == EMBEDDED,
-        "has_weights": job.model != EMBEDDED and (not is_local or any(next(local.glob(pattern), None) for pattern in _WEIGHTS)),
+        "has_weights": _has_weights(job),
+        "makes_config": job.model != EMBEDDED and (not _has_weights(job) or job.dropout is not None),
+        "parts": parts_used(job),
+        "lora": None if job.lora is None else job.lora.settings(),
         "attention": parameters.get("attn_implementation"),
         "padding": padding(job, parameters),
         "is_padded_later": job_of_data(job, parameters.as_dict()).padding != "max_length",

@@ -17,8 +17,10 @@ from tradeoff.studies.results.tables import capitalized
 from tradeoff.studies.visible import visible
 
 
-def python_literal(value: str | int | None) -> str:
+def python_literal(value: str | float | list[str] | None) -> str:
     """Return a value as Python source; a string in double quotes where it holds none."""
+    if isinstance(value, list):
+        return f"[{', '.join(python_literal(each) for each in value)}]"
     if isinstance(value, str) and '"' not in value and (text := repr(value)).startswith("'"):
         return f'"{text[1:-1]}"'
     return repr(value)

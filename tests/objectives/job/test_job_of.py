@@ -19,9 +19,9 @@ def test_a_rank_of_none_trains_without_adapters_whatever_the_job_says():
 
 
 def test_the_scale_is_the_jobs_or_else_twice_the_rank():
-    assert job_of(TextClassificationJob(), {"lora_rank": 16}).lora.effective_alpha == 32
-    assert job_of(TextClassificationJob(lora=Lora(alpha=5)), {"lora_rank": 16}).lora.effective_alpha == 5
-    assert job_of(TextClassificationJob(lora=Lora(alpha=5)), {"lora_rank": 16, "lora_alpha": 7.0}).lora.effective_alpha == 7
+    assert job_of(TextClassificationJob(), {"lora_rank": 16}).lora.settings()["alpha"] == 32
+    assert job_of(TextClassificationJob(lora=Lora(alpha=5)), {"lora_rank": 16}).lora.settings()["alpha"] == 5
+    assert job_of(TextClassificationJob(lora=Lora(alpha=5)), {"lora_rank": 16, "lora_alpha": 7.0}).lora.settings()["alpha"] == 7
 
 
 def test_layers_that_get_an_adapter_are_one_word_in_a_search_space():

@@ -19,7 +19,7 @@ from stored_studies import params, record
 
 from tradeoff.objectives.device.cpu import CpuDevice
 from tradeoff.objectives.device.cuda import CudaDevice
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, Lora, TextClassificationJob
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.space import SpaceConfig
 from tradeoff.studies.config.study import StudyConfig
@@ -226,6 +226,9 @@ CHANGES: tuple[dict[str, object], ...] = ({}, {"eval_samples": 0}, {"train_sampl
     [
         *((dataset, changes) for dataset in DATASETS for changes in CHANGES),
         ("reviews.tsv.gz", {"eval_dataset": "more.csv", "text_pair_column": "reply", "model": EMBEDDED}),
+        ("reviews.csv", {"model": EMBEDDED, "lora": Lora(), "dropout": 0.1, "eval_samples": 0}),
+        ("someone/reviews", {"lora": Lora(target_modules="query,value"), "frozen_layers": 2, "trust_remote_code": True}),
+        ("reviews.csv", {"frozen_layers": 2, "dropout": 0.1}),
     ],
 )
 def test_every_script_is_formatted_python_without_an_unused_name(dataset: str, changes: dict[str, object]) -> None:

@@ -1,10 +1,22 @@
-"""The layers of a model and its dropouts, whatever its class calls them."""
+"""The parts of a model that are trained, whatever its class calls them: its layers, its head, adapters beside its weights.
 
+An export holds this file for its `train.py`, so nothing of ours is imported here. Adapters are LoRA's (E. J. Hu et al.,
+"LoRA: Low-Rank Adaptation of Large Language Models", 2021, https://arxiv.org/abs/2106.09685), by peft.
+"""
+
+import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 
-from tradeoff.objectives.trainers.model_files import OptionFault
+ALL_LINEAR = "all-linear"
+# Names of heads that peft trains as a whole in every classifier, whether there are such or not.
+_ADDED_BY_PEFT = {"classifier", "score"}
+
+
+class OptionFault(ValueError):
+    """A model can't be trained with the value of one option: a sentence that says so, or the end of a line."""
 
 
 def layers_of(model: Any) -> tuple[str, torch.nn.ModuleList]:
@@ -103,3 +115,59 @@ def set_dropout(config: Any, dropout: float, *, name: str) -> None:
         raise OptionFault(f"dropout needs a model that has some, and the configuration of {name!r} names none; leave it out")
     for key in keys:
         setattr(config, key, dropout)
+
+
+def untrained_modules(missing_keys: Collection[str]) -> list[str]:
+    """Return the modules of a model's body that are new, as a sentence's pooler often is, from the weights that it lacked."""
+    return sorted({key.rpartition(".")[0] for key in missing_keys if ".pooler." in key})
+
+
+def adapted(
+    model: Any,
+    *,
+    r: int,
+    alpha: float,
+    dropout: float,
+    target_modules: Sequence[str],
+    frozen_layers: int,
+    fresh: Sequence[str] = (),
+    name: str,
+) -> Any:
+    """Return a model with adapters, of which these, the head and what is new are trained alone.
+
+    Args:
+        model: The model, which is changed.
+        r: The rank of the adapters.
+        alpha: Their scale.
+        dropout: The dropout of an adapter's input.
+        target_modules: The names of the layers that get one, or `ALL_LINEAR`.
+        frozen_layers: The first layers of the model that get none.
+        fresh: Modules that are trained as a whole, as the head is.
+        name: The job's name for the model.
+
+    Raises:
+        OptionFault: The model has no such layers.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    parts = [each for each, module in model.named_children() if next(module.parameters(), None) is not None]
+    whole = [*(each for each in parts if each != model.base_model_prefix), *fresh]
+    # An adapter beside what is trained anyway would be of no use.
+    excluded = [f"(.*\\.)?{re.escape(each)}(\\..*)?" for each in whole]
+    excluded += [f"{re.escape(each)}(\\..*)?" for each in frozen_modules(model, frozen_layers, name=name)]
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=ALL_LINEAR if list(target_modules) == [ALL_LINEAR] else [*target_modules],
+        exclude_modules="|".join(excluded) or None,
+        modules_to_save=[each for each in whole if each not in _ADDED_BY_PEFT],
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise OptionFault(
+            f"the adapters of model {name!r} must go to layers that it has, and peft refuses {', '.join(target_modules)}"
+            f" ({str(error).splitlines()[0].rstrip('.')}); name some of its linear layers as target modules, or {ALL_LINEAR}"
+        ) from error

