@@ -238,7 +238,7 @@ class SimulatedServer:
         return SimulatedEstimate(request, self.estimate_answer)
 
     def prepare(self, *_: Any, **__: Any) -> dict[str, Any]:
-        facts: dict[str, Any] = {"folder": "", "num_train": NUM_TRAIN, "num_eval": 500, "contents": {}}
+        facts: dict[str, Any] = {"folders": {}, "num_train": NUM_TRAIN, "num_eval": 500, "contents": {}}
         return facts | {"baselines": {"accuracy": 0.2}, "lacks": [], "notices": []}
 
     def run_trial(self, request: Mapping[str, Any], **arguments: Any) -> Any:

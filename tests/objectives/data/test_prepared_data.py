@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import constants
 from transformers import TrainingArguments
 
+from tradeoff.objectives.job.arguments import name_of_data
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.trainers import prepared_data as data
 from tradeoff.objectives.trainers.models import build_model
@@ -366,7 +367,7 @@ def test_words_for_labels_are_saved_with_the_model_and_pairs_are_read_together(t
     assert prepared.tokenizer.decode(prepared.train[0]["input_ids"][3:7]) == "[SEP] reply [SEP] [PAD]"
     arguments = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none")
     parameters = TrialParameters(per_device_train_batch_size=2)
-    trainer = load_workload(job, str(prepared.folder)).trainer(arguments, parameters)
+    trainer = load_workload(job, {name_of_data(job): str(prepared.folder)}).trainer(arguments, parameters)
     trainer.save_model(str(tmp_path / "model"))
     saved = json.loads((tmp_path / "model" / "config.json").read_text())
     assert (saved["id2label"], saved["label2id"]) == ({"0": "no", "1": "yes"}, {"no": 0, "yes": 1})
