@@ -149,6 +149,7 @@ class Objective:
         with self.decision_lock() if self.decision_lock is not None and plan is None else nullcontext():
             snapshot = self.snapshot(trial.study)
             knowledge = snapshot.knowledge
+            parameters = knowledge.setup.space.parameters(parameters)
             if (settled := knowledge.out_of_memory(parameters)) is not None:
                 reason = f"needs at least as much memory as trial {settled.record.number}, which ran out of memory"
                 self._skip(trial, reason, "memory_shortfall_mib", settled.record.attributes["memory_shortfall_mib"])
@@ -274,7 +275,7 @@ class Objective:
         snapshot = self.snapshot(study)
         knowledge = snapshot.knowledge
         members = []
-        for structure in self.setup.members_of(parameters):
+        for structure in knowledge.setup.members_of(knowledge.setup.space.parameters(parameters)):
             if (cost := knowledge.cost(structure)) is not None:
                 known = {name: value for name in costs if (value := cost.value(name)) is not None}
                 if len(known) < len(costs):
@@ -306,6 +307,7 @@ class Objective:
         attributes = outcome_attributes(outcome)
         snapshot = self.snapshot(trial.study)
         knowledge, stored = snapshot.knowledge, snapshot.trials[trial.number]
+        parameters = knowledge.setup.space.parameters(parameters)
         attributes |= predicted_attributes(parameters, attributes, knowledge)
         if attributes["outcome"] == "completed":
             attributes |= {f"{name}_source": "measured" for name in self.setup.objectives}

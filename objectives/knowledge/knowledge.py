@@ -14,6 +14,7 @@ from functools import cached_property
 
 from tradeoff.objectives.job.schedule import Schedule
 from tradeoff.objectives.knowledge.failures import Failures
+from tradeoff.objectives.knowledge.found_changes import Found, found_changes, refined
 from tradeoff.objectives.knowledge.memory_model import MemoryModel
 from tradeoff.objectives.knowledge.observations import Observation, observe
 from tradeoff.objectives.knowledge.power import PowerModel
@@ -74,14 +75,16 @@ class Knowledge:
     """The models fitted to a study's trials.
 
     Attributes:
-        setup: The terms of the study.
+        setup: The terms of the study, with what was found out about its knobs.
         observations: Trials that ran; derived and skipped ones add nothing.
         memory_estimates: Memory as estimated before anything ran; None if it was not.
+        found: What was found out about knobs.
     """
 
     setup: StudySetup
     observations: tuple[Observation, ...] = ()
     memory_estimates: MemoryEstimates | None = None
+    found: tuple[Found, ...] = ()
 
     @classmethod
     def of(
@@ -89,7 +92,10 @@ class Knowledge:
     ) -> "Knowledge":
         """Fit the models to the records of a study."""
         observations = tuple(o for record in records if (o := observe(record, setup.space)) is not None)
-        return cls(setup=setup, observations=observations, memory_estimates=memory_estimates)
+        found = tuple(found_changes(observations, setup.space))
+        if (terms := refined(setup, found)) is not setup:
+            observations = tuple(o.under(terms.space) for o in observations)
+        return cls(setup=terms, observations=observations, memory_estimates=memory_estimates, found=found)
 
     def out_of_memory(self, parameters: TrialParameters) -> Observation | None:
         """Return the observation from which it follows that `parameters` cannot fit, or None.

@@ -105,7 +105,7 @@ class Lines:
             {name: value}
             for name, domain in domains.items()
             if knobs[name].memory is not None or knobs[name].changes_time
-            for value in _compared(domain)
+            for value in compared(domain)
         ]
         seen = set()
         for wanted in ({}, *options):
@@ -147,7 +147,7 @@ def _without_accumulation(parameters: TrialParameters) -> MemoryClass:
     return parameters.memory_class().replace(accumulates=False)
 
 
-def _compared(domain: Domain) -> list[Any]:
+def compared(domain: Domain) -> list[Any]:
     """Return the values of a domain that are probed: of numbers the ends, between which effects are interpolated."""
     values = domain.examples()
     numbers = [value for value in values if is_number(value)]

@@ -46,6 +46,10 @@ class Observation:
             return None
         return TimeSample.of(self.train_time_s, busy_share=self.record.attributes.get("training", {}).get("busy_share"))
 
+    def under(self, space: SearchSpace) -> "Observation":
+        """Return the same trial with its parameters as a space describes the knobs."""
+        return replace(self, parameters=space.parameters(self.parameters))
+
 
 def observe(record: TrialRecord, space: SearchSpace) -> Observation | None:
     """Return a record as an observation; None if it still runs, was skipped, or lies outside the space."""

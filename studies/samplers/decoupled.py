@@ -101,7 +101,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         running = []
         for trial in snapshot.running:
             plan = trial.system_attrs.get(TRIAL_PLAN, {"params": trial.params, "stages": ("probe", "train")})
-            parameters = self.setup.space.read(plan["params"])
+            parameters = snapshot.knowledge.setup.space.read(plan["params"])
             if parameters is not None and (own is None or trial.number != own.number):
                 running.append((parameters, tuple(plan["stages"])))
         return running
@@ -112,16 +112,17 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
             return False
         if knowledge is self._planned_with:
             return True
-        if knowledge.out_of_memory(plan.parameters) is not None or knowledge.ruled_out(plan.parameters) is not None:
+        parameters = knowledge.setup.space.parameters(plan.parameters)
+        if knowledge.out_of_memory(parameters) is not None or knowledge.ruled_out(parameters) is not None:
             return False
         if plan.seed is not None:
-            seeds = [o.record.attributes.get(SEED, self.setup.job.seed) for o in knowledge.trained(plan.parameters)]
+            seeds = [o.record.attributes.get(SEED, self.setup.job.seed) for o in knowledge.trained(parameters)]
             return all(seed < plan.seed for seed in seeds)
         if "train" in plan.stages:
-            learning_class = knowledge.class_of(plan.parameters)
+            learning_class = knowledge.class_of(parameters)
             trained = (knowledge.class_of(o.parameters) for o in knowledge.observations if is_training(o))
             return learning_class not in knowledge.failures.given_up and learning_class not in trained
-        return not knowledge.is_probed(plan.parameters)
+        return not knowledge.is_probed(parameters)
 
     def _is_taken(self, plan: TrialPlan, snapshot: StudySnapshot) -> bool:
         """Return True if another trial does the same."""

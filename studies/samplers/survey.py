@@ -13,14 +13,17 @@ effective batch and optimizer: it can only reach the front by learning better. A
 same arithmetic, is compared at a batch where the other one was measured, so that a single probe is enough. The survey returns
 to what it postponed once the rest is exhausted.
 
-Where there are many compute configurations, one of them has its line, and each value of a knob is probed beside it at two of
-the batches that were measured there. The effects of the knobs tell of the others (`tradeoff.objectives.knowledge.effects`).
+What a knob changes of which nothing is known is found out beside the first line (see
+`tradeoff.objectives.knowledge.found_changes`). Where there are many compute configurations, one of them has its line, and each
+value of a knob is probed beside it at two of the batches that were measured there. The effects of the knobs tell of the others
+(see `tradeoff.objectives.knowledge.effects`).
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from enum import IntEnum
 
+from tradeoff.objectives.knowledge.found_changes import compared_values, is_compared, to_find_out
 from tradeoff.objectives.knowledge.knowledge import Cost, Knowledge
 from tradeoff.objectives.knowledge.lines import Family, Line, cheapest_first, compute_values
 from tradeoff.searchspace import Knobs, Learning, LearningClass, TrialParameters, Values
@@ -30,6 +33,9 @@ BOUNDARY_MARGIN = 0.05
 
 # Peaks that differ by up to this share count as equal.
 MEMORY_TOLERANCE = 0.05
+
+# Values of a knob are compared where no more than this share of the limit is needed, so that one that needs more fits as well.
+COMPARED_SHARE = 0.8
 
 # Probes per line, on average: used to estimate what is left of a survey.
 PROBES_A_LINE = 2
@@ -69,11 +75,14 @@ def next_probe(
             if p not in busy and not failures.is_hopeless(p)
         ]
         return min(left, key=failures.suspicion, default=None)
-    families = _surveyed(knowledge)
-    are_many = knowledge.setup.lines.are_many
-    if depth == Depth.FIRST or are_many:
-        probe = _next_of_lines(knowledge, families[:1], busy, depth)
-        return probe or (_next_of_values(knowledge, families, busy) if depth > Depth.FIRST else None)
+    if not (families := _surveyed(knowledge)):
+        return None
+    if (probe := _next_of_lines(knowledge, families, busy, depth, most=1)) is not None:
+        return probe
+    if (probe := _next_to_find_out(knowledge, families[0], pending)) is not None or depth == Depth.FIRST:
+        return probe
+    if knowledge.setup.lines.are_many:
+        return _next_of_values(knowledge, families, busy)
     return _next_of_lines(knowledge, families, busy, depth)
 
 
@@ -83,7 +92,7 @@ def _surveyed(knowledge: Knowledge) -> Sequence[Family]:
     families = lines.families
     if lines.are_many and not any(_live(line, knowledge) for line in families[0].lines.values()):
         # If nothing of it fits or works, one that differs little and does takes its place.
-        working = next((family for family in families[1:] if _probed(family, knowledge)), None)
+        working = next((each for each in families[1:] if any(_probed(line, knowledge) for line in each.lines.values())), None)
         families = families if working is None else lines.around(working)
     if not knowledge.failures.failed:
         return families
@@ -92,13 +101,18 @@ def _surveyed(knowledge: Knowledge) -> Sequence[Family]:
 
 
 def _next_of_lines(
-    knowledge: Knowledge, families: Sequence[Family], busy: Collection[TrialParameters], depth: Depth
+    knowledge: Knowledge,
+    families: Sequence[Family],
+    busy: Collection[TrialParameters],
+    depth: Depth,
+    *,
+    most: int | None = None,
 ) -> TrialParameters | None:
-    """Return the next probe of the lines of some families."""
+    """Return the next probe of the lines of families, of the first ones or of all."""
     postponed, knobs = [], knowledge.setup.space.knobs
     num_of_memory = Counter(family.memory_class for family in families)
-    known = _known_costs(knowledge) if depth == Depth.PROMISING and len(families) > 1 else {}
-    for family in families:
+    known = _known_costs(knowledge) if depth == Depth.PROMISING and most is None else {}
+    for family in families[:most]:
         if known and _looks_dominated(family.values, known):
             continue
         siblings = [other for other in families if _are_siblings(family.values, other.values, knobs)]
@@ -119,21 +133,52 @@ def _next_of_lines(
     return None
 
 
+def _next_to_find_out(knowledge: Knowledge, family: Family, pending: Collection[TrialParameters]) -> TrialParameters | None:
+    """Return the next probe that tells what a knob changes of which nothing is known: beside the values of a family."""
+    space, known = knowledge.setup.space, {found.name for found in knowledge.found}
+    names = [name for name in to_find_out(space) if name not in known]
+    if not names:
+        return None
+    limit_mib = knowledge.setup.memory_limit_mib
+    line = family.lines[max(family.lines)]
+    measured = [
+        parameters
+        for _, parameters in sorted(line.items())
+        if (peak_mib := knowledge.memory.measured_mib(parameters)) is not None
+        and peak_mib <= COMPARED_SHARE * limit_mib
+        and knowledge.times.micro_step_s(parameters) is not None
+    ]
+    # The largest one shows most of what a value changes for each sample.
+    for beside in measured[-1:]:
+        for name in names:
+            for value in compared_values(space, name):
+                if name not in space.complete(beside) or is_compared(knowledge.observations, space, name, value):
+                    continue
+                probe = space.complete(space.parameters({**beside, name: value}))
+                if knowledge.ruled_out(probe) is None and space.violation(probe) is None and probe not in pending:
+                    return probe
+    return None
+
+
 def _next_of_values(
     knowledge: Knowledge, families: Sequence[Family], busy: Collection[TrialParameters]
 ) -> TrialParameters | None:
-    """Return the next probe of one value beside the first family: where that was measured, if it fits there."""
-    compared = _probed(families[0], knowledge)
+    """Return the next probe of one value beside the first family, gradients not held among them.
+
+    It is probed at a batch where the first family was, if it fits there.
+    """
+    first, *others = (family.lines for family in families)
+    compared = _probed(first[max(first)], knowledge)
+    lines = [*([first[False]] if len(first) > 1 else []), *(each[max(each)] for each in others)]
     for most in range(1, PROBES_A_LINE + 1):
         # A value that another worker is probing waits, unless there is nothing else.
         for left_out in ((), busy):
-            for family in families[1:]:
-                probed = _probed(family, knowledge)
-                line = family.lines[max(family.lines)]
-                others = [batch for batch in _live(line, knowledge, left_out) if batch not in probed]
-                if len(probed) >= most or not others:
+            for line in lines:
+                probed = _probed(line, knowledge)
+                left = [batch for batch in _live(line, knowledge, left_out) if batch not in probed]
+                if len(probed) >= most or not left:
                     continue
-                fitting = [batch for batch in others if _fits(line[batch], knowledge)] or others[:1]
+                fitting = [batch for batch in left if _fits(line[batch], knowledge)] or left[:1]
                 beside = [batch for batch in compared[:PROBES_A_LINE] if batch in fitting] or fitting[:1]
                 # The larger one tells more of most configurations, the smaller one of what does not depend on the batch.
                 if (probe := line[beside[-1] if most == 1 else beside[0]]) not in busy:
@@ -154,9 +199,9 @@ def _live(line: Line, knowledge: Knowledge, left_out: Collection[TrialParameters
     ]
 
 
-def _probed(family: Family, knowledge: Knowledge) -> list[int]:
-    """Return the micro-batches of a family whose memory and time were measured, with gradients held or without, ascending."""
-    return sorted({p.per_device_train_batch_size for p in family.members if knowledge.is_probed(p)})
+def _probed(line: Line, knowledge: Knowledge) -> list[int]:
+    """Return the micro-batches of a line whose memory and time were measured, ascending."""
+    return sorted(batch for batch, parameters in line.items() if knowledge.is_probed(parameters))
 
 
 def _fits(parameters: TrialParameters, knowledge: Knowledge) -> bool:

@@ -23,6 +23,8 @@ class Survey:
         return next_probe(self.knowledge(), pending, depth=depth)
 
     def probe(self, parameters):
+        # As a sampler does: what the costs do not depend on has a value as well.
+        parameters = self.knowledge().setup.space.complete(parameters)
         request = {"parameters": parameters.as_dict(), "stages": ["probe"]}
         attributes = outcome_attributes(self.runner.run_trial(request, time_limit_s=None, on_progress=None))
         outcome = attributes.pop("outcome")
