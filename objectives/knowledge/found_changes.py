@@ -18,6 +18,9 @@ from tradeoff.objectives.knowledge.time_error import TimeSample, combine, error_
 from tradeoff.searchspace import Knobs, SearchSpace, TrialParameters, Values
 from tradeoff.searchspace.knob import CHANGES
 
+# The study's user attribute that holds what was found out, by knob, as `Found.as_dict` gives it.
+FOUND_CHANGES = "found_changes"
+
 # Peaks that differ by up to this share are the same; the same configuration differs by less from one process to the next.
 SAME_PEAK = 0.01
 # Times that differ by up to this share, or by up to two standard deviations, are the same ...
@@ -61,6 +64,8 @@ class Found:
     def __str__(self) -> str:
         trials = f"(trials {', '.join(map(str, self.numbers[:-1]))} and {self.numbers[-1]})"
         costs = [what for what in CHANGES if what != "learning"]
+        if self.told is not None and not self.contradicts:
+            return f"{self.name}: costs depend on it as its `changes` say {trials}"
         if self.told is not None:
             found = " and ".join(what for what in costs if what in self.changes - self.told)
             verb = "depend" if " and " in found else "depends"
@@ -159,8 +164,8 @@ def _is_same(a: Any, b: Any) -> bool:
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
-def _rest(parameters: TrialParameters, name: str) -> Values:
-    """Return what the costs of a probe may depend on, whatever the user tells, without one knob."""
+def _rest(parameters: TrialParameters, name: str | None = None) -> Values:
+    """Return what the costs of a probe may depend on, whatever the user tells, without one knob or with all."""
     knobs = {other: parameters.knobs[other] for other in parameters if other != name}
     may_matter = (other for other, k in knobs.items() if k.is_open or not (k.changes_learning_only or k.changes_length))
     return Values(**{other: parameters[other] for other in may_matter})
@@ -200,8 +205,8 @@ def _time_differs(pairs: Sequence[tuple[Observation, Observation]], factor: floa
 
 
 def _repeats(observations: Iterable[Observation]) -> list[list[TimeSample]]:
-    samples: dict[TrialParameters, list[TimeSample]] = {}
+    samples: dict[Values, list[TimeSample]] = {}
     for o in observations:
         if (sample := o.micro_step_sample) is not None:
-            samples.setdefault(o.parameters.structure, []).append(sample)
+            samples.setdefault(_rest(o.parameters), []).append(sample)
     return list(samples.values())

@@ -55,7 +55,7 @@ def front(
         title = f"Pareto front of {results.name}{device}"
         print_result(front_table(judged, rows=rows, only=only, title=title, caption=results.summary()))
     # What a program reads has none of it.
-    for line in busy_lines(results.records):
-        say(capitalized(line), file=sys.stdout if output_format == "table" else sys.stderr)
+    for line in (*map(capitalized, busy_lines(results.records)), *map(str, results.found)):
+        say(line, file=sys.stdout if output_format == "table" else sys.stderr)
     if output_format != "table" and judged.warning is not None:
         say(capitalized(judged.warning), file=sys.stderr)

@@ -126,7 +126,8 @@ def show_end(name: str, storage: str, display: Display, *, has_ended_well: bool 
         return False
     front = judged_front(results)
     display.show(front_table(front, title=f"Pareto front of {name}", caption=results.summary()))
-    for line in (*busy_lines(results.records), *savings.lines(results), *untrained_lines(results)):
+    unlike_told = [str(found) for found in results.found if found.contradicts]
+    for line in (*busy_lines(results.records), *savings.lines(results), *unlike_told, *untrained_lines(results)):
         display.message(line)
     is_named = storage not in (DEFAULT_STORAGE, os.environ.get("TRADEOFF_STORAGE"))
     option = f" --storage {shlex.quote(masked(storage))}" if is_named else ""

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import optuna
 
 from tradeoff.objectives.knowledge.failures import Option
+from tradeoff.objectives.knowledge.found_changes import FOUND_CHANGES, Found
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.snapshot import StudySnapshot
@@ -126,6 +127,7 @@ class Search:
     _fault_tolerant: FaultTolerantStudy = field(init=False)
     _known_before: set[int] = field(default_factory=set, init=False)
     _said_left_out: set[Option] = field(default_factory=set, init=False)
+    _said_found: tuple[Found, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         objective = replace(self.objective, decision_lock=self.study.lock)
@@ -158,6 +160,7 @@ class Search:
                 if self.interrupts.requested:
                     raise KeyboardInterrupt
                 self._say_left_out(snapshot.knowledge)
+                self._say_found(snapshot.knowledge)
                 if (why := self._must_end(snapshot, deadline_s)) is not None:
                     self.display.message(why)
                     return
@@ -313,6 +316,18 @@ class Search:
             if each.option not in self._said_left_out:
                 self.display.message(str(each))
                 self._said_left_out.add(each.option)
+
+    def _say_found(self, knowledge: Knowledge) -> None:
+        """Say and store what was found out about knobs; each worker finds the same."""
+        if knowledge.found == self._said_found:
+            return
+        for each in knowledge.found:
+            if each.changes not in [said.changes for said in self._said_found if said.name == each.name]:
+                self.display.message(str(each))
+        self._said_found = knowledge.found
+        found = {each.name: each.as_dict() for each in knowledge.found}
+        if found != self.study.user_attrs.get(FOUND_CHANGES, {}):
+            self.study.set_user_attr(FOUND_CHANGES, found)
 
     def _snapshot(self) -> StudySnapshot:
         return self.objective.snapshot(self.study)

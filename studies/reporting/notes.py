@@ -85,7 +85,7 @@ def study_values(results: StudyResults) -> dict[str, Any]:
         "warning": capitalized(front.warning or ""),
         "choices": _choices(front),
         "front_table": front_text_table(front),
-        "front_notes": front_notes(front),
+        "front_notes": [*front_notes(front), *map(str, results.found)],
         "trials": trials_text_table([r for r in results.records if r.number >= 0], results.objectives),
         "facts": _study_facts(results),
         "commands": "\n".join(map(visible, _next_commands(results))) if front.recommended else "",

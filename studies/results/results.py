@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.settings import objective_names
+from tradeoff.objectives.knowledge.found_changes import FOUND_CHANGES, Found
 from tradeoff.objectives.knowledge.settled import derived_records
 from tradeoff.objectives.measurements.records import OutcomeKind, TrialRecord, read_record
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates, stored_memory_estimates
@@ -62,6 +63,7 @@ class StudyResults:
         stands_for: The trial that stands for the configuration of a trained or superseded one, by number.
         baselines: The baselines (the constant answer) of the learned objectives for which they are known.
         untrained: The learning classes that the search had left untrained when it last ended.
+        found: What was found out about knobs.
     """
 
     name: str
@@ -76,6 +78,7 @@ class StudyResults:
     stands_for: Mapping[int, TrialRecord] = field(default_factory=dict)
     baselines: Mapping[str, float] = field(default_factory=dict)
     untrained: Sequence[Mapping[str, Any]] = ()
+    found: Sequence[Found] = ()
 
     @property
     def num_devices(self) -> int:
@@ -153,4 +156,5 @@ def read_results(study: "StoredStudy") -> StudyResults:
         stands_for=stands_for,
         baselines=attributes.get(BASELINES, {}),
         untrained=attributes.get(UNTRAINED, ()),
+        found=[Found.from_dict(name, values) for name, values in attributes.get(FOUND_CHANGES, {}).items()],
     )

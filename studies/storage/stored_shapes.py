@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError
 
 from tradeoff.objectives.device.registry import device_class
+from tradeoff.objectives.knowledge.found_changes import FOUND_CHANGES
 from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
 from tradeoff.objectives.measurements.goals import GOALS, Goal
 from tradeoff.objectives.measurements.outcome import Memory, ProbeResult, TrainingResult
@@ -59,6 +60,12 @@ class _Estimates(BaseModel):
     classes: list[_Curve]
 
 
+class _Found(BaseModel):
+    changes: list[Literal["memory", "time", "learning"]]
+    told: list[Literal["memory", "time", "learning"]] | None
+    trials: list[int] = Field(min_length=2)
+
+
 class _Untrained(BaseModel):
     learning_class: dict[str, Value]
     why: str
@@ -88,6 +95,7 @@ _STUDY = {
     "baselines": dict[str, float],
     "superseded": dict[str, Any],
     "untrained": list[_Untrained],
+    FOUND_CHANGES: dict[str, _Found],
     MEMORY_ESTIMATES: _Estimates,
 }
 _STORED = {"sources": dict[str, str], "measurements": dict[str, Any]}

@@ -7,7 +7,7 @@ import pytest
 import simulated_runner as simulated
 from typer.testing import CliRunner
 
-from tradeoff.objectives.measurements.outcome import Failed, OutOfMemory, TimedOut
+from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, OutOfMemory, TimedOut
 from tradeoff.studies.cli.main import app
 from tradeoff.studies.errors import TradeoffError
 
@@ -119,3 +119,31 @@ def test_a_timeout_of_any_size_ends_in_order(tmp_path: Path, monkeypatch: pytest
     result, text, _ = run(tmp_path, monkeypatch, "--timeout", seconds, trials=2)
     assert result.exit_code == 0
     assert ("is there for workers to join: tradeoff worker" in text) == (seconds == "0")
+
+
+def test_what_a_knob_is_found_to_change_is_said_once_stored_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    option = ("--set", "space.average_tokens_across_devices=[false, true]")
+    said = "average_tokens_across_devices: neither memory nor time depends on it (trials"
+    result, text, _ = run(tmp_path, monkeypatch, *option)
+    assert result.exit_code == 0, text
+    assert text.count(said) == 1
+    where = ("--storage", str(tmp_path / "a.db"))
+    front = CliRunner().invoke(app, ["front", *where])
+    assert said in " ".join(front.output.split())
+    report = CliRunner().invoke(app, ["report", *where, "--format", "md", "--output", str(tmp_path / "report.md")])
+    assert report.exit_code == 0, report.output
+    assert "average_tokens_across_devices: neither memory nor time depends on it" in (
+        tmp_path / "report.md"
+    ).read_text().replace("\\", "")
+
+
+def test_a_declaration_that_measurements_contradict_is_said_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slower(p: Any, stages: tuple[str, ...]) -> Any:
+        probe = simulated.simulated_probe(p, 2.0 if p.get("average_tokens_across_devices") else 1.0)
+        return Completed(measurements=Measurements(probe=probe, trial_time_s=1.0)) if stages == ("probe",) else None
+
+    option = "space.average_tokens_across_devices={values: [false, true], changes: [learning]}"
+    result, text, _ = run(tmp_path, monkeypatch, "--set", option, instead=slower)
+    assert result.exit_code == 0, text
+    assert "average_tokens_across_devices: time depends on it (trials" in text
+    assert "unlike its `changes` say (learning); it is searched as measured" in text.split("not trained")[0]
