@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from simulated_runner import BUDGET_MIB, SPACE, UPDATE_S, memory_mib, simulated_probe
+from simulated_runner import BUDGET_MIB, SPACE, UPDATE_S, memory_mib, setup, simulated_probe
 from simulated_survey import Survey, largest_that_fits, space
 
-from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements
-from tradeoff.searchspace import Categorical, EffectiveBatchSizeRange, IntRange, Precision, TrialParameters
+from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, OutOfMemory
+from tradeoff.searchspace import Categorical, EffectiveBatchSizeRange, IntRange, Precision, SearchSpace, TrialParameters
 from tradeoff.studies.samplers.survey import Depth
 
 
@@ -145,3 +145,72 @@ def test_a_way_that_is_slower_and_no_smaller_at_the_same_effective_batch_gets_on
     assert 0 < len(asked) <= 2  # one with checkpointing, one without
     survey.run(depth=Depth.EVERYTHING)
     assert len(asked) > 4
+
+
+WIDE = {
+    "optim": Categorical(("adamw_torch", "adafactor", "sgd")),
+    "attn_implementation": Categorical(("sdpa", "eager")),
+    "padding": Categorical(("max_length", "longest")),
+    "max_length": Categorical((64, 128, 256)),
+}
+
+
+def wide_space(**more):
+    return SearchSpace(domains={**SPACE.domains, **WIDE, **more})
+
+
+def test_in_a_large_space_each_value_is_probed_beside_the_first_ones():
+    survey = Survey(wide_space()).run()
+    first = {name: domain.examples()[0] for name, domain in WIDE.items()}
+    first |= {"gradient_checkpointing": False, "precision": "fp32"}
+    for p in survey.runner.probed:
+        assert sum(p[name] != value for name, value in first.items()) <= 1, p
+    assert {p["max_length"] for p in survey.runner.probed} == {64, 256}
+    assert len(survey.runner.probed) + len(survey.runner.out_of_memory) <= 24  # of 144 compute configurations
+
+
+def test_in_a_large_space_the_costs_of_what_was_not_probed_are_predicted_with_an_error():
+    knowledge = Survey(wide_space()).run().knowledge()
+    structures = knowledge.setup.space.structures
+    costs = {p: cost for p in structures if (cost := knowledge.cost(p)) is not None}
+    assert len(costs) > 0.8 * len(structures)
+    unprobed = [p for p in costs if knowledge.memory.measured_mib(p) is None]
+    deviations = sorted(abs(costs[p].peak_memory_mib - memory_mib(p)) / costs[p].error("peak_memory_mib") for p in unprobed)
+    assert deviations[int(0.9 * len(deviations))] < 2
+
+
+def test_if_nothing_of_the_first_values_fits_another_takes_their_place():
+    def too_large(p, stages):
+        return OutOfMemory(stage="probe", reason="no room", shortfall_mib=9.0) if p["optim"] == "adamw_torch" else None
+
+    survey = Survey(wide_space(), instead=too_large).run()
+    assert {p["optim"] for p in survey.runner.probed} == {"adafactor", "sgd"}
+    assert {p["attn_implementation"] for p in survey.runner.probed} == {"sdpa", "eager"}
+
+
+def test_a_value_that_needs_another_is_probed_beside_it():
+    # Flash attention computes in 16 bits alone, and fp32 comes first.
+    flash = wide_space(attn_implementation=Categorical(("sdpa", "flash_attention_2")))
+    probed = Survey(flash).run().runner.probed
+    assert {p["precision"] for p in probed if p["attn_implementation"] == "flash_attention_2"} == {"fp16"}
+
+
+def test_epochs_are_probed_once_for_all():
+    survey = Survey(SearchSpace(domains={**SPACE.domains, "num_train_epochs": Categorical((1, 2, 3))})).run()
+    assert len(survey.records) == len(Survey(SPACE).run().records)
+    knowledge = survey.knowledge()
+    p = survey.runner.probed[0]
+    one, three = (knowledge.cost(p.replace(num_train_epochs=epochs)).train_time_s for epochs in (1, 3))
+    assert three == pytest.approx(3 * one, rel=0.01)
+
+
+def test_of_a_drawn_space_all_members_of_a_class_are_found():
+    space = wide_space(dropout=Categorical((0.0, 0.1, 0.2)), lora_rank=Categorical((None, 4, 8, 16)))
+    terms = setup(space)
+    assert space.is_drawn
+    member = space.structures[-1]
+    members = terms.members_of(member)
+    assert member in members
+    assert len(members) == len(set(members)) > 8
+    assert {terms.class_of(p) for p in members} == {terms.class_of(member)}
+    assert {p.gradient_checkpointing for p in members} == {False, True}
