@@ -17,6 +17,7 @@ ROOMS = (
     "objectives/data",
     "objectives/trainers",
     "objectives/memory_estimator",
+    "objectives/prediction",
     "objectives/knowledge",
     "objectives/trial",
     "objectives/isolation",

@@ -14,7 +14,7 @@ from typing import Any
 from tradeoff.objectives.knowledge.lines import compared
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.setup import StudySetup
-from tradeoff.objectives.knowledge.time_error import TimeSample, combine, error_factor
+from tradeoff.objectives.prediction.time_error import TimeSample, combine, error_factor
 from tradeoff.searchspace import Knobs, SearchSpace, TrialParameters, Values
 from tradeoff.searchspace.knob import CHANGES
 

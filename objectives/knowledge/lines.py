@@ -1,7 +1,7 @@
 """The lines of micro-batches that a survey can probe: one for each compute configuration, with and without accumulation.
 
 In a small space every compute configuration has its lines. In a larger one there are too many: there each value of a knob has
-one, beside the same values of all others, and effects tell of the rest (see `tradeoff.objectives.knowledge.effects`).
+one, beside the same values of all others, and effects tell of the rest (see `tradeoff.objectives.prediction.effects`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from tradeoff.objectives.knowledge.effects import is_number
+from tradeoff.objectives.prediction.effects import is_number
 from tradeoff.searchspace import MICRO_BATCH, Categorical, Domain, MemoryClass, SearchSpace, SpeedClass, TrialParameters, Values
 
 # With more compute configurations than this, knobs are surveyed one by one.

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from tradeoff.objectives.knowledge.effects import Effects, Point
-from tradeoff.objectives.knowledge.interpolation import interpolate
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.memory_estimator.estimates import CorrectedEstimates, MemoryEstimates
+from tradeoff.objectives.prediction.effects import Effects, Point
+from tradeoff.objectives.prediction.interpolation import interpolate
 from tradeoff.searchspace import MemoryClass, TrialParameters
 
 # How far a measured peak may be off the line of its class: allocators round, and keep what they may need again.

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from tradeoff.objectives.knowledge.time_error import TimeSample
 from tradeoff.objectives.measurements.records import MEMORY_PREDICTION, TrialRecord
+from tradeoff.objectives.prediction.time_error import TimeSample
 from tradeoff.searchspace import SearchSpace, TrialParameters
 
 

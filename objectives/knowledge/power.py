@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from tradeoff.objectives.knowledge.interpolation import interpolate
 from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.prediction.interpolation import interpolate
 from tradeoff.searchspace import SpeedClass, TrialParameters
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tradeoff.objectives.job.schedule import Schedule
-from tradeoff.objectives.knowledge.effects import Effects, Point
-from tradeoff.objectives.knowledge.interpolation import interpolate
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.setup import StudySetup
-from tradeoff.objectives.knowledge.time_error import DRIFT, PRIOR_REPEATS, TimeSample, combine, error_factor
+from tradeoff.objectives.prediction.effects import Effects, Point
+from tradeoff.objectives.prediction.interpolation import interpolate
+from tradeoff.objectives.prediction.time_error import DRIFT, PRIOR_REPEATS, TimeSample, combine, error_factor
 from tradeoff.searchspace import KNOBS, SpeedClass, TrialParameters
 
 # Of a shorter time, measured by a clock that stood still or was set back, nothing follows.

@@ -16,7 +16,7 @@ to what it postponed once the rest is exhausted.
 What a knob changes of which nothing is known is found out beside the first line (see
 `tradeoff.objectives.knowledge.found_changes`). Where there are many compute configurations, one of them has its line, and each
 value of a knob is probed beside it at two of the batches that were measured there. The effects of the knobs tell of the others
-(see `tradeoff.objectives.knowledge.effects`).
+(see `tradeoff.objectives.prediction.effects`).
 """
 
 from collections import Counter, defaultdict

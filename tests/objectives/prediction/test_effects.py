@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tradeoff.objectives.knowledge.effects import Effects, Point
+from tradeoff.objectives.prediction.effects import Effects, Point
 from tradeoff.searchspace import Values
 
 KNOBS = {

@@ -8,8 +8,8 @@ import simulated_runner as simulated
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.knowledge.derivation import derived_attributes, measured_errors
 from tradeoff.objectives.knowledge.knowledge import Knowledge
-from tradeoff.objectives.knowledge.time_error import DRIFT, TimeSample, combine, error_factor
 from tradeoff.objectives.measurements.records import TrialRecord
+from tradeoff.objectives.prediction.time_error import DRIFT, TimeSample, combine, error_factor
 from tradeoff.searchspace import TrialParameters
 
 JOB = TextClassificationJob(train_samples=1000, epochs=3)
