@@ -90,11 +90,16 @@ def compared_values(space: SearchSpace, name: str) -> list[Any]:
 
 
 def to_find_out(space: SearchSpace) -> list[str]:
-    """Return the knobs of which nothing is known, or of which the user tells that memory or time does not depend on them."""
+    """Return the knobs of which nothing is known, or of which the user tells that memory or time does not depend on them.
+
+    What decides whether others are set is left as it is: memory and time may depend on it through them.
+    """
+    decides = {other for conditions in space.only_with.values() for other in conditions}
     return [
         name
         for name, domain in space.domains.items()
         if space.knobs[name].is_open
+        and name not in decides
         and len(domain.examples()) > 1
         and not {"memory", "time"} <= space.knobs.changes.get(name, frozenset())
     ]

@@ -131,3 +131,12 @@ def test_the_terms_stay_the_same_object_while_nothing_new_is_found():
     study = new_study(decoupled(goal))
     assert goal.snapshot(study).knowledge.setup is goal.setup
     assert setup(SPACE).space.knobs == Knobs()
+
+
+def test_what_decides_whether_another_knob_is_set_is_not_looked_at_alone():
+    domains = {**SPACE.domains, "kind": Categorical(("a", "b")), "size": Categorical((1, 2))}
+    space = SearchSpace(domains=domains, only_with={"size": {"kind": ("b",)}})
+    survey, found = found_by(space, time=lambda p: 1.5 if p.get("size") == 2 else 1.0)
+    assert "kind" not in found
+    # Every structure is one that a trial can have.
+    assert all(("size" in p) == (p["kind"] == "b") for p in survey.knowledge().setup.space.structures)
