@@ -6,7 +6,7 @@ from typing import Any
 
 from tradeoff.objectives.memory_estimator.events import Category
 from tradeoff.objectives.memory_estimator.replay import RunPeak
-from tradeoff.searchspace import Precision, TrialParameters
+from tradeoff.searchspace import TrialParameters
 
 MIB = 1024 * 1024
 
@@ -93,12 +93,12 @@ class GpuMemory:
         return max(0, int((self.total_mib - self.context_mib - self.loaded_code_mib) * MIB))
 
 
-def largest_fitting(estimates: Iterable[RunEstimate]) -> dict[tuple[bool, Precision, int], RunEstimate | None]:
-    """Return the estimate of the largest batch that fits, by checkpointing, precision and accumulation; None if none does."""
-    best: dict[tuple[bool, Precision, int], RunEstimate | None] = {}
+def largest_fitting(estimates: Iterable[RunEstimate]) -> dict[TrialParameters, RunEstimate | None]:
+    """Return the estimate of the largest batch that fits, by the configuration with a batch of 1; None if none does."""
+    best: dict[TrialParameters, RunEstimate | None] = {}
     for estimate in estimates:
         parameters = estimate.parameters
-        key = (parameters.gradient_checkpointing, parameters.precision, parameters.gradient_accumulation_steps)
+        key = parameters.replace(per_device_train_batch_size=1)
         current = best.setdefault(key, None)
         size = parameters.per_device_train_batch_size
         if estimate.fits and (current is None or size > current.parameters.per_device_train_batch_size):

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from tradeoff.objectives.job.arguments import job_of
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator
-from tradeoff.objectives.memory_estimator.job import model_config, trace_settings
+from tradeoff.objectives.memory_estimator.job import model_config, trace_settings, trains_all_weights
 from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB, GpuMemory, RunEstimate
-from tradeoff.searchspace import SearchSpace
+from tradeoff.searchspace import Categorical, SearchSpace, TrialParameters
 from tradeoff.studies.cli.options import Overrides, Preset, StudyFile, TableOrJson
 from tradeoff.studies.cli.plan_tables import estimates_table, fits_by_gpu, frontier_of, frontier_table, gpus_table
 from tradeoff.studies.config.study import StudyConfig
@@ -23,7 +24,10 @@ from tradeoff.studies.execution.preparation import cache_folder, keep_compiled_c
 Attention = Literal["eager", "sdpa"]
 
 # The parameters that memory depends on; the others would only repeat the same rows.
-_DECISIVE = ("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "precision")
+_DECISIVE = (
+    "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "precision", "model", "max_length",
+    "dropout", "frozen_layers", "lora_rank",
+)  # fmt: skip
 
 
 def plan(
@@ -125,25 +129,58 @@ def estimate_memory(
     attention = _one_of(config, "attn_implementation", attention, "--attention sdpa")
     optimizer = _one_of(config, "optim", optimizer, "--optimizer adamw_torch")
     keep_compiled_code_in(cache_folder())
-    settings = trace_settings(job, sequence_length=sequence_length, attention=attention, optimizer=optimizer, foreach=foreach)
-    estimator = MemoryEstimator(
-        model_config(job, settings),
-        settings=settings,
-        gpu=GpuMemory(total_mib=device_memory_mib, context_mib=context_memory_mib),
-        # A device's share: beside it, a device holds no more than the buckets in which gradients are exchanged.
-        train_samples=None if job.train_samples is None else -(-job.train_samples // config.devices_per_trial),
-        epochs=job.epochs,
-        eval_batch_size=job.eval_batch_size if job.evaluates else None,
-        cache_folder=cache_folder() / "traces",
-        progress=lambda line: print(line, file=sys.stderr),
-    )
-    return estimator.estimate(memory_space(config).grid())
+    groups: dict[TextClassificationJob, list[TrialParameters]] = {}
+    is_partial = False
+    for parameters in memory_space(config).grid():
+        own_job = job_of(job, parameters)
+        if trains_all_weights(own_job):
+            groups.setdefault(own_job, []).append(parameters)
+        else:
+            is_partial = True
+    unplanned = [*(["adapters and frozen layers"] if is_partial else []), *_not_planned(config)]
+    if not groups:
+        raise TradeoffError(f"memory is not estimated with {unplanned[0]}; tradeoff fit measures it")
+    if unplanned:
+        print(f"not planned for: {', '.join(unplanned)}; a study's probes and tradeoff fit measure that", file=sys.stderr)
+    estimates = []
+    for own_job, configurations in groups.items():
+        settings = trace_settings(
+            own_job, sequence_length=sequence_length, attention=attention, optimizer=optimizer, foreach=foreach
+        )
+        estimator = MemoryEstimator(
+            model_config(own_job, settings),
+            settings=settings,
+            gpu=GpuMemory(total_mib=device_memory_mib, context_mib=context_memory_mib),
+            # A device's share: beside it, a device holds no more than the buckets in which gradients are exchanged.
+            train_samples=None if job.train_samples is None else -(-job.train_samples // config.devices_per_trial),
+            epochs=job.epochs,
+            eval_batch_size=job.eval_batch_size if job.evaluates else None,
+            cache_folder=cache_folder() / "traces",
+            progress=lambda line: print(line, file=sys.stderr),
+        )
+        estimates += estimator.estimate(configurations)
+    return estimates
 
 
 def memory_space(config: StudyConfig) -> SearchSpace:
     """Return a study's space without the parameters that memory does not depend on."""
     space = config.search_space()
-    return replace(space, domains={name: domain for name, domain in space.domains.items() if name in _DECISIVE})
+    domains = {name: domain for name, domain in space.domains.items() if name in _DECISIVE}
+    if "dropout" in domains:
+        # A mask takes the same memory whatever its share is.
+        domains["dropout"] = Categorical((max(domains["dropout"].examples()),))
+    return replace(space, domains=domains)
+
+
+def _not_planned(config: StudyConfig) -> list[str]:
+    """Return the labels of other parameters that may change memory, of which several values are searched."""
+    space = config.search_space()
+    known = {*_DECISIVE, "attn_implementation", "optim"}
+    return [
+        space.knobs[name].label
+        for name, domain in space.domains.items()
+        if name not in known and space.knobs[name].memory is not None and len(domain.examples()) > 1
+    ]
 
 
 def _one_of(config: StudyConfig, name: str, asked: Any, option: str) -> Any:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tradeoff.objectives.job.arguments import JOB_KNOBS
 from tradeoff.objectives.memory_estimator.gpus import GPUS
 from tradeoff.objectives.memory_estimator.run_estimate import RunEstimate, largest_fitting
-from tradeoff.searchspace import Precision
+from tradeoff.searchspace import KNOBS, Precision
 from tradeoff.studies.results.fitted_table import FittedTable
 
 _PARTS = ("context", "weights", "gradients", "optimizer", "activations", "workspace", "retained")
@@ -47,14 +48,16 @@ def gpus_table(rows: Sequence[Mapping[str, Any]]) -> FittedTable:
 
 
 def frontier_of(estimates: Sequence[RunEstimate]) -> list[RunEstimate]:
-    """Return the largest batch that fits per checkpointing, precision and accumulation."""
+    """Return the largest batch that fits per checkpointing, precision and accumulation, model and length."""
     return [estimate for estimate in largest_fitting(estimates).values() if estimate is not None]
 
 
 def estimates_table(estimates: Sequence[RunEstimate]) -> FittedTable:
     """Return a row for each configuration: the estimate, its bounds, the verdict, and the parts of the peak."""
+    further = _further(estimates)
     rows = [
         [
+            *(str(each.parameters[name]) for name in further),
             str(each.parameters.per_device_train_batch_size),
             str(each.parameters.gradient_accumulation_steps),
             "yes" if each.parameters.gradient_checkpointing else "no",
@@ -65,20 +68,30 @@ def estimates_table(estimates: Sequence[RunEstimate]) -> FittedTable:
         ]
         for each in estimates
     ]
-    head = ["batch", "accumulation", "checkpointing", "precision", "peak", "low", "high", "fits", *_PARTS]
-    left = ["checkpointing", "precision", "fits"]
+    named = [KNOBS[name].label for name in further]
+    head = [*named, "batch", "accumulation", "checkpointing", "precision", "peak", "low", "high", "fits", *_PARTS]
+    left = [*named, "checkpointing", "precision", "fits"]
     return FittedTable(head=head, rows=rows, left=left, title="Estimated peak memory, MiB")
 
 
 def frontier_table(estimates: Sequence[RunEstimate], device_memory_mib: float) -> FittedTable:
-    """Return a row for each checkpointing, precision and accumulation with the largest batch that fits."""
+    """Return a row for each checkpointing, precision and accumulation, model and length with the largest batch that fits."""
+    further = _further(estimates)
     rows = []
-    for (checkpointing, precision, accumulation), best in largest_fitting(estimates).items():
+    for one, best in largest_fitting(estimates).items():
         cells = ["none", "", "", ""] if best is None else [str(best.parameters.per_device_train_batch_size), *_bounds(best)]
-        rows.append(["yes" if checkpointing else "no", precision.value, str(accumulation), *cells])
-    head = ["checkpointing", "precision", "accumulation", "largest batch", "peak", "low", "high"]
+        checkpointing = "yes" if one.gradient_checkpointing else "no"
+        steps = str(one.gradient_accumulation_steps)
+        rows.append([*(str(one[name]) for name in further), checkpointing, one.precision.value, steps, *cells])
+    named = [KNOBS[name].label for name in further]
+    head = [*named, "checkpointing", "precision", "accumulation", "largest batch", "peak", "low", "high"]
     title = f"The largest batch that fits in {device_memory_mib:,.0f} MiB"
-    return FittedTable(head=head, rows=rows, left=["checkpointing", "precision"], title=title)
+    return FittedTable(head=head, rows=rows, left=[*named, "checkpointing", "precision"], title=title)
+
+
+def _further(estimates: Sequence[RunEstimate]) -> list[str]:
+    """Return the settings of the job that differ: the model, the length."""
+    return [name for name in JOB_KNOBS if len({each.parameters.get(name) for each in estimates}) > 1]
 
 
 def _bounds(estimate: RunEstimate) -> list[str]:

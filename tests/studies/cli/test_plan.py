@@ -79,6 +79,41 @@ def test_the_table_shows_every_part_of_the_peak(capsys, study_file):
         assert word in out
 
 
+def test_each_model_and_length_has_rows_of_its_own(capsys, study_file, tmp_path):
+    config = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=50)
+    config.save_pretrained(tmp_path / "larger")
+    small, larger = str(tmp_path / "model"), str(tmp_path / "larger")
+    searched = [f"space.model=[{small}, {larger}]", "space.max_length=[16, 64]", "space.gradient_accumulation_steps=[1]"]
+    rows = printed(capsys, study_file=study_file, device_memory=8000, overrides=searched)
+    names = ("model", "max_length", "per_device_train_batch_size")
+    peaks = {tuple(row["params"][name] for name in names): row for row in rows}
+    assert len(peaks) == len(rows) == 8
+    for batch in (2, 4):
+        assert peaks[small, 16, batch]["lower_bound_mib"] < peaks[larger, 16, batch]["lower_bound_mib"]
+        assert peaks[small, 16, batch]["lower_bound_mib"] < peaks[small, 64, batch]["lower_bound_mib"]
+    frontier = printed(capsys, study_file=study_file, device_memory=8000, overrides=searched, frontier=True)
+    assert [row["params"]["per_device_train_batch_size"] for row in frontier] == [4] * 4
+    plan(study_file, device_memory=8000, overrides=searched)
+    assert "length" in capsys.readouterr().out
+
+
+def test_a_mask_of_dropout_is_estimated_and_what_can_not_be_is_said_in_a_line(capsys, study_file):
+    large = ["job.train_samples=4096", "space.per_device_train_batch_size=1024", "space.gradient_accumulation_steps=1"]
+    without = printed(capsys, study_file=study_file, overrides=[*large, "job.dropout=0"])
+    searched = ["space.dropout={low: 0.1, high: 0.4}", "space.lora_rank=[null, 8]"]
+    plan(study_file, output_format="json", overrides=[*large, *searched])
+    out, err = capsys.readouterr()
+    rows = json.loads(out)
+    assert {row["params"]["lora_rank"] for row in rows} == {None}
+    assert rows[0]["lower_bound_mib"] > without[0]["lower_bound_mib"]
+    assert "not planned for: adapters and frozen layers; a study's probes and tradeoff fit measure that" in err
+
+
+def test_a_study_that_trains_adapters_alone_has_no_plan(study_file):
+    with pytest.raises(TradeoffError, match="is not estimated with adapters and frozen layers; tradeoff fit measures it"):
+        plan(study_file, overrides=["job.frozen_layers=1"])
+
+
 def test_the_embedded_study_needs_no_file(capsys):
     rows = printed(capsys, preset="embedded", overrides=["space.precision=fp32", "space.per_device_train_batch_size=8"])
     assert {row["params"]["per_device_train_batch_size"] for row in rows} == {8}

@@ -130,7 +130,7 @@ def test_adapters_of_a_real_model_are_saved_beside_its_name_and_resumed_after_a_
     from peft import AutoPeftModelForSequenceClassification, PeftConfig
 
     job = TextClassificationJob(
-        model=MINILM, dataset=str(REAL_REVIEWS), label_column="label", train_samples=64, eval_samples=32, max_length=32,
+        model=MINILM, dataset=str(REAL_REVIEWS), label_column="stars", train_samples=64, eval_samples=32, max_length=32,
         epochs=1, learning_rate=1e-3,
     )  # fmt: skip
     folder, output = exported(tmp_path / "chosen", job, lora_rank=4), tmp_path / "model"
