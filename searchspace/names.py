@@ -17,6 +17,11 @@ OTHER_NAMES = {
     "lr": "learning_rate",
     "optimizer": "optim",
 }
+# What a class of trials holds beside parameters.
+TAKEN_NAMES = {
+    "accumulates": "whether gradients are accumulated",
+    "effective_batch_size": "the samples of an optimizer step",
+}
 # Parameters that set fields of `TrainingArguments` and are none of them.
 _NOT_FIELDS = ("precision", "warmup_ratio")
 

@@ -36,7 +36,7 @@ _DEFAULTS = {name: knob.default for name, knob in KNOBS.items() if knob.default 
 class Values(Mapping[str, Any]):
     """An immutable mapping that can be a key of others."""
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         self._values = values
 
     def __getitem__(self, name: str) -> Any:
@@ -61,7 +61,7 @@ class Values(Mapping[str, Any]):
         # Not the hash, which is another in every process.
         return {"_values": self._values}
 
-    def replace(self, **values: Any) -> Self:
+    def replace(self, /, **values: Any) -> Self:
         """Return these values with some others."""
         return self._like({**self._values, **values})
 

@@ -4,6 +4,9 @@ They are written down here, as `choices` does with names, so that a study file c
 test compares them with the installed version. Fields with a declaration of their own are in `tradeoff.searchspace.knobs`.
 """
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from tradeoff.searchspace.choices import SCHEDULERS, SCHEDULERS_OF_EVALUATIONS, SCHEDULERS_WITH_ARGUMENTS
 from tradeoff.searchspace.kinds import Anything, Kind, Names, Numbers, OrNone, Switch, WholeNumbers
 from tradeoff.searchspace.knob import Knob, Learning, Memory
@@ -53,27 +56,25 @@ _ONLY_WITH = {
     "torch_compile_mode": "torch_compile",
 }
 
-FIELDS: tuple[Knob, ...] = (
-    *(
-        Knob(name=name, kind=kind, description=about, label=name.replace("_", " "), learning=Learning.METHOD)
-        for name, (kind, about) in _LEARNING.items()
-    ),
-    *(
-        Knob(name=name, kind=kind, description=about, changes_time=True, only_with=_ONLY_WITH.get(name))
-        for name, (kind, about) in _TIME.items()
-    ),
-    *(
-        Knob(
+
+def _fields(fields: Mapping[str, tuple[Kind, str]], **changes: Any) -> Iterator[Knob]:
+    """Yield the declarations of fields that change the same."""
+    for name, (kind, about) in fields.items():
+        yield Knob(
             name=name,
             kind=kind,
             description=about,
-            memory=Memory(),
-            changes_time=True,
-            learning=Learning.ROUNDING,
+            label=name.replace("_", " "),
             only_with=_ONLY_WITH.get(name),
+            names_itself=kind is _SCHEDULER,
+            **changes,
         )
-        for name, (kind, about) in _COMPUTE.items()
-    ),
+
+
+FIELDS: tuple[Knob, ...] = (
+    *_fields(_LEARNING, learning=Learning.METHOD),
+    *_fields(_TIME, changes_time=True),
+    *_fields(_COMPUTE, memory=Memory(), changes_time=True, learning=Learning.ROUNDING),
 )
 
 # Fields that may be searched, and of which it is not known what they change.

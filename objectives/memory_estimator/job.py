@@ -117,6 +117,7 @@ def estimate_for_search(
         ValueError: The model's memory can't be estimated.
     """
     groups: dict[tuple[TextClassificationJob, MemoryClass], list[TrialParameters]] = {}
+    unknown: set[str] = set()
     for parameters in configurations:
         own_job = job_of(job, parameters)
         # What the tracer varies by itself, or the job holds, is not a part of its settings.
@@ -124,6 +125,9 @@ def estimate_for_search(
         is_traced = all(name in _TRACED and value in _TRACED[name] for name, value in settings_of.items())
         if is_traced and trains_all_weights(own_job):
             groups.setdefault((own_job, settings_of), []).append(parameters)
+        unknown |= settings_of.keys() - _TRACED.keys()
+    if unknown and not groups:
+        raise ValueError(f"nobody knows by how much {' and '.join(sorted(unknown))} changes memory before it is measured")
     if not groups:
         raise ValueError(
             f"memory is estimated for {', '.join(OPTIMIZERS)} with eager or sdpa attention, not compiled, and where all weights"

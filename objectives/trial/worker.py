@@ -26,7 +26,7 @@ from tradeoff.objectives.trial.ranks import Ranks
 from tradeoff.objectives.trial.reporter import Reporter
 from tradeoff.objectives.trial.session import TrialSession
 from tradeoff.objectives.trial.training import train
-from tradeoff.searchspace import TrialParameters
+from tradeoff.searchspace import Knobs, TrialParameters
 
 _ESTIMATE_NICENESS = 10
 # Characters of an error, which can be as long as a program makes it.
@@ -91,10 +91,11 @@ def _estimate_memory(request: dict[str, Any]) -> Answer | Refusal:
     if not device_class(request["device"]).uses_host_processors:
         os.nice(_ESTIMATE_NICENESS)  # trials run meanwhile, and come first
     notices: list[str] = []
+    knobs = Knobs(request["changes"])
     try:
         made = estimate_for_search(
             TextClassificationJob(**request["job"]),
-            [TrialParameters(**parameters) for parameters in request["configurations"]],
+            [TrialParameters(knobs, **parameters) for parameters in request["configurations"]],
             device=request["device"],
             memory_limit_mib=request["memory_limit_mib"],
             longest=request["longest"],

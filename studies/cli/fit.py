@@ -16,7 +16,7 @@ from tradeoff.studies.execution.fit import Fit, fit_study
 from tradeoff.studies.execution.interrupts import Interrupts, run_to_end
 from tradeoff.studies.execution.preparation import prepare
 from tradeoff.studies.results.fitted_table import FittedTable
-from tradeoff.studies.results.tables import SHORT_NAMES, short_configuration, show_parameter
+from tradeoff.studies.results.tables import SHORT_NAMES, parameter_cell, short_configuration
 
 
 def fit(
@@ -84,7 +84,7 @@ def fit_table(fits: Sequence[Fit], memory_limit_mib: float) -> FittedTable:
             "yes" if parameters.gradient_checkpointing else "no",
             parameters.precision.value,
             "yes" if parameters.gradient_accumulation_steps > 1 else "no",
-            *(show_parameter(fit.further.get(name)) for name in further),
+            *(parameter_cell(fit.further, name) for name in further),
             "none" if fit.batch is None else f"{fit.batch:,}",
             "" if fit.peak_memory_mib is None else f"{fit.peak_memory_mib:,.1f}",
             "" if fit.next_needs_mib is None else f">= {fit.next_needs_mib:,.1f}",

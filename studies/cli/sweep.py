@@ -18,7 +18,7 @@ from tradeoff.studies.reporting.markdown import markdown_table, plain
 from tradeoff.studies.results.ending import nothing_completed
 from tradeoff.studies.results.fitted_table import FittedTable
 from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults, read_results
-from tradeoff.studies.results.tables import SHORT_NAMES, csv_text, show_parameter
+from tradeoff.studies.results.tables import SHORT_NAMES, csv_text, parameter_cell
 from tradeoff.studies.storage.opening import load_study, open_storage
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 from tradeoff.studies.workers.run import run_study
@@ -133,7 +133,7 @@ def _cells(rows: Sequence[SweepRow]) -> tuple[list[str], list[list[str]]]:
     head += [f"published {_HEADS[name][0]}" for name in published]
     lines = []
     for row in rows:
-        line = [show_parameter(row.params.get(name)) for name in params]
+        line = [parameter_cell(row.params, name) for name in params]
         if row.outcome == "completed":
             line += [_number(name, row.figures.get(name)) for name in measured]
         else:

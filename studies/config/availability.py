@@ -143,20 +143,22 @@ def check_warmup(space: SearchSpace, job: TrainingSettings, num_train: int, num_
     Raises:
         TradeoffError: The learning rate never reaches its value.
     """
-    if job.warmup_steps < 1 or "warmup_ratio" in space.domains:
+    searched = space.domains.get("warmup_steps")
+    key, warmup = ("job", job.warmup_steps) if searched is None else ("space", max(searched.examples()))
+    if warmup < 1 or "warmup_ratio" in space.domains:
         return None
     steps = {
         Schedule.of(job, parameters, num_samples=num_train, num_devices=num_devices).num_updates
         for parameters in space.structures
     }
-    if job.warmup_steps >= max(steps):
+    if warmup >= max(steps):
         raise TradeoffError(
-            f"job.warmup_steps must be below the steps of a training, at most {max(steps)} here, got {job.warmup_steps:g}: the"
+            f"{key}.warmup_steps must be below the steps of a training, at most {max(steps)} here, got {warmup:g}: the"
             " learning rate would never reach its value; set fewer, or a share of all steps such as 0.1"
         )
-    if job.warmup_steps < min(steps):
+    if warmup < min(steps):
         return None
     return (
-        f"job.warmup_steps: {job.warmup_steps:g} is not below the steps of every training, of which the shortest has"
+        f"{key}.warmup_steps: {warmup:g} is not below the steps of every training, of which the shortest has"
         f" {min(steps)}: there the learning rate never reaches its value; a share of all steps such as 0.1 would fit each"
     )

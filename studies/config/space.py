@@ -11,7 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from tradeoff.objectives.job.settings import CustomJob, Lora, TextClassificationJob, TrainingSettings
 from tradeoff.searchspace import KNOBS, MICRO_BATCH, Domain, Knob, SearchSpace
 from tradeoff.searchspace.knob import CHANGES
-from tradeoff.searchspace.names import OTHER_NAMES, hint
+from tradeoff.searchspace.names import OTHER_NAMES, TAKEN_NAMES, hint
 from tradeoff.searchspace.training_arguments import OPEN_FIELDS, REFUSED_FIELDS
 
 
@@ -138,6 +138,8 @@ def check_space(config: SpaceConfig, space: SearchSpace, job: TrainingSettings) 
             # What the function takes is known where it is imported, in a process of its own.
             if not name.isidentifier() or keyword.iskeyword(name):
                 raise ValueError(f"space.{name}: a keyword of job.build must be a name of Python")
+            if name in TAKEN_NAMES:
+                raise ValueError(f"space.{name}: a study knows {TAKEN_NAMES[name]} by this name; give the keyword another one")
         elif name in TextClassificationJob.model_fields and name not in OTHER_NAMES:
             raise ValueError(f"space.{name}: it can't be searched; job.{name} holds it fixed")
         else:

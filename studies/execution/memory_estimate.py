@@ -141,6 +141,7 @@ def start_memory_estimation(
         "task": "estimate_memory",
         "job": config.job.model_dump(),
         "configurations": [parameters.as_dict() for parameters in configurations_to_estimate(space)],
+        "changes": {name: sorted(changed) for name, changed in space.knobs.changes.items()},
         "device": dict(device),
         "memory_limit_mib": config.memory_limit_mib(device),
         "longest": longest,

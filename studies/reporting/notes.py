@@ -106,10 +106,11 @@ def _in_words(record: TrialRecord, objectives: Sequence[str]) -> str:
 def _study_facts(results: StudyResults) -> list[tuple[str, str]]:
     """Return the space, the job, the device, the limits and the versions: each one's name, and its value in words."""
     config, device = results.config, results.device
-    facts = [(SHORT_NAMES.get(name, name), _domain(spec)) for name, spec in config.get("space", {}).items() if spec is not None]
+    space = {name: spec for name, spec in config.get("space", {}).items() if spec is not None}
+    facts = [(SHORT_NAMES.get(name, name), _domain(spec)) for name, spec in space.items()]
     job = config.get("job", {})
     named_by = (("model", "model"), ("data", "dataset"), ("Trainer", "build"))
-    facts += [(title, str(job[name])) for title, name in named_by if job.get(name)]
+    facts += [(title, str(job[name])) for title, name in named_by if job.get(name) and name not in space]
     if "name" in device:
         total = device.get("total_memory_mib")
         facts.append(("device", str(device["name"]) + (f", {total:,.0f} MiB" if total else "")))
@@ -123,10 +124,18 @@ def _study_facts(results: StudyResults) -> list[tuple[str, str]]:
 
 
 def _domain(spec: Any) -> str:
+    """Return in words what a study file says of a parameter."""
+    if isinstance(spec, Mapping) and "values" in spec:
+        parts = [_domain(spec["values"])]
+        parts += [
+            f"only with {SHORT_NAMES.get(name, name)} {_domain(values)}"
+            for name, values in (spec.get("only_with") or {}).items()
+        ]
+        return "; ".join([*parts, *([f"changes {_domain(spec['changes'])}"] if spec.get("changes") else [])])
     if isinstance(spec, Mapping):
         return ", ".join(f"{name} {value}" for name, value in spec.items() if value is not None)
     values = spec if isinstance(spec, list | tuple) else [spec]
-    return ", ".join(show_parameter(value) if isinstance(value, bool) else str(value) for value in values)
+    return ", ".join(show_parameter(value) if isinstance(value, bool | None) else str(value) for value in values)
 
 
 def _next_commands(results: StudyResults) -> list[str]:

@@ -27,7 +27,7 @@ def stored_knowledge(
         device: The device that it was measured on.
         records: Its trials.
         memory_estimates: Memory as estimated before anything ran; None if it was not.
-        distributions: Those of a trial of it: the search may have left out what does not run there.
+        distributions: Those of its trials: the search may have left out what does not run there.
     """
     study = StudyConfig.model_validate(config)
     num_train = _num_train(records, study.job)
@@ -45,5 +45,6 @@ def _num_train(records: Sequence[TrialRecord], job: TrainingSettings) -> int | N
     """Return the training samples per epoch, as a training counted them; before the first one, as many as the job asks for."""
     for record in records:
         if record.outcome in ("completed", "trained") and "training" in record.attributes:
-            return round(int(record.attributes["training"]["num_samples"]) / job.epochs)
+            epochs = record.params.get("num_train_epochs", job.epochs)
+            return round(int(record.attributes["training"]["num_samples"]) / float(epochs))
     return job.num_train_asked

@@ -138,7 +138,8 @@ def read_results(study: "StoredStudy") -> StudyResults:
         records.append(record)
     estimates = stored_memory_estimates(attributes)
     if attributes["config"].get("sampler") == "decoupled":
-        distributions = trials[-1].distributions if trials else {}
+        # One trial does not hold what its conditions leave unset.
+        distributions = {name: domain for trial in trials for name, domain in trial.distributions.items()}
         knowledge = stored_knowledge(attributes["config"], attributes["device"], records, estimates, distributions)
         derived = [] if knowledge is None else derived_records(knowledge)
         records += [record for record in unpublished(records, derived) if record.number < 0]

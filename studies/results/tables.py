@@ -7,6 +7,7 @@ another trial or a probe measured.
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -228,11 +229,17 @@ def is_elsewhere(record: TrialRecord, objective: str) -> bool:
     return record.sources.get(objective, "measured") != "measured"
 
 
+def parameter_cell(params: Mapping[str, Any], name: str) -> str:
+    """Return a parameter's value as a cell's text, empty where it is not set."""
+    return show_parameter(params[name]) if name in params else ""
+
+
 def show_parameter(value: Any) -> str:
-    """Return a parameter's value as a cell's text."""
+    """Return a parameter's value in words."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):
-        # Of a rate or a share, two digits tell enough.
-        return f"{value:.2g}" if abs(value) < 1 else f"{value:g}"
-    return "" if value is None else str(value)
+        # Of a rate or a share, two digits tell enough; of one close to 1, such as a decay, two of what is left.
+        digits = 2 + max(0, math.floor(-math.log10(1 - abs(value)))) if 0.9 < abs(value) < 1 else 2
+        return f"{value:.{digits}g}" if abs(value) < 1 else f"{value:g}"
+    return "none" if value is None else str(value)

@@ -21,6 +21,7 @@ def start(tmp_path, job=None, **changes):
         "task": "estimate_memory",
         "job": (job or tiny_job()).model_dump(),
         "configurations": [TrialParameters(per_device_train_batch_size=batch).as_dict() for batch in BATCHES],
+        "changes": {},
         "device": DEVICE,
         "memory_limit_mib": 1000.0,
         "sequence_length": 32,
