@@ -63,10 +63,10 @@ class SearchSpace:
                 TrialParameters(self.knobs, **({MICRO_BATCH: 1} | {name: value}))
         if MICRO_BATCH not in self.domains:
             raise ValueError(f"{MICRO_BATCH} must have a domain")
-        _ = self._conditions
+        _ = self.conditions
 
     @cached_property
-    def _conditions(self) -> Mapping[str, Mapping[str, tuple[Any, ...]]]:
+    def conditions(self) -> Mapping[str, Mapping[str, tuple[Any, ...]]]:
         """The conditions of parameters, those of a parameter after those of the ones that it depends on."""
         found = {name: dict(self.only_with.get(name, {})) for name in self.domains}
         for name, conditions in found.items():
@@ -88,12 +88,12 @@ class SearchSpace:
 
     def _is_set(self, name: str, values: Mapping[str, Any]) -> bool:
         """Return True if a parameter has a value beside some others."""
-        return all(other in values and values[other] in allowed for other, allowed in self._conditions[name].items())
+        return all(other in values and values[other] in allowed for other, allowed in self.conditions[name].items())
 
     def parameters(self, values: Mapping[str, Any]) -> TrialParameters:
         """Return the configuration with some values, without those that their conditions leave unset."""
-        held: dict[str, Any] = {name: value for name, value in values.items() if name not in self._conditions}
-        for name in self._conditions:
+        held: dict[str, Any] = {name: value for name, value in values.items() if name not in self.conditions}
+        for name in self.conditions:
             if name in values and self._is_set(name, held):
                 held[name] = values[name]
         return TrialParameters(self.knobs, **held)
@@ -101,7 +101,7 @@ class SearchSpace:
     def suggest(self, trial: optuna.trial.BaseTrial) -> TrialParameters:
         """Draw a configuration with the trial's sampler, a suggestion for each parameter that is set, after its conditions."""
         values: dict[str, Any] = {}
-        for name in self._conditions:
+        for name in self.conditions:
             if self._is_set(name, values):
                 values[name] = self.domains[name].suggest(trial, name)
         return TrialParameters(self.knobs, **values)
@@ -113,7 +113,7 @@ class SearchSpace:
     def read(self, stored: Mapping[str, Any]) -> TrialParameters | None:
         """Return the parameters of a stored trial, or None where the trial does not hold all that it needs."""
         values: dict[str, Any] = {}
-        for name in self._conditions:
+        for name in self.conditions:
             if self._is_set(name, values):
                 if name not in stored:
                     return None

@@ -79,7 +79,7 @@ FIELDS: tuple[Knob, ...] = (
 
 # Fields that may be searched, and of which it is not known what they change.
 OPEN_FIELDS: tuple[str, ...] = (
-    "average_tokens_across_devices", "dataloader_drop_last", "dataloader_multiprocessing_context", "ddp_backend",
+    "average_tokens_across_devices", "dataloader_drop_last", "dataloader_multiprocessing_context",
     "ddp_broadcast_buffers", "ddp_find_unused_parameters", "ddp_static_graph", "optim_args", "optim_target_modules", "tf32",
 )  # fmt: skip
 
@@ -131,6 +131,7 @@ REFUSED_FIELDS: dict[str, str] = {
         ),
         _STRATEGIES,
     ),
+    "ddp_backend": "the kind of device decides it",
     "auto_find_batch_size": "it would change the batch size, which is searched",
     "full_determinism": "job.deterministic is for that",
     "liger_kernel_config": "a value of a parameter is one number, word or truth value",

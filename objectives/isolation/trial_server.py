@@ -91,6 +91,7 @@ class TrialServer:
         on_progress: OnProgress | None = None,
         *,
         searched: Mapping[str, Sequence[Any]] | None = None,
+        conditions: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
         time_limit_s: float | None = None,
         attempt_limit_s: float | None = None,
     ) -> dict[str, Any]:
@@ -101,6 +102,7 @@ class TrialServer:
             cache_folder: The directory for prepared data.
             on_progress: Called with each stage.
             searched: The values of each knob, to be tried out; None to try nothing out.
+            conditions: The values that others must have for a knob to be set.
             time_limit_s: After this long it is ended; None for no limit.
             attempt_limit_s: How long it may take to load the job and try one configuration out; None for no limit.
 
@@ -114,6 +116,7 @@ class TrialServer:
         request = {"task": "prepare", "job": dict(job), "cache_folder": str(cache_folder)}
         if searched is not None:
             request["searched"] = {name: list(values) for name, values in searched.items()}
+            request["conditions"] = {name: dict(needed) for name, needed in (conditions or {}).items()}
         ends_s = {} if time_limit_s is None else {"all": time.perf_counter() + time_limit_s}
 
         def hear(event: Mapping[str, Any]) -> None:

@@ -4,9 +4,10 @@ The user's module is imported in the process that trains and nowhere else: it ma
 """
 
 import importlib
+import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +15,13 @@ from transformers import EarlyStoppingCallback, IntervalStrategy, Trainer, Train
 
 from tradeoff.objectives.data.samples import first_rows, num_rows
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
-from tradeoff.objectives.job.arguments import training_arguments
+from tradeoff.objectives.job.arguments import settings_beside_arguments, training_arguments
 from tradeoff.objectives.job.settings import CustomJob
 from tradeoff.objectives.measurements.goals import learned_value, metric_name
 from tradeoff.objectives.trainers.evaluations import numbers_of
 from tradeoff.objectives.trainers.model_files import JobFault
 from tradeoff.searchspace import TrialParameters
+from tradeoff.searchspace.names import hint
 
 # Arguments that a trial sets and that change none of its measurements. A Trainer that keeps its best model must save.
 _FREE = {"report_to", "logging_strategy", "save_strategy"}
@@ -29,13 +31,13 @@ class ExplainedError(ValueError):
     """An error of the user's own code, in a sentence that says what and where it was."""
 
 
-def build_trainer(job: CustomJob, arguments: TrainingArguments, settings: Mapping[str, Any]) -> Trainer:
+def build_trainer(job: CustomJob, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:
     """Call the user's function.
 
     Args:
         job: Names the function.
         arguments: The function's argument.
-        settings: What the trial's configuration sets besides the arguments; passed to the function by keyword.
+        parameters: The trial's configuration; what it sets besides the arguments is passed to the function by keyword.
 
     Raises:
         JobFault: There is no such function, or it did not return a Trainer with these arguments.
@@ -45,9 +47,9 @@ def build_trainer(job: CustomJob, arguments: TrainingArguments, settings: Mappin
     if job.evaluates:
         # One that keeps its best model refuses to be built where nothing is evaluated or saved, as in a probe.
         arguments.eval_strategy = arguments.save_strategy = IntervalStrategy.EPOCH
-    asked = {name: getattr(arguments, name) for name in _set_by_trials(job)}
+    asked = {name: getattr(arguments, name) for name in _set_by_trials(job, parameters)}
     try:
-        trainer = load_function(job)(arguments, **job.kwargs, **settings)
+        trainer = load_function(job)(arguments, **job.kwargs, **settings_beside_arguments(parameters))
     except ValueError as error:
         if job.evaluates and "eval_dataset" in str(error):  # the Trainer's own refusal
             raise _without_evaluation(job) from error
@@ -122,6 +124,37 @@ def load_function(job: CustomJob) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
+def check_keywords(job: CustomJob, searched: Collection[str], conditional: Collection[str] = ()) -> None:
+    """Check that the user's function takes what it is to be called with.
+
+    Args:
+        job: Names the function, and its fixed keyword arguments.
+        searched: The parameters of the study that the function is given by keyword.
+        conditional: Those that are not always set.
+
+    Raises:
+        JobFault: It does not.
+    """
+    try:
+        takes = list(inspect.signature(load_function(job)).parameters.values())
+    except (TypeError, ValueError):  # a function that tells nothing of what it takes, such as one in C
+        return
+    positional = [one for one in takes if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    by_keyword = [one for one in takes if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    names = [one.name for one in by_keyword if one not in positional[:1]]
+    for key, name in [*(("space.", name) for name in searched), *(("job.kwargs.", name) for name in job.kwargs)]:
+        if positional and name == positional[0].name and positional[0] in by_keyword:
+            raise JobFault(f"{key}{name}: job.build {job.build!r} is given the TrainingArguments for it; leave it out")
+        if name not in names and not any(one.kind is one.VAR_KEYWORD for one in takes):
+            said = hint(name, function=job.build, keywords=names)
+            raise JobFault(f"{key}{name}: job.build {job.build!r} must take the keyword, and does not; {said}")
+    for one in by_keyword:
+        if one.name in conditional and one.default is one.empty:
+            raise JobFault(
+                f"space.{one.name}: it is not always set (only_with), so job.build {job.build!r} must have a default for it"
+            )
+
+
 def examine_trainer(job: CustomJob, trainer: Trainer) -> dict[str, Any]:
     """Return what a Trainer tells of its job, after evaluating a batch.
 
@@ -191,8 +224,7 @@ def explained(job: CustomJob, what: str, error: BaseException) -> str:
     return f"job.build {job.build!r} {what} ({last.filename}, line {last.lineno}): {line}"
 
 
-def _set_by_trials(job: CustomJob) -> set[str]:
-    """Return the names of the arguments that trials set and that change their measurements."""
-    smallest = TrialParameters(per_device_train_batch_size=1)
+def _set_by_trials(job: CustomJob, parameters: TrialParameters) -> set[str]:
+    """Return the names of the arguments that a trial sets and that change its measurements."""
     always = {"max_steps", "gradient_checkpointing", "train_sampling_strategy", "use_cpu"}
-    return always | training_arguments(job, smallest, output_dir="").keys() - _FREE
+    return always | training_arguments(job, parameters, output_dir="").keys() - _FREE

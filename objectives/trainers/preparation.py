@@ -11,11 +11,14 @@ from tradeoff.objectives.device.registry import start_device
 from tradeoff.objectives.job.arguments import jobs_of_data, name_of_data
 from tradeoff.objectives.job.settings import EMBEDDED, AnyJob, CustomJob
 from tradeoff.objectives.trainers import prepared_data
+from tradeoff.objectives.trainers.conditions import Conditions
+from tradeoff.objectives.trainers.custom_trainer import check_keywords
 from tradeoff.objectives.trainers.model_files import JobFault, LengthFault
+from tradeoff.objectives.trainers.refused_values import arguments_to_try, check_arguments
 from tradeoff.objectives.trainers.try_out import TryOut, failing_options, options
 from tradeoff.objectives.trainers.workloads import load_workload
-from tradeoff.searchspace import TrialParameters
-from tradeoff.searchspace.knobs import MICRO_BATCH
+from tradeoff.searchspace import KNOBS, MICRO_BATCH, TrialParameters
+from tradeoff.searchspace.knob import Target
 
 _TRIED = "tried-{}"
 _LIBRARIES = ("accelerate", "torch", "transformers")
@@ -38,6 +41,7 @@ def prepare_workload(
     job: AnyJob,
     cache_folder: Path,
     searched: Mapping[str, Sequence[Any]] | None = None,
+    conditions: Conditions | None = None,
     *,
     on_attempt: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -49,6 +53,7 @@ def prepare_workload(
         job: The job.
         cache_folder: The directory for prepared data.
         searched: The values that each knob may take; None to try nothing out.
+        conditions: The values that others must have for a knob to be set.
         on_attempt: Called when the job is loaded, and before each configuration that is tried out.
 
     Returns:
@@ -62,7 +67,7 @@ def prepare_workload(
     """
     if isinstance(job, CustomJob):
         facts: dict[str, Any] = {"folders": {}, "baselines": job.baselines(), "notices": []}
-        told, lacking = _tried(job, facts, cache_folder, searched, on_attempt)
+        told, lacking = _tried(job, facts, cache_folder, searched, conditions or {}, on_attempt)
         # Now that the module was imported.
         return facts | told | {"contents": custom_contents(job), "lacks": [asdict(lack) for lack in lacking]}
     found: dict[str, dict[str, Any]] = {}
@@ -76,7 +81,9 @@ def prepare_workload(
             facts = prepared_data.prepare(one, cache_folder, notices.append).facts()
             facts["folders"] = {name_of_data(one): facts["folder"]}
             if one.model not in tried_models:
-                lacks += _of_model(_tried(one, facts, cache_folder, searched, on_attempt)[1], one.model, searched)
+                lacks += _of_model(
+                    _tried(one, facts, cache_folder, searched, conditions or {}, on_attempt)[1], one.model, searched
+                )
                 tried_models.add(one.model)
                 notices += [] if (notice := facts["model"]["notice"]) is None else [notice]
         except LengthFault as error:
@@ -142,6 +149,7 @@ def _tried(
     facts: Mapping[str, Any],
     cache_folder: Path,
     searched: Mapping[str, Sequence[Any]] | None,
+    conditions: Conditions,
     on_attempt: Callable[[], None],
 ) -> tuple[dict[str, Any], list[Lack]]:
     """Try a job out, unless that was done, and return what its Trainer tells of it, and what it lacks.
@@ -152,14 +160,24 @@ def _tried(
     if searched is None and not isinstance(job, CustomJob):
         return {}, []
     lacks = _known_lacks(job, facts, searched or {})
-    marker = cache_folder / _TRIED.format(_key(job, facts["folders"], searched or {}))
+    marker = cache_folder / _TRIED.format(_key(job, facts["folders"], searched or {}, conditions))
     on_attempt()
     workload = load_workload(job, facts["folders"])
+    if isinstance(job, CustomJob):
+        keywords = [name for name in searched or {} if KNOBS[name].target is not Target.ARGUMENTS]
+        try:
+            check_keywords(job, keywords, [name for name, needed in conditions.items() if needed])
+        except JobFault:
+            raise
+        except (Exception, SystemExit) as failure:  # whatever the user's module does when it is imported
+            raise JobFault(workload.explain(failure)) from failure
     is_tried = searched is None or marker.exists()
     if is_tried and not isinstance(job, CustomJob):
         return {}, lacks
     tried = TryOut(job, facts["folders"], start_device(), steps=not is_tried)
     base, choices = _base(searched or {}), options(searched or {})
+    use_cpu = tried.device.uses_host_processors
+    check_arguments(job, searched or {}, conditions, base=base, use_cpu=use_cpu)
     taken = [lack.values for lack in lacks]
     choices = {name: tuple(value for value in values if {name: value} not in taken) for name, values in choices.items()}
     choices = {name: values for name, values in choices.items() if values}
@@ -168,7 +186,7 @@ def _tried(
         on_attempt()
         return tried.attempt(parameters)
 
-    failing, error = failing_options(base, choices, attempt)
+    failing, error = failing_options(base, choices, attempt, conditions)
     if error is not None:
         raise JobFault(workload.explain(error)) from error
     lacks += [
@@ -209,12 +227,14 @@ def _base(searched: Mapping[str, Sequence[Any]]) -> TrialParameters:
     return TrialParameters(**{MICRO_BATCH: max(smallest, 2) if searched else smallest})
 
 
-def _key(job: AnyJob, folders: Mapping[str, str], searched: Mapping[str, Sequence[Any]]) -> str:
+def _key(job: AnyJob, folders: Mapping[str, str], searched: Mapping[str, Sequence[Any]], conditions: Conditions) -> str:
     """Return a hash of all that the outcome of trying a job out depends on."""
     depends: dict[str, Any] = {
         "job": job.model_dump(),
         "data": folders,
         "searched": {name: list(values) for name, values in options(searched).items()},
+        "arguments": arguments_to_try(searched),
+        "conditions": {name: dict(needed) for name, needed in conditions.items()},
         "frozen_layers": list(searched.get("frozen_layers", ())),
         "base": _base(searched).as_dict(),
         "versions": {name: version(name) for name in _LIBRARIES},

@@ -18,6 +18,7 @@ from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.device.temporary_folder import temporary_folder
 from tradeoff.objectives.job.arguments import job_of, training_arguments
 from tradeoff.objectives.job.settings import AnyJob
+from tradeoff.objectives.trainers.conditions import Conditions, set_parameters, with_conditions
 from tradeoff.objectives.trainers.custom_trainer import tolerant_metrics
 from tradeoff.objectives.trainers.model_files import JobFault
 from tradeoff.objectives.trainers.workloads import load_workload
@@ -107,12 +108,18 @@ def options(choices: Choices) -> dict[str, tuple[Any, ...]]:
         for name, values in choices.items()
         if (isinstance(KNOBS[name].kind, Names | Switch) and name not in _NOT_TRIED) or name == "lora_target_modules"
     }
+    # Of a knob of which nothing is known, what is no number.
+    opened = {name: [value for value in values if type(value) not in (int, float)] for name, values in choices.items()}
+    named |= {name: tuple(values) for name, values in opened.items() if values and KNOBS[name].is_open}
     one_each = {name: [value for value in choices.get(name, ()) if value][:1] for name in _ONE_OF}
     return named | {name: tuple(values) for name, values in one_each.items() if values}
 
 
 def failing_options(
-    base: TrialParameters, choices: Choices, attempt: Callable[[TrialParameters], BaseException | None]
+    base: TrialParameters,
+    choices: Choices,
+    attempt: Callable[[TrialParameters], BaseException | None],
+    conditions: Conditions | None = None,
 ) -> tuple[dict[tuple[str, Any], BaseException], BaseException | None]:
     """Find the values that make a job fail.
 
@@ -120,23 +127,29 @@ def failing_options(
         base: A configuration, of which the options are varied.
         choices: The values of each option.
         attempt: Tries a configuration, and returns the error.
+        conditions: The values that others must have for an option to be set.
 
     Returns:
         The error of each option and value that fails; and the error of the job itself, None if it can be trained.
     """
     known: dict[TrialParameters, BaseException | None] = {}
+    needed = conditions or {}
 
     def error_of(parameters: TrialParameters) -> BaseException | None:
+        parameters = set_parameters(parameters, needed)
         if parameters not in known:
             known[parameters] = attempt(parameters)
         return known[parameters]
 
     def can_replace(parameters: TrialParameters, name: str) -> bool:
-        others = (parameters.replace(**{name: value}) for value in choices[name] if value != parameters.get(name))
+        others = [parameters.replace(**{name: value}) for value in choices[name] if value != parameters.get(name)]
+        # One that leaves other options unset may work for that reason.
+        held = set_parameters(parameters, needed).keys()
+        others = [other for other in others if set_parameters(other, needed).keys() == held]
         return any(check_conflicts(other) is None and error_of(other) is None for other in others)
 
-    failed = {together: error for together in _together(base, choices) if (error := error_of(together)) is not None}
-    working = next((parameters for parameters, error in known.items() if error is None), None)
+    failed = {together: error for together in _together(base, choices, needed) if (error := error_of(together)) is not None}
+    working = next((together for together in _together(base, choices, needed) if together not in failed), None)
     failing: dict[tuple[str, Any], BaseException] = {}
     for together, error in failed.items():
         guilty = [name for name in choices if can_replace(together, name)]
@@ -151,9 +164,20 @@ def failing_options(
     return failing, None if failing else next(iter(failed.values()), None)
 
 
-def _together(base: TrialParameters, choices: Choices) -> Iterator[TrialParameters]:
+def _together(base: TrialParameters, choices: Choices, conditions: Conditions) -> Iterator[TrialParameters]:
     """Yield configurations in which every value occurs, as few as there can be."""
+    occurred: set[tuple[str, Any]] = set()
+    first: dict[str, Any] = {}
     for position in range(max((len(values) for values in choices.values()), default=1)):
-        together = base.replace(**{name: values[min(position, len(values) - 1)] for name, values in choices.items()})
-        if check_conflicts(together) is None:
+        each = {name: values[min(position, len(values) - 1)] for name, values in choices.items()}
+        first = first or each
+        if check_conflicts(together := base.replace(**each)) is None:
+            occurred |= set_parameters(together, conditions).items()
             yield together
+    # What its conditions left unset there.
+    for name, values in choices.items():
+        for value in values if conditions.get(name) else ():
+            together = base.replace(**first | with_conditions({name: value}, conditions))
+            if (name, value) not in occurred and check_conflicts(together) is None:
+                occurred |= set_parameters(together, conditions).items()
+                yield together

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
-from tradeoff.objectives.job.arguments import name_of_data, padding, settings_beside_arguments
+from tradeoff.objectives.job.arguments import name_of_data, padding
 from tradeoff.objectives.job.settings import AnyJob, CustomJob, TextClassificationJob
 from tradeoff.objectives.trainers import prepared_data as data
 from tradeoff.objectives.trainers.accuracy import compute_metrics
@@ -111,7 +111,7 @@ class Custom(Workload):
         self._job = job
 
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
-        return build_trainer(self._job, arguments, settings_beside_arguments(parameters))
+        return build_trainer(self._job, arguments, parameters)
 
     def examine(self, trainer: Trainer) -> dict[str, Any]:  # noqa: D102
         return examine_trainer(self._job, trainer)

@@ -72,6 +72,7 @@ def _prepare(request: dict[str, Any], reporter: Reporter) -> Answer | Refusal:
             parse_job(request["job"]),
             Path(request["cache_folder"]),
             request.get("searched"),
+            request.get("conditions"),
             on_attempt=lambda: reporter.enter("probe"),
         )
     except ValueError as error:

@@ -63,7 +63,11 @@ def export(
     if confirm_first and choice.record.is_derived:
         results, choice = confirm_choice(results, choice, selection, storage=storage, allowed=allowed)
     # train.py runs what the job names, from where it says.
-    job = allowed.checked(parse_job(results.config["job"]), where=f"the study {results.name!r} in {results.storage}")
+    job = allowed.checked(
+        parse_job(results.config["job"]),
+        where=f"the study {results.name!r} in {results.storage}",
+        searched={name: [value] for name, value in choice.record.params.items()},
+    )
     if isinstance(job, CustomJob):
         _check_module(job)
     results = replace(results, config={**results.config, "job": job.model_dump(mode="json")})

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -155,7 +156,9 @@ def code_and_study(
         TradeoffError: The study file can't be used.
     """
     own = None if study_file is None else load_config(study_file)
-    allowed = AllowedCode(build=build, trust_remote_code=trust_remote_code, job=None if own is None else own.job)
+    allowed = AllowedCode(build=build, trust_remote_code=trust_remote_code)
+    if own is not None:
+        allowed = replace(allowed, job=own.job, space=own.search_space())
     return allowed, own.name if name is None and own is not None else name
 
 

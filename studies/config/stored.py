@@ -8,12 +8,14 @@ has named the same, in an option of the command or in a study file of their own.
 import os
 import shlex
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tradeoff.objectives.job.settings import AnyJob, CustomJob
+from tradeoff.searchspace import KNOBS, SearchSpace
+from tradeoff.searchspace.knob import Target
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import validated
 from tradeoff.studies.errors import TradeoffError
@@ -28,18 +30,21 @@ class AllowedCode:
             directory the module is that of the working directory: where it is from is never for the stored job to say.
         trust_remote_code: Whether code that comes with the job's model or data set from the Hub may run.
         job: A job of the user's own: what it runs may run, with the same arguments, or from the same model and data set.
+        space: The space that is searched with it: its values may be arguments, and models, too.
     """
 
     build: str | None = None
     trust_remote_code: bool = False
     job: AnyJob | None = None
+    space: SearchSpace | None = None
 
-    def checked(self, job: AnyJob, *, where: str) -> AnyJob:
+    def checked(self, job: AnyJob, *, where: str, searched: Mapping[str, Sequence[Any]] = {}) -> AnyJob:
         """Return a stored job if all of its code may run, with the module's directory as the user has it.
 
         Args:
             job: The job.
             where: What holds it, for the error.
+            searched: The values of parameters with which it may be called.
 
         Raises:
             TradeoffError: It would run code that is not allowed; the sentence names it and the option.
@@ -48,19 +53,30 @@ class AllowedCode:
             folder, slash, function = (self.build or "").rpartition("/")
             if function == job.build:
                 return job.model_copy(update={"python_path": str(Path(folder + slash).expanduser().resolve())})
-            if isinstance(self.job, CustomJob) and (self.job.build, self.job.kwargs) == (job.build, job.kwargs):
+            keywords = {name: values for name, values in searched.items() if KNOBS[name].target is not Target.ARGUMENTS}
+            is_same = isinstance(self.job, CustomJob) and (self.job.build, self.job.kwargs) == (job.build, job.kwargs)
+            if isinstance(self.job, CustomJob) and is_same and self._searches(keywords):
                 return job.model_copy(update={"python_path": self.job.python_path})
-            arguments = f" with {textwrap.shorten(repr(job.kwargs), 200)}" if job.kwargs else ""
+            given = {**job.kwargs, **{name: list(values) for name, values in keywords.items()}}
+            arguments = f" with {textwrap.shorten(repr(given), 200)}" if given else ""
             raise TradeoffError(
                 f"code runs only if you name it yourself, and {where} names {job.build}{arguments}: if that is yours, add"
                 f" --build [DIRECTORY/]{job.build}, or --study-file STUDY.yaml that names the same"
             )
-        if job.trust_remote_code and not self.trust_remote_code and _code_from_hub(self.job) != _code_from_hub(job):
-            raise TradeoffError(
-                f"code runs only if you trust it yourself, and {where} trusts that of the model {job.model!r} and the data set"
-                f" {job.dataset!r}: if you do, add --trust-remote-code, or --study-file STUDY.yaml that trusts the same"
-            )
+        if job.trust_remote_code and not self.trust_remote_code:
+            models = {name: values for name, values in searched.items() if name == "model"}
+            if _code_from_hub(self.job) != _code_from_hub(job) or not self._searches(models):
+                named = ", ".join(repr(model) for model in dict.fromkeys([job.model, *models.get("model", ())]))
+                raise TradeoffError(
+                    f"code runs only if you trust it yourself, and {where} trusts that of the model {named} and the data set"
+                    f" {job.dataset!r}: if you do, add --trust-remote-code, or --study-file STUDY.yaml that trusts the same"
+                )
         return job
+
+    def _searches(self, searched: Mapping[str, Sequence[Any]]) -> bool:
+        """Return True if the user's own study may try all of these values."""
+        given = ({name: value} for name, values in searched.items() for value in values)
+        return all(self.space is not None and self.space.foreign(one) is None for one in given)
 
 
 # Text classification without code of a model's own needs nothing.
@@ -99,4 +115,12 @@ def stored_config(attributes: Mapping[str, Any], *, name: str, place: str, allow
     if not isinstance(config, Mapping):
         raise TradeoffError(f"the configuration of {where} must hold keys and values, got {type(config).__name__}")
     study = validated({**config, "name": name}, where=f"the configuration of {where}")
-    return study if allowed is None else study.model_copy(update={"job": allowed.checked(study.job, where=where)})
+    if allowed is None:
+        return study
+    job = allowed.checked(study.job, where=where, searched=values_of(study.search_space()))
+    return study.model_copy(update={"job": job})
+
+
+def values_of(space: SearchSpace) -> dict[str, tuple[Any, ...]]:
+    """Return the values of each parameter of a space, or the ends of a range."""
+    return {name: domain.examples() for name, domain in space.domains.items()}

@@ -195,6 +195,7 @@ def prepare(
                 job_of_data(config.job, space.domains).model_dump(),
                 folder,
                 searched=searched,
+                conditions=space.conditions,
                 time_limit_s=_time_left_s(deadline_s),
                 attempt_limit_s=config.limits.trial_time_s,
             )

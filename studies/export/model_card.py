@@ -50,7 +50,7 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
     front = judged_front(results)
     shown = front.records if record.number in front.standings else (*front.records, record)
     device_kind = device_class(results.device)
-    measurements, epochs = {**record.attributes, **record.values}, arguments["num_train_epochs"]
+    measurements = {**record.attributes, **record.values}
     free_mib = memory_to_leave_free_mib(measurements, device_kind)
     return render(
         "tradeoff.studies.export",

@@ -68,7 +68,8 @@ def train_export(
             f"run {launch_command(num_devices)} in {directory}"
         )
     parameters = TrialParameters(**exported["parameters"])
-    study_job = allowed.checked(parse_job(exported["job"]), where=str(directory))
+    searched = {name: [value] for name, value in parameters.items()}
+    study_job = allowed.checked(parse_job(exported["job"]), where=str(directory), searched=searched)
     job = full_job(job_of(study_job, parameters), train_samples)
     try:
         contents = local_contents(job) if isinstance(job, TextClassificationJob) else {}
@@ -105,7 +106,6 @@ def train_export(
     say(f"device: {info.name}")
     say("preparing the data")
     try:
-        searched = {name: [value] for name, value in parameters.items() if value is not None}
         data = prepare_workload(job, cache or cache_folder(), searched)
     except ValueError as error:
         raise TradeoffError(str(error)) from error

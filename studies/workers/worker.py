@@ -74,7 +74,7 @@ def work(assignment: Assignment, server: TrialServer, *, display: Display, inter
         # Whoever placed this worker has the storage open: one that does not answer is away for a while, and not mistyped.
         "waits": True,
         # What the storage names by now is not necessarily what the user had when the pool was started.
-        "allowed": AllowedCode(job=config.job),
+        "allowed": AllowedCode(job=config.job, space=config.search_space()),
     }
     study = config if assignment.creates else config.name
     try:

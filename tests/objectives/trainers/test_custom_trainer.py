@@ -1,6 +1,8 @@
 """Trainers of the user's own, in the process of a trial."""
 
+import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from running import shared_server
 from tradeoff.objectives.isolation.trial_server import JobError
 from tradeoff.objectives.job.settings import CustomJob
 from tradeoff.objectives.measurements.outcome import Completed, Failed
+from tradeoff.objectives.trainers.custom_trainer import check_keywords
+from tradeoff.objectives.trainers.model_files import JobFault
 from tradeoff.searchspace import TrialParameters
 
 # A classifier of random tokens, as small as can be, in a module of the user's own.
@@ -48,6 +52,15 @@ def build(args, rows=32, kind=Trainer, model=None, **changes):
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "small.py").write_text(MODULE)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _no_modules_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget what a test imports in this process."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    for name in ("mine", "small"):
+        sys.modules.pop(name, None)
 
 
 def job(folder: Path, code: str = "", **settings: Any) -> CustomJob:
@@ -284,6 +297,74 @@ def test_what_training_arguments_have_no_place_for_is_given_to_the_function(fold
     """
     outcome = run(job(folder, code), stages=("train",), padding="longest", train_sampling_strategy="group_by_length")
     assert outcome.reason == "RuntimeError: pads to longest, groups group_by_length"
+
+
+@pytest.mark.parametrize(
+    ("signature", "searched", "sentence"),
+    [
+        ("args, pooling='mean'", ["poolign"], "space.poolign: job.build 'mine:build' must take the keyword, and does not;"
+         " did you mean 'pooling' (of mine:build)?"),
+        ("args, pooling='mean'", ["weight_dcay"], "did you mean 'weight_decay' (of TrainingArguments)?"),
+        ("args, size=3", ["zzz"], "there may be what mine:build takes: size"),
+        ("args, size=3", ["args"], "space.args: job.build 'mine:build' is given the TrainingArguments for it; leave it out"),
+        ("args, *, size", ["size"], "space.size: it is not always set (only_with), so job.build 'mine:build' must"),
+        ("args, /, size=3", ["dropout"], "space.dropout: job.build 'mine:build' must take the keyword, and does not"),
+    ],
+)  # fmt: skip
+def test_a_keyword_that_the_function_does_not_take_is_refused_with_the_nearest_one(
+    folder: Path, signature: str, searched: list[str], sentence: str
+) -> None:
+    own = job(folder, f"def build({signature}):\n    return small.build(args)")
+    with pytest.raises(JobFault) as caught:
+        check_keywords(own, searched, searched)
+    assert sentence in str(caught.value)
+
+
+def test_a_keyword_of_kwargs_is_looked_up_as_well_and_a_function_may_take_any(folder: Path) -> None:
+    own = job(folder, "def build(args, size=3):\n    return small.build(args)", kwargs={"sice": 1})
+    with pytest.raises(JobFault, match=r"job.kwargs.sice: .* did you mean 'size' \(of mine:build\)\?"):
+        check_keywords(own, [])
+    check_keywords(job(folder, kwargs={"sice": 1}, build="small:build"), ["anything"])
+
+
+def test_values_of_keywords_are_tried_out_where_their_conditions_are_met(folder: Path) -> None:
+    own = job(
+        folder,
+        """
+        def build(args, pooling="mean", tail=None):
+            if pooling == "max" or (tail is not None) != (pooling == "cls") or tail == "long":
+                raise ValueError(f"no {pooling} with {tail}")
+            return small.build(args)
+        """,
+    )
+    searched = {"per_device_train_batch_size": [2], "pooling": ["mean", "max", "cls"], "tail": ["short", "long"]}
+    conditions = {"pooling": {}, "tail": {"pooling": ["cls"]}}
+    facts = shared_server().prepare(own.model_dump(), folder / "cache", searched=searched, conditions=conditions)
+    assert [lack["values"] for lack in facts["lacks"]] == [{"pooling": "max"}, {"tail": "long"}]
+    assert "ValueError: no max with None" in facts["lacks"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("searched", "sentence"),
+    [
+        ({"dataloader_prefetch_factor": [None, 2]}, "space.dataloader_prefetch_factor: TrainingArguments refuses 2 ("),
+        ({"tf32": [None, True]}, "space.tf32: TrainingArguments refuses True ("),  # on a CPU
+        ({"lr_scheduler_kwargs": ["{"]}, "space.lr_scheduler_kwargs: TrainingArguments refuses '{' ("),
+    ],
+)
+def test_a_value_that_training_arguments_refuse_is_found_with_their_own_sentence(
+    folder: Path, searched: dict[str, list[Any]], sentence: str
+) -> None:
+    with pytest.raises(JobError) as caught:
+        prepare(job(folder, "build = small.build"), **searched)
+    assert sentence in str(caught.value)
+
+
+def test_an_argument_that_is_searched_must_reach_the_trainer(folder: Path) -> None:
+    code = "def build(args):\n    args.adam_beta2 = 0.5\n    return small.build(args)"
+    outcome = run(job(folder, code), adam_beta2=0.9)
+    assert isinstance(outcome, Failed)
+    assert "the trial sets adam_beta2 to 0.9, and its Trainer has 0.5" in outcome.reason
 
 
 def test_an_error_in_a_trial_fails_it_with_its_traceback(folder: Path) -> None:

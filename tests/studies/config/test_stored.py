@@ -197,3 +197,24 @@ def test_a_stored_configuration_has_the_name_under_which_it_was_found() -> None:
 def test_a_study_file_names_its_study_too(command: list[str]) -> None:
     Path("mine.yaml").write_text("job: {build: 'mine:build'}")
     assert "no study 'mine' in sqlite:///a.db" in said(*command, "--study-file", "mine.yaml", "--storage", stored(PAGER))
+
+
+def test_a_study_file_allows_no_argument_that_it_does_not_search_and_trusts_no_other_model(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("job: {build: 'mine:build'}\nspace: {command: [a, b], share: {low: 0.0, high: 1.0}}")
+    own = load_config(tmp_path / "mine.yaml")
+    allowed = AllowedCode(job=own.job, space=own.search_space())
+    assert allowed.checked(own.job, where="a.db", searched={"command": ["b"], "share": [0.0, 0.5], "learning_rate": [1.0]})
+    for searched in ({"command": ["c"]}, {"other": [1]}, {"share": [2.0]}):
+        with pytest.raises(TradeoffError, match=next(iter(searched))):
+            allowed.checked(own.job, where="a.db", searched=searched)
+    job = TextClassificationJob(**HUB)
+    trusting = AllowedCode(job=job)
+    assert trusting.checked(job, where="a.db", searched={"dropout": [0.1]}) == job
+    with pytest.raises(TradeoffError, match="'someone/model', 'another/model'"):
+        trusting.checked(job, where="a.db", searched={"model": ["another/model"]})
+
+
+def test_keywords_that_a_database_searches_are_named_before_they_run() -> None:
+    space = {"per_device_train_batch_size": [4], "cmd": ["touch hacked"]}
+    sentence = said("worker", "--storage", stored({"build": "pydoc:pipepager", "metric": "accuracy"}, space=space))
+    assert "pydoc:pipepager with {'cmd': ['touch hacked']}" in sentence
