@@ -206,7 +206,11 @@ class Knowledge:
     @cached_property
     def memory(self) -> MemoryModel:
         """The memory model."""
-        return MemoryModel(observations=self.observations, estimates=self.memory_estimates, classes=self.setup.memory_classes)
+        return MemoryModel(
+            observations=self.observations,
+            estimates=self.memory_estimates,
+            classes=self.setup.memory_classes if self.setup.lines.are_many else (),
+        )
 
     @cached_property
     def times(self) -> TimeModel:

@@ -25,7 +25,7 @@ class MemoryModel:
     Attributes:
         observations: Trials that ran.
         estimates: Memory as estimated before anything ran; None if it was not.
-        classes: The memory classes of the space.
+        classes: The memory classes of a space in which effects tell of what was not probed; empty if all are probed.
     """
 
     observations: Sequence[Observation]
@@ -59,7 +59,7 @@ class MemoryModel:
             return interpolate(points, batch), "model", 0.0
         other = self._points.get(memory_class.other_accumulation, {})
         if len(other) < 2 and batch not in other:
-            predicted = self._effects.predict(memory_class, batch)
+            predicted = self._effects.predict(memory_class, batch) if self.classes else None
             return None if predicted is None else (predicted[0], "model", predicted[1])
         base = other[batch] if batch in other else interpolate(other, batch)
         # Too low for a batch so small that the update is its peak. A prediction that is too low is corrected by the probe that

@@ -206,10 +206,10 @@ class TimeModel:
             micro_step_s, source = points[batch], "probe"
         elif len(points) >= 2:
             micro_step_s, source = interpolate(points, batch), "model"
-        elif (predicted := self._effects.predict(parameters.speed_class(), batch)) is not None:
-            (micro_step_s, error), source = predicted, "model"
+        elif not self.setup.lines.are_many or (predicted := self._effects.predict(parameters.speed_class(), batch)) is None:
+            return None  # of a small space, each class is surveyed
         else:
-            return None
+            (micro_step_s, error), source = predicted, "model"
         schedule = Schedule.of(self.setup.job, parameters, num_samples=self.setup.num_train, num_devices=self.setup.num_devices)
         return self._compile_time_s(parameters) + schedule.train_time_s(micro_step_s, self._update_s(parameters)), source, error
 
