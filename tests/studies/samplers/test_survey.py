@@ -214,3 +214,9 @@ def test_of_a_drawn_space_all_members_of_a_class_are_found():
     assert len(members) == len(set(members)) > 8
     assert {terms.class_of(p) for p in members} == {terms.class_of(member)}
     assert {p.gradient_checkpointing for p in members} == {False, True}
+
+
+def test_in_a_small_space_nothing_is_predicted_from_other_compute_configurations():
+    knowledge = Survey(SPACE).run(depth=Depth.FIRST).knowledge()
+    surveyed = {p.speed_class() for p in knowledge.setup.space.structures if knowledge.cost(p) is not None}
+    assert len(surveyed) == 1
