@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.measurements.goals import GOALS, LARGEST_COMPARABLE, Goal, is_comparable, learned_names
 from tradeoff.searchspace import KNOBS, LearningClass, SearchSpace, TrialParameters
-from tradeoff.studies.samplers.features import Features
+from tradeoff.searchspace.knobs import Knobs
+from tradeoff.studies.samplers.features import BATCH, Features, is_number
 from tradeoff.studies.samplers.gaussian_process import Array, GaussianProcess, Noise
 
 # Medians of five equally likely parts of a normal distribution.
@@ -45,15 +47,23 @@ class Candidate:
     Attributes:
         learning_class: The class.
         members: Its configurations that fit, with their costs.
+        settings: The values of what changes learning only, where the members lack them.
     """
 
     learning_class: LearningClass
     members: tuple[tuple[TrialParameters, Cost], ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def fastest(self) -> tuple[TrialParameters, Cost]:
         """The member whose training is cheapest."""
-        return min(self.members, key=lambda member: member[1].train_time_s)
+        structure, cost = min(self.members, key=lambda member: member[1].train_time_s)
+        return structure.replace(**self.settings) if self.settings else structure, cost
+
+    @cached_property
+    def train_time_s(self) -> float:
+        """The time of that training."""
+        return min(cost.train_time_s for _, cost in self.members)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +126,10 @@ def select_next(
         The class with the highest expected improvement for its cost, or None if there is no candidate.
     """
     learned = learned_names(tuple(objectives))
-    if candidates and not trained and not pending and learned:
-        return Decision(candidate=_first_guess(candidates), relative_gain=math.inf)
-    volume = Volume(objectives, reference)
     features = Features.of({*trained, *(each.learning_class for each in (*candidates, *pending))}, space)
+    if candidates and not trained and not pending and learned:
+        return Decision(candidate=_first_guess(candidates, features, space.knobs if space else KNOBS), relative_gain=math.inf)
+    volume = Volume(objectives, reference)
     processes = [
         MetricGP(
             _values_of(name, trained),
@@ -140,19 +150,13 @@ def select_next(
     combinations = list(itertools.product(QUANTILES if len(learned) <= 2 else COARSE_QUANTILES, repeat=len(learned)))
     unit = now or 1.0  # nothing may be better than the reference yet
     shares = [(gain, candidate, True) for candidate, gain in repeats(processes, learned, volume, combinations)]
-    improvement = _improvement(preferred, trained, reference)
     predicted = [process.predict([candidate.learning_class for candidate in candidates]) for process in processes]
-    for position, candidate in enumerate(candidates):
-        volumes, improvements = [], []
-        for combination in combinations:
-            values = {
-                name: means[position] + z * deviations[position]
-                for name, (means, deviations), z in zip(learned, predicted, combination, strict=True)
-            }
-            volumes.append(volume.of(np.vstack([found, volume.members(candidate, values)])))
-            improvements.append(improvement(values))
-        gain = max((float(np.mean(volumes)) - now) / unit, float(np.mean(improvements)))
-        shares.append((gain, candidate, False))
+    values: list[dict[str, Array]] = [
+        {name: means + z * deviations for name, (means, deviations), z in zip(learned, predicted, scores, strict=True)}
+        for scores in combinations
+    ]
+    worth = np.maximum(volume.gains(candidates, values, found) / unit, _improvements(preferred, trained, reference, values))
+    shares += [(float(gain), candidate, False) for gain, candidate in zip(worth, candidates, strict=True)]
     if not shares:
         return None
     gain, chosen, is_repeat = max(shares, key=lambda entry: entry[0] / _cost(entry[1]))
@@ -160,49 +164,44 @@ def select_next(
     return Decision(candidate=chosen, relative_gain=gain if now > 0 else math.inf, is_repeat=is_repeat, gains=gains)
 
 
-def _improvement(
-    preferred: str | None, trained: Mapping[LearningClass, Sequence[Mapping[str, float]]], reference: Mapping[str, float]
-) -> Callable[[Mapping[str, float]], float]:
-    """Return a function of a class's learned values: what they add to the best one of the preferred objective."""
+def _improvements(
+    preferred: str | None,
+    trained: Mapping[LearningClass, Sequence[Mapping[str, float]]],
+    reference: Mapping[str, float],
+    values: Sequence[Mapping[str, Array]],
+) -> Array | float:
+    """Return what each class is expected to add to the best value of the preferred objective; 0 if there is none."""
     if preferred is None:
-        return lambda _: 0.0
-    heights = [GOALS[preferred].sign * value for _, value in _values_of(preferred, trained) if is_comparable(value)]
-    best = max(heights, default=GOALS[preferred].sign * reference[preferred])
-    scale = max(best - GOALS[preferred].sign * reference[preferred], 1e-9)
-    return lambda values: max(0.0, GOALS[preferred].sign * values[preferred] - best) / scale
+        return 0.0
+    sign = GOALS[preferred].sign
+    heights = [sign * value for _, value in _values_of(preferred, trained) if is_comparable(value)]
+    best = max(heights, default=sign * reference[preferred])
+    scale = max(best - sign * reference[preferred], 1e-9)
+    added: Array = np.mean([np.maximum(0.0, sign * each[preferred] - best) for each in values], axis=0)
+    return added / scale
 
 
 def _cost(candidate: Candidate) -> float:
     """Return the divisor of an expected improvement."""
-    return float(max(candidate.fastest[1].train_time_s, 1e-3) ** COST_EXPONENT)
+    return float(max(candidate.train_time_s, 1e-3) ** COST_EXPONENT)
 
 
-def _first_guess(candidates: Sequence[Candidate]) -> Candidate:
+def _first_guess(candidates: Sequence[Candidate], features: Features, knobs: Knobs) -> Candidate:
     """Return the class to train first: the fastest one with effective batch 32, which most published fine-tunings use.
 
     Of what changes learning only, such as the learning rate, the middle is taken: people choose a range around what they
     believe in.
     """
-    places = {candidate.learning_class: _place(candidate.learning_class) for candidate in candidates}
-    middle = np.median(sorted(set(places.values())), axis=0)
+    axes = [axis for axis in features.axes if axis.name != BATCH and knobs[axis.name].changes_learning_only]
 
     def distance(candidate: Candidate) -> tuple[float, float, float]:
         learning_class = candidate.learning_class
         from_32 = abs(math.log2(learning_class.effective_batch_size) - 5)
-        from_middle = float(np.abs(np.subtract(places[learning_class], middle)).sum())
-        return from_32, from_middle, candidate.fastest[1].train_time_s
+        numbers = [(axis, value) for axis in axes if is_number(value := learning_class.get(axis.name))]
+        from_middle = sum(abs(axis.number(value)) / axis.unit for axis, value in numbers)
+        return from_32, from_middle, candidate.train_time_s
 
     return min(candidates, key=distance)
-
-
-def _place(learning_class: LearningClass) -> tuple[float, ...]:
-    """Return the coordinates of what changes learning only, without regard to the batch."""
-    return tuple(
-        coordinate
-        for name, knob in KNOBS.items()
-        if knob.changes_learning_only and knob.coordinates is not None and name in learning_class
-        for coordinate in knob.coordinates(learning_class[name], 1)
-    )
 
 
 def _values_of(name: str, trained: Mapping[LearningClass, Sequence[Mapping[str, float]]]) -> list[tuple[LearningClass, float]]:
@@ -314,20 +313,77 @@ class Volume:
     def __init__(self, objectives: Sequence[str], reference: Mapping[str, float]) -> None:
         self.objectives = tuple(objectives)
         self._reference = reference
+        # The members are kept, so that nothing else gets their identity.
+        self._of_members: dict[int, tuple[object, Array]] = {}
 
     def scaled(self, values: Mapping[str, float]) -> list[float]:
         """Return a point scaled to 1 at the reference and 0 at the best possible value, if there is one."""
         return [self._scale(name, values[name]) for name in self.objectives]
 
     def members(self, candidate: Candidate, learned: Mapping[str, float]) -> Array:
-        """Return the points of a class's members, given its learned objectives."""
-        costs = [name for name in self.objectives if name not in learned]
-        return np.array(
-            [
-                self.scaled({**learned, **{name: value for name in costs if (value := cost.value(name)) is not None}})
-                for _, cost in candidate.members
-            ]
-        )
+        """Return the points of a class's members, given its learned objectives; of members that cost more, none."""
+        points = self._costs(candidate)
+        for position, name in self._learned:
+            points[:, position] = self._scale(name, learned[name])
+        return points
+
+    def gains(self, candidates: Sequence[Candidate], learned: Sequence[Mapping[str, Array]], found: Array) -> Array:
+        """Return the volume that each class is expected to add to that of points.
+
+        Args:
+            candidates: The classes.
+            learned: Equally likely values of the learned objectives, each of shape (number of classes,).
+            found: The points, on their front within the reference.
+        """
+        import moocore
+
+        if not candidates:
+            return np.zeros(0)
+        costs = [self._costs(candidate) for candidate in candidates]
+        owners = np.repeat(np.arange(len(candidates)), [len(part) for part in costs])
+        points, now = np.vstack(costs), self.of(found)
+        # What adds nothing with the best of each value adds nothing with any.
+        best = {name: np.max([GOALS[name].sign * each[name] for each in learned], axis=0) for _, name in self._learned}
+        for position, name in self._learned:
+            points[:, position] = self._scale(name, GOALS[name].sign * best[name])[owners]
+        useful = self._adds(points, found)
+        points, owners, added = points[useful], owners[useful], np.zeros(len(candidates))
+        for each in learned:
+            for position, name in self._learned:
+                points[:, position] = self._scale(name, each[name])[owners]
+            adding = np.flatnonzero(self._adds(points, found))
+            starts = np.flatnonzero(np.diff(owners[adding], prepend=-1))
+            for part in np.split(adding, starts[1:]) if len(adding) else ():
+                together = np.vstack([found, points[part]])
+                added[owners[part[0]]] += moocore.hypervolume(together, ref=np.ones(points.shape[1])) - now
+        return added / len(learned)
+
+    def _adds(self, points: Array, found: Array) -> NDArray[np.bool_]:
+        """Return which points are within the reference and not dominated by any of the others."""
+        adds: NDArray[np.bool_] = np.asarray((points < 1).all(axis=1))
+        for other in found:
+            places = np.flatnonzero(adds)
+            adds[places] = (points[places] < other).any(axis=1)
+        return adds
+
+    @cached_property
+    def _learned(self) -> list[tuple[int, str]]:
+        """The learned objectives, with their positions."""
+        return [(position, name) for position, name in enumerate(self.objectives) if GOALS[name].learned]
+
+    def _costs(self, candidate: Candidate) -> Array:
+        """Return points with the costs of members that no other one dominates; classes that share them do so once."""
+        import moocore
+
+        if id(candidate.members) not in self._of_members:
+            costs = [name for name in self.objectives if not GOALS[name].learned]
+            values = np.array([[cost.value(name) for name in costs] for _, cost in candidate.members], dtype=float)
+            points = np.zeros((len(values), len(self.objectives)))
+            for position, name in enumerate(self.objectives):
+                if name in costs:
+                    points[:, position] = self._scale(name, values[:, costs.index(name)])
+            self._of_members[id(candidate.members)] = candidate.members, points[moocore.is_nondominated(points)]
+        return self._of_members[id(candidate.members)][1].copy()
 
     def front(self, points: Array) -> Array:
         """Return the points on the front within the reference."""
@@ -349,7 +405,13 @@ class Volume:
         useful = points[(points < 1).all(axis=1)]
         return float(moocore.hypervolume(useful, ref=np.ones(points.shape[1]))) if len(useful) else 0.0
 
-    def _scale(self, name: str, value: float) -> float:
+    @overload
+    def _scale(self, name: str, value: float) -> float: ...
+
+    @overload
+    def _scale(self, name: str, value: Array) -> Array: ...
+
+    def _scale(self, name: str, value: float | Array) -> float | Array:
         reference, goal = self._reference[name], GOALS[name]
         if goal.best is not None:
             return (goal.best - value) / ((goal.best - reference) or 1.0)

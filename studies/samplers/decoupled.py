@@ -31,7 +31,7 @@ class DecoupledSampler(optuna.samplers.BaseSampler):
         setup: The terms of the study.
         snapshot: Reads the study.
         baselines: The baselines (the constant answer) of the learned objectives for which they are known.
-        seed: The seed of the learning rates that are drawn.
+        seed: The seed of the classes that are looked at in a large space.
         max_seeds: The number of seeds that a learning class may be trained with.
         min_gain: The expected gain below which nothing more is trained; see `TrialPlanner`.
         preferred: A learned objective whose improvement alone makes a training worth it; None for the hypervolume alone.

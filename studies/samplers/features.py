@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -71,8 +71,8 @@ class Axis:
     def of(cls, name: str, domain: Domain, *, may_be_absent: bool, apart: float) -> "Axis":
         """Return the axis of a knob's values."""
         values = domain.examples()
-        words = tuple(value for value in values if not _is_number(value)) + ((ABSENT,) if may_be_absent else ())
-        numbers = [float(value) for value in values if _is_number(value)]
+        words = tuple(value for value in values if not is_number(value)) + ((ABSENT,) if may_be_absent else ())
+        numbers = [float(value) for value in values if is_number(value)]
         if not numbers:
             return cls(name=name, words=words, has_numbers=False, apart=apart)
         low, high = min(numbers), max(numbers)
@@ -100,11 +100,10 @@ class Axis:
 
     def at(self, value: Any) -> list[float]:
         """Return the coordinates of a value; a word has the middle of the numbers."""
-        is_number = _is_number(value)
-        place = [self.number(value) / self.unit if is_number else 0.0] if self.has_numbers else []
-        if self.num_coordinates == len(place):
+        place = [self.number(value) / self.unit if is_number(value) else 0.0] if self.has_numbers else []
+        if not self.words:
             return place
-        kinds = [not is_number and _same(word, value) for word in self.words] + [is_number] * self.has_numbers
+        kinds = [not is_number(value) and _same(word, value) for word in self.words] + [is_number(value)] * self.has_numbers
         return place + [self.apart * kind / math.sqrt(2) for kind in kinds]
 
     def number(self, value: float) -> float:
@@ -171,8 +170,8 @@ class Features:
         for other, power in powers.items():
             if (axis := self._axis_of.get(other)) is not None and axis.is_log:
                 values = [each.get(other, ABSENT) for each in classes]
-                tilt += [power * axis.number(value) / unit if _is_number(value) else 0.0 for value in values]
-        return np.where([_is_number(value := each.get(name, ABSENT)) and value > 0 for each in classes], tilt, 0.0)
+                tilt += [power * axis.number(value) / unit if is_number(value) else 0.0 for value in values]
+        return np.where([is_number(value := each.get(name, ABSENT)) and value > 0 for each in classes], tilt, 0.0)
 
     @cached_property
     def _axis_of(self) -> Mapping[str, Axis]:
@@ -188,7 +187,8 @@ class Features:
         return [rule for rule in rules if (axis := self._axis_of.get(rule[0])) is not None and axis.is_log]
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Return True of a number, which a truth value is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -69,7 +69,7 @@ class TrialPlanner:
 
     Attributes:
         baselines: The baselines (the constant answer) of the learned objectives for which they are known.
-        seed: The seed of the learning rates that are drawn.
+        seed: The seed of the classes that are looked at in a large space.
         max_seeds: The number of seeds that a learning class may be trained with.
         min_gain: The expected gain below which nothing more is trained, as a share of the hypervolume; 0 trains every class.
         preferred: A learned objective whose improvement alone makes a training worth it; None for the hypervolume alone.
@@ -112,7 +112,8 @@ class TrialPlanner:
     @cached_property
     def candidates(self) -> list[Candidate]:
         """The learning classes with their members that fit."""
-        return candidates(self.knowledge, seed=self.seed, num_trials=len(self.records))
+        running = [parameters for parameters, stages in self.running if "train" in stages]
+        return candidates(self.knowledge, seed=self.seed, completed=self._completed, running=running)
 
     @cached_property
     def decision(self) -> Decision | str:
@@ -120,7 +121,8 @@ class TrialPlanner:
         if not self._setup.learned:
             return "probes have measured every objective of the study"
         given_up, busy = self.knowledge.failures.given_up, self._busy
-        left = [c for c in self.candidates if c.learning_class not in self._trained.keys() | given_up | busy]
+        done = self._trained.keys() | given_up | busy
+        left = [candidate for candidate in self.candidates if candidate.learning_class not in done]
         if not self.candidates or (not left and self.max_seeds == 1):
             return self._why_no_candidate()
         known = {key: values for key, trainings in self._trained.items() if (values := self._values_by_seed(trainings))}
