@@ -55,8 +55,7 @@ SAME_ALGORITHM = {"adamw_torch_fused": "adamw_torch", "adamw_8bit": "adamw_bnb_8
 
 PADDINGS = ("max_length", "longest")
 # Values of `TrainingArguments.train_sampling_strategy` that shuffle.
-GROUP_BY_LENGTH = "group_by_length"
-SAMPLING_STRATEGIES = ("random", GROUP_BY_LENGTH)
+SAMPLING_STRATEGIES = ("random", "group_by_length")
 # Values of `attn_implementation` in `from_pretrained`.
 FLASH_ATTENTION = "flash_attention_2"
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa", FLASH_ATTENTION)

@@ -103,8 +103,6 @@ class Knob:
         changes_length: Whether it changes how many steps a training takes.
         learning: How much it changes of what is learned.
         same: Values that are other names for one algorithm: what they learn differs by `Learning.ROUNDING` alone.
-        coordinates: Where a value stands among others, given the effective batch size, for the model of what is learned. One
-            unit apart is far enough to tell little of each other.
         target: What takes the value.
         arguments: The `TrainingArguments` that a value sets; by default the one of the knob's name.
         needs: What a value needs that may not be there, or None.
@@ -126,7 +124,6 @@ class Knob:
     changes_length: bool = False
     learning: Learning = Learning.NOTHING
     same: Mapping[Any, Any] = field(default_factory=dict)
-    coordinates: Callable[[Any, int], tuple[float, ...]] | None = None
     target: Target = Target.ARGUMENTS
     arguments: Callable[[Any], dict[str, Any]] | None = None
     needs: Callable[[Any], Need | None] = lambda _: None

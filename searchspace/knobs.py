@@ -6,14 +6,12 @@ a device that lacks something, the features of the sampler's model, and the name
 are shown.
 """
 
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from tradeoff.searchspace.choices import (
     ATTENTION_IMPLEMENTATIONS,
     FLASH_ATTENTION,
-    GROUP_BY_LENGTH,
     OPTIMIZERS,
     PADDINGS,
     REFUSED_OPTIMIZERS,
@@ -69,11 +67,6 @@ def _lora_need(value: int | None) -> Need | None:
     return None if value is None else Need(ability="peft", package="peft", reason=reason)
 
 
-def _apart(names: Sequence[str]) -> Callable[[Any, int], tuple[float, ...]]:
-    """Return coordinates in which any two of these names are a unit apart, since there is no order between them."""
-    return lambda value, _: tuple((value == name) / math.sqrt(2) for name in names)
-
-
 _DECLARED = (
     Knob(
         name=MICRO_BATCH,
@@ -119,7 +112,6 @@ _DECLARED = (
         memory=Memory(),
         changes_time=True,
         learning=Learning.PRECISION,
-        coordinates=lambda value, _: (0.0 if value == Precision.FP32 else 0.5,),
         arguments=lambda value: {"fp16": value == Precision.FP16, "bf16": value == Precision.BF16},
         needs=_precision_need,
         names_itself=True,
@@ -130,10 +122,6 @@ _DECLARED = (
         description="peak learning rate; default: the job's",
         label="learning rate",
         learning=Learning.METHOD,
-        # Three times the rate is a unit apart. A rate counts relative to the square root of the batch, with which the best one
-        # grows (S. Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", NeurIPS 2022): so what is
-        # learned at one batch size tells of the others.
-        coordinates=lambda rate, batch: (math.log(rate / math.sqrt(batch), 3),),
     ),
     Knob(
         name="warmup_ratio",
@@ -141,8 +129,6 @@ _DECLARED = (
         description="share of the steps in which the learning rate rises to its peak; default: the job's warmup_steps",
         label="warm-up",
         learning=Learning.METHOD,
-        # A fifth of the steps is a unit apart.
-        coordinates=lambda ratio, _: (5 * ratio,),
         # transformers 5 has one argument for both: below 1 it is a share.
         arguments=lambda ratio: {"warmup_steps": ratio},
     ),
@@ -153,8 +139,6 @@ _DECLARED = (
         label="epochs",
         changes_length=True,
         learning=Learning.METHOD,
-        # Three times as long is a unit apart.
-        coordinates=lambda epochs, _: (math.log(epochs, 3),),
     ),
     Knob(
         name="dataloader_num_workers",
@@ -180,7 +164,6 @@ _DECLARED = (
         changes_time=True,
         learning=Learning.METHOD,
         same=SAME_ALGORITHM,
-        coordinates=_apart(tuple(OPTIMIZERS)),
         needs=_optimizer_need,
         names_itself=True,
     ),
@@ -203,7 +186,6 @@ _DECLARED = (
         # The peak is that of the longest samples, however they are put together.
         changes_time=True,
         learning=Learning.METHOD,
-        coordinates=lambda value, _: (0.5 * (value == GROUP_BY_LENGTH),),
         names_itself=True,
         usual="random",
     ),

@@ -206,7 +206,7 @@ def _near(value: Any, domain: Domain) -> list[Any]:
     numbers = sorted(other for other in values if is_number(other))
     words = [other for other in values if not is_number(other) and other != value]
     if not is_number(value) or value not in numbers:
-        return words[:MAX_WORDS]
+        return [*words, *numbers][:MAX_WORDS]
     place, jump = numbers.index(value), 1 + len(numbers) // MAX_WORDS
     return [numbers[moved] for moved in (place - jump, place + jump) if 0 <= moved < len(numbers)] + words[:MAX_WORDS]
 

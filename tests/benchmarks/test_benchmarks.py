@@ -14,9 +14,10 @@ ROOT = Path(__file__).parents[2]
     "arguments",
     [
         ["decision.py", "--classes", "40", "--trials", "60"],
+        ["decision.py", "--wide", "--classes", "12"],
         ["scale.py", "overhead", "--storages", "sqlite", "--workers", "2", "--held", "30", "--trials", "4", "--running", "3"],
     ],
-    ids=lambda arguments: arguments[0],
+    ids=lambda arguments: " ".join(arguments[:2]),
 )
 def test_a_benchmark_runs_to_its_end(arguments: list[str]) -> None:
     name, *options = arguments

@@ -156,6 +156,7 @@ class SimulatedRunner:
         final, curve, stopped = self.measured_accuracy(p, job_seed), [], None
         total_s = train_time_s(p) * self.slowness(self.spent_s)
         thresholds = dict(stop_rule["thresholds"]) if stop_rule is not None else {}
+        goal = GOALS[stop_rule["goal"]["name"] if stop_rule is not None else "accuracy"]
         for epoch, lacking in ((1, 0.10), (2, 0.03), (3, 0.0)):
             curve.append(
                 Evaluation(
@@ -166,7 +167,8 @@ class SimulatedRunner:
                     eval_loss=loss_at(max(0.0, final - lacking)),
                 )
             )
-            if epoch < 3 and curve[-1].accuracy < thresholds.get(epoch * NUM_TRAIN, -1.0):
+            threshold = thresholds.get(epoch * NUM_TRAIN)
+            if epoch < 3 and threshold is not None and goal.better(threshold, getattr(curve[-1], goal.name)):
                 stopped = f"stopped after epoch {epoch}"
                 break
         return TrainingResult(
