@@ -2,9 +2,9 @@
 
     python benchmarks/decision.py [--classes 500] [--trials 2000] [--wide]
 
-Prints the median over several calls, in seconds of one core, of what a worker waits for between two trials: reading the study and deciding, and
-deriving what the trainings have settled. `--wide` is a space of ten knobs, most of them ranges, with as many trainings as
-`--classes` says in place of its trials; it also prints the most memory that the process held.
+Prints the median over several calls, in seconds of one core, of what a worker waits for between two trials: reading the study
+and deciding, and deriving what the trainings have settled. `--wide` is a space of ten knobs, most of them ranges, with as many
+trainings as `--classes` says in place of its trials; it also prints the most memory that the process held.
 """
 
 import argparse
