@@ -100,6 +100,7 @@ def select_next(
     repeats: Callable[..., Sequence[tuple[Candidate, float]]] = lambda *_: (),
     *,
     preferred: str | None = None,
+    min_gain: float = 0.0,
     space: SearchSpace | None = None,
     num_eval: int | None = None,
     variances: Mapping[LearningClass, Sequence[Mapping[str, float]]] = MappingProxyType({}),
@@ -117,6 +118,8 @@ def select_next(
             of the learned objectives, their names, the volume, and the standard scores to average over.
         preferred: A learned objective that comes first: a class is also worth what it is expected to add to the best value (its
             expected improvement), as a share of the distance between that and the reference.
+        min_gain: The expected improvement that is worth a training, as a share of the hypervolume: what is cheap and adds less is
+            not trained before what adds more.
         space: The space of the classes.
         num_eval: The samples of an evaluation; None if they are not known.
         variances: For the trainings of some classes, one mapping each, the variances of learned objectives that were not
@@ -159,7 +162,7 @@ def select_next(
     shares += [(float(gain), candidate, False) for gain, candidate in zip(worth, candidates, strict=True)]
     if not shares:
         return None
-    gain, chosen, is_repeat = max(shares, key=lambda entry: entry[0] / _cost(entry[1]))
+    gain, chosen, is_repeat = max(shares, key=lambda entry: (entry[0] >= min_gain, entry[0] / _cost(entry[1])))
     gains = {candidate.learning_class: share for share, candidate, repeat in shares if not repeat}
     return Decision(candidate=chosen, relative_gain=gain if now > 0 else math.inf, is_repeat=is_repeat, gains=gains)
 

@@ -139,6 +139,7 @@ class TrialPlanner:
                 self._repeatable(known.keys() - given_up - busy),
             ),
             preferred=self.preferred,
+            min_gain=self.min_gain,
             space=self._setup.space,
             num_eval=self._setup.num_eval,
         )
