@@ -118,8 +118,8 @@ def select_next(
             of the learned objectives, their names, the volume, and the standard scores to average over.
         preferred: A learned objective that comes first: a class is also worth what it is expected to add to the best value (its
             expected improvement), as a share of the distance between that and the reference.
-        min_gain: The expected improvement that is worth a training, as a share of the hypervolume: what is cheap and adds less is
-            not trained before what adds more.
+        min_gain: The expected improvement that is worth a training, as a share of the hypervolume: what adds less is not
+            trained before what adds more, however cheap it is.
         space: The space of the classes.
         num_eval: The samples of an evaluation; None if they are not known.
         variances: For the trainings of some classes, one mapping each, the variances of learned objectives that were not

@@ -56,7 +56,7 @@ def test_values_of_every_objective_are_published_with_where_they_come_from():
         assert record.values["samples_per_s"] == pytest.approx(samples / record.attributes["train_time_s"])
 
 
-def ending_in(value, *, above=64):
+def ending_in(value, *, above=32):
     """Trainings with an effective batch above a size end in this evaluation loss."""
 
     def diverging(parameters, stages):
@@ -115,7 +115,7 @@ def test_what_learns_nothing_that_can_be_compared_is_pruned_and_not_trained_agai
     batches = [simulated.TrialParameters(**record.params).effective_batch_size() for record in diverged]
     assert len(batches) == len({*batches})
     completed = [record for record in records if record.outcome == "completed"]
-    assert max(simulated.TrialParameters(**record.params).effective_batch_size() for record in completed) <= 64
+    assert max(simulated.TrialParameters(**record.params).effective_batch_size() for record in completed) <= 32
 
 
 def test_energy_is_refused_where_nothing_counts_it(monkeypatch, tmp_path):
