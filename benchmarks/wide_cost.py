@@ -3,7 +3,8 @@
     python benchmarks/wide_cost.py measure TABLE.json --trainings 120   # goes on where it was ended
     python benchmarks/wide_cost.py replay TABLE.json --seeds 5
 
-The job is that of `examples/any_knob.yaml` with half of its training samples. Such a space can't be measured configuration by
+The job is that of `examples/any_knob.yaml` with half of its training samples, and with the batches that learn something from
+them. Such a space can't be measured configuration by
 configuration, so both searches are replayed on a surrogate of real measurements:
 
 - Memory and the times of a step are those of probes, one for each combination of batch, checkpointing, precision and whether
@@ -47,6 +48,11 @@ from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.execution.preparation import cache_folder
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "any_knob.yaml"
+SMALLER = (
+    "job.train_samples=1200",
+    "space.per_device_train_batch_size={powers_of_two: [8, 64]}",
+    "space.gradient_accumulation_steps=[1, 2]",
+)
 COMPARED = ("(a) TPE, every trial trained", "(a') random, every trial trained", "(f) as (e), with repeats")
 NUM_REFERENCE = 20_000  # random configurations, whose front is the reference
 Json = dict[str, Any]
@@ -65,7 +71,7 @@ def draw(space: SearchSpace, count: int, seed: int) -> Iterator[TrialParameters]
 def measure(path: Path, num_trainings: int) -> None:
     """Probes every structure that differs in memory or time, and trains at random points."""
     table: Json = json.loads(path.read_text()) if path.exists() else {"probes": {}, "trainings": {}}
-    config = load_config(EXAMPLE, overrides=("job.train_samples=1200",))
+    config = load_config(EXAMPLE, overrides=SMALLER)
     with TrialServer() as server:
         device = server.describe_device()
         space, _ = available_space(config, device)
