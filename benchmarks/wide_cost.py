@@ -82,7 +82,7 @@ def measure(path: Path, num_trainings: int) -> None:
             request = {
                 "job": config.job.model_dump(),
                 "parameters": parameters.as_dict(),
-                "data_folder": prepared["folder"],
+                "data_folders": prepared["folders"],
                 "stages": [stage],
                 "memory_limit_mib": config.limits.peak_memory_mib,
             }

@@ -154,3 +154,23 @@ def test_a_mistake_in_ones_own_function_ends_the_command_with_a_sentence(tmp_pat
     assert process.returncode == 2
     assert text.splitlines()[-1].startswith("tradeoff: job.build 'stars:build' fails (")
     assert text.splitlines()[-1].endswith("stars.py, line 2): NameError: name 'undefined' is not defined")
+
+
+def test_eight_knobs_are_searched_together_with_default_settings(tmp_path: Path) -> None:
+    smaller = (
+        "job.train_samples=64",
+        "job.eval_samples=32",
+        "job.max_length=16",
+        "space.per_device_train_batch_size=[8,16]",
+        "space.gradient_accumulation_steps=[1,2]",
+        "sampler_seed=0",
+    )
+    config = load_config(ROOT / "examples" / "any_knob.yaml", overrides=smaller, trials=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "TrialServer", SharedTrialServer)
+        study = run_study(config, storage=f"sqlite:///{tmp_path}/a.db", display=Recorder(), cache=cache_folder())
+    results = read_results(study)
+    trained = [record for record in results.records if record.outcome == "completed" and not record.is_derived]
+    assert len({tuple(record.params.items()) for record in trained}) == 3
+    assert all(len(record.params) == 8 for record in trained)
+    assert pareto_front(results.records, results.objectives)
