@@ -8,6 +8,7 @@ Needs `pip install kaleido` and a Chromium or Chrome (BROWSER_PATH names it wher
 
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,12 @@ def front_plot(storage: str, name: str) -> go.Figure:
         )  # fmt: skip
     figure.update_yaxes(**GRID)
     figure.update_yaxes(title="accuracy", row=1, col=1)
+    # A long label in one line would widen the axes.
+    label = "<br>".join(textwrap.wrap(short_configuration(chosen.params), 24))
     for column, axis in ((1, "train_time_s"), (2, "peak_memory_mib")):
         figure.add_annotation(
-            x=chosen.values[axis], y=chosen.values["accuracy"], text=short_configuration(chosen.params), showarrow=False,
-            yshift=20, row=1, col=column,
+            x=chosen.values[axis], y=chosen.values["accuracy"], text=label, showarrow=False, xanchor="left", xshift=14,
+            yanchor="top", row=1, col=column,
         )  # fmt: skip
     return figure
 
