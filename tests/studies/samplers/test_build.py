@@ -176,3 +176,33 @@ def test_the_gp_sampler_sees_what_ran_out_of_memory_and_the_storage_stays_as_it_
     worst = [min(t.values[0] for t in before[:2]), *(max(t.values[i] for t in before[:2]) for i in (1, 2))]
     assert seen[2].values == seen[3].values == worst
     assert study.get_trials() == before
+
+
+CONDITIONAL = SpaceConfig.model_validate(
+    {
+        "per_device_train_batch_size": [4, 8],
+        "gradient_accumulation_steps": [1],
+        "gradient_checkpointing": [False],
+        "precision": ["fp32"],
+        "lr_scheduler_type": ["linear", "cosine"],
+        "neftune_noise_alpha": [None, 5],
+        "warmup_ratio": {"values": [0.0, 0.1], "only_with": {"lr_scheduler_type": "linear"}},
+        "dataloader_drop_last": {"values": [False, True], "changes": ["learning"]},
+    }
+)
+
+
+@pytest.mark.parametrize("sampler", ["decoupled", "tpe", "nsga2", "gp", "random", "grid"])
+def test_every_sampler_searches_none_truth_values_words_and_conditions(sampler, storage, monkeypatch):
+    # Ten trials of GP's are drawn before it uses its model.
+    trials = 14 if sampler == "gp" else 8
+    config = StudyConfig(name="few", job=simulated.JOB, space=CONDITIONAL, sampler=sampler, sampler_seed=0, trials=trials)
+    study, runner, _ = run(config, storage, monkeypatch)
+    space = config.search_space()
+    assert runner.trained
+    for trial in study.trials:
+        assert ("warmup_ratio" in trial.params) == (trial.params["lr_scheduler_type"] == "linear")
+        assert space.foreign(trial.params) is None
+        assert space.stored(space.read(trial.params)) == trial.params
+    assert {trial.params["neftune_noise_alpha"] for trial in study.trials} == {None, 5.0}
+    assert run_study(config, storage=storage, display=PlainDisplay(Console(file=io.StringIO()))).trials == study.trials
