@@ -21,8 +21,10 @@ from tradeoff.searchspace.knob import CHANGES
 # The study's user attribute that holds what was found out, by knob, as `Found.as_dict` gives it.
 FOUND_CHANGES = "found_changes"
 
-# Peaks that differ by up to this share are the same; the same configuration differs by less from one process to the next.
+# Peaks that differ by up to this share are the same: the same configuration differs by less from one process to the next ...
 SAME_PEAK = 0.01
+# ... or by up to as much as this, which is a few pages of a CPU's memory: 0.25 MiB of 6 were seen between two such probes.
+SAME_PEAK_MIB = 1.0
 # Times that differ by up to this share, or by up to two standard deviations, are the same ...
 SAME_TIME = 0.05
 # ... unless these are too large to tell anything.
@@ -189,7 +191,7 @@ def _memory_differs(with_first: Observation, with_other: Observation) -> bool | 
     first_mib, other_mib = with_first.peak_memory_mib, with_other.peak_memory_mib
     if not first_mib or not other_mib:
         return None
-    return abs(math.log(other_mib / first_mib)) > SAME_PEAK
+    return abs(math.log(other_mib / first_mib)) > SAME_PEAK and abs(other_mib - first_mib) > SAME_PEAK_MIB
 
 
 def _time_differs(pairs: Sequence[tuple[Observation, Observation]], factor: float) -> bool | None:

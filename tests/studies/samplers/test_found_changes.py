@@ -1,6 +1,7 @@
 """What a knob changes of which nothing is known, on a simulated card: found by probes, the same for all who read them."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from simulated_runner import (
@@ -15,7 +16,7 @@ from simulated_runner import (
 )
 from simulated_survey import Survey
 
-from tradeoff.objectives.knowledge.found_changes import Found
+from tradeoff.objectives.knowledge.found_changes import Found, _memory_differs
 from tradeoff.objectives.measurements.outcome import Completed, Measurements, OutOfMemory
 from tradeoff.searchspace import Categorical, FloatRange, Knobs, SearchSpace
 
@@ -140,3 +141,11 @@ def test_what_decides_whether_another_knob_is_set_is_not_looked_at_alone():
     assert "kind" not in found
     # Every structure is one that a trial can have.
     assert all(("size" in p) == (p["kind"] == "b") for p in survey.knowledge().setup.space.structures)
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "differs"), [(6.09, 6.34, False), (609.0, 634.0, True), (6.0, 8.0, True), (8e3, 8.05e3, False)]
+)
+def test_peaks_that_differ_by_little_or_by_a_small_share_are_the_same(first, other, differs):
+    seen = [SimpleNamespace(record=SimpleNamespace(outcome="probed"), peak_memory_mib=mib) for mib in (first, other)]
+    assert _memory_differs(*seen) is differs
