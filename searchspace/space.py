@@ -145,11 +145,15 @@ class SearchSpace:
 
     def violation(self, parameters: TrialParameters) -> Violation | None:
         """Return the violation of a rule that `parameters` break, or None."""
+        return self.effective_batch_size.check(parameters) or self.conflict(parameters)
+
+    def conflict(self, parameters: TrialParameters) -> Violation | None:
+        """Return the violation of a rule between values that can't be tried together, or None."""
         for values in self.excluded:
             if all(parameters.get(name) == value for name, value in values.items()):
                 together = " and ".join(f"{name} {value}" for name, value in values.items())
                 return Violation(name="excluded", amount=1.0, reason=f"{together} can't be trained with together")
-        return self.effective_batch_size.check(parameters) or check_conflicts(parameters)
+        return check_conflicts(parameters)
 
     def num_combinations(self) -> float:
         """Return the number of combinations of values, whether or not they meet the rules; infinite of a continuous space."""

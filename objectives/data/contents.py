@@ -84,4 +84,4 @@ def named(job: TextClassificationJob | CustomJob, part: str) -> str:
         "eval": job.eval_dataset or f"{job.dataset} ({job.eval_split})",
         "model": job.model,
     }
-    return names.get(part) or part
+    return names.get(part) or part.removeprefix("model ")  # one of several

@@ -20,7 +20,6 @@ from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.measurements.outcome import Completed, Interrupted, Outcome, OutOfMemory
 from tradeoff.objectives.measurements.records import TrialRecord, outcome_attributes
 from tradeoff.searchspace import MICRO_BATCH, MemoryClass, SearchSpace, TrialParameters
-from tradeoff.searchspace.constraints import check_conflicts
 from tradeoff.studies.execution.preparation import Preparation
 
 # The first batch to try; a batch of one says little about the next one.
@@ -90,7 +89,7 @@ def compute_configurations(space: SearchSpace) -> list[TrialParameters]:
     """
     left_out = {MICRO_BATCH, "gradient_accumulation_steps", *space.learning_only}
     listed = {
-        name: (domain.values() or (None,))[: None if space.knobs[name].memory else 1]
+        name: (domain.values() or domain.examples()[-1:])[: None if space.knobs[name].memory else 1]
         for name, domain in space.domains.items()
         if name not in left_out
     }
@@ -99,7 +98,7 @@ def compute_configurations(space: SearchSpace) -> list[TrialParameters]:
     found: dict[MemoryClass, TrialParameters] = {}
     for values in itertools.product(*listed.values()):
         parameters = space.parameters({MICRO_BATCH: 1, **dict(zip(listed, values, strict=True))})
-        if check_conflicts(parameters) is None:
+        if space.conflict(parameters) is None:
             found.setdefault(parameters.memory_class(), parameters)
     return list(found.values())
 

@@ -5,6 +5,7 @@ from running import tiny_study
 
 from tradeoff.studies.config.availability import available_space, check_batches, check_warmup, trainable_space
 from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.execution.fit import compute_configurations
 
 CPU = {"name": "a processor", "precisions": ["fp32", "bf16"], "total_memory_mib": 8000.0}
 
@@ -61,6 +62,54 @@ def test_a_model_that_lacks_all_that_is_searched_ends_the_study() -> None:
     message = r"space\.gradient_checkpointing: none of the values to search can be trained with: the model can't; search others"
     with pytest.raises(TradeoffError, match=message):
         trainable_space(config.search_space(), [lack(True)])
+
+
+def job_knobs(**space: Any) -> Any:
+    return tiny_study(space={"per_device_train_batch_size": [8], "precision": ["fp32"]} | space)
+
+
+def test_values_that_fail_together_are_left_out_together() -> None:
+    config = job_knobs(model=["a", "b"], max_length=[64, 512])
+    lacks = [{"values": {"model": "a", "max_length": 512}, "reason": "a has 128 positions"}]
+    space, line = trainable_space(config.search_space(), lacks)
+    assert line == "a with max_length 512 left out: a has 128 positions"
+    left = {(parameters["model"], parameters["max_length"]) for parameters in space.structures}
+    assert left == {("a", 64), ("b", 64), ("b", 512)}
+    assert {way["model"] for way in compute_configurations(space) if way["max_length"] == 512} == {"b"}
+    broken = space.violation(space.parameters({"per_device_train_batch_size": 8, "model": "a", "max_length": 512}))
+    assert broken is not None
+    assert broken.reason == "model a and max_length 512 can't be trained with together"
+
+
+def test_a_study_of_which_every_configuration_fails_together_ends() -> None:
+    config = job_knobs(model=["a"], max_length=[512])
+    lacks = [{"values": {"model": "a", "max_length": 512}, "reason": "a has 128 positions"}]
+    with pytest.raises(TradeoffError, match="no configuration can be trained: a with max_length 512 left out"):
+        trainable_space(config.search_space(), lacks)
+
+
+def test_ranks_are_left_out_where_peft_is_not_installed() -> None:
+    space, line = available_space(job_knobs(lora_rank=[None, 4]), CPU)
+    assert space.domains["lora_rank"].values() == (None,)
+    assert line == "lora_rank left out: needs the package peft, which is not installed (pip install 'tradeoff[lora]')"
+    assert available_space(job_knobs(lora_rank=[None, 4]), CPU | {"extras": ["peft"]})[1] is None
+
+
+def test_without_peft_a_study_of_adapters_alone_ends_with_the_command_that_installs_it() -> None:
+    with pytest.raises(TradeoffError, match=r"space\.lora_rank: .*; add null: lora_rank needs .*'tradeoff\[lora\]'"):
+        available_space(job_knobs(lora_rank=[4, 8]), CPU)
+    config = tiny_study(job={"lora": {"r": 4}}, space={"per_device_train_batch_size": [8], "precision": ["fp32"]})
+    with pytest.raises(TradeoffError, match=r"job\.lora: it needs the package peft"):
+        available_space(config, CPU)
+
+
+def test_a_function_of_the_users_own_needs_no_package_of_ours() -> None:
+    config = tiny_study(
+        job={"build": "mine:build"},
+        space={"per_device_train_batch_size": [8], "precision": ["fp32"], "lora_rank": [4]},
+        objectives=["eval_loss", "peak_memory_mib"],
+    )
+    assert available_space(config, CPU)[1] is None
 
 
 def test_a_warm_up_that_no_training_comes_to_the_end_of_is_refused() -> None:

@@ -132,3 +132,16 @@ def test_any_space_is_read_and_stored_or_refused_in_a_sentence(space, job):
     read = config.search_space()
     for parameters in read.drawn(5):
         assert read.read(read.stored(parameters)) == parameters
+
+
+def test_settings_of_adapters_need_adapters():
+    message = "space.lora_alpha: there must be adapters for it; search lora_rank too, or set job.lora"
+    assert sentence({"lora_alpha": [8]}).endswith(message)
+    for config in ({"job": {"lora": {}}}, {"space": {"lora_rank": [None, 8]}}):
+        StudyConfig.model_validate({**config, "space": {"lora_alpha": [8], **config.get("space", {})}})
+
+
+@pytest.mark.parametrize("value", ["query value", "query,,value", "a(b"])
+def test_layers_for_adapters_are_names(value):
+    told = sentence({"lora_rank": [8], "lora_target_modules": [value]})
+    assert "space.lora_target_modules: must be names of layers, separated by commas, or all-linear" in told
