@@ -84,10 +84,10 @@ def test_models_lengths_and_adapters_are_searched_jointly(tmp_path: Path, monkey
     )
     display = Recorder()
     study = run_study(config, storage=f"sqlite:///{tmp_path}/a.db", display=display, cache=cache_folder())
-    assert any("short with max_length 32 left out: the model" in line for line in display.messages)
+    assert f"max_length 32 with {short} left out: the model {short!r} has 16 positions" in display.messages
     records = [record for record in read_results(study).records if record.outcome == "completed"]
     assert {(record.params["model"], record.params["max_length"], record.params["lora_rank"]) for record in records} == {
         (model, length, rank) for model, length in (("embedded", 16), ("embedded", 32), (short, 16)) for rank in (None, 2)
     }
-    gradients = {record.params["lora_rank"]: record.attributes["gradients_mib"] for record in records}
+    gradients = {record.params["lora_rank"]: record.attributes["probe"]["gradients_mib"] for record in records}
     assert gradients[2] < gradients[None] / 2
