@@ -40,12 +40,14 @@ class Found:
         changes: What it changes, of `CHANGES`.
         told: What the study file says; None if it says nothing.
         numbers: The trials that were compared.
+        unclear: Of that, what was measured with too large an error to tell: it is taken to depend on the knob.
     """
 
     name: str
     changes: frozenset[str]
     told: frozenset[str] | None
     numbers: tuple[int, ...]
+    unclear: frozenset[str] = frozenset()
 
     @property
     def contradicts(self) -> bool:
@@ -55,19 +57,30 @@ class Found:
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values, to store."""
         told = None if self.told is None else sorted(self.told)
-        return {"changes": sorted(self.changes), "told": told, "trials": list(self.numbers)}
+        return {
+            "changes": sorted(self.changes),
+            "told": told,
+            "trials": list(self.numbers),
+            "unclear": sorted(self.unclear),
+        }
 
     @classmethod
     def from_dict(cls, name: str, values: Mapping[str, Any]) -> "Found":
         """Read what `as_dict` returned."""
         told = None if values["told"] is None else frozenset(values["told"])
-        return cls(name=name, changes=frozenset(values["changes"]), told=told, numbers=tuple(values["trials"]))
+        return cls(
+            name=name,
+            changes=frozenset(values["changes"]),
+            told=told,
+            numbers=tuple(values["trials"]),
+            unclear=frozenset(values["unclear"]),
+        )
 
     def __str__(self) -> str:
         trials = f"(trials {', '.join(map(str, self.numbers[:-1]))} and {self.numbers[-1]})"
         costs = [what for what in CHANGES if what != "learning"]
         if self.told is not None and not self.contradicts:
-            return f"{self.name}: costs depend on it as its `changes` say {trials}"
+            return f"{self.name}: no measurement contradicts its `changes` {trials}"
         if self.told is not None:
             found = " and ".join(what for what in costs if what in self.changes - self.told)
             verb = "depend" if " and " in found else "depends"
@@ -75,14 +88,16 @@ class Found:
                 f"{self.name}: {found} {verb} on it {trials}, unlike its `changes` say"
                 f" ({', '.join(sorted(self.told)) or 'nothing'}); it is searched as measured"
             )
-        match [what for what in costs if what in self.changes]:
-            case []:
-                return f"{self.name}: neither memory nor time depends on it {trials}"
-            case [one]:
-                other = next(what for what in costs if what != one)
-                return f"{self.name}: {one} depends on it, {other} does not {trials}"
-            case _:
-                return f"{self.name}: memory and time depend on it {trials}"
+        if not self.changes & set(costs):
+            return f"{self.name}: neither memory nor time depends on it {trials}"
+        if self.changes >= set(costs) and not self.unclear:
+            return f"{self.name}: memory and time depend on it {trials}"
+        return f"{self.name}: {', '.join(f'{what} {self._verdict(what)}' for what in costs)} {trials}"
+
+    def _verdict(self, what: str) -> str:
+        if what in self.unclear:
+            return "is too uncertain here to tell, and taken to depend on it"
+        return "depends on it" if what in self.changes else "does not depend on it"
 
 
 def compared_values(space: SearchSpace, name: str) -> list[Any]:
@@ -129,12 +144,13 @@ def found_changes(observations: Sequence[Observation], space: SearchSpace) -> li
             "memory": _any(_memory_differs(*pair) for of_value in pairs.values() for pair in of_value),
             "time": _any(_time_differs(of_value, factor) for of_value in pairs.values()),
         }
+        unclear = frozenset(what for what, does in differs.items() if does is None)
         if told is None:
             changes = frozenset(what for what in CHANGES if differs.get(what) is not False)
         else:
             changes = told | {what for what, does in differs.items() if does}
         numbers = sorted({o.record.number for of_value in pairs.values() for pair in of_value for o in pair})
-        found.append(Found(name=name, changes=changes, told=told, numbers=tuple(numbers)))
+        found.append(Found(name=name, changes=changes, told=told, numbers=tuple(numbers), unclear=unclear))
     return found
 
 

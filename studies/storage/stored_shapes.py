@@ -64,6 +64,7 @@ class _Found(BaseModel):
     changes: list[Literal["memory", "time", "learning"]]
     told: list[Literal["memory", "time", "learning"]] | None
     trials: list[int] = Field(min_length=2)
+    unclear: list[Literal["memory", "time"]]
 
 
 class _Untrained(BaseModel):

@@ -19,6 +19,7 @@ from simulated_survey import Survey
 from tradeoff.objectives.knowledge.found_changes import Found, _memory_differs
 from tradeoff.objectives.measurements.outcome import Completed, Measurements, OutOfMemory
 from tradeoff.searchspace import Categorical, FloatRange, Knobs, SearchSpace
+from tradeoff.studies.samplers.survey import Depth
 
 
 def space_with(changes=None, **domains):
@@ -62,13 +63,28 @@ def test_a_knob_on_which_no_cost_depends_is_found_by_one_more_probe_and_is_learn
 def test_a_knob_that_changes_time_alone_is_found_to_and_shares_its_memory():
     survey, found = found_by(space_with(kernel=Categorical(("a", "b"))), time=lambda p: 2.0 if p["kernel"] == "b" else 1.0)
     assert found["kernel"].changes == {"time", "learning"}
-    assert "time depends on it, memory does not" in str(found["kernel"])
+    assert "memory does not depend on it, time depends on it" in str(found["kernel"])
     assert "kernel" not in survey.knowledge().setup.space.structures[0].memory_class()
 
 
 def test_a_knob_that_changes_memory_alone_is_found_to():
     _, found = found_by(space_with(cache=Categorical((False, True))), memory=lambda p: 1.1 if p["cache"] else 1.0)
     assert found["cache"].changes == {"memory", "learning"}
+
+
+def test_times_that_are_too_uncertain_are_said_to_be():
+    survey = Survey(space_with(x=Categorical((0, 1))))
+
+    def busy(p, stages):
+        if isinstance(outcome := measured()(p, stages), OutOfMemory):
+            return outcome
+        probe = replace(outcome.measurements.probe, busy_share=0.9)
+        return Completed(measurements=replace(outcome.measurements, probe=probe))
+
+    survey.runner.instead = busy
+    (found,) = survey.run(depth=Depth.FIRST).knowledge().found
+    assert found.changes == {"time", "learning"}
+    assert "memory does not depend on it, time is too uncertain here to tell, and taken to depend on it" in str(found)
 
 
 def test_each_word_is_compared_and_of_numbers_the_ends():
@@ -108,7 +124,7 @@ def test_true_is_not_compared_with_one():
 
 @pytest.mark.parametrize("told", [None, frozenset({"learning"})])
 def test_what_is_found_is_stored_as_plain_values(told):
-    found = Found(name="x", changes=frozenset({"time", "learning"}), told=told, numbers=(3, 4))
+    found = Found(name="x", changes=frozenset({"time", "learning"}), told=told, numbers=(3, 4), unclear=frozenset({"time"}))
     assert Found.from_dict("x", found.as_dict()) == found
 
 

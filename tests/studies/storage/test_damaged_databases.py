@@ -127,7 +127,7 @@ REFUSED: dict[str, Damage] = {
     "baselines: text": study("baselines", '{"accuracy": "high"}'),
     "untrained: numbers": study("untrained", "[1]"),
     "found: numbers": study("found_changes", "[1]"),
-    "found: words": study("found_changes", '{"x": {"changes": ["money"], "told": null, "trials": [1, 2]}}'),
+    "found: words": study("found_changes", '{"x": {"changes": ["money"], "told": null, "trials": [1, 2], "unclear": []}}'),
     "schema of an earlier release": study("tradeoff_schema", "1"),
     "schema of a later release": study("tradeoff_schema", "9"),
     "schema: text": study("tradeoff_schema", '"new"'),
