@@ -5,6 +5,7 @@ shows the trade-offs, `train.py` trains; `export_files.py` makes the files for o
 not at all.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -95,8 +96,10 @@ def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> d
         "training_args.json": json.dumps(arguments, indent=2) + "\n",
         "tradeoff.yaml": yaml_text(provenance(results, choice)),
         "accelerate_config.yaml": accelerate_config(arguments, num_devices=results.num_devices),
-        "flags.txt": flags(arguments),
     }
+    # Where a shell would take one of the values apart, training_args.json alone holds them.
+    with contextlib.suppress(ValueError):
+        files["flags.txt"] = flags(arguments)
     title = f"{choice.record.origin} of the study {results.name}"
     files |= training_files(job, parameters, title=title, expected=_expected(results, choice), num_devices=results.num_devices)
     return files | {"README.md": model_card(results, choice, arguments, list(files))}

@@ -12,7 +12,7 @@ from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.export.train_script import modules, train_script
 
 # In `$(cat flags.txt)` a blank would begin another flag, and a star would name files.
-_WORD = re.compile(r'[\w.,:{}"+-]+')
+_WORD = re.compile(r'[\w.,:={}"+-]+')
 
 
 def accelerate_config(arguments: Mapping[str, Any], *, num_devices: int = 1) -> str:
@@ -42,7 +42,9 @@ def accelerate_config(arguments: Mapping[str, Any], *, num_devices: int = 1) -> 
 
 def flags(arguments: Mapping[str, Any]) -> str:
     """Return the arguments as flags, one a line, without blanks: for `script.py $(cat flags.txt)` and for an `args_file`."""
-    return "".join(f"--{name} {_flag_value(value)}\n" for name, value in (dict(arguments) | {"output_dir": "model"}).items())
+    # None is the default of each argument that takes it, and no word for it is read.
+    given = {name: value for name, value in (dict(arguments) | {"output_dir": "model"}).items() if value is not None}
+    return "".join(f"--{name} {_flag_value(value)}\n" for name, value in given.items())
 
 
 def training_files(

@@ -82,7 +82,7 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
         has_script="train.py" in files,
         launch=launch_command(num_devices),
         code_option=option_for(job),
-        example_script=_example_script(job, parameters, num_devices),
+        example_script=_example_script(job, parameters, num_devices) if "flags.txt" in files else None,
         arguments_json=json.dumps({name: value for name, value in arguments.items() if name != "output_dir"}, indent=2),
     )
 

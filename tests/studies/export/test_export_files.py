@@ -155,6 +155,15 @@ def test_a_flag_never_becomes_two(value: str) -> None:
         flags({"lr_scheduler_type": value})
 
 
+def test_flags_hold_no_none_and_are_left_out_where_a_value_is_more_than_a_word(tmp_path: Path) -> None:
+    assert flags({"neftune_noise_alpha": None, "optim_args": "rank=4,a=1"}) == "--optim_args rank=4,a=1\n--output_dir model\n"
+    words = {"optim_target_modules": ".*attention.*", "neftune_noise_alpha": None}
+    folder = exported(tmp_path, made_up(record(0, (0.7, 10.0, 1000.0), params(4) | words)), 0)
+    assert not (folder / "flags.txt").exists()
+    written = json.loads((folder / "training_args.json").read_text())
+    assert (written["optim_target_modules"], written["neftune_noise_alpha"]) == (".*attention.*", None)
+
+
 def test_the_readme_shows_the_whole_front_and_marks_the_chosen_one(tmp_path: Path) -> None:
     text = (exported(tmp_path, made_up(MIXED, PLAIN), 3) / "README.md").read_text()
     assert "| **3** | **4** | **8** | **on** | **bf16** | **0.700** | **10.00** | **1,000** | **chosen, knee, lowest" in text
