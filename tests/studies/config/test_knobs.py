@@ -21,7 +21,7 @@ from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import validated
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.tables import short_class, short_configuration
-from tradeoff.studies.samplers.acquisition import MetricGP
+from tradeoff.studies.samplers.metric_gp import MetricGP
 from tradeoff.studies.samplers.survey import Depth, next_probe
 
 CPU = {"kind": "cpu", "name": "a processor", "precisions": ["fp32", "bf16"], "extras": ["torch_compile"]}

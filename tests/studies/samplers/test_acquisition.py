@@ -8,7 +8,8 @@ import pytest
 from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.searchspace import LearningClass, Precision, TrialParameters
-from tradeoff.studies.samplers.acquisition import Candidate, MetricGP, Volume, select_next
+from tradeoff.studies.samplers.acquisition import Candidate, Volume, select_next
+from tradeoff.studies.samplers.metric_gp import MetricGP
 
 OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")
 REFERENCE = {"accuracy": 0.2, "train_time_s": 100.0, "peak_memory_mib": 1000.0}

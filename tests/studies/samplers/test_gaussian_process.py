@@ -5,9 +5,9 @@ import pytest
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.searchspace import LearningClass
-from tradeoff.studies.samplers.acquisition import MetricGP
 from tradeoff.studies.samplers.features import Features
 from tradeoff.studies.samplers.gaussian_process import GaussianProcess, Inputs, Noise, _misfit, _Parameters
+from tradeoff.studies.samplers.metric_gp import MetricGP
 
 NOISE = Noise(variance=0.01, spread=1.0)
 
