@@ -64,7 +64,8 @@ class MemoryModel:
         base = other[batch] if batch in other else interpolate(other, batch)
         # Too low for a batch so small that the update is its peak. A prediction that is too low is corrected by the probe that
         # checks it once it is on the front; one that is too high would never be checked.
-        return max(0.0, base + self._gradients_mib * (1 if memory_class["accumulates"] else -1)), "model", 0.0
+        gradients_mib = self._gradients_mib.get(memory_class.other_accumulation, 0.0)
+        return max(0.0, base + gradients_mib * (1 if memory_class["accumulates"] else -1)), "model", 0.0
 
     def measured_mib(self, parameters: TrialParameters) -> float | None:
         """Return the peak in MiB measured at exactly this memory class and micro-batch; None if there is none."""
@@ -135,7 +136,10 @@ class MemoryModel:
         return points
 
     @cached_property
-    def _gradients_mib(self) -> float:
-        """The size of all gradients, which is the same in every configuration of a job."""
-        probes = [o.record.attributes["probe"] for o in self.observations if "probe" in o.record.attributes]
-        return max((probe["gradients_mib"] for probe in probes), default=0.0)
+    def _gradients_mib(self) -> dict[MemoryClass, float]:
+        """The size of all gradients by memory class: adapters have fewer, and so has a smaller model."""
+        found: dict[MemoryClass, float] = {}
+        for observation in self.observations:
+            if (probe := observation.record.attributes.get("probe")) is not None:
+                found[observation.parameters.memory_class()] = probe["gradients_mib"]
+        return found

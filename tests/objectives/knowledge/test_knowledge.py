@@ -134,6 +134,14 @@ def test_a_line_with_accumulation_is_the_other_one_with_the_gradients():
     assert knowledge.memory_mib(configuration(8, 4)) == (1500.0, "model")
 
 
+def test_gradients_are_those_of_the_same_model_and_adapters():
+    space = SearchSpace(domains={**SPACE.domains, "lora_rank": Categorical((None, 8))})
+    adapters, whole = (configuration(4).replace(lora_rank=rank) for rank in (8, None))
+    knowledge = known(probed(0, adapters, 500.0, gradients_mib=2.0), probed(1, whole, 1000.0, gradients_mib=200.0), space=space)
+    assert knowledge.memory_mib(adapters.replace(gradient_accumulation_steps=2)) == (502.0, "model")
+    assert knowledge.memory_mib(whole.replace(gradient_accumulation_steps=2)) == (1200.0, "model")
+
+
 def test_one_measured_batch_is_not_enough_for_another():
     knowledge = known(probed(0, configuration(4), 1000.0))
     assert knowledge.memory_mib(configuration(8)) is None
