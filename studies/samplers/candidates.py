@@ -134,7 +134,7 @@ class _Drawer:
         key = self._knowledge.class_of(structure)
         if key not in self._fitting:
             parts: dict[tuple[Any, ...], list[tuple[TrialParameters, Cost]]] = {}
-            for member in self._setup.structures_of.get(key) or self._setup.members_of(structure):
+            for member in self._setup.members_of(structure):
                 if (cost := self._cost(member)) is not None:
                     parts.setdefault(tuple(member.get(name) for name in self._conditions), []).append((member, cost))
             self._fitting[key] = [tuple(part) for part in parts.values()]

@@ -126,8 +126,11 @@ REFUSED: dict[str, Damage] = {
     "device: missing": sql("DELETE FROM study_user_attributes WHERE key='device'"),
     "baselines: text": study("baselines", '{"accuracy": "high"}'),
     "untrained: numbers": study("untrained", "[1]"),
-    "found: numbers": study("found_changes", "[1]"),
-    "found: words": study("found_changes", '{"x": {"changes": ["money"], "told": null, "trials": [1, 2], "unclear": []}}'),
+    "found: numbers": sql("INSERT INTO study_user_attributes(study_id, key, value_json) VALUES (1, 'found_changes', '[1]')"),
+    "found: words": sql(
+        "INSERT INTO study_user_attributes(study_id, key, value_json)"
+        """ VALUES (1, 'found_changes', '{"x": {"changes": ["money"], "told": null, "trials": [1, 2], "unclear": []}}')"""
+    ),
     "schema of an earlier release": study("tradeoff_schema", "1"),
     "schema of a later release": study("tradeoff_schema", "9"),
     "schema: text": study("tradeoff_schema", '"new"'),
