@@ -225,7 +225,8 @@ def _run(fault_tolerant: FaultTolerantStudy, claimed: TrialRecord) -> TrialRecor
 
 
 def _template(objective: Objective, claimed: TrialRecord) -> FrozenTrial:
-    params = {name: claimed.params[name] for name in objective.setup.space.domains}
+    # Without what its conditions leave unset.
+    params = {name: claimed.params[name] for name in objective.setup.space.domains if name in claimed.params}
     # The plan is for other workers, who take what runs for trained, and for an interruption, after which nobody but the user
     # decides whether it is tried again.
     plan: Mapping[str, Any] = {

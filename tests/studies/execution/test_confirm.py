@@ -20,7 +20,7 @@ from tradeoff.studies.cli import confirm as confirm_command
 from tradeoff.studies.cli.confirm import confirmations_table
 from tradeoff.studies.cli.main import app
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.execution.confirm import Confirmation, confirm, to_confirm
+from tradeoff.studies.execution.confirm import Confirmation, _template, confirm, to_confirm
 from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.publication import as_they_stand
 from tradeoff.studies.results.results import StudyResults, read_results
@@ -78,6 +78,19 @@ def test_a_confirmed_configuration_stands_on_the_front_with_its_measured_values(
     assert number not in numbers
     assert study.user_attrs[SUPERSEDED][str(number)] == confirmation.measured.number
     assert (results_of(study, goal).trial(number).outcome, study.trials[number].state) == ("superseded", TrialState.COMPLETE)
+
+
+def test_a_configuration_is_confirmed_without_what_its_conditions_leave_unset() -> None:
+    domains = {
+        "per_device_train_batch_size": Categorical((4, 8)),
+        "lr_scheduler_type": Categorical(("linear", "cosine")),
+        "warmup_ratio": Categorical((0.0, 0.1)),
+    }
+    space = SearchSpace(domains=domains, only_with={"warmup_ratio": {"lr_scheduler_type": ("linear",)}})
+    goal = objective(SimulatedRunner(), space=space)
+    own = {"per_device_train_batch_size": 4, "lr_scheduler_type": "cosine"}
+    template = _template(goal, record(2, (0.5, 1.0, 100.0), own))
+    assert template.system_attrs["fixed_params"] == own
 
 
 def test_every_derived_configuration_of_the_front_is_confirmed(
