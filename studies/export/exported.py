@@ -6,7 +6,7 @@ Somebody else may have written it: everything that a training needs is looked at
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from tradeoff.objectives.job.settings import (
     EMBEDDED,
@@ -17,7 +17,8 @@ from tradeoff.objectives.job.settings import (
     TextClassificationJob,
     register_goals,
 )
-from tradeoff.searchspace import TrialParameters
+from tradeoff.searchspace import KNOBS, TrialParameters
+from tradeoff.searchspace.knob import Target
 from tradeoff.studies.config.study_file import explain, read_yaml
 from tradeoff.studies.errors import TradeoffError
 
@@ -57,7 +58,11 @@ class _Exported(BaseModel):
 
     @field_validator("parameters")
     @classmethod
-    def _are_legal(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+    def _are_legal(cls, parameters: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if isinstance(info.data.get("job"), TextClassificationJob):  # a function of one's own takes any keyword
+            for name in parameters:
+                if KNOBS[name].target is Target.KEYWORD:
+                    raise ValueError(f"{name!r} is no parameter of the built-in job")
         return TrialParameters.read(parameters).as_dict()
 
 

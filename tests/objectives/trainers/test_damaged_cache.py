@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tradeoff.objectives.job.arguments import name_of_data
 from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.trainers import prepared_data
 from tradeoff.objectives.trainers.prepared_data import load, prepare
@@ -121,7 +122,7 @@ def test_who_has_read_the_data_goes_on_while_another_mends_it(cache: Path) -> No
     prepare(JOB, cache)
     assert before[:] == load(entry(cache)).train[:]
     assert len(reader.eval) == 4  # read only now
-    assert load_workload(JOB, str(entry(cache)))
+    assert load_workload(JOB, {name_of_data(JOB): str(entry(cache))})
 
 
 def test_a_cache_may_be_moved(cache: Path, tmp_path: Path) -> None:
