@@ -7,6 +7,7 @@ import pytest
 from running import is_alive, poll, request, run, shared_server, tiny_job
 from transformers import LongformerConfig
 
+from tradeoff.objectives.job.arguments import name_of_data
 from tradeoff.objectives.measurements.outcome import Completed
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
 from tradeoff.objectives.trial.messages import Refusal
@@ -24,7 +25,7 @@ def start(tmp_path, job=None, **changes):
         "changes": {},
         "device": DEVICE,
         "memory_limit_mib": 1000.0,
-        "sequence_length": 32,
+        "longest": {name_of_data(job or tiny_job()): 32},
         "cache_folder": str(tmp_path),
     }
     return shared_server().start_task(whole | changes)
