@@ -7,11 +7,12 @@ from tradeoff.searchspace.choices import Precision
 from tradeoff.searchspace.constraints import EffectiveBatchSizeRange, Violation
 from tradeoff.searchspace.domains import Categorical, Domain, FloatRange, IntRange, PowersOfTwo
 from tradeoff.searchspace.knob import Knob, Learning
-from tradeoff.searchspace.knobs import KNOBS, MICRO_BATCH, Knobs
+from tradeoff.searchspace.knobs import ACCUMULATION, KNOBS, MICRO_BATCH, Knobs
 from tradeoff.searchspace.parameters import LearningClass, MemoryClass, Reuse, SpeedClass, TrialParameters, Values
 from tradeoff.searchspace.space import SearchSpace
 
 __all__ = [
+    "ACCUMULATION",
     "KNOBS",
     "MICRO_BATCH",
     "Categorical",

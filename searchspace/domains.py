@@ -6,7 +6,7 @@ enqueues a trial deals with a batch size of 8, never with its exponent or its po
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import optuna
 from optuna.distributions import (
@@ -17,6 +17,16 @@ from optuna.distributions import (
 )
 
 Value = bool | int | float | str | None
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Return True of a number, which a truth value is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Return True if two values of a parameter are equal; 1 and True are to Python, and are not here."""
+    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
 class Domain(Protocol):

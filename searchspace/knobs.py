@@ -19,12 +19,14 @@ from tradeoff.searchspace.choices import (
     SAMPLING_STRATEGIES,
     Precision,
 )
-from tradeoff.searchspace.kinds import Anything, Names, Numbers, OrNone, Switch, WholeNumbers, Words
+from tradeoff.searchspace.job_knobs import JOB_KNOBS
+from tradeoff.searchspace.kinds import Anything, Names, Numbers, Switch, WholeNumbers
 from tradeoff.searchspace.knob import Conflict, Knob, Learning, Memory, Need, Target
 from tradeoff.searchspace.training_arguments import FIELDS, OPEN_FIELDS
 
 # What the classes of memory and speed leave open: both are close to linear in the micro-batch.
 MICRO_BATCH = "per_device_train_batch_size"
+ACCUMULATION = "gradient_accumulation_steps"
 
 
 def _checkpointing(value: bool) -> dict[str, Any]:
@@ -62,11 +64,6 @@ def _compiler_need(value: bool) -> Need | None:
     return Need(ability="torch_compile", compiler=True, reason=reason) if value else None
 
 
-def _lora_need(value: int | None) -> Need | None:
-    reason = "needs the package peft, which is not installed (pip install 'tradeoff[lora]')"
-    return None if value is None else Need(ability="peft", package="peft", reason=reason)
-
-
 _DECLARED = (
     Knob(
         name=MICRO_BATCH,
@@ -80,7 +77,7 @@ _DECLARED = (
         learning=Learning.ROUNDING,
     ),
     Knob(
-        name="gradient_accumulation_steps",
+        name=ACCUMULATION,
         kind=WholeNumbers(must="be at least 1", allows=lambda steps: steps >= 1),
         description="micro-batches in one optimizer step",
         label="accumulation",
@@ -211,77 +208,7 @@ _DECLARED = (
         learning=Learning.ROUNDING,
         needs=_compiler_need,
     ),
-    Knob(
-        name="model",
-        kind=Words(),
-        description="Hub name, local directory, or `embedded`; default: the job's",
-        memory=Memory(),
-        changes_time=True,
-        learning=Learning.METHOD,
-        target=Target.JOB,
-        names_itself=True,
-    ),
-    Knob(
-        name="max_length",
-        kind=WholeNumbers(must="be at least 4", allows=lambda tokens: tokens >= 4, most=1_000_000),
-        description="tokens per text; longer texts are cut; default: the job's",
-        label="length",
-        memory=Memory(order=1),
-        changes_time=True,
-        learning=Learning.METHOD,
-        target=Target.JOB,
-    ),
-    Knob(
-        name="dropout",
-        kind=Numbers(must="be at least 0 and below 1", allows=lambda share: 0 <= share < 1),
-        description="share of values that the model's dropouts leave out; default: the job's",
-        # A mask is kept for the backward pass.
-        memory=Memory(seen_as=lambda share: share > 0),
-        changes_time=True,
-        learning=Learning.METHOD,
-        target=Target.JOB,
-    ),
-    Knob(
-        name="frozen_layers",
-        kind=WholeNumbers(must="be at least 0", allows=lambda layers: layers >= 0, most=1000),
-        description="layers of the model, from the first one, that are not trained; default: the job's",
-        label="frozen layers",
-        memory=Memory(order=-1),
-        changes_time=True,
-        learning=Learning.METHOD,
-        target=Target.JOB,
-    ),
-    Knob(
-        name="lora_rank",
-        kind=OrNone(kind=WholeNumbers(must="be at least 1", allows=lambda rank: rank >= 1, most=100_000), example=8),
-        description="rank of LoRA's adapters; null trains all weights; default: the job's",
-        label="LoRA rank",
-        memory=Memory(),
-        changes_time=True,
-        learning=Learning.METHOD,
-        target=Target.JOB,
-        needs=_lora_need,
-    ),
-    Knob(
-        name="lora_alpha",
-        kind=Numbers(must="be positive", allows=lambda alpha: alpha > 0),
-        description="scale of LoRA's adapters; default: the job's, or twice the rank",
-        label="LoRA alpha",
-        learning=Learning.METHOD,
-        target=Target.JOB,
-        only_with="lora_rank",
-    ),
-    Knob(
-        name="lora_target_modules",
-        kind=Words(),
-        description="layers that get adapters, as peft names them, such as all-linear; default: the job's",
-        label="LoRA targets",
-        memory=Memory(),
-        changes_time=True,
-        learning=Learning.METHOD,
-        target=Target.JOB,
-        only_with="lora_rank",
-    ),
+    *JOB_KNOBS,
     *FIELDS,
 )
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from tradeoff.searchspace.choices import Precision
 from tradeoff.searchspace.knob import Learning
-from tradeoff.searchspace.knobs import KNOBS, MICRO_BATCH, Knobs
+from tradeoff.searchspace.knobs import ACCUMULATION, KNOBS, MICRO_BATCH, Knobs
 
 
 class Reuse(StrEnum):
@@ -160,7 +160,7 @@ class TrialParameters(Values):
     @property
     def gradient_accumulation_steps(self) -> int:
         """Micro-batches in one optimizer step."""
-        steps: int = self._values["gradient_accumulation_steps"]
+        steps: int = self._values[ACCUMULATION]
         return steps
 
     @property

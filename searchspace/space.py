@@ -10,15 +10,16 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 
+from tradeoff.searchspace.conditions import Conditions, is_set, set_values
 from tradeoff.searchspace.constraints import EffectiveBatchSizeRange, Violation, check_conflicts
-from tradeoff.searchspace.domains import Categorical, Domain
-from tradeoff.searchspace.knobs import KNOBS, MICRO_BATCH, Knobs
+from tradeoff.searchspace.domains import Categorical, Domain, is_number, is_same
+from tradeoff.searchspace.knobs import ACCUMULATION, KNOBS, MICRO_BATCH, Knobs
 from tradeoff.searchspace.parameters import TrialParameters
 
 # Of a larger space, as many structures are drawn.
 MAX_STRUCTURES = 4096
 # The ways to split an effective batch are not drawn, unless there are very many.
-_SPLIT = (MICRO_BATCH, "gradient_accumulation_steps")
+_SPLIT = (MICRO_BATCH, ACCUMULATION)
 _MAX_SPLITS = 256
 # Values of one parameter that are looked at beside the first ones of all others.
 _MOST_SHOWN = 8
@@ -66,18 +67,9 @@ class SearchSpace:
         _ = self.conditions
 
     @cached_property
-    def conditions(self) -> Mapping[str, Mapping[str, tuple[Any, ...]]]:
-        """The conditions of parameters, those of a parameter after those of the ones that it depends on."""
-        found = {name: dict(self.only_with.get(name, {})) for name in self.domains}
-        for name, conditions in found.items():
-            if (other := self.knobs[name].only_with) is not None and other not in conditions:
-                values = self.domains[other].values() if other in self.domains else None
-                conditions |= {} if values is None else {other: tuple(value for value in values if value)}
-        # What is not searched is as the job says.
-        found = {
-            name: {other: allowed for other, allowed in conditions.items() if other in self.domains}
-            for name, conditions in found.items()
-        }
+    def conditions(self) -> Conditions:
+        """The conditions of all parameters, those of a parameter after those of the ones that it depends on."""
+        found = {name: self._conditions_of(name) for name in self.domains}
         ordered: dict[str, Mapping[str, tuple[Any, ...]]] = {}
         while left := [name for name in found if name not in ordered]:
             ready = [name for name in left if found[name].keys() <= ordered.keys()]
@@ -86,23 +78,23 @@ class SearchSpace:
             ordered |= {name: found[name] for name in ready}
         return ordered
 
-    def _is_set(self, name: str, values: Mapping[str, Any]) -> bool:
-        """Return True if a parameter has a value beside some others."""
-        return all(other in values and values[other] in allowed for other, allowed in self.conditions[name].items())
+    def _conditions_of(self, name: str) -> dict[str, tuple[Any, ...]]:
+        found = {**self.only_with.get(name, {})}
+        if (other := self.knobs[name].only_with) is not None and other in self.domains and other not in found:
+            values = self.domains[other].values()
+            found |= {} if values is None else {other: tuple(value for value in values if value)}
+        # What is not searched is as the job says.
+        return {other: allowed for other, allowed in found.items() if other in self.domains}
 
     def parameters(self, values: Mapping[str, Any]) -> TrialParameters:
         """Return the configuration with some values, without those that their conditions leave unset."""
-        held: dict[str, Any] = {name: value for name, value in values.items() if name not in self.conditions}
-        for name in self.conditions:
-            if name in values and self._is_set(name, held):
-                held[name] = values[name]
-        return TrialParameters(self.knobs, **held)
+        return TrialParameters(self.knobs, **set_values(values, self.conditions))
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> TrialParameters:
         """Draw a configuration with the trial's sampler, a suggestion for each parameter that is set, after its conditions."""
         values: dict[str, Any] = {}
         for name in self.conditions:
-            if self._is_set(name, values):
+            if is_set(name, values, self.conditions):
                 values[name] = self.domains[name].suggest(trial, name)
         return TrialParameters(self.knobs, **values)
 
@@ -114,7 +106,7 @@ class SearchSpace:
         """Return the parameters of a stored trial, or None where the trial does not hold all that it needs."""
         values: dict[str, Any] = {}
         for name in self.conditions:
-            if self._is_set(name, values):
+            if is_set(name, values, self.conditions):
                 if name not in stored:
                     return None
                 values[name] = stored[name]
@@ -134,12 +126,11 @@ class SearchSpace:
             if name not in self.domains:
                 return f"{name} must be one of the study's parameters ({', '.join(self.domains)}), got {value!r} for it"
             domain = self.domains[name]
-            ends, is_number = domain.examples(), isinstance(value, int | float) and not isinstance(value, bool)
+            ends = domain.examples()
             if (values := domain.values()) is not None:
-                # 1 == True in Python.
-                if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values):
+                if not any(is_same(value, one) for one in values):
                     return f"{name} must be one of {', '.join(map(str, values))}, got {value!r}"
-            elif not (is_number and ends[0] <= value <= ends[-1]):
+            elif not (is_number(value) and ends[0] <= value <= ends[-1]):
                 return f"{name} must be a number from {ends[0]} to {ends[-1]}, got {value!r}"
         return None
 

@@ -18,7 +18,6 @@ _JOB_FIELDS = ("model", "max_length", "dropout", "frozen_layers")
 _LORA_FIELDS = {"lora_alpha": "alpha", "lora_target_modules": "target_modules"}
 # Each is a copy of all samples.
 MAX_PREPARED = 32
-JOB_KNOBS = (*_JOB_FIELDS, "lora_rank", *_LORA_FIELDS)
 
 
 def training_arguments(job: TrainingSettings, parameters: TrialParameters, *, output_dir: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.prediction.time_error import TimeSample, combine, error_factor
 from tradeoff.searchspace import Knobs, SearchSpace, TrialParameters, Values
+from tradeoff.searchspace.domains import is_same
 from tradeoff.searchspace.knob import CHANGES
 
 # The study's user attribute that holds what was found out, by knob, as `Found.as_dict` gives it.
@@ -174,17 +175,12 @@ def _pairs(
     """Yield trials with the first value of a knob and with another one, where everything else that costs depend on is equal."""
     first, by_rest = space.domains[name].examples()[0], {}
     for o in observations:
-        if name in o.parameters and _is_same(o.parameters[name], first) and o.peak_memory_mib is not None:
+        if name in o.parameters and is_same(o.parameters[name], first) and o.peak_memory_mib is not None:
             by_rest[_rest(o.parameters, name)] = o
     for o in observations:
-        is_other = name in o.parameters and _is_same(o.parameters[name], value)
+        is_other = name in o.parameters and is_same(o.parameters[name], value)
         if is_other and (with_first := by_rest.get(_rest(o.parameters, name))) is not None:
             yield with_first, o
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    # 1 == True in Python.
-    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def _rest(parameters: TrialParameters, name: str | None = None) -> Values:

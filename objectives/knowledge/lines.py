@@ -9,15 +9,23 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from tradeoff.objectives.prediction.effects import is_number
-from tradeoff.searchspace import MICRO_BATCH, Categorical, Domain, MemoryClass, SearchSpace, SpeedClass, TrialParameters, Values
+from tradeoff.searchspace import (
+    ACCUMULATION,
+    MICRO_BATCH,
+    Categorical,
+    Domain,
+    MemoryClass,
+    SearchSpace,
+    SpeedClass,
+    TrialParameters,
+    Values,
+)
+from tradeoff.searchspace.domains import is_number
 
 # With more compute configurations than this, knobs are surveyed one by one.
 MAX_FAMILIES = 8
 # The most micro-batches of a line whose knobs are surveyed one by one.
 MAX_BATCHES = 32
-
-ACCUMULATION = "gradient_accumulation_steps"
 
 Line = Mapping[int, TrialParameters]
 

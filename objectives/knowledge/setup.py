@@ -8,9 +8,18 @@ from functools import cached_property
 from itertools import islice
 
 from tradeoff.objectives.job.settings import TrainingSettings
-from tradeoff.objectives.knowledge.lines import ACCUMULATION, Lines
+from tradeoff.objectives.knowledge.lines import Lines
 from tradeoff.objectives.measurements.goals import cost_names, learned_names
-from tradeoff.searchspace import MICRO_BATCH, LearningClass, MemoryClass, Reuse, SearchSpace, SpeedClass, TrialParameters
+from tradeoff.searchspace import (
+    ACCUMULATION,
+    MICRO_BATCH,
+    LearningClass,
+    MemoryClass,
+    Reuse,
+    SearchSpace,
+    SpeedClass,
+    TrialParameters,
+)
 
 # The most members of a learning class that are looked at where not every configuration can be.
 MAX_MEMBERS = 128

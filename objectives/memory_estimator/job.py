@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tradeoff.objectives.device.registry import device_class
-from tradeoff.objectives.job.arguments import JOB_KNOBS, job_of, name_of_data
+from tradeoff.objectives.job.arguments import job_of, name_of_data
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
 from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimate, MemoryEstimates
@@ -16,6 +16,7 @@ from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_ME
 from tradeoff.objectives.memory_estimator.settings import OPTIMIZERS, TraceSettings
 from tradeoff.searchspace import MemoryClass, TrialParameters
 from tradeoff.searchspace.choices import PADDINGS
+from tradeoff.searchspace.job_knobs import JOB_KNOBS
 
 # On a CPU a peak is measured in pages that were touched: at worst 6.5% below what was requested, in 40 probes of the embedded
 # job. A bound that rules configurations out keeps more than twice that distance.
@@ -121,7 +122,7 @@ def estimate_for_search(
     for parameters in configurations:
         own_job = job_of(job, parameters)
         # What the tracer varies by itself, or the job holds, is not a part of its settings.
-        settings_of = parameters.memory_class().without((*_VARIED, *JOB_KNOBS))
+        settings_of = parameters.memory_class().without((*_VARIED, *(knob.name for knob in JOB_KNOBS)))
         is_traced = all(name in _TRACED and value in _TRACED[name] for name, value in settings_of.items())
         if is_traced and trains_all_weights(own_job):
             groups.setdefault((own_job, settings_of), []).append(parameters)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeoff.searchspace import Values
+from tradeoff.searchspace.domains import is_number
 
 Array = NDArray[np.float64]
 
@@ -243,8 +244,3 @@ class _Codes:
         unknown = np.array([len(key.keys() - self._scales.keys()) for key in keys])
         variance = (_EFFECT**2 * (1 + numbers**2) + _CURVATURE**2).sum(axis=1) + _EFFECT**2 * unknown
         return _Encoded(groups, numbers, variance)
-
-
-def is_number(value: Any) -> bool:
-    """Return True if a value is a number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -11,13 +11,13 @@ from tradeoff.objectives.device.registry import start_device
 from tradeoff.objectives.job.arguments import jobs_of_data, name_of_data
 from tradeoff.objectives.job.settings import EMBEDDED, AnyJob, CustomJob
 from tradeoff.objectives.trainers import prepared_data
-from tradeoff.objectives.trainers.conditions import Conditions
 from tradeoff.objectives.trainers.custom_trainer import check_keywords
 from tradeoff.objectives.trainers.model_files import JobFault, LengthFault
 from tradeoff.objectives.trainers.refused_values import arguments_to_try, check_arguments
 from tradeoff.objectives.trainers.try_out import TryOut, failing_options, options
 from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.searchspace import KNOBS, MICRO_BATCH, TrialParameters
+from tradeoff.searchspace.conditions import Conditions
 from tradeoff.searchspace.knob import Target
 
 _TRIED = "tried-{}"

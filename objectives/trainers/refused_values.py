@@ -7,9 +7,9 @@ from transformers import TrainingArguments
 
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.settings import TrainingSettings
-from tradeoff.objectives.trainers.conditions import Conditions, set_parameters, with_conditions
 from tradeoff.objectives.trainers.model_files import JobFault, first_line
 from tradeoff.searchspace import KNOBS, TrialParameters
+from tradeoff.searchspace.conditions import Conditions, set_values, with_conditions
 from tradeoff.searchspace.knob import Target
 
 
@@ -36,7 +36,8 @@ def check_arguments(
     always = {name: values[0] for name, values in searched.items() if len(values) == 1}
     for name, values in arguments_to_try(searched).items():
         for value in values:
-            parameters = set_parameters(base.replace(**always | with_conditions({name: value}, conditions)), conditions)
+            chosen = {**base, **always, **with_conditions({name: value}, conditions)}
+            parameters = TrialParameters(**set_values(chosen, conditions))
             error = _refusal(job, parameters, use_cpu)
             if error is not None and _refusal(job, parameters.without([name]), use_cpu) is None:
                 raise JobFault(

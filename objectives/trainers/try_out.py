@@ -18,11 +18,11 @@ from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.device.temporary_folder import temporary_folder
 from tradeoff.objectives.job.arguments import job_of, training_arguments
 from tradeoff.objectives.job.settings import AnyJob
-from tradeoff.objectives.trainers.conditions import Conditions, set_parameters, with_conditions
 from tradeoff.objectives.trainers.custom_trainer import tolerant_metrics
 from tradeoff.objectives.trainers.model_files import JobFault
 from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.searchspace import KNOBS, TrialParameters
+from tradeoff.searchspace.conditions import Conditions, set_values, with_conditions
 from tradeoff.searchspace.constraints import check_conflicts
 from tradeoff.searchspace.kinds import Names, Switch
 
@@ -136,7 +136,7 @@ def failing_options(
     needed = conditions or {}
 
     def error_of(parameters: TrialParameters) -> BaseException | None:
-        parameters = set_parameters(parameters, needed)
+        parameters = TrialParameters(**set_values(parameters, needed))
         if parameters not in known:
             known[parameters] = attempt(parameters)
         return known[parameters]
@@ -144,8 +144,8 @@ def failing_options(
     def can_replace(parameters: TrialParameters, name: str) -> bool:
         others = [parameters.replace(**{name: value}) for value in choices[name] if value != parameters.get(name)]
         # One that leaves other options unset may work for that reason.
-        held = set_parameters(parameters, needed).keys()
-        others = [other for other in others if set_parameters(other, needed).keys() == held]
+        held = set_values(parameters, needed).keys()
+        others = [other for other in others if set_values(other, needed).keys() == held]
         return any(check_conflicts(other) is None and error_of(other) is None for other in others)
 
     failed = {together: error for together in _together(base, choices, needed) if (error := error_of(together)) is not None}
@@ -172,12 +172,12 @@ def _together(base: TrialParameters, choices: Choices, conditions: Conditions) -
         each = {name: values[min(position, len(values) - 1)] for name, values in choices.items()}
         first = first or each
         if check_conflicts(together := base.replace(**each)) is None:
-            occurred |= set_parameters(together, conditions).items()
+            occurred |= set_values(together, conditions).items()
             yield together
     # What its conditions left unset there.
     for name, values in choices.items():
         for value in values if conditions.get(name) else ():
             together = base.replace(**first | with_conditions({name: value}, conditions))
             if (name, value) not in occurred and check_conflicts(together) is None:
-                occurred |= set_parameters(together, conditions).items()
+                occurred |= set_values(together, conditions).items()
                 yield together

@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from tradeoff.searchspace.domains import is_number
 from tradeoff.studies.cli.options import StorageUrl, TableOrJson
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import print_result
-from tradeoff.studies.results.compare import Comparison, compare_studies, compare_trials, is_number
+from tradeoff.studies.results.compare import Comparison, compare_studies, compare_trials
 from tradeoff.studies.results.fitted_table import FittedTable
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.storage.opening import load_study, open_storage

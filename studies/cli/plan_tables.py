@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tradeoff.objectives.job.arguments import JOB_KNOBS
 from tradeoff.objectives.memory_estimator.gpus import GPUS
 from tradeoff.objectives.memory_estimator.run_estimate import RunEstimate, largest_fitting
 from tradeoff.searchspace import KNOBS, Precision
+from tradeoff.searchspace.job_knobs import JOB_KNOBS
 from tradeoff.studies.results.fitted_table import FittedTable
 
 _PARTS = ("context", "weights", "gradients", "optimizer", "activations", "workspace", "retained")
@@ -91,7 +91,7 @@ def frontier_table(estimates: Sequence[RunEstimate], device_memory_mib: float) -
 
 def _further(estimates: Sequence[RunEstimate]) -> list[str]:
     """Return the settings of the job that differ: the model, the length."""
-    return [name for name in JOB_KNOBS if len({each.parameters.get(name) for each in estimates}) > 1]
+    return [knob.name for knob in JOB_KNOBS if len({each.parameters.get(knob.name) for each in estimates}) > 1]
 
 
 def _bounds(estimate: RunEstimate) -> list[str]:

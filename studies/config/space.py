@@ -10,7 +10,7 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from tradeoff.objectives.job.settings import CustomJob, Lora, TextClassificationJob, TrainingSettings
-from tradeoff.searchspace import KNOBS, MICRO_BATCH, Domain, Knob, SearchSpace
+from tradeoff.searchspace import ACCUMULATION, KNOBS, MICRO_BATCH, Domain, Knob, SearchSpace
 from tradeoff.searchspace.knob import CHANGES
 from tradeoff.searchspace.names import OTHER_NAMES, TAKEN_NAMES, hint
 from tradeoff.searchspace.training_arguments import OPEN_FIELDS, REFUSED_FIELDS
@@ -107,7 +107,7 @@ def _only_with(name: str, told: Any) -> dict[str, tuple[Any, ...]]:
         return {}
     if not isinstance(told, Mapping) or not told:
         raise ValueError(f"only_with must hold the values that other parameters must have, by their names, got {told!r}")
-    if name in (MICRO_BATCH, "gradient_accumulation_steps"):
+    if name in (MICRO_BATCH, ACCUMULATION):
         raise ValueError("it is always set; leave only_with out")
     found = {}
     for other, values in told.items():

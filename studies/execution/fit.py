@@ -19,7 +19,7 @@ from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.measurements.outcome import Completed, Interrupted, Outcome, OutOfMemory
 from tradeoff.objectives.measurements.records import TrialRecord, outcome_attributes
-from tradeoff.searchspace import MICRO_BATCH, MemoryClass, SearchSpace, TrialParameters
+from tradeoff.searchspace import ACCUMULATION, MICRO_BATCH, MemoryClass, SearchSpace, TrialParameters
 from tradeoff.studies.execution.preparation import Preparation
 
 # The first batch to try; a batch of one says little about the next one.
@@ -87,14 +87,14 @@ def compute_configurations(space: SearchSpace) -> list[TrialParameters]:
 
     A parameter that does not change the memory of a step takes the first of its values.
     """
-    left_out = {MICRO_BATCH, "gradient_accumulation_steps", *space.learning_only}
+    left_out = {MICRO_BATCH, ACCUMULATION, *space.learning_only}
     listed = {
         name: (domain.values() or domain.examples()[-1:])[: None if space.knobs[name].memory else 1]
         for name, domain in space.domains.items()
         if name not in left_out
     }
-    steps = space.domains.get("gradient_accumulation_steps")
-    listed["gradient_accumulation_steps"] = tuple(sorted((steps.values() if steps is not None else None) or (1,)))
+    steps = space.domains.get(ACCUMULATION)
+    listed[ACCUMULATION] = tuple(sorted((steps.values() if steps is not None else None) or (1,)))
     found: dict[MemoryClass, TrialParameters] = {}
     for values in itertools.product(*listed.values()):
         parameters = space.parameters({MICRO_BATCH: 1, **dict(zip(listed, values, strict=True))})

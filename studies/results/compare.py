@@ -7,6 +7,7 @@ from typing import Any
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import KNOBS
+from tradeoff.searchspace.domains import is_number
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.front import dominates, extremes, pareto_front
 from tradeoff.studies.results.hypervolume import hypervolumes
@@ -187,8 +188,3 @@ def _better(name: str, a: float | None, b: float | None) -> str | None:
     if a is None or b is None or a == b:
         return None
     return "a" if GOALS[name].better(a, b) else "b"
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value is a number, which True and False are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.measurements.goals import GOALS, is_comparable, learned_names
 from tradeoff.searchspace import KNOBS, LearningClass, SearchSpace, TrialParameters
+from tradeoff.searchspace.domains import is_number
 from tradeoff.searchspace.knobs import Knobs
-from tradeoff.studies.samplers.features import BATCH, Features, is_number
+from tradeoff.studies.samplers.features import BATCH, Features
 from tradeoff.studies.samplers.gaussian_process import Array
 from tradeoff.studies.samplers.metric_gp import MetricGP, size_of
 

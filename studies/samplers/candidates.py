@@ -12,8 +12,8 @@ from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import GOALS, Goal, cost_goals, is_comparable
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import Domain, FloatRange, LearningClass, SearchSpace, TrialParameters
+from tradeoff.searchspace.domains import is_number
 from tradeoff.studies.samplers.acquisition import Candidate
-from tradeoff.studies.samplers.features import is_number
 
 # Learning classes that are looked at: all of a space that has no more, else as many of a pool, and some near the front.
 MAX_CLASSES = 512
@@ -69,7 +69,8 @@ def candidates(
     for parameters in itertools.chain(trained, running):
         drawer.add(parameters.structure, parameters.learning_only)
     most = drawer.number + MAX_NEIGHBOURS
-    for parameters in neighbours(_front(completed, knowledge.setup), space):
+    front = (space.read(record.params) for record in front_of_many(completed, knowledge.setup.objectives))
+    for parameters in neighbours((found for found in front if found is not None), space):
         if drawer.number >= most:
             break
         drawer.add(parameters.structure, parameters.learning_only)
@@ -87,9 +88,7 @@ class _Drawer:
         self._knowledge = knowledge
         self._setup = knowledge.setup
         space, failures = self._setup.space, knowledge.failures
-        others = {space.knobs[name].only_with for name in space.learning_only}.union(
-            *(space.only_with.get(name, ()) for name in space.learning_only)
-        )
+        others = {other for name in space.learning_only for other in space.conditions[name]}
         # Members of one class that differ in these may differ in whether a parameter is set that changes learning only.
         self._conditions = [name for name in space.domains if name in others and name not in space.learning_only]
         self._has_failures = bool(failures.hopeless or failures.lost_trainings or failures.left_out)
@@ -170,16 +169,15 @@ def _pool(
         yield groups[int(first * len(groups))], values
 
 
-def _front(completed: Sequence[TrialRecord], setup: StudySetup) -> list[TrialParameters]:
-    """Return the configurations on the front, the best one in the first objective first."""
+def front_of_many(completed: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
+    """Return the Pareto front, best in the first objective first: moocore, as comparing 2,000 trials in pairs takes seconds."""
     import moocore
 
     if not completed:
         return []
-    costs = np.array([[GOALS[name].cost(record.values[name]) for name in setup.objectives] for record in completed])
-    places = np.flatnonzero(moocore.is_nondominated(costs))
-    read = (setup.space.read(completed[place].params) for place in places[np.argsort(costs[places, 0], kind="stable")])
-    return [parameters for parameters in read if parameters is not None]
+    costs = np.array([[GOALS[name].cost(record.values[name]) for name in objectives] for record in completed])
+    front = [place for place, keep in enumerate(moocore.is_nondominated(costs)) if keep]
+    return [completed[place] for place in sorted(front, key=lambda place: (*costs[place], place))]
 
 
 def neighbours(front: Iterable[TrialParameters], space: SearchSpace) -> Iterator[TrialParameters]:

@@ -15,11 +15,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
 from tradeoff.searchspace import KNOBS, Categorical, Domain, FloatRange, Learning, LearningClass, PowersOfTwo, SearchSpace
+from tradeoff.searchspace.domains import is_number, is_same
 from tradeoff.searchspace.kinds import MIN_RATE
 from tradeoff.studies.samplers.gaussian_process import Array, Inputs
 
@@ -103,7 +104,7 @@ class Axis:
         place = [self.number(value) / self.unit if is_number(value) else 0.0] if self.has_numbers else []
         if not self.words:
             return place
-        kinds = [not is_number(value) and _same(word, value) for word in self.words] + [is_number(value)] * self.has_numbers
+        kinds = [not is_number(value) and is_same(word, value) for word in self.words] + [is_number(value)] * self.has_numbers
         return place + [self.apart * kind / math.sqrt(2) for kind in kinds]
 
     def number(self, value: float) -> float:
@@ -185,16 +186,6 @@ class Features:
             (DECAY, DECAY_EXPONENT, {BATCH: 1, RATE: -1, EPOCHS: -1}),
         ]
         return [rule for rule in rules if (axis := self._axis_of.get(rule[0])) is not None and axis.is_log]
-
-
-def is_number(value: Any) -> TypeGuard[int | float]:
-    """Return True of a number, which a truth value is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _same(a: Any, b: Any) -> bool:
-    # 1 == True in Python.
-    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
 def _is_logarithmic(domain: Domain, smallest: float, high: float) -> bool:

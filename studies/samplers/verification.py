@@ -15,6 +15,7 @@ from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import spread_name
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.samplers.acquisition import Volume
+from tradeoff.studies.samplers.candidates import front_of_many
 
 Array = NDArray[np.float64]
 
@@ -36,7 +37,7 @@ def to_verify(
         pending: Running configurations.
         min_gain: The share of the hypervolume that a correction must be able to add.
     """
-    front = _front(completed, volume)
+    front = front_of_many(completed, volume.objectives)
     for record in front:
         parameters = _unmeasured(record, knowledge, pending)
         if parameters is not None:
@@ -58,17 +59,6 @@ def to_verify(
     if best is None:
         return None
     return best[1], f"it would add {best[0]:.1%} to the hypervolume if its predicted values are a little too high"
-
-
-def _front(completed: Sequence[TrialRecord], volume: Volume) -> list[TrialRecord]:
-    """Return the Pareto front, best in the first objective first: moocore, as comparing 2,000 trials in pairs takes seconds."""
-    import moocore
-
-    points = np.array([volume.scaled(record.values) for record in completed]).reshape(-1, len(volume.objectives))
-    if not len(points):
-        return []
-    front = [position for position, keep in enumerate(moocore.is_nondominated(points)) if keep]
-    return [completed[position] for position in sorted(front, key=lambda position: (*points[position], position))]
 
 
 def _unmeasured(record: TrialRecord, knowledge: Knowledge, pending: Collection[TrialParameters]) -> TrialParameters | None:

@@ -25,7 +25,7 @@ from tradeoff.objectives.measurements.records import OutcomeKind, check_sources,
 from tradeoff.objectives.measurements.seeds import spread_name
 from tradeoff.objectives.memory_estimator.estimates import MEMORY_ESTIMATES, MemoryEstimates
 from tradeoff.searchspace import KNOBS, TrialParameters
-from tradeoff.searchspace.domains import Value
+from tradeoff.searchspace.domains import Value, is_number
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import explain
 from tradeoff.studies.storage.owner import OWNER_ATTRIBUTE
@@ -218,10 +218,9 @@ def _goal(name: str) -> Goal | None:
 
 
 def _check_number(name: str, value: Any, *, is_learned: bool = False, may_diverge: bool = False) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     # A whole number in JSON may have more digits than a float can hold.
     is_too_long = isinstance(value, int) and abs(value) > sys.float_info.max
-    if not is_number or is_too_long or not (may_diverge or math.isfinite(value)):
+    if not is_number(value) or is_too_long or not (may_diverge or math.isfinite(value)):
         raise ValueError(f"{name} must be a number, got {reprlib.repr(value)}")
     if is_learned:  # a metric of the user's own may have any name, and any value
         return
@@ -240,9 +239,8 @@ def _check_finite(name: str, value: Any) -> None:
 
 def _check_params(trial: FrozenTrial, config: StudyConfig, *, is_whole: bool) -> None:
     """Check the values of the knobs; a trial that has completed has no others, and all that are needed."""
-    searched = config.space.model_dump()
     for name, value in trial.params.items():
-        if name not in KNOBS and name not in searched:
+        if name not in KNOBS and name not in config.space.names:
             raise ValueError(f"it has a value of {name!r}, which the study does not search")
         if value is not None or KNOBS[name].kind.takes_none:
             KNOBS[name].kind.read_value(value)
