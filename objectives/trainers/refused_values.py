@@ -10,6 +10,7 @@ from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.trainers.model_files import JobFault, first_line
 from tradeoff.searchspace import KNOBS, TrialParameters
 from tradeoff.searchspace.conditions import Conditions, set_values, with_conditions
+from tradeoff.searchspace.domains import is_number
 from tradeoff.searchspace.knob import Target
 
 
@@ -50,8 +51,8 @@ def arguments_to_try(searched: Mapping[str, Sequence[Any]]) -> dict[str, list[An
     found = {}
     for name, values in searched.items():
         if KNOBS[name].target is Target.ARGUMENTS:
-            numbers = [value for value in values if type(value) in (int, float)]
-            others = [value for value in values if type(value) not in (int, float)]
+            numbers = [value for value in values if is_number(value)]
+            others = [value for value in values if not is_number(value)]
             found[name] = [*others, *numbers[:1], *numbers[1:][-1:]]
     return found
 

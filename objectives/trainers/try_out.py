@@ -24,6 +24,7 @@ from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.searchspace import KNOBS, TrialParameters
 from tradeoff.searchspace.conditions import Conditions, set_values, with_conditions
 from tradeoff.searchspace.constraints import check_conflicts
+from tradeoff.searchspace.domains import is_number
 from tradeoff.searchspace.kinds import Names, Switch
 
 Choices = Mapping[str, Sequence[Any]]
@@ -109,7 +110,7 @@ def options(choices: Choices) -> dict[str, tuple[Any, ...]]:
         if (isinstance(KNOBS[name].kind, Names | Switch) and name not in _NOT_TRIED) or name == "lora_target_modules"
     }
     # Of a knob of which nothing is known, what is no number.
-    opened = {name: [value for value in values if type(value) not in (int, float)] for name, values in choices.items()}
+    opened = {name: [value for value in values if not is_number(value)] for name, values in choices.items()}
     named |= {name: tuple(values) for name, values in opened.items() if values and KNOBS[name].is_open}
     one_each = {name: [value for value in choices.get(name, ()) if value][:1] for name in _ONE_OF}
     return named | {name: tuple(values) for name, values in one_each.items() if values}
