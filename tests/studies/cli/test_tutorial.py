@@ -15,7 +15,7 @@ def test_the_study_file_has_as_many_configurations_as_the_text_says() -> None:
     (example,) = re.findall(r"```yaml\n(.*?)```", TUTORIAL, flags=re.DOTALL)
     config = StudyConfig.model_validate(yaml.safe_load(example))
     (said,) = re.findall(r"These are (\d+) configurations", TUTORIAL)
-    assert config.search_space().size() == int(said)
+    assert config.search_space().num_combinations() == int(said)
 
 
 def test_every_command_of_the_text_exists() -> None:
