@@ -19,9 +19,6 @@ from tradeoff.studies.visible import visible
 
 BLUE, VERMILLION, ORANGE = "#0072B2", "#D55E00", "#E69F00"
 GREY, INK, GRID = "#8A94A0", "#1F2933", "#E3E7EB"
-# Uniform in lightness for every kind of colour vision: https://doi.org/10.1371/journal.pone.0199239
-SEQUENTIAL = "Cividis"
-SEQUENTIAL_CSS = "linear-gradient(to right, #00224e, #3b496c, #777776, #b8a866, #fee838)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 # Values that differ by more than this factor are drawn on a logarithmic axis.

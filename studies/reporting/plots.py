@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from tradeoff.objectives.measurements.goals import GOALS, Goal, learned_names, learning_curve
+from tradeoff.objectives.measurements.goals import GOALS, learned_names, learning_curve
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.studies.reporting.heat_maps import heat_map_figure, heat_map_metrics, heat_maps
 from tradeoff.studies.reporting.plot_style import BLUE, axis, baseline_line, layout, near_range, plot_text
 from tradeoff.studies.reporting.trade_off_plots import MEMORY, group, pair_figure
 from tradeoff.studies.results.criteria import numeric_value
@@ -21,7 +20,6 @@ from tradeoff.studies.results.hypervolume import hypervolume_over_cost
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.tables import capitalized, short_configuration
 
-HEAT_MAP_CAPTION = "One map for each precision and checkpointing; bright is better, OOM ran out of memory, empty was not tried."
 # The dark four fifths of Viridis: thin lines in its yellow can't be seen on white.
 _LINE_COLORS = ((68, 1, 84), (62, 74, 137), (38, 130, 142), (53, 183, 121), (165, 197, 0))
 
@@ -45,16 +43,7 @@ class Plot:
 
 def study_plots(results: StudyResults) -> list[Plot]:
     """Return every plot for which the study has data, the trade-off first; none while nothing completed."""
-    heat = [
-        Plot(
-            name=f"heat-map-{metric.name.replace('_', '-')}",
-            title=f"{capitalized(metric.heading)} by batch size and accumulation",
-            caption=heat_map_caption(results, metric),
-            figure=heat_map_figure(heat_maps(results, metric), metric),
-        )
-        for metric in (heat_map_metrics(results) if _has_completed(results) else ())
-    ]
-    return [*trade_off_plots(results, judged_front(results)), *search_plots(results), *heat]
+    return [*trade_off_plots(results, judged_front(results)), *search_plots(results)]
 
 
 def trade_off_plots(results: StudyResults, front: JudgedFront) -> list[Plot]:
@@ -100,12 +89,6 @@ def search_plots(results: StudyResults) -> list[Plot]:
             )
         )
     return found
-
-
-def heat_map_caption(results: StudyResults, metric: Goal) -> str:
-    """Return how to read the heat maps of a metric, with the value of a constant answer where it is known."""
-    baseline = results.baselines.get(metric.name)
-    return HEAT_MAP_CAPTION + ("" if baseline is None else f" A constant answer has {metric.show(baseline)}.")
 
 
 def curve_figure(records: Sequence[TrialRecord], baselines: Mapping[str, float]) -> Any:
@@ -195,10 +178,6 @@ def _effective_batch(record: TrialRecord) -> int:
 
 def _time_unit(longest_s: float) -> tuple[str, float]:
     return ("s", 1.0) if longest_s < 180 else ("min", 60.0) if longest_s < 3 * 3600 else ("h", 3600.0)
-
-
-def _has_completed(results: StudyResults) -> bool:
-    return any(record.outcome == "completed" for record in results.records)
 
 
 def _edge_note(results: StudyResults, names: Sequence[str]) -> str:

@@ -17,9 +17,8 @@ from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.reporting import plot_style
-from tradeoff.studies.reporting.heat_maps import heat_map_metrics, heat_maps, single_heat_map_figure
 from tradeoff.studies.reporting.notes import PACKAGE, study_values
-from tradeoff.studies.reporting.plots import HEAT_MAP_CAPTION, search_plots, trade_off_plots
+from tradeoff.studies.reporting.plots import search_plots, trade_off_plots
 from tradeoff.studies.reporting.templating import render, render_html
 from tradeoff.studies.results.evidence import JudgedFront, judged_front
 from tradeoff.studies.results.results import StudyResults
@@ -39,8 +38,7 @@ def html_report(results: StudyResults) -> str:
     for plot in plots:
         plot.figure.update_layout(showlegend=False, margin={"t": 10})
     searched = search_plots(results)
-    maps, map_figures = _heat_maps(results) if front.records else ([], {})
-    figures = {plot.name: plot.figure for plot in (*plots, *searched)} | map_figures
+    figures = {plot.name: plot.figure for plot in (*plots, *searched)}
     best = {record.number for record in (front.knee, *front.extremes.values()) if record is not None}
     return render_html(
         PACKAGE,
@@ -53,8 +51,6 @@ def html_report(results: StudyResults) -> str:
         has_out_of_memory=any(record.outcome == "out_of_memory" for record in results.records),
         trade_off_plots=plots,
         front_classes=[_row_class(record, front, best) for record in front.records],
-        heat_map_caption=HEAT_MAP_CAPTION,
-        heat_maps=maps,
         search_plots=searched,
         trial_classes=["over" if record.outcome == "out_of_memory" else "" for record in results.records],
         version=results.tradeoff_version,
@@ -126,31 +122,3 @@ def _cards(front: JudgedFront) -> list[dict[str, Any]]:
         }
         for number, record in chosen.items()
     ]
-
-
-def _heat_maps(results: StudyResults) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the heat maps of each metric that has any value, and their figures by the id of their place on the page."""
-    groups, figures = [], {}
-    for metric in heat_map_metrics(results):
-        maps = heat_maps(results, metric)
-        known = [value for one in maps for row in one.values for value in row if value is not None]
-        if not known:
-            continue
-        places = []
-        for position, one in enumerate(maps):
-            identifier = f"map-{metric.name}-{position}".replace("_", "-")
-            figures[identifier] = single_heat_map_figure(one, metric, maps)
-            places.append((identifier, one.facet, int(figures[identifier].layout.height)))
-        gradient = plot_style.SEQUENTIAL_CSS
-        groups.append(
-            {
-                "title": capitalized(metric.heading),
-                "low": metric.show(min(known)),
-                "high": metric.show(max(known)),
-                "baseline": None if metric.name not in results.baselines else metric.show(results.baselines[metric.name]),
-                "gradient": gradient if metric.direction == "maximize" else gradient.replace("to right", "to left"),
-                "columns": "by-three" if len(maps) % 3 == 0 else "by-two",
-                "maps": places,
-            }
-        )
-    return groups, figures

@@ -57,7 +57,7 @@ def test_the_dashboard_reads_the_notes_and_the_plots(study: optuna.Study) -> Non
     assert optuna_dashboard.get_note(study).startswith("## stars\n")
     assert note_of(study, 1).startswith("### 64 x 1, fp32\n\n**Out of memory**: `out of memory in the probe`\n")
     plots = get_plotly_graph_objects(attributes(study))
-    assert {"accuracy-over-train-time-s", "curves", "heat-map-accuracy"} <= plots.keys()
+    assert {"accuracy-over-train-time-s", "curves"} <= plots.keys()
     shown = json.loads(plots["accuracy-over-train-time-s"])
     assert shown["layout"]["title"]["text"] == "Accuracy over training time"
 

@@ -6,15 +6,11 @@ import pytest
 from memory_storage import in_memory
 from stored_studies import TRIALS, completed, make_study, out_of_memory, params, record
 
-from tradeoff.objectives.measurements.goals import GOALS
-from tradeoff.studies.reporting.heat_maps import heat_map_metrics, heat_maps
 from tradeoff.studies.reporting.plots import curve_figure, study_plots, trade_off_plots
 from tradeoff.studies.reporting.trade_off_plots import MARKED, group, pair_figure
 from tradeoff.studies.results.evidence import judged_front
 from tradeoff.studies.results.hypervolume import hypervolume_over_cost
 from tradeoff.studies.results.results import StudyResults, read_results
-
-PEAK = GOALS["peak_memory_mib"]
 
 
 def results_of(*trials: optuna.trial.FrozenTrial, objectives: tuple[str, ...] | None = None) -> StudyResults:
@@ -115,28 +111,6 @@ def test_values_that_differ_by_orders_of_magnitude_are_drawn_on_a_logarithmic_ax
     assert (figure.layout.yaxis.type, figure.layout.xaxis.type) == ("log", "linear")
 
 
-def test_heat_maps_have_a_map_for_each_precision_and_checkpointing(results):
-    maps = heat_maps(results, PEAK)
-    assert [one.facet for one in maps] == ["fp32", "fp32, checkpointing"]
-    assert maps[0].batches == (4, 8, 16, 32, 64)
-    assert maps[0].accumulations == (1, 2)
-    assert maps[0].values == ((None, 900.0, 1000.0, 2000.0, None), (None,) * 5)
-    assert maps[0].out_of_memory == {(0, 4)}
-    assert maps[1].values == ((None, None, 1100.0, None, None), (500.0, None, None, None, None))
-
-
-def test_a_cell_that_several_trials_share_shows_the_best_of_them():
-    slow = completed((0.7, 10.0, 300.0), params(8) | {"precision": "bf16"})
-    better = completed((0.9, 10.0, 300.0), params(8) | {"precision": "bf16", "gradient_accumulation_steps": 2})
-    both = results_of(slow, better)
-    accuracy = next(metric for metric in heat_map_metrics(both) if metric.name == "accuracy")
-    assert heat_maps(both, accuracy)[0].values == ((0.7,), (0.9,))
-    records = [record(0, (0.7, 1.0, 1.0), params(8)), record(1, (0.8, 1.0, 1.0), params(8) | {"learning_rate": 1e-3})]
-    shared = StudyResults(**{name: getattr(both, name) for name in both.__dataclass_fields__} | {"records": tuple(records)})
-    one = heat_maps(shared, accuracy)[0]
-    assert (one.values, one.trials) == (((0.8,),), ((1,),))
-
-
 def test_curves_share_a_colour_and_a_name_by_effective_batch():
     records = [
         record(0, (0.8, 1.0, 1.0), params(8), training={"curve": curve(0.5, 0.8)}),
@@ -188,7 +162,7 @@ def test_no_text_of_a_study_becomes_markup_in_a_plot(results):
     # Plotly's own JSON escapes the letters of tags.
     plots = {plot.name: json.dumps(json.loads(plot.figure.to_json())) for plot in study_plots(changed)}
     escaped = {name for name, shown in plots.items() if "&lt;b&gt;" in shown}
-    assert escaped >= {"curves", "accuracy-over-train-time-s", "heat-map-accuracy"}
+    assert escaped >= {"curves", "accuracy-over-train-time-s"}
     assert [name for name, shown in plots.items() if text in shown] == []
 
 
@@ -205,7 +179,6 @@ def test_a_constant_answer_is_a_labelled_line_within_the_axes_of_every_plot_of_w
         assert "constant answer 0.420" in [note.text for note in figure.layout.annotations], name
         assert 0.42 in [y for one in figure.data for y in one.y], name
     assert not plots["train-time-s-over-peak-memory-mib"].figure.layout.annotations[0].text.startswith("constant")
-    assert plots["heat-map-accuracy"].caption.endswith("A constant answer has 0.420.")
 
 
 def test_a_constant_answer_is_upright_where_the_metric_is_on_the_lower_axis():
@@ -248,6 +221,4 @@ def test_a_value_that_all_but_diverged_does_not_make_the_rest_look_alike() -> No
     assert 1.0 < low < 1.2
     assert 1.5 < high < 2
     assert plots["eval-loss-over-train-time-s"].caption.endswith("Beyond the axes: trial 4.")
-    assert plots["heat-map-eval-loss"].figure.data[0].zmax == 1.5
-    assert "1e+20" in plots["heat-map-eval-loss"].figure.data[0].text[0]
     assert judged_front(results).knee.number == 1
