@@ -16,10 +16,11 @@ import optuna
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tradeoff.objectives.job.arguments import training_arguments
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.trainers.accuracy import compute_metrics
+from tradeoff.objectives.trainers.labelled_samples import collator
 from tradeoff.objectives.trainers.models import build_model
-from tradeoff.objectives.trainers.prepared_data import collator, load
+from tradeoff.objectives.trainers.prepared_data import load
 from tradeoff.searchspace import SearchSpace, TrialParameters
 
 OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."
@@ -43,7 +44,7 @@ def make_trainer(job: TextClassificationJob, data: Any, parameters: TrialParamet
         args=TrainingArguments(**(training_arguments(job, parameters, output_dir=folder) | quiet)),
         train_dataset=data.train,
         eval_dataset=data.eval,
-        data_collator=collator(data, job.padding, max_length=job.max_length),
+        data_collator=collator(data.tokenizer, job.padding, is_padded=data.is_padded, max_length=job.max_length),
         compute_metrics=compute_metrics,
         callbacks=[OutOfMemoryAfterOneStep(fits)],
     )

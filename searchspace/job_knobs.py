@@ -3,7 +3,7 @@
 With a job of one's own they are keywords of its function, by the same names.
 """
 
-from tradeoff.searchspace.kinds import Numbers, OrNone, WholeNumbers, Words
+from tradeoff.searchspace.kinds import Numbers, OrNone, Switch, WholeNumbers, Words
 from tradeoff.searchspace.knob import Knob, Learning, Memory, Need, Target
 
 
@@ -29,6 +29,16 @@ JOB_KNOBS: tuple[Knob, ...] = (
         description="tokens per text; longer texts are cut; default: the job's",
         label="length",
         memory=Memory(order=1),
+        changes_time=True,
+        learning=Learning.METHOD,
+        target=Target.JOB,
+    ),
+    Knob(
+        name="packing",
+        kind=Switch(),
+        description="of a language model: put several texts into one sequence of max_length tokens; default: the job's",
+        label="packed",
+        memory=Memory(),
         changes_time=True,
         learning=Learning.METHOD,
         target=Target.JOB,

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tradeoff.objectives.job.settings import EMBEDDED, CustomJob, TextClassificationJob, local_path
+from tradeoff.objectives.job.jobs import CustomJob
+from tradeoff.objectives.job.settings import EMBEDDED, BuiltInJob, local_path
 
 BUILD = "build"
 _ROWS_AT_ONCE = 10_000
@@ -46,7 +47,7 @@ def short_hash(depends: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def local_contents(job: TextClassificationJob) -> dict[str, str]:
+def local_contents(job: BuiltInJob) -> dict[str, str]:
     """Return the fingerprints of what a job reads here: `train`, `eval` if that is another file, and a directory's `model`."""
     model = local_path(job.model)
     contents = {"model": folder_fingerprint(model)} if job.model != EMBEDDED and os.path.isdir(model) else {}
@@ -75,7 +76,7 @@ def custom_contents(job: CustomJob) -> dict[str, str]:
     return contents
 
 
-def named(job: TextClassificationJob | CustomJob, part: str) -> str:
+def named(job: BuiltInJob | CustomJob, part: str) -> str:
     """Return the name that the job gives to a part of its contents: `reviews.csv` for `train`."""
     if isinstance(job, CustomJob):
         return str(job.kwargs.get(part.removeprefix("kwargs."), part))

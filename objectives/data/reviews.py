@@ -67,7 +67,7 @@ def _review(draw: Random) -> Review:
     # An opinion takes about six words, a filler sentence about eight.
     opinions = _opinions(stars, min(len(ASPECTS), max(1, round(words / 10))), draw)
     names = draw.sample(sorted(ASPECTS), len(opinions))
-    sentences = [_sentence(ASPECTS[name], opinion, draw) for name, opinion in zip(names, opinions, strict=True)]
+    sentences = [opinion_sentence(ASPECTS[name], opinion, draw) for name, opinion in zip(names, opinions, strict=True)]
     sentences = _joined(sentences, opinions, draw)
     length = sum(len(sentence.split()) for sentence in sentences)
     while length + 8 <= words:
@@ -89,7 +89,8 @@ def _opinions(stars: int, count: int, draw: Random) -> list[int]:
             return opinions
 
 
-def _sentence(aspect: Aspect, opinion: int, draw: Random) -> str:
+def opinion_sentence(aspect: Aspect, opinion: int, draw: Random) -> str:
+    """Return a sentence with an opinion from -2 to 2, without 0, in lower case and without a full stop."""
     subject = draw.choice(aspect.subjects)
     if draw.random() < TAKEN_BACK_SHARE:
         before = f"{draw.choice(phrases.EARLIER)} {subject} {_judgement(aspect, draw.choice(_OPINIONS), draw)}"

@@ -3,17 +3,19 @@
 Every error in the data is reported here, before anything is tokenised: a sentence with the rule, the value and the remedy.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
+import pyarrow as pa  # type: ignore[import-untyped]
 
 from tradeoff.objectives.data.contents import table_fingerprint
 from tradeoff.objectives.data.hub import first_line, hub_access
 from tradeoff.objectives.data.labels import class_numbers
 from tradeoff.objectives.data.reviews import generate_reviews
-from tradeoff.objectives.data.text_files import check_columns, checked_texts, read_table
-from tradeoff.objectives.job.settings import EMBEDDED, TextClassificationJob, local_path
+from tradeoff.objectives.data.text_files import NO_LISTS, Columns, Lists, check_columns, checked_texts, read_table
+from tradeoff.objectives.job.jobs import TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, BuiltInJob, local_path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,35 +43,62 @@ def labelled_texts(job: TextClassificationJob) -> LabelledTexts:
     """
     if job.dataset == EMBEDDED:
         return _generated(job)
+    tables, names = tables_of(job, job.columns())
+    checked, label_names = _check(list(zip(tables, names, strict=True)), job)
+    train, evaluation = picked(checked, names, job)
+    return LabelledTexts(train=train, eval=evaluation, label_names=label_names, contents=hub_contents(job, tables))
+
+
+def tables_of(job: BuiltInJob, columns: Columns, lists: Lists = NO_LISTS) -> tuple[list[Any], list[str]]:
+    """Return the tables that a job reads, one that is split or one for each part, and their names.
+
+    Args:
+        job: The job, which names a file or a data set of the Hub.
+        columns: As for `text_files.read_table`.
+        lists: As for `text_files.read_table`.
+
+    Raises:
+        ValueError: They can't be read, or lack the columns.
+    """
     if job.is_local_file:
-        train = _read_file(job.dataset, job)
-        apart = _read_file(job.eval_dataset, job) if job.eval_dataset and job.evaluates else None
-        names = job.dataset, job.eval_dataset or job.dataset
-    else:
-        train = _read_hub(job, job.train_split)
-        is_split = not job.evaluates or job.eval_split == job.train_split
-        apart = None if is_split else _read_hub(job, job.eval_split)
-        names = f"{job.dataset} ({job.train_split})", f"{job.dataset} ({job.eval_split})"
-    tables = [(table, name) for table, name in zip((train, apart), names, strict=True) if table is not None]
-    checked, label_names = _check(tables, job)
-    parts = () if job.is_local_file else zip(("train", "eval"), tables, strict=False)
-    contents = {part: table_fingerprint(table) for part, (table, _) in parts}
-    return replace(_pick(checked, job, names), label_names=label_names, contents=contents)
+        files = [job.dataset, *([job.eval_dataset] if job.eval_dataset and job.evaluates else [])]
+        tables = [read_table(local_path(name), columns, encoding=job.encoding, lists=lists) for name in files]
+        return [datasets.Dataset(table) for table in tables], files
+    splits = [job.train_split, *([job.eval_split] if job.evaluates and job.eval_split != job.train_split else [])]
+    return [_read_hub(job, split, columns, lists) for split in splits], [f"{job.dataset} ({split})" for split in splits]
+
+
+def hub_contents(job: BuiltInJob, tables: list[Any]) -> dict[str, str]:
+    """Return the fingerprints of the splits of the Hub that were read, as `train` and `eval`; of files none."""
+    return (
+        {} if job.is_local_file else {part: table_fingerprint(of) for part, of in zip(("train", "eval"), tables, strict=False)}
+    )
+
+
+def generated_counts(job: BuiltInJob) -> tuple[int, int]:
+    """Return how many samples of generated data a job trains and evaluates on.
+
+    Raises:
+        ValueError: It asks for all.
+    """
+    if job.train_samples is None or job.eval_samples is None:
+        raise ValueError("generated samples are unlimited: set train_samples and eval_samples to numbers")
+    return job.train_samples, job.eval_samples
 
 
 def _generated(job: TextClassificationJob) -> LabelledTexts:
-    if job.train_samples is None or job.eval_samples is None:
-        raise ValueError("generated reviews are unlimited: set train_samples and eval_samples to numbers")
+    counts = generated_counts(job)
     if job.num_labels != 5:
         raise ValueError(f"generated reviews have five stars: num_labels must be 5, got {job.num_labels}")
-    reviews = generate_reviews(job.train_samples + job.eval_samples, seed=job.data_seed)
+    reviews = generate_reviews(sum(counts), seed=job.data_seed)
     samples = datasets.Dataset.from_dict(
         {"text": [review.text for review in reviews], "label": [review.stars - 1 for review in reviews]}
     )
-    return _split(samples, job.train_samples, job.eval_samples)
+    train, evaluation = split(samples, *counts)
+    return LabelledTexts(train=train, eval=evaluation)
 
 
-def _read_hub(job: TextClassificationJob, split: str) -> Any:
+def _read_hub(job: BuiltInJob, split: str, columns: Columns, lists: Lists) -> Any:
     with hub_access("dataset", job.dataset):
         try:
             table = datasets.load_dataset(job.dataset, job.dataset_config, split=split)
@@ -82,15 +111,12 @@ def _read_hub(job: TextClassificationJob, split: str) -> Any:
                 " again"
             ) from error
     where = f"{job.dataset} ({split})"
-    check_columns(table.column_names, job.columns(), where)
-    for key, name in job.columns().items():
-        if key != "label_column":
-            checked_texts(table.data.column(name), f"{name!r} of {where}", blank_is_missing=False)
-    return table.select_columns(list(job.columns().values()))
-
-
-def _read_file(name: str, job: TextClassificationJob) -> Any:
-    return datasets.Dataset(read_table(local_path(name), job.columns(), encoding=job.encoding))
+    columns = check_columns(table.column_names, columns, where)
+    for key, name in columns.items():
+        column = table.data.column(name)
+        if key != "label_column" and not (name in lists and pa.types.is_nested(column.type)):
+            checked_texts(column, f"{name!r} of {where}", blank_is_missing=False)
+    return table.select_columns(list(columns.values()))
 
 
 def _check(tables: list[tuple[Any, str]], job: TextClassificationJob) -> tuple[list[Any], tuple[str, ...] | None]:
@@ -105,13 +131,18 @@ def _check(tables: list[tuple[Any, str]], job: TextClassificationJob) -> tuple[l
     return checked, names
 
 
-def _pick(tables: list[Any], job: TextClassificationJob, names: tuple[str, str]) -> LabelledTexts:
+def picked(tables: list[Any], names: list[str], job: BuiltInJob) -> tuple[Any, Any]:
+    """Return the samples to train and to evaluate on, shuffled; the latter are None if the job does not evaluate.
+
+    Raises:
+        ValueError: The tables have fewer samples than the job asks for.
+    """
     # The same shuffle as the usual `load_dataset(...)["train"].shuffle(seed=42).select(range(1000))`.
     shuffled = [table.shuffle(seed=job.data_seed, keep_in_memory=True) for table in tables]
     if len(tables) == 2:
         num_train = _take(len(tables[0]), job.train_samples, "train_samples", names[0])
         num_eval = _take(len(tables[1]), job.eval_samples, "eval_samples", names[1])
-        return LabelledTexts(train=shuffled[0].select(range(num_train)), eval=shuffled[1].select(range(num_eval)))
+        return shuffled[0].select(range(num_train)), shuffled[1].select(range(num_eval))
     total = len(tables[0])
     if job.train_samples is None and job.eval_samples is None:
         raise ValueError(f"{names[0]} is split in two: set train_samples or eval_samples to a number, or name an eval_dataset")
@@ -122,7 +153,7 @@ def _pick(tables: list[Any], job: TextClassificationJob, names: tuple[str, str])
             f"train_samples and eval_samples must not exceed the {total} samples of {names[0]} together, "
             f"got {num_train} and {num_eval}; ask for fewer"
         )
-    return _split(shuffled[0], num_train, num_eval)
+    return split(shuffled[0], num_train, num_eval)
 
 
 def _take(total: int, wanted: int | None, key: str, name: str) -> int:
@@ -131,8 +162,9 @@ def _take(total: int, wanted: int | None, key: str, name: str) -> int:
     return total if wanted is None else wanted
 
 
-def _split(samples: Any, num_train: int, num_eval: int) -> LabelledTexts:
-    return LabelledTexts(
-        train=samples.select(range(num_train)),
-        eval=samples.select(range(num_train, num_train + num_eval)) if num_eval else None,
+def split(samples: Any, num_train: int, num_eval: int) -> tuple[Any, Any]:
+    """Return the first samples, to train on, and the next ones, to evaluate on; None for none of these."""
+    return (
+        samples.select(range(num_train)),
+        samples.select(range(num_train, num_train + num_eval)) if num_eval else None,
     )

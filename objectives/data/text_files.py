@@ -15,8 +15,9 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -27,16 +28,24 @@ _ROWS_AT_ONCE = 50_000
 # A novel has a million characters. Packed with gzip, text is a tenth of its size; what is far less is no text.
 _MAX_CHARACTERS = 10_000_000
 _MAX_EXPANSION, _ALWAYS_UNPACKED = 200, 100_000_000
+# Columns by the keys that name them, or what chooses them from those that there are; the second argument says where.
+Columns = Mapping[str, str] | Callable[[Sequence[str], object], Mapping[str, str]]
+# Columns of a JSON file that may hold lists: what these become, and what reads one; its second argument says of which row.
+ReadList = Callable[[list[Any], str], list[Any]]
+Lists = Mapping[str, tuple[pa.DataType, ReadList]]
+NO_LISTS: Lists = MappingProxyType({})
 _ENDINGS = ".csv, .tsv, .jsonl, .json (each also with .gz) or .parquet"
 
 
-def read_table(path: Path, columns: Mapping[str, str], *, encoding: str = "utf-8") -> pa.Table:
+def read_table(path: Path, columns: Columns, *, encoding: str = "utf-8", lists: Lists = NO_LISTS) -> pa.Table:
     """Read the columns that a job names.
 
     Args:
         path: The file; what it holds is told by its ending, and by its first bytes whether it is compressed.
         columns: The names of the columns by the keys that name them: `text_column`, `label_column`, `text_pair_column`.
+            Or a function that chooses them.
         encoding: Of the text; a byte order mark is left out.
+        lists: The columns that may hold lists, and how those of a JSON file are read; a Parquet file's stay as they are.
 
     Returns:
         The columns, under their names in the file. A text that is empty or blank is an error as a missing one is.
@@ -51,7 +60,7 @@ def read_table(path: Path, columns: Mapping[str, str], *, encoding: str = "utf-8
     if kind not in _READERS:
         raise ValueError(f"a data file must end in {_ENDINGS}, got {path}; rename it after what it holds, or convert it")
     try:
-        table = _READERS[kind](path, columns, encoding)
+        table = _READERS[kind](path, columns, encoding, lists)
     except UnicodeDecodeError as error:
         raise ValueError(_not_in_encoding(path, encoding)) from error
     except (pa.ArrowException, EOFError, OSError, zlib.error, RecursionError, MemoryError) as error:
@@ -59,8 +68,8 @@ def read_table(path: Path, columns: Mapping[str, str], *, encoding: str = "utf-8
         raise ValueError(f"{path} can't be read as {kind}: {reason}; it may be damaged, or of another kind") from error
     if not table.num_rows:
         raise ValueError(f"{path} must hold samples, and it is empty; name another file")
-    for key, name in columns.items():
-        if key != "label_column":
+    for key, name in check_columns(table.column_names, columns, path).items():
+        if key != "label_column" and not (name in lists and pa.types.is_nested(table[name].type)):
             table = table.set_column(table.column_names.index(name), name, checked_texts(table[name], f"{name!r} of {path}"))
     return table
 
@@ -98,18 +107,22 @@ def checked_texts(column: pa.ChunkedArray, name: str, *, blank_is_missing: bool 
     return column
 
 
-def check_columns(names: Sequence[str], columns: Mapping[str, str], where: object, *, hint: str = "") -> None:
-    """Check that each column is there once.
+def check_columns(names: Sequence[str], columns: Columns, where: object, *, hint: str = "") -> Mapping[str, str]:
+    """Return the columns by their keys, after checking that each is there once.
 
     Raises:
         ValueError: It is not; the sentence lists the columns and ends with the hint.
     """
+    columns = columns(names, where) if callable(columns) else columns
     for key, name in columns.items():
         if name not in names:
             there = ", ".join(_shortened(name) for name in sorted(names)[:20])
+            if "messages" in names or {"prompt", "completion"} <= set(names):
+                hint = "; to learn its answers set job.task to causal_lm"
             raise ValueError(f"{key} must name a column of {where}, got {name!r}; its columns are {there}{hint}")
         if names.count(name) > 1:
             raise ValueError(f"{where} must have one column {name!r}, got {names.count(name)}; rename or remove the others")
+    return columns
 
 
 def _open(path: Path, encoding: str) -> IO[str]:
@@ -168,7 +181,7 @@ def _not_in_encoding(path: Path, encoding: str) -> str:
     return f"{path} must be in the encoding {encoding}, and it is not; set encoding to the one in which it was written"
 
 
-def _read_csv(path: Path, columns: Mapping[str, str], encoding: str, delimiter: str = ",") -> pa.Table:
+def _read_csv(path: Path, columns: Columns, encoding: str, _lists: Lists, delimiter: str = ",") -> pa.Table:
     csv.field_size_limit(sys.maxsize)
     with _open(path, encoding) as file:
         rows = _csv_rows(csv.reader(file, delimiter=delimiter, strict=True), path)
@@ -176,7 +189,7 @@ def _read_csv(path: Path, columns: Mapping[str, str], encoding: str, delimiter: 
         names = [name.strip() for name in header]
         if not names:
             raise ValueError(f"{path} must hold a header and samples, and it is empty; name another file")
-        check_columns(names, columns, path, hint=_hint(header, columns, delimiter))
+        columns = check_columns(names, columns, path, hint=_hint(header, columns, delimiter))
         places = [names.index(name) for name in columns.values()]
         return _table(columns, _picked(rows, places, len(names), delimiter, path), path)
 
@@ -216,7 +229,7 @@ def _picked(
         )
 
 
-def _hint(header: Sequence[str], columns: Mapping[str, str], delimiter: str) -> str:
+def _hint(header: Sequence[str], columns: Columns, delimiter: str) -> str:
     """Return what is probably wrong with a header that lacks the columns: its delimiter, or that it is no header."""
     if "\0" in header[0]:
         return "; it holds zero bytes: set encoding to the one in which it was written, probably utf-16-le"
@@ -224,7 +237,9 @@ def _hint(header: Sequence[str], columns: Mapping[str, str], delimiter: str) -> 
     if len(header) == 1 and other is not None:
         kind = "as .tsv" if other == "\t" else f"with {delimiter!r} between them"
         return f", as if {other!r} separated them; save the file {kind}"
-    if any(re.search(r"^\s*[-+]?[\d.]*\s*$|[.!?]\s*$|\S\s+\S+\s+\S|.{60}", field) for field in header):
+    if not callable(columns) and any(
+        re.search(r"^\s*[-+]?[\d.]*\s*$|[.!?]\s*$|\S\s+\S+\s+\S|.{60}", field) for field in header
+    ):
         line = delimiter.join(columns.values()).replace("\t", "<tab>")
         return (
             f"; if that is its first sample, the file has no header: put the line {line} before it, in the order of its fields"
@@ -232,19 +247,25 @@ def _hint(header: Sequence[str], columns: Mapping[str, str], delimiter: str) -> 
     return ""
 
 
-def _read_json(path: Path, columns: Mapping[str, str], encoding: str) -> pa.Table:
+def _read_json(path: Path, columns: Columns, encoding: str, lists: Lists) -> pa.Table:
     """Read JSON Lines, as in Yelp's open data set, or one JSON list of objects; both may end in .json."""
     with _open(path, encoding) as file:
         objects = _json_objects(file, path)
         first = next(objects, None)
         if first is None:
             raise ValueError(f"{path} must hold samples, and it is empty; name another file")
-        check_columns(list(first), columns, path)
+        columns = check_columns(list(first), columns, path)
+        lists = {name: how for name, how in lists.items() if isinstance(first.get(name), list)}
         rows = (
-            tuple(_json_value(item.get(name), key, number, path) for key, name in columns.items())
+            tuple(
+                _json_list(item.get(name), name, number, path, lists[name][1])
+                if name in lists
+                else _json_value(item.get(name), key, number, path)
+                for key, name in columns.items()
+            )
             for number, item in enumerate(itertools.chain([first], objects), 1)
         )
-        return _table(columns, rows, path)
+        return _table(columns, rows, path, {name: kind for name, (kind, _) in lists.items()})
 
 
 def _json_objects(file: IO[str], path: Path) -> Iterator[dict[str, Any]]:
@@ -279,17 +300,32 @@ def _json_value(value: Any, key: str, row: int, path: Path) -> str | None:
         return value if isinstance(value, str) else None
     if key == "label_column" and isinstance(value, (bool, int, float)):
         return str(value).lower()
-    must = "a label must be an integer or a word" if key == "label_column" else f"{key} must name a column that holds text"
+    must = f"{key} must name a column that holds text" if key.endswith("_column") else f"{key!r} must hold text as in row 1"
+    if key == "label_column":
+        must = "a label must be an integer or a word"
     raise ValueError(f"{must}, got {value!r:.40} in row {row} of {path}")
 
 
-def _read_parquet(path: Path, columns: Mapping[str, str], _: str) -> pa.Table:
-    check_columns(pa.parquet.read_schema(path).names, columns, path)
+def _json_list(value: Any, name: str, row: int, path: Path, read: ReadList) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(
+            f"{name!r} must hold a list in every row, as in the first one, got {value!r:.40} in row {row} of {path}; correct it"
+        )
+    return read(value, f"{name!r} in row {row} of {path}")
+
+
+def _read_parquet(path: Path, columns: Columns, _encoding: str, _lists: Lists) -> pa.Table:
+    columns = check_columns(pa.parquet.read_schema(path).names, columns, path)
     return pa.parquet.read_table(path, columns=list(columns.values()))
 
 
-def _table(columns: Mapping[str, str], rows: Iterator[tuple[str | None, ...]], path: Path) -> pa.Table:
-    schema = pa.schema({name: pa.string() for name in columns.values()})
+def _table(
+    columns: Mapping[str, str],
+    rows: Iterator[tuple[Any, ...]],
+    path: Path,
+    nested: Mapping[str, pa.DataType] = MappingProxyType({}),
+) -> pa.Table:
+    schema = pa.schema({name: nested.get(name, pa.string()) for name in columns.values()})
     parts = []
     while some := list(itertools.islice(rows, _ROWS_AT_ONCE)):
         try:
@@ -305,11 +341,11 @@ def _shortened(name: str) -> str:
     return repr(name[:40])[1:-1] + ("..." if len(name) > 40 else "")  # as it is, but for what a terminal would obey
 
 
-def _read_tsv(path: Path, columns: Mapping[str, str], encoding: str) -> pa.Table:
-    return _read_csv(path, columns, encoding, "\t")
+def _read_tsv(path: Path, columns: Columns, encoding: str, lists: Lists) -> pa.Table:
+    return _read_csv(path, columns, encoding, lists, "\t")
 
 
-_READERS = {
+_READERS: dict[str, Callable[[Path, Columns, str, Lists], pa.Table]] = {
     "csv": _read_csv,
     "tsv": _read_tsv,
     "json": _read_json,

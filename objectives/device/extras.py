@@ -9,15 +9,20 @@ import shutil
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 
-from tradeoff.objectives.job.settings import AnyJob, TextClassificationJob
+from tradeoff.objectives.job.jobs import AnyJob
+from tradeoff.objectives.job.settings import BuiltInJob
 from tradeoff.searchspace import KNOBS, TrialParameters
 from tradeoff.searchspace.knob import Need, Target
 
+LANGUAGE_MODELS = Need(
+    ability="trl", package="trl", reason="needs the package trl, which is not installed (pip install 'tradeoff[llm]')"
+)
+
 
 def installation_needs() -> set[Need]:
-    """Return all that a value of a knob may need of an installation."""
+    """Return all that a value of a knob, or a task, may need of an installation."""
     needs = {need for knob in KNOBS.values() for value in knob.kind.options() if (need := knob.needs(value)) is not None}
-    return {need for need in needs if need.package or need.compiler}
+    return {need for need in (*needs, LANGUAGE_MODELS) if need.package or need.compiler}
 
 
 def is_installed(package: str) -> bool:
@@ -38,10 +43,10 @@ def first_missing(parameters: TrialParameters, *, job: AnyJob, abilities: Collec
         job: The job, whose optimizer and adapters are used if none are searched.
         abilities: The precisions and extras of the device.
     """
-    lora = job.lora if isinstance(job, TextClassificationJob) else None
+    lora = job.lora if isinstance(job, BuiltInJob) else None
     used = {"optim": job.optim} | ({} if lora is None else {"lora_rank": lora.r}) | parameters.as_dict()
     for name, value in used.items():
-        if KNOBS[name].target is Target.JOB and not isinstance(job, TextClassificationJob):
+        if KNOBS[name].target is Target.JOB and not isinstance(job, BuiltInJob):
             continue  # a keyword of the user's own function, which knows what it needs
         if (need := KNOBS[name].missing(value, abilities)) is not None:
             return f"{name}={value} {need.reason}"

@@ -7,14 +7,15 @@ of transformers: an export needs no heavy library, and a file of these values is
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from tradeoff.objectives.job.settings import Lora, TextClassificationJob, TrainingSettings
+from tradeoff.objectives.job.jobs import CausalLMJob, TextClassificationJob
+from tradeoff.objectives.job.settings import BuiltInJob, Lora, TrainingSettings
 from tradeoff.searchspace import TrialParameters
 from tradeoff.searchspace.knob import Target
 
 SomeJob = TypeVar("SomeJob", bound=TrainingSettings)
 
 # The parameters that are fields of the built-in job, and those that are fields of its adapters.
-_JOB_FIELDS = ("model", "max_length", "dropout", "frozen_layers")
+_JOB_FIELDS = ("model", "max_length", "dropout", "frozen_layers", "packing")
 _LORA_FIELDS = {"lora_alpha": "alpha", "lora_target_modules": "target_modules"}
 # Each is a copy of all samples.
 MAX_PREPARED = 32
@@ -60,6 +61,9 @@ def training_arguments(job: TrainingSettings, parameters: TrialParameters, *, ou
         "report_to": "none",
         "dataloader_num_workers": 0,
     }
+    if isinstance(job, CausalLMJob):
+        # TRL's defaults are the opposite of transformers'.
+        fixed |= {"gradient_checkpointing": False, "bf16": False}
     # What is searched comes first in an exported file, and overrides the job's own values.
     return {"output_dir": output_dir, **searched, **fixed, **searched}
 
@@ -71,9 +75,9 @@ def job_of(job: SomeJob, parameters: Mapping[str, Any]) -> SomeJob:
         job: The job of the study.
         parameters: The trial's, or some of them.
     """
-    if not isinstance(job, TextClassificationJob):
+    if not isinstance(job, BuiltInJob):
         return job
-    set_here = {name: parameters[name] for name in _JOB_FIELDS if name in parameters}
+    set_here = {name: parameters[name] for name in _JOB_FIELDS if name in parameters and name in type(job).model_fields}
     lora = job.lora
     if "lora_rank" in parameters:
         rank = parameters["lora_rank"]
@@ -94,7 +98,7 @@ def padding(job: TextClassificationJob, parameters: TrialParameters) -> str:
     return str(parameters.get("padding", job.padding))
 
 
-def name_of_data(job: TextClassificationJob) -> str:
+def name_of_data(job: BuiltInJob) -> str:
     """Return the name of a job's prepared data among those of a study: its tokens are of this model, and as many as these."""
     return f"{job.model}, {job.max_length} tokens"
 
@@ -110,7 +114,9 @@ def jobs_of_data(job: SomeJob, searched: Mapping[str, Collection[Any]]) -> list[
         ValueError: They are too many.
     """
     job = job_of_data(job, searched)
-    if not isinstance(job, TextClassificationJob):
+    if isinstance(job, CausalLMJob) and True in searched.get("packing", ()):
+        job = job.model_copy(update={"packing": True})
+    if not isinstance(job, BuiltInJob):
         return [job]
     models = searched.get("model") or (job.model,)
     lengths = sorted(searched.get("max_length") or (job.max_length,), reverse=True)
@@ -118,7 +124,9 @@ def jobs_of_data(job: SomeJob, searched: Mapping[str, Collection[Any]]) -> list[
         raise ValueError(
             f"data is prepared for each model and each max_length, at most {MAX_PREPARED} in all, got {number}; search fewer"
         )
-    return [job.model_copy(update={"model": model, "max_length": length}) for model in models for length in lengths]
+    # A language model is evaluated on the same text however much of it a configuration trains on.
+    common = {"eval_max_length": job.eval_max_length or lengths[0]} if isinstance(job, CausalLMJob) else {}
+    return [job.model_copy(update={"model": model, "max_length": length} | common) for model in models for length in lengths]
 
 
 def job_of_data(job: SomeJob, searched: Collection[str]) -> SomeJob:

@@ -5,20 +5,19 @@ written into an export. How a job becomes a Trainer is the business of the files
 """
 
 import os
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tradeoff.objectives.measurements.goals import BUILT_IN, GOALS, Direction, Goal, learned_names, metric_goal, metric_name
+from tradeoff.objectives.measurements.goals import BUILT_IN, GOALS, LANGUAGE_METRICS, Goal, learned_names
 from tradeoff.searchspace.choices import SCHEDULERS, SCHEDULERS_OF_EVALUATIONS, SCHEDULERS_WITH_ARGUMENTS
 from tradeoff.searchspace.kinds import MAX_INTEGER, MAX_RATE, Names
 
 EMBEDDED = "embedded"
 RANDOM_TOKENS = "random-tokens"
 ALL_LINEAR = "all-linear"
+TASKS = ("text_classification", "causal_lm")
 # Numpy takes no larger seed.
 NUM_SEEDS = 2**32
 MAX_GENERATED = 1_000_000
@@ -42,6 +41,7 @@ class TrainingSettings(BaseModel):
     """The settings of a training that every job holds fixed, whoever builds its Trainer."""
 
     HOW_TO_EVALUATE: ClassVar[str] = ""  # what a user sets who wants an evaluation
+    BASELINE: ClassVar[str] = "a constant answer"  # what a training has to beat
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
@@ -82,9 +82,9 @@ class TrainingSettings(BaseModel):
         raise NotImplementedError
 
     def goals(self) -> dict[str, Goal]:
-        """The objectives that the job's evaluation can return; empty if it does not evaluate."""
-        known = {name: GOALS[name] for name in learned_names(BUILT_IN)}
-        return known if self.evaluates else {}
+        """The objectives that the job's evaluation can return, the usual one first; empty if it does not evaluate."""
+        names = [name for name in learned_names(BUILT_IN) if name not in LANGUAGE_METRICS]
+        return {name: GOALS[name] for name in names} if self.evaluates else {}
 
 
 class Lora(BaseModel):
@@ -110,44 +110,38 @@ class Lora(BaseModel):
         return self.model_dump(mode="json") | {"alpha": 2 * self.r if self.alpha is None else self.alpha}
 
 
-class TextClassificationJob(TrainingSettings):
-    """Fine-tuning an `AutoModelForSequenceClassification` on labelled texts.
-
-    `model` is a name on the Hub, a local directory, or `embedded` for a small BERT with random weights. `dataset` is a name on
-    the Hub, a local CSV, TSV, JSON Lines, JSON or Parquet file, `embedded` for generated reviews, or `random-tokens` for a job
-    that measures only time and memory.
-    """
+class BuiltInJob(TrainingSettings):
+    """What the built-in jobs share: a model of transformers, texts from the Hub or a file, and the parts that are trained."""
 
     HOW_TO_EVALUATE: ClassVar[str] = "job.eval_samples above 0"
+    task_in_words: ClassVar[str]
 
     model: str = Field(EMBEDDED, min_length=1, description="Hub name, local directory, or `embedded`")
-    dataset: str = Field(EMBEDDED, min_length=1, description="Hub name, local file, `embedded`, or `random-tokens`")
+    dataset: str = Field(EMBEDDED, min_length=1, description="Hub name, local file, or `embedded`")
     dataset_config: str | None = Field(None, description="configuration of the Hub data set, if it has several")
     eval_dataset: str | None = Field(None, description="a second local file to evaluate on; default: a part of the first one")
     train_split: str = Field("train", description="split of the Hub data set to train on")
     eval_split: str = Field("test", description="split of the Hub data set to evaluate on")
-    text_column: str = Field("text", description="column with the text")
-    text_pair_column: str | None = Field(None, description="column with a second text, which the model reads beside the first")
-    label_column: str = Field(
-        "label", description="column with labels 0 to num_labels - 1, stars 1 to num_labels, or words (in sorted order)"
-    )
     encoding: str = Field("utf-8", description="encoding of a local text file, as Python names it, such as cp1252 or utf-16")
-    num_labels: int = Field(5, ge=2, le=1_000_000, description="number of classes")
     train_samples: int | None = Field(1000, ge=1, le=MAX_INTEGER, description="training samples; null for all")
     eval_samples: int | None = Field(
         1000, ge=0, le=MAX_INTEGER, description="evaluation samples; null for all, 0 for no evaluation"
     )
     data_seed: int = Field(42, ge=0, lt=NUM_SEEDS, description="seed of the shuffle that picks the samples")
     max_length: int = Field(512, ge=4, le=1_000_000, description="tokens per text; longer texts are cut")
-    padding: Literal["max_length", "longest"] = Field(
-        "max_length", description="pad every text to max_length, or to the longest of its batch"
-    )
     trust_remote_code: bool = Field(False, description="run code that comes with the model or data set from the Hub")
     dropout: float | None = Field(None, ge=0, lt=1, description="every dropout of the model; default: the model's own")
     frozen_layers: int = Field(
         0, ge=0, le=10_000, description="layers that are not trained, from the first one on, and the embeddings with them"
     )
     lora: Lora | None = Field(None, description="train low-rank adapters instead of the model's weights")
+
+    @field_validator("task", mode="before", check_fields=False)
+    @classmethod
+    def _is_a_task(cls, task: Any) -> Any:
+        if task not in TASKS:
+            raise ValueError(f"task must be {' or '.join(TASKS)}, got {task!r}")
+        return task
 
     @field_validator("encoding")
     @classmethod
@@ -161,7 +155,7 @@ class TextClassificationJob(TrainingSettings):
         return encoding
 
     @model_validator(mode="after")
-    def _check(self) -> "TextClassificationJob":
+    def _check_data(self) -> Self:
         if self.eval_dataset is not None and not self.is_local_file:
             raise ValueError(f"eval_dataset goes with a local data file, and dataset is {self.dataset!r}")
         if self.lr_scheduler_type in SCHEDULERS_WITH_ARGUMENTS:
@@ -174,20 +168,7 @@ class TextClassificationJob(TrainingSettings):
             raise ValueError(
                 f"train_samples and eval_samples may be at most {MAX_GENERATED:,} of generated data, got {asked:,}"
             )
-        if self.dataset == RANDOM_TOKENS and self.eval_samples:
-            raise ValueError("random tokens can't be classified: set eval_samples to 0")
-        if self.text_pair_column is not None and self.dataset in (EMBEDDED, RANDOM_TOKENS):
-            raise ValueError(f"text_pair_column goes with data of your own, and dataset is {self.dataset!r}; leave it out")
-        if len(set(self.columns().values())) < len(self.columns()):
-            raise ValueError(
-                f"{' and '.join(self.columns())} must name different columns, got {', '.join(self.columns().values())}"
-            )
         return self
-
-    def columns(self) -> dict[str, str]:
-        """The columns that are read, by the keys that name them."""
-        pair = {} if self.text_pair_column is None else {"text_pair_column": self.text_pair_column}
-        return {"text_column": self.text_column, **pair, "label_column": self.label_column}
 
     @property
     def is_local_file(self) -> bool:
@@ -206,106 +187,4 @@ class TextClassificationJob(TrainingSettings):
 
     def data_settings(self) -> dict[str, Any]:
         """The fields on which the tokenized data depends, and nothing else."""
-        return self.model_dump(
-            include={
-                "model", "dataset", "dataset_config", "eval_dataset", "train_split", "eval_split", "text_column",
-                "text_pair_column", "label_column", "encoding", "num_labels", "train_samples", "eval_samples", "data_seed",
-                "max_length", "padding", "trust_remote_code",
-            }
-        )  # fmt: skip
-
-
-class CustomJob(TrainingSettings):
-    """Your own Trainer: any model, any data, any task.
-
-    `build` is called with `transformers.TrainingArguments` and returns a `transformers.Trainer` that is ready to train.
-    """
-
-    HOW_TO_EVALUATE: ClassVar[str] = "job.metric to a key of its evaluation"
-
-    build: str = Field(description="`module:function` that takes TrainingArguments and returns a Trainer")
-    python_path: str | None = Field(None, description="directory of the module; default: that of the study file")
-    kwargs: dict[str, JsonValue] = Field({}, description="keyword arguments for the function")
-    metric: str | None = Field("eval_loss", description="key of the Trainer's evaluation; null for no evaluation")
-    direction: Direction | None = Field(None, description="how the metric is optimized; losses, accuracy and f1 need none")
-    baseline: float | None = Field(None, description="value that a useful training beats, such as that of a constant answer")
-
-    @field_validator("build")
-    @classmethod
-    def _names_a_function(cls, build: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", build):
-            raise ValueError(f'build must be "module:function", such as my_module:build, got {build!r}')
-        return build
-
-    @model_validator(mode="after")
-    def _check_metric(self) -> "CustomJob":
-        if self.metric is not None:
-            metric_goal(self.metric, self.direction)
-        return self
-
-    @property
-    def evaluates(self) -> bool:
-        """True if a trial evaluates what it has learned."""
-        return self.metric is not None
-
-    @property
-    def num_train_asked(self) -> int | None:
-        """None: only the user's function knows."""
-        return None
-
-    def goals(self) -> dict[str, Goal]:
-        """Accuracy and loss, and the job's own metric; only the job knows over what F1 is a mean."""
-        if self.metric is None:
-            return {}
-        own = metric_goal(self.metric, self.direction)
-        return {name: goal for name, goal in super().goals().items() if name != "f1"} | {own.name: own}
-
-    def baselines(self) -> dict[str, float]:
-        """The baseline of the metric, if the user gave one."""
-        return {} if self.metric is None or self.baseline is None else {metric_name(self.metric): self.baseline}
-
-
-def kind_of_job(data: Any) -> str:
-    """Return the kind of a job, which the presence of `build` tells."""
-    is_custom = "build" in data if isinstance(data, Mapping) else isinstance(data, CustomJob)
-    return "custom" if is_custom else "text_classification"
-
-
-JOBS: dict[str, type[TrainingSettings]] = {"text_classification": TextClassificationJob, "custom": CustomJob}
-
-AnyJob = TextClassificationJob | CustomJob
-Job = Annotated[
-    Annotated[TextClassificationJob, Tag("text_classification")] | Annotated[CustomJob, Tag("custom")],
-    Discriminator(kind_of_job),
-]
-
-
-def parse_job(data: Mapping[str, Any]) -> AnyJob:
-    """Return the job that was stored as plain data.
-
-    Raises:
-        ValueError: The data is not a job's.
-    """
-    return CustomJob(**data) if kind_of_job(data) == "custom" else TextClassificationJob(**data)
-
-
-def register_goals(job: TrainingSettings) -> None:
-    """Make a job's own metric known to `GOALS`.
-
-    Raises:
-        ValueError: This process knows the metric with the other direction.
-    """
-    for goal in job.goals().values():
-        GOALS.add(goal)
-
-
-def objective_names(study_attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the objectives of a study from its user attributes, in the study's order.
-
-    Raises:
-        KeyError: The study was not made by `tradeoff`.
-    """
-    config = study_attributes["config"]
-    if "build" in config.get("job", ()):
-        register_goals(parse_job(config["job"]))
-    return tuple(name for name in config["objectives"] if name in GOALS)
+        return self.model_dump(exclude={*TrainingSettings.model_fields, "dropout", "frozen_layers", "lora"})

@@ -3,10 +3,12 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 
+from tradeoff.objectives.job.arguments import job_of, name_of_data
+from tradeoff.objectives.job.jobs import CausalLMJob
 from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.knowledge.lines import Lines
 from tradeoff.objectives.measurements.goals import cost_names, learned_names
@@ -35,6 +37,7 @@ class StudySetup:
         objectives: The names of the study's objectives, in its order.
         num_train: Training samples per epoch.
         num_eval: Evaluation samples, which tell how much an accuracy varies by chance; None if they are not known.
+        num_packed: Sequences to train on per epoch where texts are packed, by the name of their data.
         num_devices: Devices that share an optimizer step.
         memory_limit_mib: The most memory that a configuration may need: the study's limit, or all that the device has.
         enforces_memory_limit: True if a trial is held to the limit; where it is the device's own memory, the device does that.
@@ -49,6 +52,7 @@ class StudySetup:
     objectives: tuple[str, ...]
     num_train: int
     num_eval: int | None = None
+    num_packed: Mapping[str, int] = field(default_factory=dict)
     num_devices: int = 1
     memory_limit_mib: float = math.inf
     enforces_memory_limit: bool = False
@@ -65,6 +69,13 @@ class StudySetup:
     def costs(self) -> tuple[str, ...]:
         """The objectives that a probe measures, or a model of probes predicts."""
         return cost_names(self.objectives)
+
+    def num_rows(self, parameters: TrialParameters) -> int:
+        """Return the sequences that a configuration trains on per epoch: packed, several texts are one."""
+        job = job_of(self.job, parameters)
+        if not isinstance(job, CausalLMJob) or not job.packing:
+            return self.num_train
+        return self.num_packed.get(name_of_data(job), self.num_train)
 
     def class_of(self, parameters: TrialParameters) -> LearningClass:
         """Return the learning class of a configuration, as widely as this study shares accuracy."""

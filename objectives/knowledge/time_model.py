@@ -210,7 +210,9 @@ class TimeModel:
             return None  # of a small space, each class is surveyed
         else:
             (micro_step_s, error), source = predicted, "model"
-        schedule = Schedule.of(self.setup.job, parameters, num_samples=self.setup.num_train, num_devices=self.setup.num_devices)
+        schedule = Schedule.of(
+            self.setup.job, parameters, num_samples=self.setup.num_rows(parameters), num_devices=self.setup.num_devices
+        )
         return self._compile_time_s(parameters) + schedule.train_time_s(micro_step_s, self._update_s(parameters)), source, error
 
     @cached_property

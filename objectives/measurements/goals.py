@@ -228,6 +228,30 @@ GOALS = Goals(
         digits=4,
         baseline=lambda shares: math.log(len(shares)),  # the same probability for every class
     ),
+    LearnedGoal(
+        name="perplexity",
+        direction="minimize",
+        label="perplexity",
+        short="perplexity",
+        digits=2,
+        free_scale=True,
+    ),
+    LearnedGoal(
+        name="token_accuracy",
+        direction="maximize",
+        label="token accuracy",
+        short="token acc.",
+        digits=3,
+        best=1.0,
+    ),
+    LearnedGoal(
+        name="bits_per_character",
+        direction="minimize",
+        label="bits per character",
+        short="bits/char",
+        digits=4,
+        best=0.0,
+    ),
     CostGoal(
         name="train_time_s",
         direction="minimize",
@@ -284,12 +308,14 @@ GOALS = Goals(
     ),
 )
 BUILT_IN = tuple(GOALS)
+# What a language model is judged by besides its loss.
+LANGUAGE_METRICS = ("perplexity", "token_accuracy", "bits_per_character")
 # The learned goals that have the name of a key without the Trainer's prefix.
-_BARE = ("accuracy", "f1")
+_BARE = ("accuracy", "f1", *LANGUAGE_METRICS)
 
 
 def metric_name(key: str) -> str:
-    """Return the goal's name for a key of an evaluation: `eval_loss` for `loss`, but `accuracy` and `f1` without a prefix."""
+    """Return the goal's name for a key of an evaluation: `eval_loss` for `loss`, but `accuracy` without a prefix."""
     base = key.removeprefix("eval_")
     return base if base in _BARE else f"eval_{base}"
 

@@ -109,6 +109,7 @@ class TrainingResult:
         num_steps: Optimizer steps.
         num_samples: Training samples processed.
         samples_per_s: `num_samples / train_time_s`.
+        tokens_per_s: The same in tokens, without padding; None of data that has no tokens.
         train_loss: Mean loss over the run, as the Trainer reports it.
         curve: One evaluation an epoch.
         gpu_utilization_percent: Mean over the training, as NVML reports it.
@@ -126,6 +127,7 @@ class TrainingResult:
     num_samples: int
     samples_per_s: float
     train_loss: float | None
+    tokens_per_s: float | None = None
     curve: list[Evaluation] = field(default_factory=list)
     gpu_utilization_percent: float | None = None
     energy_j: float | None = None

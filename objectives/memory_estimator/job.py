@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.arguments import job_of, name_of_data
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS
 from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimate, MemoryEstimates
 from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator

@@ -16,7 +16,7 @@ from transformers import EarlyStoppingCallback, IntervalStrategy, Trainer, Train
 from tradeoff.objectives.data.samples import first_rows, num_rows
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.job.arguments import settings_beside_arguments, training_arguments
-from tradeoff.objectives.job.settings import CustomJob
+from tradeoff.objectives.job.jobs import CustomJob
 from tradeoff.objectives.measurements.goals import learned_value, metric_name
 from tradeoff.objectives.trainers.evaluations import numbers_of
 from tradeoff.objectives.trainers.model_files import JobFault

@@ -16,8 +16,10 @@ import torch
 from huggingface_hub import constants, snapshot_download
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     set_seed,
 )
@@ -25,8 +27,14 @@ from transformers import (
 from tradeoff.objectives.data.contents import folder_fingerprint
 from tradeoff.objectives.data.hub import hub_access
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob, local_path
-from tradeoff.objectives.trainers.embedded import embedded_model_config, embedded_tokenizer
+from tradeoff.objectives.job.jobs import CausalLMJob, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob, local_path
+from tradeoff.objectives.trainers.embedded import (
+    embedded_chat_tokenizer,
+    embedded_llama_config,
+    embedded_model_config,
+    embedded_tokenizer,
+)
 from tradeoff.objectives.trainers.model_files import WEIGHTS, JobFault, LengthFault, first_line, load_tokenizer
 from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
 from tradeoff.objectives.trainers.trained_parts import adapted, freeze, set_dropout, untrained_modules
@@ -64,7 +72,7 @@ class ModelSource:
     notice: str | None = None
 
 
-def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path) -> tuple[ModelSource, Any]:
+def resolve_model(job: BuiltInJob, texts: Iterable[str], folder: Path) -> tuple[ModelSource, Any]:
     """Find a job's model and tokenizer, and save into `folder` what is not saved anywhere else.
 
     Args:
@@ -80,9 +88,7 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
     """
     if job.model == EMBEDDED:
         # Random tokens have no texts.
-        known = list(texts)
-        tokenizer = embedded_tokenizer(known) if known else reviews_tokenizer()
-        config = embedded_model_config(vocab_size=len(tokenizer), max_length=job.max_length, num_labels=job.num_labels)
+        tokenizer, config = _embedded(job, list(texts))
         config.save_pretrained(folder)
         name, revision, has_weights, content = str(folder), None, False, EMBEDDED
     elif os.path.isdir(local := local_path(job.model)):
@@ -107,9 +113,10 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
             config, tokenizer, revision = _from_hub(job)
         content = f"{name} {revision}"
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and 0 < positions < job.max_length:  # XLNet has -1: any number
+    longest = max(job.max_length, getattr(job, "eval_max_length", None) or 0)
+    if positions is not None and 0 < positions < longest:  # XLNet has -1: any number
         raise LengthFault(
-            f"max_length must not exceed the {positions} positions of model {job.model!r}, got {job.max_length};"
+            f"max_length must not exceed the {positions} positions of model {job.model!r}, got {longest};"
             f" set job.max_length to {positions} or less",
             reason=f"the model {job.model!r} has {positions} positions",
         )
@@ -141,7 +148,32 @@ def resolve_model(job: TextClassificationJob, texts: Iterable[str], folder: Path
     return source, tokenizer
 
 
-def _from_hub(job: TextClassificationJob) -> tuple[Any, Any, str]:
+def _embedded(job: BuiltInJob, texts: list[str]) -> tuple[Any, Any]:
+    """Return the tokenizer and the configuration of the embedded model."""
+    if isinstance(job, CausalLMJob):
+        tokenizer = embedded_chat_tokenizer(texts)
+        longest = max(job.max_length, job.eval_max_length or 0)
+        return tokenizer, embedded_llama_config(vocab_size=len(tokenizer), max_length=longest)
+    assert isinstance(job, TextClassificationJob)
+    tokenizer = embedded_tokenizer(texts) if texts else reviews_tokenizer()  # random tokens have no texts
+    config = embedded_model_config(vocab_size=len(tokenizer), max_length=job.max_length, num_labels=job.num_labels)
+    return tokenizer, config
+
+
+def _auto_class(job: BuiltInJob) -> Any:
+    return AutoModelForCausalLM if isinstance(job, CausalLMJob) else AutoModelForSequenceClassification
+
+
+def _head(job: BuiltInJob, source: ModelSource) -> dict[str, Any]:
+    """Return what the configuration of a model's head depends on."""
+    if not isinstance(job, TextClassificationJob):
+        return {"pad_token_id": source.pad_token_id}
+    # A checkpoint of a regression, or of several labels at a time, would bring its own loss.
+    of_classifier = {"num_labels": job.num_labels, "problem_type": "single_label_classification"}
+    return of_classifier | {"pad_token_id": source.pad_token_id}
+
+
+def _from_hub(job: BuiltInJob) -> tuple[Any, Any, str]:
     """Return a model's configuration, tokenizer and commit, with all its files in the hub's cache, where trials find them.
 
     Raises:
@@ -151,8 +183,9 @@ def _from_hub(job: TextClassificationJob) -> tuple[Any, Any, str]:
     try:
         config = AutoConfig.from_pretrained(job.model, trust_remote_code=job.trust_remote_code)
         tokenizer = _tokenizer(job.model, job)
-        AutoModelForSequenceClassification.from_pretrained(
-            job.model, num_labels=job.num_labels, trust_remote_code=job.trust_remote_code, ignore_mismatched_sizes=True
+        of_head = {"num_labels": job.num_labels} if isinstance(job, TextClassificationJob) else {}
+        _auto_class(job).from_pretrained(
+            job.model, trust_remote_code=job.trust_remote_code, ignore_mismatched_sizes=True, **of_head
         )
         return config, tokenizer, Path(snapshot_download(job.model, local_files_only=True)).name
     except Exception as error:  # of any type, as the libraries have it
@@ -166,19 +199,27 @@ def _from_hub(job: TextClassificationJob) -> tuple[Any, Any, str]:
         ) from error
 
 
-def _tokenizer(name: str, job: TextClassificationJob) -> Any:
+def _tokenizer(name: str, job: BuiltInJob) -> Any:
     if job.dataset == RANDOM_TOKENS:
         return None
     return load_tokenizer(name, trust_remote_code=job.trust_remote_code)
 
 
-def _model_class(config: Any, job: TextClassificationJob) -> Any:
-    """Return the class that classifies sequences; None for code from the hub."""
+def _model_class(config: Any, job: BuiltInJob) -> Any:
+    """Return the class with the head of the job's task; None for code from the hub."""
     if getattr(config, "auto_map", None) and job.trust_remote_code:
         return None
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise ValueError(f"model {job.model!r} must classify sequences, and {config.model_type} models can't; choose another")
-    return MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    writes = isinstance(job, CausalLMJob)
+    classes = MODEL_FOR_CAUSAL_LM_MAPPING if writes else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if type(config) not in classes or (writes and not _is_decoder(config)):
+        must = "write text" if writes else "classify sequences"
+        raise ValueError(f"model {job.model!r} must {must}, and {config.model_type} models can't; choose another")
+    return classes[type(config)]
+
+
+def _is_decoder(config: Any) -> bool:
+    """Return False for an encoder, such as BERT, whose class for causal models reads what it should predict."""
+    return not config.is_encoder_decoder and getattr(config, "is_decoder", None) is not False
 
 
 def _attention(model_class: Any) -> tuple[str, ...]:
@@ -186,7 +227,7 @@ def _attention(model_class: Any) -> tuple[str, ...]:
     return tuple(name for name, is_supported in support.items() if is_supported)
 
 
-def build_model(job: TextClassificationJob, source: ModelSource, *, attention: str | None = None) -> Any:
+def build_model(job: BuiltInJob, source: ModelSource, *, attention: str | None = None) -> Any:
     """Build a new model in full precision; weights that the source lacks are initialised with the job's seed.
 
     Args:
@@ -205,10 +246,7 @@ def build_model(job: TextClassificationJob, source: ModelSource, *, attention: s
         known |= {"revision": source.revision, "local_files_only": True}
     config = AutoConfig.from_pretrained(
         source.name_or_folder,
-        num_labels=job.num_labels,
-        pad_token_id=source.pad_token_id,
-        # A checkpoint of a regression, or of several labels at a time, would bring its own loss.
-        problem_type="single_label_classification",
+        **_head(job, source),
         **known,
     )
     if job.dropout is not None:
@@ -217,7 +255,7 @@ def build_model(job: TextClassificationJob, source: ModelSource, *, attention: s
     # Mixed precision keeps full-precision weights, whatever the checkpoint was saved in.
     if source.has_weights:
         try:
-            model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            model, loaded = _auto_class(job).from_pretrained(
                 source.name_or_folder,
                 config=config,
                 dtype=torch.float32,
@@ -236,17 +274,21 @@ def build_model(job: TextClassificationJob, source: ModelSource, *, attention: s
         fresh = untrained_modules(loaded["missing_keys"])
     else:
         kept = {name: known[name] for name in ("trust_remote_code", "attn_implementation") if name in known}
-        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, **kept)
-    # If a model's `forward` has **kwargs, the Trainer assumes that it divides its loss by the accumulation steps itself.
-    # Classifiers have them and don't: without this, accumulation multiplies the loss (huggingface/transformers#47688).
-    model.accepts_loss_kwargs = False
+        model = _auto_class(job).from_config(config, dtype=torch.float32, **kept)
+    writes = isinstance(job, CausalLMJob)
+    if not writes:
+        # If a model's `forward` has **kwargs, the Trainer assumes that it divides its loss by the accumulation steps itself.
+        # Classifiers have them and don't: without this, accumulation multiplies the loss (huggingface/transformers#47688).
+        model.accepts_loss_kwargs = False
     if job.lora is not None:
-        return adapted(model, **job.lora.settings(), frozen_layers=job.frozen_layers, fresh=fresh, name=job.model)
+        return adapted(
+            model, **job.lora.settings(), frozen_layers=job.frozen_layers, fresh=fresh, writes=writes, name=job.model
+        )
     freeze(model, job.frozen_layers, name=job.model)
     return model
 
 
-def _check_weights(job: TextClassificationJob, model: Any, loaded: Mapping[str, Any]) -> None:
+def _check_weights(job: BuiltInJob, model: Any, loaded: Mapping[str, Any]) -> None:
     """Refuse weights of which more than the head was left out: that would be a model with random weights.
 
     Raises:
@@ -270,7 +312,7 @@ def _check_weights(job: TextClassificationJob, model: Any, loaded: Mapping[str, 
         )
 
 
-def check_sizes(job: TextClassificationJob, model: Any, *, highest_token: int) -> None:
+def check_sizes(job: BuiltInJob, model: Any, *, highest_token: int) -> None:
     """Refuse token ids and positions that a model has no embedding for: on a GPU they would end the process in native code.
 
     Args:
@@ -300,8 +342,10 @@ def check_sizes(job: TextClassificationJob, model: Any, *, highest_token: int) -
             )
 
 
-def _head_notice(job: TextClassificationJob, config: Any) -> str | None:
+def _head_notice(job: BuiltInJob, config: Any) -> str | None:
     """Return a line if the checkpoint's head is for another number of labels, so that a new one is trained."""
+    if not isinstance(job, TextClassificationJob):
+        return None
     is_classifier = "ForSequenceClassification" in str(config.architectures)
     if not is_classifier or config.num_labels == job.num_labels:
         return None

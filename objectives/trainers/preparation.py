@@ -9,8 +9,10 @@ from typing import Any
 from tradeoff.objectives.data.contents import custom_contents, short_hash
 from tradeoff.objectives.device.registry import start_device
 from tradeoff.objectives.job.arguments import jobs_of_data, name_of_data
-from tradeoff.objectives.job.settings import EMBEDDED, AnyJob, CustomJob
+from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob
+from tradeoff.objectives.job.settings import EMBEDDED
 from tradeoff.objectives.trainers import prepared_data
+from tradeoff.objectives.trainers.baselines import best_baselines, measured_baselines
 from tradeoff.objectives.trainers.custom_trainer import check_keywords
 from tradeoff.objectives.trainers.model_files import JobFault, LengthFault
 from tradeoff.objectives.trainers.refused_values import arguments_to_try, check_arguments
@@ -60,7 +62,8 @@ def prepare_workload(
         JSON types: `folders` for `load_workload`, `num_train`, `num_eval`, `baselines`, the value that a constant answer
         reaches in each learned objective, if that is known, `contents`, what data and models are, whatever their names,
         `lacks`, the values that can't be trained with, each as `values` and `reason`, `notices`, lines for the user, and of
-        texts `longest`, the tokens of the longest one, under the names of `folders`.
+        texts `longest`, the tokens of the longest one, and `num_packed`, the sequences to train on where texts are packed,
+        under the names of `folders`, and `tokenizers`, the number of different ones.
 
     Raises:
         ValueError: The job can't be run as the user wrote it.
@@ -80,11 +83,14 @@ def prepare_workload(
         try:
             facts = prepared_data.prepare(one, cache_folder, notices.append).facts()
             facts["folders"] = {name_of_data(one): facts["folder"]}
+            notices += facts["notices"]
             if one.model not in tried_models:
                 lacks += _of_model(
                     _tried(one, facts, cache_folder, searched, conditions or {}, on_attempt)[1], one.model, searched
                 )
                 tried_models.add(one.model)
+                if isinstance(one, CausalLMJob) and one.evaluates and searched is not None:
+                    facts["baselines"] = measured_baselines(one, facts["folders"], cache_folder, on_attempt)
                 notices += [] if (notice := facts["model"]["notice"]) is None else [notice]
         except LengthFault as error:
             if len(jobs) == 1:
@@ -99,6 +105,7 @@ def prepare_workload(
     first = next(iter(found.values()))
     if any(each["num_train"] != first["num_train"] for each in found.values()):
         raise JobFault("the data changed while it was prepared; rerun the command")
+    baselines = [each["baselines"] for each in found.values() if each["baselines"]]
     # Of several models each is compared by its own name.
     several = len({one.model for one in jobs}) > 1
     contents = dict(first["contents"])
@@ -113,6 +120,9 @@ def prepare_workload(
         "folders": {name: each["folder"] for name, each in found.items()},
         "longest": {name: each["longest"] for name, each in found.items()},
         "contents": contents,
+        "baselines": best_baselines(baselines),
+        "num_packed": {name: each["num_packed"] for name, each in found.items() if each["num_packed"] is not None},
+        "tokenizers": len({each["tokenizer_content"] for each in found.values()}),
         "notices": list(dict.fromkeys(notices)),
         "lacks": [asdict(lack) for lack in _summed_up(lacks, searched or {})],
     }

@@ -6,34 +6,33 @@ another name and renamed. One that was damaged since, whichever of its files, is
 """
 
 import contextlib
-import itertools
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow.compute as pc  # type: ignore[import-untyped]
-from transformers import AutoTokenizer, DataCollatorWithPadding, default_data_collator
+from transformers import AutoTokenizer
 
-from tradeoff.objectives.data import reviews
+from tradeoff.objectives.data import generated_conversations, reviews
 from tradeoff.objectives.data.contents import file_fingerprint, local_contents, short_hash
-from tradeoff.objectives.data.sources import labelled_texts
 from tradeoff.objectives.device.temporary_folder import temporary_folder
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from tradeoff.objectives.job.jobs import CausalLMJob, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, BuiltInJob
 from tradeoff.objectives.measurements.goals import learned_goals
 from tradeoff.objectives.trainers import embedded
+from tradeoff.objectives.trainers.labelled_samples import labelled_samples
 from tradeoff.objectives.trainers.model_files import check_files, first_line
-from tradeoff.objectives.trainers.models import ModelSource, resolve_model
+from tradeoff.objectives.trainers.models import ModelSource
+from tradeoff.objectives.trainers.samples import Samples
 
 _FACTS = "prepared.json"
 _MODEL = "model"
-_FORMAT = 6  # of the facts: data that another version of this file wrote is prepared again
+_FORMAT = 7  # of the facts: data that another version of this file wrote is prepared again
 _LIBRARIES = ("datasets", "tokenizers", "transformers")
 
 
@@ -44,33 +43,46 @@ class PreparedData:
     Attributes:
         folder: The directory.
         model: Where the model comes from.
-        num_labels: Number of classes.
         num_train: Training samples.
         num_eval: Evaluation samples; 0 if the job does not evaluate.
         longest: Tokens of the longest sample, without padding.
+        contents: Fingerprints of the data, `train` and `eval`; none of generated data.
+        notices: What the user should know of the samples, in lines.
+        num_labels: Number of classes; 0 of a language model.
         label_counts: Training samples with label 0, 1, ...
         eval_label_counts: Evaluation samples with label 0, 1, ...; all 0 if the job does not evaluate.
         is_padded: True if all samples are as long as the job's `max_length`.
-        contents: Fingerprints of the data, `train` and `eval`; none of generated data.
         label_names: The classes in the order of their numbers, if the data has words for labels.
+        num_packed: Sequences to train on if texts are packed; None if they are not.
+        num_characters: Characters on which a language model's loss is evaluated.
+        tokenizer_content: A hash of the tokenizer, by which losses of a token can be compared; empty if there are no texts.
     """
 
     folder: Path
     model: ModelSource
-    num_labels: int
     num_train: int
     num_eval: int
     longest: int
-    label_counts: list[int]
-    eval_label_counts: list[int]
-    is_padded: bool
     contents: dict[str, str]
-    label_names: list[str] | None
+    notices: list[str] = field(default_factory=list)
+    num_labels: int = 0
+    label_counts: list[int] = field(default_factory=list)
+    eval_label_counts: list[int] = field(default_factory=list)
+    is_padded: bool = False
+    label_names: list[str] | None = None
+    num_packed: int | None = None
+    num_characters: int | None = None
+    tokenizer_content: str = ""
 
     @cached_property
     def train(self) -> Any:
         """The training samples: the model's inputs, `labels`, and `length`, the number of tokens without padding."""
         return datasets.load_from_disk(str(self.folder / "train"))
+
+    @cached_property
+    def packed(self) -> Any:
+        """The training samples of a language model, several to a sequence; None if they are not packed."""
+        return None if self.num_packed is None else datasets.load_from_disk(str(self.folder / "packed"))
 
     @cached_property
     def eval(self) -> Any:
@@ -96,12 +108,12 @@ class PreparedData:
             "baselines": {
                 name: goal.baseline([count / self.num_eval for count in self.eval_label_counts])
                 for name, goal in learned_goals().items()
-                if goal.baseline is not None and self.num_eval
+                if goal.baseline is not None and any(self.eval_label_counts)
             },
         }
 
 
-def prepare(job: TextClassificationJob, cache_folder: Path, say: Callable[[str], None] = lambda _: None) -> PreparedData:
+def prepare(job: BuiltInJob, cache_folder: Path, say: Callable[[str], None] = lambda _: None) -> PreparedData:
     """Prepare a job's data, unless that was done before and nothing of it is damaged.
 
     Args:
@@ -188,22 +200,6 @@ def _files(folder: Path) -> dict[str, str]:
     }
 
 
-def collator(data: PreparedData, padding: str, *, max_length: int) -> Any:
-    """Return the data collator that makes batches of the samples.
-
-    Args:
-        data: The samples.
-        padding: Pad to `max_length`, or to the `longest` of the batch.
-        max_length: Number of tokens for the former.
-    """
-    if data.is_padded or data.tokenizer is None:
-        assert padding == "max_length" or data.tokenizer is None, "padding that is stored can't be removed"
-        return default_data_collator
-    if padding == "max_length":
-        return DataCollatorWithPadding(data.tokenizer, padding="max_length", max_length=max_length)
-    return DataCollatorWithPadding(data.tokenizer)
-
-
 def highest_token(data: PreparedData) -> int:
     """Return the highest token id of the samples and of their padding."""
     parts = [part.data.column("input_ids") for part in (data.train, data.eval) if part is not None]
@@ -211,109 +207,48 @@ def highest_token(data: PreparedData) -> int:
     return int(max(*highest, data.model.pad_token_id or 0))
 
 
-def _write(job: TextClassificationJob, contents: dict[str, str], folder: Path) -> None:
+def _write(job: BuiltInJob, contents: dict[str, str], folder: Path) -> None:
     """Prepare into `folder`; what it holds says so last."""
     model_folder = folder / _MODEL
     model_folder.mkdir(parents=True)
-    if job.dataset == RANDOM_TOKENS:
-        source, _ = resolve_model(job, (), model_folder)
-        parts, label_names = {"train": _random_tokens(job, source)}, None
-    else:
-        texts = labelled_texts(job)
-        contents = contents | texts.contents
-        label_names = None if texts.label_names is None else list(texts.label_names)
-        words = itertools.chain.from_iterable(
-            texts.train[name] for name in ("text", "pair") if name in texts.train.column_names
-        )
-        source, tokenizer = resolve_model(job, words, model_folder)
-        parts = {"train": _tokenise(texts.train, tokenizer, job, source)}
-        _check_words(parts["train"]["input_ids"], tokenizer, job)
-        if texts.eval is not None:
-            parts["eval"] = _tokenise(texts.eval, tokenizer, job, source)
-    for name, samples in parts.items():
-        samples.save_to_disk(str(folder / name))
-    counts = Counter(parts["train"]["labels"])
-    eval_counts = Counter(parts["eval"]["labels"]) if "eval" in parts else Counter()
-    num_eval = eval_counts.total()
+    samples = _samples(job, model_folder)
+    for name, part in samples.parts.items():
+        part.save_to_disk(str(folder / name))
+    tokenizer = model_folder / "tokenizer.json"
     prepared = PreparedData(
         folder=folder,
-        model=source,
-        num_labels=job.num_labels,
-        num_train=counts.total(),
-        num_eval=num_eval,
-        longest=max(max(samples["length"]) for samples in parts.values()),
-        label_counts=[counts[label] for label in range(job.num_labels)],
-        eval_label_counts=[eval_counts[label] for label in range(job.num_labels)],
-        is_padded=job.padding == "max_length",
-        contents=contents | ({} if job.model == EMBEDDED else {"model": source.content}),
-        label_names=label_names,
+        model=samples.model,
+        num_train=len(samples.parts["train"]),
+        num_eval=len(samples.parts["eval"]) if "eval" in samples.parts else 0,
+        longest=max(max(part["length"]) for part in samples.parts.values()),
+        contents=contents | samples.contents | ({} if job.model == EMBEDDED else {"model": samples.model.content}),
+        tokenizer_content=file_fingerprint(tokenizer) if tokenizer.is_file() else "",
+        **samples.facts,
     )
     facts = prepared.facts() | {"files": _files(folder)}
     text = json.dumps(facts | {"checksum": short_hash(facts)}, indent=2)
     (folder / _FACTS).write_text(text + "\n", encoding="utf-8")
 
 
-def _tokenise(samples: Any, tokenizer: Any, job: TextClassificationJob, source: ModelSource) -> Any:
-    # A text that mentions the end token would hold it once more than the others, which the model refuses.
-    end = None if source.end_token_id is None else tokenizer.convert_ids_to_tokens(source.end_token_id)
+def _samples(job: BuiltInJob, model_folder: Path) -> Samples:
+    if isinstance(job, CausalLMJob):
+        from tradeoff.objectives.trainers.language_samples import language_samples
 
-    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        texts = [batch[name] for name in ("text", "pair") if name in batch]
-        if end is not None:
-            texts = [[text.replace(end, " ") for text in column] for column in texts]
-        padding = "max_length" if job.padding == "max_length" else False
-        columns = dict(tokenizer(*texts, truncation=True, max_length=job.max_length, padding=padding))
-        return columns | {"length": [sum(mask) for mask in columns["attention_mask"]], "labels": batch["label"]}
-
-    # In memory and without datasets' own cache: the result is stored under our key.
-    return samples.map(
-        encode, batched=True, remove_columns=samples.column_names, keep_in_memory=True, new_fingerprint=_key(job, {})
-    )
+        return language_samples(job, model_folder)
+    assert isinstance(job, TextClassificationJob)
+    return labelled_samples(job, model_folder)
 
 
-def _check_words(samples: Iterable[list[int]], tokenizer: Any, job: TextClassificationJob) -> None:
-    """Refuse a tokenizer that does not know the words: a model could learn nothing from them."""
-    counts = Counter(token for tokens in samples for token in tokens)
-    num_unknown = counts[tokenizer.unk_token_id]
-    num_words = num_unknown + sum(counts[token] for token in counts.keys() - {*tokenizer.all_special_ids})
-    if num_unknown > num_words / 2:
-        raise ValueError(
-            f"the tokenizer of model {job.model!r} must know the words of the texts, and {num_unknown:,} of the {num_words:,}"
-            " tokens of the training samples are unknown to it; choose a model for these texts, or complete its tokenizer files"
-        )
-    if num_words == 0:
-        raise ValueError(
-            f"the tokenizer of model {job.model!r} makes no token of any training text; complete its tokenizer files"
-        )
-
-
-def _random_tokens(job: TextClassificationJob, source: ModelSource) -> Any:
-    if job.train_samples is None:
-        raise ValueError("random tokens are unlimited: set train_samples to a number")
-    draw = np.random.default_rng(job.data_seed)
-    ids = draw.integers(source.vocab_size, size=(job.train_samples, job.max_length), dtype=np.int32)
-    if (end := source.end_token_id) is not None:
-        ids[ids == end] = (end + 1) % source.vocab_size
-        ids[:, -1] = end
-    return datasets.Dataset.from_dict(
-        {
-            "input_ids": list(ids),
-            "attention_mask": list(np.ones_like(ids, dtype=np.int8)),
-            "length": [job.max_length] * job.train_samples,
-            "labels": draw.integers(job.num_labels, size=job.train_samples),
-        }
-    )
-
-
-def _key(job: TextClassificationJob, contents: dict[str, str]) -> str:
+def _key(job: BuiltInJob, contents: dict[str, str]) -> str:
     """Return a hash of all that the prepared data depends on: of local files what they hold, and not how they are called."""
     paths = {"dataset", "eval_dataset"} if job.is_local_file else set()
     depends: dict[str, Any] = {
         "format": _FORMAT,
         "job": {name: value for name, value in job.data_settings().items() if name not in paths},
         "contents": contents,
-        "versions": {name: version(name) for name in _LIBRARIES},
+        "versions": {name: version(name) for name in (*_LIBRARIES, *(["trl"] if isinstance(job, CausalLMJob) else []))},
     }
     if EMBEDDED in (job.dataset, job.model):
-        depends["generator"] = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (reviews, embedded)]
+        modules = (reviews, generated_conversations, embedded)
+        depends["generator"] = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in modules]
     return short_hash(depends)

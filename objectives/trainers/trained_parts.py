@@ -131,9 +131,10 @@ def adapted(
     target_modules: Sequence[str],
     frozen_layers: int,
     fresh: Sequence[str] = (),
+    writes: bool = False,
     name: str,
 ) -> Any:
-    """Return a model with adapters, of which these, the head and what is new are trained alone.
+    """Return a model with adapters, of which these, a classifier's head and what is new are trained alone.
 
     Args:
         model: The model, which is changed.
@@ -143,6 +144,7 @@ def adapted(
         target_modules: The names of the layers that get one, or `ALL_LINEAR`.
         frozen_layers: The first layers of the model that get none.
         fresh: Modules that are trained as a whole, as the head is.
+        writes: True if it is a language model, whose head is a part of what it has learned.
         name: The job's name for the model.
 
     Raises:
@@ -151,18 +153,19 @@ def adapted(
     from peft import LoraConfig, TaskType, get_peft_model
 
     parts = [each for each, module in model.named_children() if next(module.parameters(), None) is not None]
-    whole = [*(each for each in parts if each != model.base_model_prefix), *fresh]
-    # An adapter beside what is trained anyway would be of no use.
-    excluded = [f"(.*\\.)?{re.escape(each)}(\\..*)?" for each in whole]
+    heads = [each for each in parts if each != model.base_model_prefix]
+    whole = [*([] if writes else heads), *fresh]
+    # An adapter beside what is trained anyway would be of no use, and TRL does not train one of a language model's head.
+    excluded = [f"(.*\\.)?{re.escape(each)}(\\..*)?" for each in dict.fromkeys((*heads, *whole))]
     excluded += [f"{re.escape(each)}(\\..*)?" for each in frozen_modules(model, frozen_layers, name=name)]
     config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType.CAUSAL_LM if writes else TaskType.SEQ_CLS,
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=ALL_LINEAR if list(target_modules) == [ALL_LINEAR] else [*target_modules],
         exclude_modules="|".join(excluded) or None,
-        modules_to_save=[each for each in whole if each not in _ADDED_BY_PEFT],
+        modules_to_save=[each for each in whole if each not in _ADDED_BY_PEFT] or None,
     )
     try:
         return get_peft_model(model, config)

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, set_seed
 
 from tradeoff.objectives.data.samples import longest_rows
 from tradeoff.objectives.device.base import Device
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.device.temporary_folder import temporary_folder
 from tradeoff.objectives.job.arguments import job_of, training_arguments
-from tradeoff.objectives.job.settings import AnyJob
+from tradeoff.objectives.job.jobs import AnyJob
 from tradeoff.objectives.trainers.custom_trainer import tolerant_metrics
 from tradeoff.objectives.trainers.model_files import JobFault
 from tradeoff.objectives.trainers.workloads import load_workload
@@ -84,7 +84,7 @@ class TryOut:
             "logging_strategy": "no",
         }
         set_seed(self.job.seed)
-        trainer = workload.trainer(TrainingArguments(**settings), parameters)
+        trainer = workload.trainer(workload.arguments_class(**settings), parameters)
         trainer.remove_callback(PrinterCallback)
         is_first = not self.facts
         if is_first:

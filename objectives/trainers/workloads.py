@@ -11,10 +11,12 @@ from typing import Any
 from transformers import Trainer, TrainingArguments
 
 from tradeoff.objectives.job.arguments import name_of_data, padding
-from tradeoff.objectives.job.settings import AnyJob, CustomJob, TextClassificationJob
+from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, TextClassificationJob
+from tradeoff.objectives.job.settings import BuiltInJob
 from tradeoff.objectives.trainers import prepared_data as data
 from tradeoff.objectives.trainers.accuracy import compute_metrics
 from tradeoff.objectives.trainers.custom_trainer import ExplainedError, build_trainer, examine_trainer, explained
+from tradeoff.objectives.trainers.labelled_samples import collator
 from tradeoff.objectives.trainers.model_files import JobFault, first_line
 from tradeoff.objectives.trainers.models import build_model, check_sizes
 from tradeoff.objectives.trainers.trained_parts import OptionFault, num_layers
@@ -25,7 +27,13 @@ BASE_MODEL = "base_model"
 
 
 class Workload(ABC):
-    """Builds the Trainers of a job."""
+    """Builds the Trainers of a job.
+
+    Attributes:
+        arguments_class: The class of the arguments that they take.
+    """
+
+    arguments_class: type[TrainingArguments] = TrainingArguments
 
     @abstractmethod
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:
@@ -72,7 +80,12 @@ class TextClassification(Workload):
             args=arguments,
             train_dataset=self._data.train,
             eval_dataset=self._data.eval,
-            data_collator=data.collator(self._data, padding(self._job, parameters), max_length=self._job.max_length),
+            data_collator=collator(
+                self._data.tokenizer,
+                padding(self._job, parameters),
+                is_padded=self._data.is_padded,
+                max_length=self._job.max_length,
+            ),
             compute_metrics=compute_metrics,
         )
 
@@ -81,27 +94,44 @@ class TextClassification(Workload):
         return {"has_checkpointing": self._data.model.has_checkpointing, "num_layers": num_layers(trainer.model)}
 
     def explain(self, error: BaseException, *, is_of_an_option: bool = False) -> str:  # noqa: D102
-        if isinstance(error, JobFault | OptionFault):
-            return str(error)
-        if is_of_an_option:
-            return f"the model {self._job.model!r} can't be trained with it ({first_line(error)})"
-        return (
-            f"the model {self._job.model!r} must train on the longest sample, {self._data.longest} tokens, and fails"
-            f" ({first_line(error)}); check its config.json, choose another model, or lower job.max_length"
-        )
+        return _why(self._job, self._data.longest, error, is_of_an_option=is_of_an_option)
 
     def save_beside_model(self, folder: Path) -> None:  # noqa: D102
-        if self._data.tokenizer is not None:
-            self._data.tokenizer.save_pretrained(folder)
-        if self._job.lora is not None and not self._data.model.has_weights:
-            from peft import PeftConfig
+        _save_beside(self._job, self._data, folder)
 
-            # Adapters need the weights that they were trained beside: the seed gives the same again.
-            plain = self._job.model_copy(update={"lora": None, "frozen_layers": 0})
-            build_model(plain, self._data.model).save_pretrained(folder / BASE_MODEL)
-            adapters = PeftConfig.from_pretrained(str(folder))
-            adapters.base_model_name_or_path = str((folder / BASE_MODEL).resolve())
-            adapters.save_pretrained(str(folder))
+
+class LanguageModel(Workload):
+    """A language model on the data that `tradeoff.objectives.trainers.prepared_data.prepare` wrote into a directory."""
+
+    def __init__(self, job: CausalLMJob, folder: Path) -> None:
+        from trl import SFTConfig
+
+        self._job = job
+        self._data = data.load(folder)
+        self.arguments_class = SFTConfig
+
+    def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
+        from tradeoff.objectives.trainers.language_trainer import LanguageTrainer
+
+        arguments.packing = self._job.packing
+        return LanguageTrainer(
+            model=build_model(self._job, self._data.model, attention=parameters.get("attn_implementation")),
+            args=arguments,
+            train_dataset=self._data.packed if self._job.packing else self._data.train,
+            eval_dataset=self._data.eval,
+            processing_class=self._data.tokenizer,
+            num_characters=self._data.num_characters,
+        )
+
+    def examine(self, trainer: Trainer) -> dict[str, Any]:  # noqa: D102
+        check_sizes(self._job, trainer.model, highest_token=data.highest_token(self._data))
+        return {"has_checkpointing": self._data.model.has_checkpointing, "num_layers": num_layers(trainer.model)}
+
+    def explain(self, error: BaseException, *, is_of_an_option: bool = False) -> str:  # noqa: D102
+        return _why(self._job, self._data.longest, error, is_of_an_option=is_of_an_option)
+
+    def save_beside_model(self, folder: Path) -> None:  # noqa: D102
+        _save_beside(self._job, self._data, folder)
 
 
 class Custom(Workload):
@@ -127,4 +157,32 @@ def load_workload(job: AnyJob, folders: Mapping[str, str]) -> Workload:
         job: The job, of one trial.
         folders: The `folders` that `prepare_workload` returned.
     """
-    return Custom(job) if isinstance(job, CustomJob) else TextClassification(job, Path(folders[name_of_data(job)]))
+    if isinstance(job, CustomJob):
+        return Custom(job)
+    folder = Path(folders[name_of_data(job)])
+    return LanguageModel(job, folder) if isinstance(job, CausalLMJob) else TextClassification(job, folder)
+
+
+def _why(job: BuiltInJob, longest: int, error: BaseException, *, is_of_an_option: bool) -> str:
+    if isinstance(error, JobFault | OptionFault):
+        return str(error)
+    if is_of_an_option:
+        return f"the model {job.model!r} can't be trained with it ({first_line(error)})"
+    return (
+        f"the model {job.model!r} must train on the longest sample, {longest} tokens, and fails"
+        f" ({first_line(error)}); check its config.json, choose another model, or lower job.max_length"
+    )
+
+
+def _save_beside(job: BuiltInJob, prepared: data.PreparedData, folder: Path) -> None:
+    if prepared.tokenizer is not None:
+        prepared.tokenizer.save_pretrained(folder)
+    if job.lora is not None and not prepared.model.has_weights:
+        from peft import PeftConfig
+
+        # Adapters need the weights that they were trained beside: the seed gives the same again.
+        plain = job.model_copy(update={"lora": None, "frozen_layers": 0})
+        build_model(plain, prepared.model).save_pretrained(folder / BASE_MODEL)
+        adapters = PeftConfig.from_pretrained(str(folder))
+        adapters.base_model_name_or_path = str((folder / BASE_MODEL).resolve())
+        adapters.save_pretrained(str(folder))

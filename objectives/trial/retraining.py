@@ -26,7 +26,7 @@ from tradeoff.objectives.trainers.workloads import Workload
 from tradeoff.objectives.trial.probe import probe
 from tradeoff.objectives.trial.reporter import Reporter
 from tradeoff.objectives.trial.session import TrialSession
-from tradeoff.objectives.trial.training import SHORTEST_S, LearningCurve
+from tradeoff.objectives.trial.training import SHORTEST_S, LearningCurve, tokens_per_s
 from tradeoff.searchspace import TrialParameters
 
 # A kill loses at most a twentieth of the training.
@@ -122,6 +122,7 @@ def retrain(
             num_steps=trainer.state.global_step,
             num_samples=num_samples,
             samples_per_s=num_samples / train_time_s,
+            tokens_per_s=tokens_per_s(trainer, num_samples, train_time_s),
             # After resuming, the Trainer's mean covers only the steps since.
             train_loss=output_of_training.training_loss if checkpoint is None else None,
             curve=keeper.evaluations,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import Trainer, set_seed
 
 from tradeoff.objectives.device.base import Device, MemoryMeter
 from tradeoff.objectives.job.arguments import training_arguments
@@ -97,7 +97,7 @@ class TrialSession:
             "report_to": "none",
         }
         set_seed(self.job.seed)
-        trainer = self.workload.trainer(TrainingArguments(**(arguments | overrides)), self.parameters)
+        trainer = self.workload.trainer(self.workload.arguments_class(**(arguments | overrides)), self.parameters)
         self.note_memory("model")
         try:
             yield trainer

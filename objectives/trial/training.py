@@ -4,12 +4,15 @@ On several devices every rank runs it. Accuracy is that of all evaluation sample
 utilisation are rank 0's, peaks are the highest of all ranks, and energy is their sum.
 """
 
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+import datasets
 from transformers import Trainer, TrainerCallback
 
+from tradeoff.objectives.data.samples import row_lengths
 from tradeoff.objectives.device.load import ProcessorLoad
 from tradeoff.objectives.device.sampler import DeviceSampler
 from tradeoff.objectives.measurements.goals import learned_value, metric_goal
@@ -66,6 +69,7 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
             num_steps=trainer.state.global_step,
             num_samples=num_samples,
             samples_per_s=num_samples / train_time_s,
+            tokens_per_s=tokens_per_s(trainer, num_samples, train_time_s),
             train_loss=output.training_loss,
             curve=curve.evaluations,
             gpu_utilization_percent=sampler.gpu_utilization_percent,
@@ -77,6 +81,19 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
         )
     session.report()
     return session.training_result
+
+
+def tokens_per_s(trainer: Trainer, num_samples: int, train_time_s: float) -> float | None:
+    """Return the speed of a training in tokens, without padding; None if the samples are no table of tokens.
+
+    Args:
+        trainer: The Trainer.
+        num_samples: The samples that it has trained on.
+        train_time_s: The time that it took.
+    """
+    # Items of another data set would have to be read one by one.
+    lengths = row_lengths(trainer.train_dataset) if isinstance(trainer.train_dataset, datasets.Dataset) else None
+    return None if lengths is None else statistics.fmean(lengths) * num_samples / train_time_s
 
 
 class LearningCurve(TrainerCallback):  # type: ignore[misc]

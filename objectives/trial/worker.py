@@ -16,7 +16,7 @@ from tradeoff.objectives.device.base import Device, MemoryLimitExceededError
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.device.registry import device_class, see_one_device, start_device
 from tradeoff.objectives.job.arguments import job_of
-from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
+from tradeoff.objectives.job.jobs import TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, OutOfMemory
 from tradeoff.objectives.trainers.preparation import prepare_workload
 from tradeoff.objectives.trainers.workloads import load_workload

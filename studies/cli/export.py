@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tradeoff.objectives.job.settings import CustomJob, parse_job
+from tradeoff.objectives.job.jobs import CustomJob, parse_job
 from tradeoff.studies.cli import options
 from tradeoff.studies.cli.confirm import confirm_choice
 from tradeoff.studies.cli.options import code_and_study, results_of, selection_of

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from tradeoff.objectives.job.arguments import job_of
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator
 from tradeoff.objectives.memory_estimator.job import model_config, trace_settings, trains_all_weights
 from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB, GpuMemory, RunEstimate

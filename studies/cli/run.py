@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tradeoff.objectives.job.settings import parse_job
+from tradeoff.objectives.job.jobs import parse_job
 from tradeoff.studies.cli.options import Overrides, Preset, StorageUrl, StudyFile, Timeout, Workers
 from tradeoff.studies.config.stored import option_for
 from tradeoff.studies.config.study_file import load_config

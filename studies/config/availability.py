@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tradeoff.objectives.device.extras import LANGUAGE_MODELS
 from tradeoff.objectives.device.registry import device_class
+from tradeoff.objectives.job.jobs import CausalLMJob
 from tradeoff.objectives.job.schedule import Schedule
-from tradeoff.objectives.job.settings import TextClassificationJob, TrainingSettings
+from tradeoff.objectives.job.settings import BuiltInJob, TrainingSettings
+from tradeoff.objectives.measurements.goals import learned_names
 from tradeoff.searchspace import KNOBS, SearchSpace
 from tradeoff.searchspace.knob import Target
 from tradeoff.studies.config.study import StudyConfig
@@ -27,9 +30,11 @@ def available_space(config: StudyConfig, device: Mapping[str, Any]) -> tuple[Sea
     lora = None if "lora_rank" in space.domains else getattr(config.job, "lora", None)
     if lora is not None and (need := KNOBS["lora_rank"].missing(lora.r, abilities)) is not None:
         raise TradeoffError(f"job.lora: it {need.reason}; install it, or leave job.lora out")
+    if isinstance(config.job, CausalLMJob) and LANGUAGE_MODELS.ability not in abilities:
+        raise TradeoffError(f"job.task: causal_lm {LANGUAGE_MODELS.reason}; install it")
     for name in KNOBS.in_order({**dict.fromkeys(KNOBS), **space.domains}):
         knob = space.knobs[name]
-        if knob.target is Target.JOB and not isinstance(config.job, TextClassificationJob):
+        if knob.target is Target.JOB and not isinstance(config.job, BuiltInJob):
             continue  # a keyword of the user's own function, which knows what it needs
         if name not in space.domains:
             value = getattr(config.job, name, None)
@@ -62,6 +67,21 @@ def check_batches(space: SearchSpace, num_train: int, num_devices: int = 1) -> N
                 f"space.per_device_train_batch_size: a batch{each} must not exceed the {num_train} training samples,"
                 f" got {value}"
             )
+
+
+def check_tokenizers(config: StudyConfig, data: Mapping[str, Any]) -> None:
+    """Refuse to compare language models by the loss of a token where their tokens differ.
+
+    Raises:
+        TradeoffError: They do.
+    """
+    if data.get("tokenizers", 1) < 2 or not isinstance(config.job, CausalLMJob):
+        return
+    if of_tokens := [name for name in learned_names(config.objectives) if name != "bits_per_character"]:
+        raise TradeoffError(
+            f"objectives: {of_tokens[0]} is of tokens, and the models of space.model have different tokenizers, so it can't"
+            " be compared; take bits_per_character instead"
+        )
 
 
 def check_devices(devices_per_trial: int, device: Mapping[str, Any]) -> str | None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from tradeoff.objectives.job.jobs import CausalLMJob, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS
 from tradeoff.studies.config.space import SpaceConfig
 from tradeoff.studies.config.study import EffectiveBatchSizeLimits, Limits, StudyConfig
 
@@ -31,6 +32,34 @@ def embedded() -> StudyConfig:
         ),
         limits=Limits(peak_memory_mib=75, trial_time_s=120),
         trials=24,
+    )
+
+
+def embedded_lm() -> StudyConfig:
+    """Return a small Llama with random weights on generated conversations, searched in minutes on two CPU cores."""
+    return StudyConfig(
+        name="embedded-lm",
+        job=CausalLMJob(
+            model=EMBEDDED,
+            dataset=EMBEDDED,
+            train_samples=600,
+            eval_samples=150,
+            max_length=128,
+            epochs=3,
+            learning_rate=1e-2,
+            warmup_steps=0.1,
+            eval_batch_size=32,
+        ),
+        space=SpaceConfig(
+            per_device_train_batch_size=[4, 8, 16, 32, 64],
+            gradient_accumulation_steps=[1, 2, 4],
+            gradient_checkpointing=[False, True],
+            precision=["fp32", "bf16"],
+            packing=[False, True],
+        ),
+        objectives=("eval_loss", "train_time_s", "peak_memory_mib"),
+        limits=Limits(trial_time_s=120),
+        trials=20,
     )
 
 
@@ -86,6 +115,7 @@ def dummy_bert() -> StudyConfig:
 
 PRESETS: dict[str, Callable[[], StudyConfig]] = {
     "embedded": embedded,
+    "embedded-lm": embedded_lm,
     "yelp-bert": yelp_bert,
     "dummy-bert": dummy_bert,
 }

@@ -172,6 +172,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def _kind(model: type[BaseModel]) -> str:
     """Return the name of a model of a union in words: `TextClassificationJob` is "text classification job"."""
+    if (task := getattr(model, "task_in_words", None)) is not None:
+        return f"{task} job"
     return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in model.__name__).strip()
 
 

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from tradeoff.objectives.job.settings import CustomJob, Lora, TextClassificationJob, TrainingSettings
+from tradeoff.objectives.job.jobs import CustomJob
+from tradeoff.objectives.job.settings import BuiltInJob, Lora, TrainingSettings
 from tradeoff.searchspace import ACCUMULATION, KNOBS, MICRO_BATCH, Domain, Knob, SearchSpace
-from tradeoff.searchspace.knob import CHANGES
+from tradeoff.searchspace.knob import CHANGES, Target
 from tradeoff.searchspace.names import OTHER_NAMES, TAKEN_NAMES, hint
 from tradeoff.searchspace.training_arguments import OPEN_FIELDS, REFUSED_FIELDS
 
@@ -133,6 +134,9 @@ def check_space(config: SpaceConfig, space: SearchSpace, job: TrainingSettings) 
         ValueError: The first fault in a sentence, with the key.
     """
     for name in config.names:
+        lacks = name not in type(job).model_fields and not name.startswith("lora_")
+        if isinstance(job, BuiltInJob) and KNOBS[name].target in (Target.JOB, Target.DATA) and lacks:
+            raise ValueError(f"space.{name}: there is no {name} in {job.task_in_words}; leave it out")
         if not KNOBS[name].is_open or name in OPEN_FIELDS:
             continue
         if isinstance(job, CustomJob):
@@ -141,13 +145,13 @@ def check_space(config: SpaceConfig, space: SearchSpace, job: TrainingSettings) 
                 raise ValueError(f"space.{name}: a keyword of job.build must be a name of Python")
             if name in TAKEN_NAMES:
                 raise ValueError(f"space.{name}: a study knows {TAKEN_NAMES[name]} by this name; give the keyword another one")
-        elif name in TextClassificationJob.model_fields and name not in OTHER_NAMES:
+        elif name in type(job).model_fields and name not in OTHER_NAMES:
             raise ValueError(f"space.{name}: it can't be searched; job.{name} holds it fixed")
         else:
             raise ValueError(f"unknown key 'space.{name}'; {hint(name)}")
     if isinstance(job, CustomJob) and (both := space.domains.keys() & job.kwargs.keys()):
         raise ValueError(f"space.{min(both)}: it is searched, and fixed in job.kwargs; leave one of them out")
-    if isinstance(job, TextClassificationJob):
+    if isinstance(job, BuiltInJob):
         _check_adapters(space, job)
     if {"warmup_ratio", "warmup_steps"} <= space.domains.keys():
         raise ValueError("space.warmup_steps: warmup_ratio says the same; search one of them")
@@ -156,7 +160,7 @@ def check_space(config: SpaceConfig, space: SearchSpace, job: TrainingSettings) 
             _check_condition(space, name, other, allowed)
 
 
-def _check_adapters(space: SearchSpace, job: TextClassificationJob) -> None:
+def _check_adapters(space: SearchSpace, job: BuiltInJob) -> None:
     for name in ("lora_alpha", "lora_target_modules"):
         if name in space.domains and "lora_rank" not in space.domains and job.lora is None:
             raise ValueError(f"space.{name}: there must be adapters for it; search lora_rank too, or set job.lora")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tradeoff.objectives.job.settings import AnyJob, CustomJob
+from tradeoff.objectives.job.jobs import AnyJob, CustomJob
 from tradeoff.searchspace import KNOBS, SearchSpace
 from tradeoff.searchspace.knob import Target
 from tradeoff.studies.config.study import StudyConfig

@@ -18,14 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from tradeoff.objectives.job.settings import (
-    CustomJob,
-    Job,
-    TextClassificationJob,
-    TrainingSettings,
-    kind_of_job,
-    register_goals,
-)
+from tradeoff.objectives.job.jobs import CustomJob, Job, TextClassificationJob, kind_of_job, register_goals
+from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import BUILT_IN, cost_names, learned_names, metric_name
 from tradeoff.objectives.measurements.outcome import LONGEST_LIMIT_S
@@ -139,9 +133,12 @@ class StudyConfig(_Model):
     @model_validator(mode="before")
     @classmethod
     def _default_objectives(cls, data: Any) -> Any:
-        """A job of the user's own is judged by its metric, unless the study says by what else."""
-        if not isinstance(data, Mapping) or "objectives" in data or kind_of_job(data.get("job")) != "custom":
+        """A language model is judged by its loss, a job of the user's own by its metric, unless the study says otherwise."""
+        kind = kind_of_job(data.get("job")) if isinstance(data, Mapping) else ""
+        if kind not in ("custom", "causal_lm") or "objectives" in data:
             return data
+        if kind == "causal_lm":
+            return {**data, "objectives": ("eval_loss", *cost_names(DEFAULT_OBJECTIVES))}
         job = data["job"] if isinstance(data["job"], Mapping) else data["job"].model_dump()
         metric = job.get("metric", CustomJob.model_fields["metric"].default)
         learned = (metric_name(metric),) if isinstance(metric, str) else ()
@@ -212,7 +209,13 @@ class StudyConfig(_Model):
         return memory_limit_mib(self.limits.peak_memory_mib, device)
 
     def setup(
-        self, space: SearchSpace, device: Mapping[str, Any], *, num_train: int, num_eval: int | None = None
+        self,
+        space: SearchSpace,
+        device: Mapping[str, Any],
+        *,
+        num_train: int,
+        num_eval: int | None = None,
+        num_packed: Mapping[str, int] | None = None,
     ) -> StudySetup:
         """Return the terms of the study on a device.
 
@@ -221,6 +224,7 @@ class StudyConfig(_Model):
             device: What trials run on.
             num_train: Training samples per epoch.
             num_eval: Evaluation samples; None if they are not known.
+            num_packed: Sequences to train on where texts are packed, by the name of their data.
         """
         return StudySetup(
             space=space,
@@ -228,6 +232,7 @@ class StudyConfig(_Model):
             objectives=self.objectives,
             num_train=num_train,
             num_eval=num_eval,
+            num_packed=num_packed or {},
             num_devices=self.devices_per_trial,
             memory_limit_mib=self.memory_limit_mib(device),
             enforces_memory_limit=self.limits.peak_memory_mib is not None,

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from tradeoff.objectives.job.settings import JOBS, kind_of_job
+from tradeoff.objectives.job.jobs import JOBS, kind_of_job
 from tradeoff.studies.config.presets import PRESETS
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError

@@ -188,7 +188,7 @@ class LiveDisplay(PlainDisplay):
     def _front_lines(self, width: int, height: int) -> list[Text]:
         """Return as much of the front as fits, and how much of it is left out."""
         assert self._config is not None
-        front = judged(self._records, self._config.objectives, self._baselines)
+        front = judged(self._records, self._config.objectives, self._baselines, self._config.job.BASELINE)
         for num_shown in range(min(len(front.records), MAX_LIVE_ROWS), 0, -1):
             lines = front_table(front, most=num_shown).showable(self._console.encoding).lines(width)
             if num_shown < len(front.records):

@@ -17,7 +17,7 @@ from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.isolation.background import BackgroundTask
 from tradeoff.objectives.isolation.server_process import WorkerError
 from tradeoff.objectives.isolation.trial_server import TrialServer
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.memory_estimator.estimates import MEMORY_ESTIMATES
 from tradeoff.objectives.objective import Objective
 from tradeoff.objectives.trial.messages import Refusal

@@ -17,7 +17,7 @@ from typing import Any
 from tradeoff.objectives.isolation.server_process import WorkerError
 from tradeoff.objectives.isolation.trial_server import JobError, PreparationTimeoutError, ProcessKilledError, TrialServer
 from tradeoff.objectives.job.arguments import job_of_data
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import energy_names
 from tradeoff.objectives.measurements.outcome import LONGEST_LIMIT_S, Interrupted, Outcome
@@ -27,6 +27,7 @@ from tradeoff.studies.config.availability import (
     available_space,
     check_batches,
     check_devices,
+    check_tokenizers,
     check_warmup,
     trainable_space,
 )
@@ -112,7 +113,13 @@ class Preparation:
     @cached_property
     def setup(self) -> StudySetup:
         """The terms of the study here."""
-        return self.config.setup(self.space, self.device, num_train=self.data["num_train"], num_eval=self.data["num_eval"])
+        return self.config.setup(
+            self.space,
+            self.device,
+            num_train=self.data["num_train"],
+            num_eval=self.data["num_eval"],
+            num_packed=self.data.get("num_packed"),
+        )
 
     def objective(self, display: Display) -> Objective:
         """Return the objective of the study, which shows its progress in `display`."""
@@ -209,6 +216,7 @@ def prepare(
         except WorkerError as error:
             raise _ended(error) from error
         check_batches(space, data["num_train"], config.devices_per_trial)
+        check_tokenizers(config, data)
         space, left_out = trainable_space(space, data["lacks"])
         for what in (*data["notices"], left_out, check_warmup(space, config.job, data["num_train"], config.devices_per_trial)):
             for each in (what or "").splitlines():

@@ -16,7 +16,7 @@ from typing import Any
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.device.temporary_folder import temporary_folder
 from tradeoff.objectives.job.arguments import job_of, training_arguments
-from tradeoff.objectives.job.settings import AnyJob, CustomJob, parse_job
+from tradeoff.objectives.job.jobs import AnyJob, CustomJob, parse_job
 from tradeoff.objectives.measurements.goals import cost_goals, learned_names
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import spread_name

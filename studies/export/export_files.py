@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, TextClassificationJob
+from tradeoff.objectives.job.jobs import AnyJob, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.export.train_script import modules, train_script
 

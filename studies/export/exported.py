@@ -8,15 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
-from tradeoff.objectives.job.settings import (
-    EMBEDDED,
-    RANDOM_TOKENS,
-    AnyJob,
-    CustomJob,
-    Job,
-    TextClassificationJob,
-    register_goals,
-)
+from tradeoff.objectives.job.jobs import AnyJob, CustomJob, Job, TextClassificationJob, register_goals
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS
 from tradeoff.searchspace import KNOBS, TrialParameters
 from tradeoff.searchspace.knob import Target
 from tradeoff.studies.config.study_file import explain, read_yaml

@@ -10,15 +10,8 @@ from typing import Any
 
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.arguments import job_of, padding
-from tradeoff.objectives.job.settings import (
-    EMBEDDED,
-    RANDOM_TOKENS,
-    AnyJob,
-    CustomJob,
-    TextClassificationJob,
-    local_path,
-    parse_job,
-)
+from tradeoff.objectives.job.jobs import AnyJob, CustomJob, TextClassificationJob, parse_job
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob, local_path
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
@@ -119,7 +112,7 @@ def _title(job: AnyJob) -> str:
     return f"{Path(model).name if is_local_model else model} on {Path(data).name if job.is_local_file else data}"
 
 
-def _has_hub_data(job: TextClassificationJob) -> bool:
+def _has_hub_data(job: BuiltInJob) -> bool:
     return not job.is_local_file and job.dataset not in (EMBEDDED, RANDOM_TOKENS) and _is_on_hub(job.dataset)
 
 
@@ -150,9 +143,9 @@ def _example_script(job: AnyJob, parameters: TrialParameters, num_devices: int) 
     None where that script can't: it reads data and models of the hub alone, trains all of their weights as they are, and has
     no option for the attention.
     """
-    if isinstance(job, CustomJob) or not _has_hub_data(job) or job.model == EMBEDDED or "attn_implementation" in parameters:
+    if not isinstance(job, TextClassificationJob) or not _has_hub_data(job) or job.model == EMBEDDED:
         return None
-    if parts_used(job):
+    if parts_used(job) or "attn_implementation" in parameters:
         return None
     options = {
         "model_name_or_path": job.model,

@@ -13,7 +13,7 @@ from tradeoff.objectives.data.contents import local_contents
 from tradeoff.objectives.device.extras import first_missing
 from tradeoff.objectives.isolation.warm_server import server_environment
 from tradeoff.objectives.job.arguments import job_of
-from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
+from tradeoff.objectives.job.jobs import TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.records import measurement_attributes
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.stored import NO_CODE, AllowedCode

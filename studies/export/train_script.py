@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 
 from tradeoff.objectives.job.arguments import job_of_data, padding, settings_beside_arguments
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, TextClassificationJob, local_path
+from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, local_path
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.reporting.templating import render
 
@@ -38,6 +39,7 @@ def train_script(job: AnyJob, parameters: TrialParameters, *, title: str, expect
         ValueError: The job's data are random tokens, from which nothing can be learned.
     """
     shared = {"title": title, "command": launch_command(num_devices), "num_devices": num_devices, "expected": expected}
+    assert not isinstance(job, CausalLMJob)
     values = _custom_values(job, parameters) if isinstance(job, CustomJob) else _text_classification_values(job, parameters)
     template = "custom_train.py.jinja" if isinstance(job, CustomJob) else "train.py.jinja"
     return render(_PACKAGE, template, job=job, **shared, **values)

@@ -81,6 +81,7 @@ def study_values(results: StudyResults) -> dict[str, Any]:
         "summary": capitalized(results.summary()),
         "device": str(results.device.get("name", "")),
         "num_devices": results.num_devices,
+        "baseline_name": results.baseline_name,
         "objectives": capitalized(units),
         "warning": capitalized(front.warning or ""),
         "choices": _choices(front),
@@ -210,6 +211,9 @@ def _times(record: TrialRecord) -> str:
         "trial_time_s": "the trial took {:,.1f} s",
         "first_step_time_s": "its first step ended after {:,.1f} s",
         "samples_per_s": "it trained {:,.1f} samples/s",
+        "tokens_per_s": "{:,.0f} tokens/s",
     }
-    values = {name: value for name in words if (value := numeric_value(record, name)) is not None}
+    found = {name: numeric_value(record, name) for name in words}
+    found["tokens_per_s"] = (record.attributes.get("training") or {}).get("tokens_per_s")
+    values = {name: value for name, value in found.items() if value is not None}
     return capitalized(", ".join(words[name].format(value) for name, value in values.items()))

@@ -84,9 +84,10 @@ def is_logarithmic(values: Sequence[float]) -> bool:
     return bool(shown) and min(shown) > 0 and max(shown) / min(shown) > _LOG_RATIO
 
 
-def baseline_line(figure: Any, name: str, value: float, *, is_vertical: bool = False) -> None:
-    """Draw the value of a constant answer as a labelled line."""
-    label = {"text": plot_text(f"constant answer {GOALS[name].show(value)}"), "font": {"color": INK, "size": 12}}
+def baseline_line(figure: Any, name: str, value: float, what: str, *, is_vertical: bool = False) -> None:
+    """Draw the value of a baseline as a labelled line; `what` says what has it."""
+    text = f"{what.removeprefix('a ').removeprefix('the ')} {GOALS[name].show(value)}"
+    label = {"text": plot_text(text), "font": {"color": INK, "size": 12}}
     line = {"color": INK, "width": 1.5, "dash": "dashdot"}
     if is_vertical:
         figure.add_vline(x=value, line=line, annotation=label | {"textangle": -90, "xanchor": "right", "y": 0.5})

@@ -67,7 +67,7 @@ def trade_off_plots(results: StudyResults, front: JudgedFront) -> list[Plot]:
 def search_plots(results: StudyResults) -> list[Plot]:
     """Return the plots of the search itself: learning curves, and the hypervolume over the time spent."""
     found = []
-    curves = curve_figure(results.records, results.baselines)
+    curves = curve_figure(results.records, results.baselines, results.baseline_name)
     if curves is not None:
         metric = _curve_metric(results.records)
         found.append(
@@ -91,8 +91,8 @@ def search_plots(results: StudyResults) -> list[Plot]:
     return found
 
 
-def curve_figure(records: Sequence[TrialRecord], baselines: Mapping[str, float]) -> Any:
-    """Draw the evaluations of each training over the samples that it had seen, and the constant answer.
+def curve_figure(records: Sequence[TrialRecord], baselines: Mapping[str, float], baseline_name: str = "") -> Any:
+    """Draw the evaluations of each training over the samples that it had seen, and the baseline under its name.
 
     Returns:
         A `plotly.graph_objects.Figure`; None if no training has any evaluation.
@@ -122,7 +122,7 @@ def curve_figure(records: Sequence[TrialRecord], baselines: Mapping[str, float])
             hovertemplate=f"trial {record.number}: {configuration}<br>%{{x:,}} samples: %{{y:.6g}}<extra></extra>",
         )
     if (baseline := baselines.get(metric)) is not None:
-        baseline_line(figure, metric, baseline)
+        baseline_line(figure, metric, baseline, baseline_name)
         # A line alone would not widen the axis.
         figure.add_scatter(x=[0], y=[baseline], mode="markers", marker={"opacity": 0}, hoverinfo="skip", showlegend=False)
     figure.update_xaxes(axis("training samples", tickformat=",", rangemode="tozero"))

@@ -93,7 +93,7 @@ def pair_figure(results: StudyResults, groups: Groups, y: str, x: str) -> Any:
     drawn = _coordinates(groups.completed(), axes)
     for axis, name in axes.items():
         if (baseline := results.baselines.get(name)) is not None and drawn[axis]:
-            baseline_line(figure, name, baseline, is_vertical=axis == "x")
+            baseline_line(figure, name, baseline, results.baseline_name, is_vertical=axis == "x")
             drawn[axis].append(baseline)
             # A line alone would not widen the axis.
             place = {other: [values[0]] for other, values in drawn.items()} | {axis: [baseline]}

@@ -27,12 +27,14 @@ class Standing:
     Attributes:
         not_better_than_constant: Whether it beats the baseline (the constant answer) of no learned objective by more than its
             error.
+        baseline_name: What that baseline is.
         within_error_of: The trial of the front that is better by more than the error in some objective, and not worse by more
             than it in any other: the row is on the front by a difference within the error. None if there is none.
         equal_within_error: Trials that the row keeps off the front by differences within the error alone.
     """
 
     not_better_than_constant: bool = False
+    baseline_name: str = "a constant answer"
     within_error_of: int | None = None
     equal_within_error: tuple[int, ...] = ()
 
@@ -43,7 +45,7 @@ class Standing:
 
     def words(self) -> list[str]:
         """Return the marks in words."""
-        words = ["no better than a constant answer"] if self.not_better_than_constant else []
+        words = [f"no better than {self.baseline_name}"] if self.not_better_than_constant else []
         if self.within_error_of is not None:
             other = f"trial {self.within_error_of}" if self.within_error_of >= 0 else "what is not published yet"
             words.append(f"within the error of {other}")
@@ -69,6 +71,7 @@ class JudgedFront:
         candidates: The configurations that it is the front of.
         objectives: The objectives' names.
         baselines: The baselines of the learned objectives for which they are known.
+        baseline_name: What has these values: the most frequent answer, or a language model before training.
         pooled_std: The standard deviation over seeds of a learned objective, for a configuration trained with one seed; an
             objective for which it is not known is left out.
     """
@@ -77,6 +80,7 @@ class JudgedFront:
     candidates: tuple[TrialRecord, ...]
     objectives: tuple[str, ...]
     baselines: Mapping[str, float] = field(default_factory=dict)
+    baseline_name: str = "a constant answer"
     pooled_std: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -88,6 +92,7 @@ class JudgedFront:
         return {
             record.number: Standing(
                 not_better_than_constant=plain[record.number],
+                baseline_name=self.baseline_name,
                 within_error_of=next((other.number for other in sound if self._is_clearly_ahead(other, record)), None),
                 equal_within_error=self._equal(record),
             )
@@ -113,15 +118,15 @@ class JudgedFront:
 
     @property
     def baseline(self) -> str | None:
-        """The constant answer in words; None if its values are not known."""
-        return f"a constant answer: {self._baseline_values}" if self.known_baselines else None
+        """The baseline in words; None if its values are not known."""
+        return f"{self.baseline_name}: {self._baseline_values}" if self.known_baselines else None
 
     @property
     def warning(self) -> str | None:
         """A sentence for a front that has nothing better than a constant answer; None if it has, or is empty."""
         if not self.records or self.recommended:
             return None
-        constant = f"a constant answer ({self._baseline_values})"
+        constant = f"{self.baseline_name} ({self._baseline_values})"
         return f"no configuration is clearly better than {constant}; what usually helps: {WHAT_HELPS}"
 
     @property
@@ -189,13 +194,14 @@ def judged_front(results: StudyResults, records: Sequence[TrialRecord] | None = 
         results: The study.
         records: The trials that qualify, of which the front is taken; None for all of the study.
     """
-    return judged(results.records, results.objectives, results.baselines, qualifying=records)
+    return judged(results.records, results.objectives, results.baselines, results.baseline_name, qualifying=records)
 
 
 def judged(
     records: Sequence[TrialRecord],
     objectives: Sequence[str],
     baselines: Mapping[str, float],
+    baseline_name: str,
     *,
     qualifying: Sequence[TrialRecord] | None = None,
 ) -> JudgedFront:
@@ -206,6 +212,7 @@ def judged(
         candidates=tuple(candidates),
         objectives=tuple(objectives),
         baselines=baselines,
+        baseline_name=baseline_name,
         pooled_std=_pooled_std(feasible(records), objectives),
     )
 

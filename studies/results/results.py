@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tradeoff.objectives.device.registry import device_class
-from tradeoff.objectives.job.settings import objective_names
+from tradeoff.objectives.job.jobs import JOBS, kind_of_job, objective_names
 from tradeoff.objectives.knowledge.found_changes import FOUND_CHANGES, Found
 from tradeoff.objectives.knowledge.settled import derived_records
 from tradeoff.objectives.measurements.records import OutcomeKind, TrialRecord, read_record
@@ -84,6 +84,11 @@ class StudyResults:
     def num_devices(self) -> int:
         """Devices that train a configuration together."""
         return int(self.config.get("devices_per_trial", 1))
+
+    @property
+    def baseline_name(self) -> str:
+        """What has the values of `baselines`: a constant answer, or a language model before training."""
+        return JOBS[kind_of_job(self.config.get("job", {}))].BASELINE
 
     @property
     def memory_limit_mib(self) -> float | None:

@@ -8,7 +8,8 @@ import optuna
 
 from tradeoff.objectives.data.contents import BUILD, named
 from tradeoff.objectives.device.registry import device_class
-from tradeoff.objectives.job.settings import EMBEDDED, CustomJob, is_local_data
+from tradeoff.objectives.job.jobs import CustomJob
+from tradeoff.objectives.job.settings import EMBEDDED, is_local_data
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.studies.config.study import StudyConfig, differences
 from tradeoff.studies.environment import library_versions, tradeoff_version

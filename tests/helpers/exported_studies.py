@@ -2,7 +2,7 @@
 
 from stored_studies import OBJECTIVES
 
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.results.results import StudyResults
 

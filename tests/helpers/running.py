@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from tradeoff.objectives.isolation.trial_server import TrialServer
 from tradeoff.objectives.job.arguments import job_of, job_of_data
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.execution.display import Display

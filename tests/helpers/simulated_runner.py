@@ -15,8 +15,8 @@ import numpy as np
 import optuna
 from memory_storage import in_memory
 
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.job.schedule import Schedule
-from tradeoff.objectives.job.settings import TextClassificationJob
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import GOALS

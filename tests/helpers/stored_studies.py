@@ -7,7 +7,7 @@ from memory_storage import in_memory
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord, stored_attributes
 from tradeoff.studies.storage.opening import SCHEMA, SCHEMA_ATTRIBUTE

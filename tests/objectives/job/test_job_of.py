@@ -2,7 +2,8 @@ import pytest
 from pydantic import ValidationError
 
 from tradeoff.objectives.job.arguments import job_of
-from tradeoff.objectives.job.settings import CustomJob, Lora, TextClassificationJob
+from tradeoff.objectives.job.jobs import CustomJob, TextClassificationJob
+from tradeoff.objectives.job.settings import Lora
 
 
 def test_a_trial_sets_the_fields_of_the_job_that_it_searches():

@@ -7,7 +7,7 @@ import simulated_runner as simulated
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import Categorical, FloatRange, Precision, Reuse, SearchSpace, TrialParameters

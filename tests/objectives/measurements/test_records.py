@@ -4,7 +4,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from tradeoff.objectives.job.settings import objective_names
+from tradeoff.objectives.job.jobs import objective_names
 from tradeoff.objectives.measurements.outcome import (
     Completed,
     Evaluation,

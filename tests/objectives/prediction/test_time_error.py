@@ -5,7 +5,7 @@ import math
 import pytest
 import simulated_runner as simulated
 
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.knowledge.derivation import derived_attributes, measured_errors
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord

@@ -10,7 +10,7 @@ import pytest
 from running import shared_server
 
 from tradeoff.objectives.isolation.trial_server import JobError
-from tradeoff.objectives.job.settings import CustomJob
+from tradeoff.objectives.job.jobs import CustomJob
 from tradeoff.objectives.measurements.outcome import Completed, Failed
 from tradeoff.objectives.trainers.custom_trainer import check_keywords
 from tradeoff.objectives.trainers.model_files import JobFault

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tradeoff.objectives.job.arguments import name_of_data
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.trainers import prepared_data
 from tradeoff.objectives.trainers.prepared_data import load, prepare
 from tradeoff.objectives.trainers.workloads import load_workload

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import constants
 from transformers import BertConfig, BertForSequenceClassification
 
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.trainers.model_files import check_files
 from tradeoff.objectives.trainers.prepared_data import PreparedData, prepare
 from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer

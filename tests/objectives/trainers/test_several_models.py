@@ -7,7 +7,8 @@ from transformers import BertConfig, DistilBertConfig, GPT2Config, RobertaConfig
 from tradeoff.objectives.data.contents import folder_fingerprint
 from tradeoff.objectives.data.reviews import generate_reviews
 from tradeoff.objectives.job.arguments import job_of, name_of_data
-from tradeoff.objectives.job.settings import EMBEDDED, TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED
 from tradeoff.objectives.trainers.embedded import embedded_tokenizer
 from tradeoff.objectives.trainers.preparation import prepare_workload
 from tradeoff.objectives.trainers.prepared_data import load

@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from tradeoff.objectives.job.arguments import name_of_data, training_arguments
-from tradeoff.objectives.job.settings import Lora, TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
+from tradeoff.objectives.job.settings import Lora
 from tradeoff.objectives.trainers.models import build_model
 from tradeoff.objectives.trainers.prepared_data import prepare
 from tradeoff.objectives.trainers.trained_parts import OptionFault, adapted, freeze, set_dropout

@@ -23,7 +23,7 @@ from transformers import (
 
 from tradeoff.objectives.data.contents import folder_fingerprint
 from tradeoff.objectives.data.reviews import generate_reviews
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.trainers.embedded import embedded_tokenizer
 from tradeoff.objectives.trainers.preparation import prepare_workload
 from tradeoff.objectives.trainers.try_out import failing_options

@@ -18,7 +18,7 @@ from running import tiny_study
 from stored_studies import DISTRIBUTIONS, OBJECTIVES, TRIALS, make_study, params
 
 from tradeoff.objectives.device.base import DeviceInfo
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.measurements.records import TrialRecord, stored_attributes
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.execution.display import LiveDisplay, PlainDisplay

@@ -14,7 +14,7 @@ from running import poll
 from simulated_worker import Worker, small_study
 from stored_studies import make_study
 
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.export import export

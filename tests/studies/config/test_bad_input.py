@@ -15,7 +15,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tradeoff.objectives.job.settings import CustomJob, TextClassificationJob
+from tradeoff.objectives.job.jobs import CustomJob, TextClassificationJob
 from tradeoff.objectives.measurements.outcome import (
     Completed,
     Evaluation,

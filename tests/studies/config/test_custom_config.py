@@ -10,7 +10,7 @@ import yaml
 from memory_storage import in_memory
 from typer.testing import CliRunner
 
-from tradeoff.objectives.job.settings import CustomJob, TextClassificationJob, parse_job
+from tradeoff.objectives.job.jobs import CustomJob, TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.searchspace import Reuse
 from tradeoff.studies.cli.main import app

@@ -10,7 +10,7 @@ from simulated_runner import BUDGET_MIB, memory_mib, setup
 from simulated_survey import Survey
 
 from tradeoff.objectives.device.cpu import CpuDevice
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.memory_estimator.job import estimate_for_search

@@ -10,7 +10,7 @@ from stored_studies import completed, make_study, params
 from typer.testing import CliRunner
 
 from tradeoff.objectives.isolation.trial_server import TrialServer
-from tradeoff.objectives.job.settings import CustomJob, TextClassificationJob
+from tradeoff.objectives.job.jobs import CustomJob, TextClassificationJob
 from tradeoff.studies.cli.main import app
 from tradeoff.studies.config.stored import AllowedCode, option_for, stored_config
 from tradeoff.studies.config.study_file import load_config

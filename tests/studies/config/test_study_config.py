@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from tradeoff.objectives.job.settings import JOBS
+from tradeoff.objectives.job.jobs import JOBS
 from tradeoff.searchspace import FloatRange, IntRange
 from tradeoff.studies.config.presets import PRESETS
 from tradeoff.studies.config.study import StudyConfig, differences

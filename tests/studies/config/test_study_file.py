@@ -89,5 +89,5 @@ def test_a_bad_override_is_one_sentence(override, message):
 
 
 def test_an_unknown_preset_names_those_there_are():
-    with pytest.raises(TradeoffError, match="one of embedded, yelp-bert, dummy-bert, got 'mine'"):
+    with pytest.raises(TradeoffError, match="one of embedded, embedded-lm, yelp-bert, dummy-bert, got 'mine'"):
         load_config(None, preset="mine")

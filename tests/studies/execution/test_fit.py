@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from running import SharedTrialServer, cache_folder, tiny_job
 from simulated_runner import setup
 
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, Memory, OutOfMemory, ProbeResult
 from tradeoff.searchspace import Categorical, Precision, SearchSpace, TrialParameters

@@ -16,7 +16,8 @@ from exported_studies import TINY, made_up
 from safetensors.torch import load_file
 from stored_studies import params, record
 
-from tradeoff.objectives.job.settings import EMBEDDED, Lora, TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, Lora
 from tradeoff.studies.export.export import export
 from tradeoff.studies.results.selection import Selection, choose
 
@@ -131,7 +132,7 @@ def test_adapters_are_resumed_from_a_checkpoint(tmp_path: Path) -> None:
     code = f"""
 import pathlib
 from tradeoff.objectives.device.registry import start_device
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.trainers.preparation import prepare_workload
 from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.objectives.trial.retraining import last_checkpoint, retrain

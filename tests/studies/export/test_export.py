@@ -9,7 +9,7 @@ import yaml
 from stored_studies import TRIALS, completed, make_study, params
 
 from tradeoff.objectives.job.arguments import training_arguments
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.export import check_output, export

@@ -19,7 +19,8 @@ from stored_studies import params, record
 
 from tradeoff.objectives.device.cpu import CpuDevice
 from tradeoff.objectives.device.cuda import CudaDevice
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, AnyJob, CustomJob, Lora, TextClassificationJob
+from tradeoff.objectives.job.jobs import AnyJob, CustomJob, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, Lora
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.space import SpaceConfig
 from tradeoff.studies.config.study import StudyConfig

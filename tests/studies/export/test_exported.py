@@ -12,7 +12,7 @@ from exported_studies import TINY, made_up
 from stored_studies import params, record
 
 from tradeoff.objectives.data.contents import local_contents
-from tradeoff.objectives.job.settings import TextClassificationJob, parse_job
+from tradeoff.objectives.job.jobs import TextClassificationJob, parse_job
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.export import export
 from tradeoff.studies.export.exported import read_export

@@ -14,7 +14,8 @@ import yaml
 from exported_studies import TINY, made_up
 from stored_studies import params, record
 
-from tradeoff.objectives.job.settings import RANDOM_TOKENS, TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
+from tradeoff.objectives.job.settings import RANDOM_TOKENS
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.expected import comparison_lines, expected_measurements
@@ -118,7 +119,7 @@ def test_a_kill_after_the_last_checkpoint_costs_no_more_than_the_last_evaluation
 import dataclasses, json, pathlib
 from tradeoff.objectives.device.registry import start_device
 from tradeoff.objectives.trial.retraining import last_checkpoint, retrain
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.trainers.preparation import prepare_workload
 from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.searchspace import TrialParameters

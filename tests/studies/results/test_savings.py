@@ -6,7 +6,7 @@ from running import Recorder
 from simulated_runner import SimulatedRunner, SimulatedServer, decoupled, learned, new_study, objective, search, setup
 
 import tradeoff.studies.workers.run
-from tradeoff.objectives.job.settings import TextClassificationJob
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import Categorical, FloatRange, SearchSpace

@@ -9,7 +9,7 @@ import optuna
 import pytest
 import simulated_runner as simulated
 
-from tradeoff.objectives.job.settings import CustomJob, register_goals
+from tradeoff.objectives.job.jobs import CustomJob, register_goals
 from tradeoff.studies.cli.main import app
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError

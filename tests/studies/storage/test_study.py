@@ -7,7 +7,7 @@ import pytest
 from running import tiny_job, tiny_study
 
 from tradeoff.objectives.data.contents import custom_contents, local_contents
-from tradeoff.objectives.job.settings import CustomJob
+from tradeoff.objectives.job.jobs import CustomJob
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.storage.opening import open_storage
 from tradeoff.studies.storage.study import changed_code, check_contents, open_study

@@ -1,0 +1,160 @@
+"""A language model is evaluated in the same way whatever its training does, and splits of a batch teach it the same."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tradeoff.objectives.job.arguments import job_of, jobs_of_data, name_of_data, training_arguments
+from tradeoff.objectives.job.jobs import CausalLMJob
+from tradeoff.objectives.trainers.embedded import embedded_tokenizer
+from tradeoff.objectives.trainers.language_tokens import IGNORED, cut, num_counted
+from tradeoff.objectives.trainers.model_files import JobFault
+from tradeoff.objectives.trainers.preparation import prepare_workload
+from tradeoff.objectives.trainers.prepared_data import PreparedData, load, prepare
+from tradeoff.objectives.trainers.workloads import load_workload
+from tradeoff.searchspace import TrialParameters
+
+LENGTH = 128
+
+
+def lm_job(**settings: Any) -> CausalLMJob:
+    small = {"train_samples": 64, "eval_samples": 24, "max_length": LENGTH, "eval_batch_size": 8, "epochs": 1}
+    return CausalLMJob(**small | {"learning_rate": 3e-3, "eval_max_length": LENGTH} | settings)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prepared")
+
+
+def trainer_of(job: CausalLMJob, cache: Path, folder: Path, batch: int = 8, accumulation: int = 1, **values: Any) -> Any:
+    parameters = TrialParameters(
+        per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **({"precision": "fp32"} | values)
+    )
+    (of_data,) = jobs_of_data(job, {"packing": [job.packing]})
+    workload = load_workload(job_of(job, parameters), {name_of_data(job): str(prepare(of_data, cache).folder)})
+    settings = training_arguments(job, parameters, output_dir=str(folder)) | {"use_cpu": True, "disable_tqdm": True}
+    return workload.trainer(workload.arguments_class(**settings | {"eval_strategy": "no"}), parameters)
+
+
+def losses(trainer: Any, rows: Sequence[int]) -> tuple[float, int]:
+    """The sum of the losses of training rows, and of how many tokens."""
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in rows])
+    trainer.model.eval()
+    with torch.no_grad():
+        loss = float(trainer.compute_loss(trainer.model, dict(batch)))
+    # Packed, the first token of each text is left out of the labels.
+    num = int((batch["labels"][:, 1:] != IGNORED).sum())
+    return loss * num, num
+
+
+def test_texts_that_are_packed_together_do_not_see_each_other(cache: Path, tmp_path: Path) -> None:
+    padded = trainer_of(lm_job(), cache, tmp_path)
+    packed = trainer_of(lm_job(packing=True), cache, tmp_path)
+    assert len(packed.train_dataset) < len(padded.train_dataset) / 1.5
+    apart = [losses(padded, [row]) for row in range(len(padded.train_dataset))]
+    together = [losses(packed, [row, row + 1]) for row in range(0, len(packed.train_dataset) - 1, 2)]
+    rest = [losses(packed, [len(packed.train_dataset) - 1])] if len(packed.train_dataset) % 2 else []
+    assert sum(num for _, num in apart) == sum(num for _, num in together + rest)
+    assert sum(nats for nats, _ in together + rest) == pytest.approx(sum(nats for nats, _ in apart), rel=1e-4)
+
+
+def test_an_evaluation_is_of_tokens_and_the_same_for_every_training(cache: Path, tmp_path: Path) -> None:
+    plain = trainer_of(lm_job(), cache, tmp_path).evaluate()
+    for settings in ({"packing": True}, {"eval_batch_size": 3}, {"lora": {"r": 2}}):
+        other = trainer_of(lm_job(**settings), cache, tmp_path).evaluate()
+        for name in ("eval_loss", "eval_perplexity", "eval_bits_per_character"):
+            assert other[name] == pytest.approx(plain[name], rel=1e-5), (settings, name)
+    assert plain["eval_perplexity"] == pytest.approx(math.exp(plain["eval_loss"]))
+    assert 0 <= plain["eval_token_accuracy"] <= 1
+
+
+def test_a_shorter_training_is_evaluated_at_the_full_length(cache: Path, tmp_path: Path) -> None:
+    long, short = jobs_of_data(lm_job(eval_max_length=None), {"max_length": [24, LENGTH]})
+    assert long.max_length == LENGTH
+    assert short.max_length == 24
+    prepared = [prepare(each, cache) for each in (long, short)]
+    assert prepared[0].eval["input_ids"] == prepared[1].eval["input_ids"]
+    assert len(prepared[0].train) == len(prepared[1].train)
+    assert max(prepared[1].train["length"]) == 24
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora": {"r": 4}}, {"packing": True}], ids=["padded", "lora", "packed"])
+def test_splits_of_an_effective_batch_learn_the_same(settings: dict[str, Any], cache: Path, tmp_path: Path) -> None:
+    found = []
+    for batch, accumulation in ((16, 1), (8, 2), (4, 4)):
+        trainer = trainer_of(lm_job(**settings), cache, tmp_path, batch, accumulation)
+        trainer.train()
+        found.append(trainer.evaluate()["eval_loss"])
+    assert found[1:] == pytest.approx([found[0]] * 2, rel=2e-4)
+
+
+def test_the_baseline_is_the_model_before_training(cache: Path, tmp_path: Path) -> None:
+    job = lm_job()
+    facts = prepare_workload(job, cache, {"lora_rank": [2]})
+    expected = trainer_of(job, cache, tmp_path).evaluate()
+    assert facts["baselines"]["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-5)
+    assert facts["baselines"]["perplexity"] == pytest.approx(expected["eval_perplexity"], rel=1e-4)
+    again = prepare_workload(job, cache, {"lora_rank": [2]})
+    assert again["baselines"] == facts["baselines"]
+
+
+def conversations(tmp_path: Path, *, answer: str = "yes it is", question: str = "is it good") -> Path:
+    path = tmp_path / "talk.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": f"{question} {n}"}, {"role": "assistant", "content": answer}]}
+        for n in range(12)
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def labelled(prepared: PreparedData) -> list[str]:
+    tokens = [label for label in prepared.train[0]["labels"] if label != IGNORED]
+    return str(prepared.tokenizer.decode(tokens, skip_special_tokens=True)).split()
+
+
+def test_the_loss_is_of_answers_alone(tmp_path: Path) -> None:
+    job = lm_job(dataset=str(conversations(tmp_path)), train_samples=8, eval_samples=4)
+    assert labelled(prepare(job, tmp_path / "cache")) == ["yes", "it", "is"]
+
+
+def test_a_length_that_leaves_no_answer_is_refused_and_one_that_leaves_some_is_said(tmp_path: Path) -> None:
+    path = conversations(tmp_path, question="is it good " * 20)
+    with pytest.raises(JobFault, match=r"job\.max_length must leave some of an answer"):
+        prepare(lm_job(dataset=str(path), train_samples=8, eval_samples=4, max_length=16), tmp_path / "cache")
+    rows = path.read_text().splitlines()
+    short = conversations(tmp_path).read_text().splitlines()
+    path.write_text("\n".join([*rows[:4], *short]))
+    prepared = prepare(
+        lm_job(dataset=str(path), train_samples=16, eval_samples=0, max_length=16, eval_max_length=None), tmp_path / "cache"
+    )
+    (notice,) = prepared.notices
+    assert notice == "4 of 16 training samples are cut at 16 tokens before their answer begins"
+    assert num_counted(prepared.train).count(0) == 4  # kept, so that every length trains on as many samples
+    assert load(prepared.folder).notices == prepared.notices
+
+
+def test_what_is_cut_keeps_its_beginning() -> None:
+    import datasets
+
+    samples = datasets.Dataset.from_dict({"input_ids": [[1, 2, 3], [4]], "labels": [[IGNORED, 2, 3], [4]]})
+    short = cut(samples, 2)
+    assert short["input_ids"] == [[1, 2], [4]]
+    assert short["labels"] == [[IGNORED, 2], [4]]
+    assert short["length"] == [2, 1]
+
+
+def test_an_encoder_is_no_language_model(tmp_path: Path) -> None:
+    from transformers import BertConfig
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertConfig(vocab_size=500, **sizes).save_pretrained(tmp_path)
+    embedded_tokenizer(["it is good"]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"must write text, and bert models can't"):
+        prepare(lm_job(model=str(tmp_path)), tmp_path / "cache")
