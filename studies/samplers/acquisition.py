@@ -3,7 +3,8 @@
 Time and memory of all members of a class are known from the survey, so one training places them all at once, and the only
 unknown is the accuracy, or another metric, that they share. It is modelled by a Gaussian process over the logarithm of the
 effective batch and the coordinates of the knobs that change learning. The expected improvement is then a sum over a few
-quantiles of that metric, each an exact hypervolume. Several metrics are modelled independently.
+quantiles of that metric, each an exact hypervolume. Several metrics are modelled independently. While nothing is better than
+the baseline there is no hypervolume to add to: then a class is worth its expected improvement over the baseline alone.
 
 Decoupled evaluation of objectives is known from Bayesian optimisation: D. Hernandez-Lobato et al., "Predictive Entropy Search
 for Multi-objective Bayesian Optimization", ICML 2016, section 3.3. The improvement is divided by a power of the cost, as in
@@ -71,14 +72,17 @@ class Decision:
 
     Attributes:
         candidate: The class.
-        relative_gain: Its expected improvement, as a share of the hypervolume so far.
+        relative_gain: Its expected improvement, as a share of the hypervolume so far; while nothing is better than the
+            baseline, as a share of the best possible improvement over that.
         is_repeat: True if it was trained before, and is to be trained with another seed.
+        is_first: True if nothing is better than the baseline yet.
         gains: The expected gain of every class that is not trained.
     """
 
     candidate: Candidate
     relative_gain: float
     is_repeat: bool = False
+    is_first: bool = False
     gains: Mapping[LearningClass, float] = field(default_factory=dict)
 
 
@@ -149,8 +153,10 @@ def select_next(
         found = np.vstack([found, volume.members(candidate, dict(zip(learned, expected, strict=True)))])
     found = volume.front(found)
     now = volume.of(found)
+    if trained and not now:
+        return _first_improvement(candidates, learned, processes, volume, min_gain)
     combinations = list(itertools.product(QUANTILES if len(learned) <= 2 else COARSE_QUANTILES, repeat=len(learned)))
-    unit = now or 1.0  # nothing may be better than the reference yet
+    unit = now or 1.0  # nothing may be trained yet, but for what is pending
     shares = [(gain, candidate, True) for candidate, gain in repeats(processes, learned, volume, combinations)]
     predicted = [process.predict([candidate.learning_class for candidate in candidates]) for process in processes]
     values: list[dict[str, Array]] = [
@@ -161,9 +167,45 @@ def select_next(
     shares += [(float(gain), candidate, False) for gain, candidate in zip(worth, candidates, strict=True)]
     if not shares:
         return None
-    gain, chosen, is_repeat = max(shares, key=lambda entry: (entry[0] >= min_gain, entry[0] / _cost(entry[1])))
+    gain, chosen, is_repeat = _best(shares, min_gain)
     gains = {candidate.learning_class: share for share, candidate, repeat in shares if not repeat}
-    return Decision(candidate=chosen, relative_gain=gain if now > 0 else math.inf, is_repeat=is_repeat, gains=gains)
+    return Decision(candidate=chosen, relative_gain=gain if now else math.inf, is_repeat=is_repeat, gains=gains)
+
+
+# The gain of each class, and whether it is a repeat.
+Shares = Sequence[tuple[float, Candidate, bool]]
+
+
+def _best(shares: Shares, min_gain: float) -> tuple[float, Candidate, bool]:
+    """Return what gains most for its cost, of what gains enough if there is any."""
+    return max(shares, key=lambda entry: (entry[0] >= min_gain, entry[0] / _cost(entry[1])))
+
+
+def _first_improvement(
+    candidates: Sequence[Candidate], learned: Sequence[str], processes: Sequence[MetricGP], volume: "Volume", min_gain: float
+) -> Decision | None:
+    """Select the class that is expected to improve most over the baseline for its cost, where nothing is better than that yet.
+
+    The expected improvement is exact (D. R. Jones, M. Schonlau, W. J. Welch, "Efficient Global Optimization of Expensive
+    Black-Box Functions", Journal of Global Optimization 13, 1998): quantiles end where what is unlikely is all there is to hope
+    for. It is one of the mean over seeds: the luck of a seed is no improvement.
+    """
+    from scipy.special import ndtr
+
+    if not candidates:
+        return None
+    worth = np.ones(len(candidates))
+    for name, process in zip(learned, processes, strict=True):
+        means, deviations = process.posterior([candidate.learning_class for candidate in candidates])
+        deviations = np.maximum(deviations / volume.unit(name), 1e-12)
+        lead = 1 - volume.scale(name, means)
+        scores = lead / deviations
+        worth *= lead * ndtr(scores) + deviations * np.exp(-(scores**2) / 2) / math.sqrt(2 * math.pi)
+    gain, chosen, _ = _best(
+        [(float(gain), candidate, False) for gain, candidate in zip(worth, candidates, strict=True)], min_gain
+    )
+    gains = {candidate.learning_class: float(gain) for gain, candidate in zip(worth, candidates, strict=True)}
+    return Decision(candidate=chosen, relative_gain=gain, is_first=True, gains=gains)
 
 
 def _improvements(
@@ -232,13 +274,13 @@ class Volume:
 
     def scaled(self, values: Mapping[str, float]) -> list[float]:
         """Return a point scaled to 1 at the reference and 0 at the best possible value, if there is one."""
-        return [self._scale(name, values[name]) for name in self.objectives]
+        return [self.scale(name, values[name]) for name in self.objectives]
 
     def members(self, candidate: Candidate, learned: Mapping[str, float]) -> Array:
         """Return the points of a class's members, given its learned objectives; of members that cost more, none."""
         points = self._costs(candidate)
         for position, name in self._learned:
-            points[:, position] = self._scale(name, learned[name])
+            points[:, position] = self.scale(name, learned[name])
         return points
 
     def gains(self, candidates: Sequence[Candidate], learned: Sequence[Mapping[str, Array]], found: Array) -> Array:
@@ -259,12 +301,12 @@ class Volume:
         # What adds nothing with the best of each value adds nothing with any.
         best = {name: np.max([GOALS[name].sign * each[name] for each in learned], axis=0) for _, name in self._learned}
         for position, name in self._learned:
-            points[:, position] = self._scale(name, GOALS[name].sign * best[name])[owners]
+            points[:, position] = self.scale(name, GOALS[name].sign * best[name])[owners]
         useful = self._adds(points, found)
         points, owners, added = points[useful], owners[useful], np.zeros(len(candidates))
         for each in learned:
             for position, name in self._learned:
-                points[:, position] = self._scale(name, each[name])[owners]
+                points[:, position] = self.scale(name, each[name])[owners]
             adding = np.flatnonzero(self._adds(points, found))
             starts = np.flatnonzero(np.diff(owners[adding], prepend=-1))
             for part in np.split(adding, starts[1:]) if len(adding) else ():
@@ -295,7 +337,7 @@ class Volume:
             points = np.zeros((len(values), len(self.objectives)))
             for position, name in enumerate(self.objectives):
                 if name in costs:
-                    points[:, position] = self._scale(name, values[:, costs.index(name)])
+                    points[:, position] = self.scale(name, values[:, costs.index(name)])
             self._of_members[id(candidate.members)] = candidate.members, points[moocore.is_nondominated(points)]
         return self._of_members[id(candidate.members)][1].copy()
 
@@ -320,14 +362,19 @@ class Volume:
         return float(moocore.hypervolume(useful, ref=np.ones(points.shape[1]))) if len(useful) else 0.0
 
     @overload
-    def _scale(self, name: str, value: float) -> float: ...
+    def scale(self, name: str, value: float) -> float: ...
 
     @overload
-    def _scale(self, name: str, value: Array) -> Array: ...
+    def scale(self, name: str, value: Array) -> Array: ...
 
-    def _scale(self, name: str, value: float | Array) -> float | Array:
+    def scale(self, name: str, value: float | Array) -> float | Array:
+        """Return values of an objective scaled to 1 at the reference; less is better."""
+        return 1 - GOALS[name].sign * (value - self._reference[name]) / self.unit(name)
+
+    def unit(self, name: str) -> float:
+        """Return the difference of an objective that is scaled to 1: from the reference to the best possible value.
+
+        Without a best value it does not matter: it scales every hypervolume by the same factor.
+        """
         reference, goal = self._reference[name], GOALS[name]
-        if goal.best is not None:
-            return (goal.best - value) / ((goal.best - reference) or 1.0)
-        # Without a best value there is no 0. The unit does not matter: it scales every hypervolume by the same factor.
-        return 1 - goal.sign * (value - reference) / size_of(reference)
+        return size_of(reference) if goal.best is None else abs(goal.best - reference) or 1.0

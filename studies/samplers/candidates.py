@@ -9,11 +9,12 @@ import numpy as np
 
 from tradeoff.objectives.knowledge.knowledge import Cost, Knowledge
 from tradeoff.objectives.knowledge.setup import StudySetup
-from tradeoff.objectives.measurements.goals import GOALS, Goal, cost_goals, is_comparable
+from tradeoff.objectives.measurements.goals import GOALS, cost_goals
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import Domain, FloatRange, LearningClass, SearchSpace, TrialParameters
 from tradeoff.searchspace.domains import is_number
 from tradeoff.studies.samplers.acquisition import Candidate
+from tradeoff.studies.samplers.metric_gp import worst_that_counts
 
 # Learning classes that are looked at: all of a space that has no more, else as many of a pool, and some near the front.
 MAX_CLASSES = 512
@@ -26,11 +27,10 @@ NUM_MIDDLE = 32
 STEP = 0.1
 # Words that are tried in place of another one.
 MAX_WORDS = 8
-# How far beyond the worst value the reference is, as a share of the range, if there is no other measure.
-RANGE_MARGIN = 0.1
-# A learned value counts up to this many times the distance between best and median, once there are so many values.
-FENCE = 4.0
-MIN_FOR_FENCE = 5
+# How far beyond the worst cost the reference is, as a factor: a model that costs most may be the only one that learns, and at
+# the reference itself it would be worth nothing. A tenth is advised for fronts of ten points by H. Ishibuchi et al., "How to
+# Specify a Reference Point in Hypervolume Calculation for Fair Performance Comparison", Evolutionary Computation 26(3), 2018.
+COST_MARGIN = 1.1
 
 
 def candidates(
@@ -218,13 +218,18 @@ def reference(
 ) -> Mapping[str, float]:
     """Return the reference point of the hypervolume: the slowest time, the memory limit, the baseline of a learned objective.
 
+    What is no better than the baseline is of no use, even if nothing else has been found.
+
     Args:
         everything: The classes with their members that fit.
         learned: The values that trainings reached, by learned objective.
         setup: The terms of the study.
         baselines: The baselines (the constant answer) of the learned objectives for which they are known.
     """
-    found = {name: worst_that_counts(GOALS[name], learned.get(name, ()), baselines.get(name)) for name in setup.learned}
+    found = {
+        name: baselines[name] if name in baselines else worst_that_counts(GOALS[name], learned.get(name, ()))
+        for name in setup.learned
+    }
     limited = [name for name, goal in cost_goals().items() if goal.limited_by_memory]
     # Classes that differ in what changes learning only have the same members.
     members = {id(candidate.members): candidate.members for candidate in everything}.values()
@@ -234,31 +239,5 @@ def reference(
             continue
         known = [cost.value(name) for part in members for _, cost in part]
         values = [value for value in known if value is not None]
-        found[name] = min(values) / 1.01 if GOALS[name].direction == "maximize" else max(values) * 1.01
+        found[name] = min(values) / COST_MARGIN if GOALS[name].direction == "maximize" else max(values) * COST_MARGIN
     return found
-
-
-def worst_that_counts(goal: Goal, values: Collection[float], baseline: float | None) -> float:
-    """Return the reference value of a learned objective: better values count.
-
-    It is the baseline; while no training is better than that, it is just beyond the worst value. Without a baseline (a loss is
-    unbounded, and one training that diverged can be a thousand times worse than the others) it is just beyond the worst value,
-    but no farther from the best than `FENCE` times the median is: measured by the better half of the trainings, a few that
-    went wrong don't make all others look alike.
-
-    Args:
-        goal: The objective.
-        values: The values that trainings reached; what has diverged is ignored.
-        baseline: The value of the constant answer; None if it is not known.
-    """
-    heights = sorted((goal.sign * value for value in values if is_comparable(value)), reverse=True)
-    if baseline is not None:
-        # The margin lets the worst value itself count a little.
-        margin = 0.01 if goal.best is not None else RANGE_MARGIN * abs(baseline)
-        return goal.sign * (heights[-1] - margin) if heights and heights[0] <= goal.sign * baseline else baseline
-    if not heights:
-        return -goal.sign
-    best, worst = heights[0], heights[-1]
-    if len(heights) >= MIN_FOR_FENCE:
-        worst = max(worst, best - FENCE * (best - heights[(len(heights) - 1) // 2]))
-    return goal.sign * (worst - RANGE_MARGIN * ((best - worst) or abs(best) or 1.0))

@@ -114,20 +114,22 @@ class GaussianProcess:
         values: What was observed there, of shape (number of points,).
         noise: What is believed of the luck of an observation.
         extra: What is known of further variances of single observations, of shape (number of points,); none by default.
+        trust: How far the observations may move all parameters but the noise from what is believed beforehand, from 0 (not at
+            all) to 1.
 
     Attributes:
         noise: The variance of an observation as fitted, without what is extra.
         exponents: The exponents of the scaling rules.
     """
 
-    def __init__(self, inputs: Inputs, values: Array, *, noise: Noise, extra: Array | None = None) -> None:
+    def __init__(self, inputs: Inputs, values: Array, *, noise: Noise, extra: Array | None = None, trust: float = 1.0) -> None:
         from scipy.linalg import cho_factor, cho_solve
         from threadpoolctl import threadpool_limits
 
         extra = np.zeros(len(values)) if extra is None else extra
         # The matrices are small: a second thread costs more than it saves, and takes a core from the trials.
         with threadpool_limits(1):
-            self._parameters = _fitted(inputs, values, extra, noise)
+            self._parameters = _fitted(inputs, values, extra, noise, trust)
             self._scaled = self._parameters.scaled(inputs)
             covariance = self._parameters.signal * _matern(_squared_distances(self._scaled, self._scaled))
             covariance[np.diag_indices(len(values))] += self._parameters.noise + extra
@@ -158,7 +160,7 @@ def _matern(squares: Array) -> Array:
     return kernel
 
 
-def _fitted(inputs: Inputs, values: Array, extra: Array, noise: Noise) -> _Parameters:
+def _fitted(inputs: Inputs, values: Array, extra: Array, noise: Noise, trust: float) -> _Parameters:
     """Return the most probable parameters."""
     from scipy.optimize import minimize
 
@@ -172,8 +174,9 @@ def _fitted(inputs: Inputs, values: Array, extra: Array, noise: Noise) -> _Param
         away = (candidate - prior.values) / spreads
         return value + 0.5 * float(away @ away), gradient + away / spreads
 
-    bounds = [(value - 4 * spread, value + 4 * spread) for value, spread in zip(prior.values, spreads, strict=True)]
-    bounds[prior.num_scales + 1] = (math.log(MIN_NOISE), bounds[prior.num_scales + 1][1])
+    reach = 4 * trust * spreads
+    bounds = list(zip(prior.values - reach, prior.values + reach, strict=True))
+    bounds[prior.num_scales + 1] = (math.log(MIN_NOISE), prior.values[prior.num_scales + 1] + 4 * noise.spread)
     found = minimize(loss, prior.values, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60})
     return _Parameters(values=found.x, num_scales=prior.num_scales)
 

@@ -1,7 +1,7 @@
 """What a learned metric is expected to be of a class: a Gaussian process over the classes' features, in the metric's unit."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -13,6 +13,13 @@ from tradeoff.studies.samplers.gaussian_process import Array, GaussianProcess, N
 # The luck of a training where nothing is known of an evaluation, and how well it is known where something is.
 UNKNOWN_NOISE = Noise(variance=0.04, spread=2.0)
 KNOWN_SPREAD = 1.0
+# So many trainings better than the reference tell how much classes differ, as do others that are far apart.
+MIN_USEFUL = 3
+# How far beyond the worst value the reference is, as a share of the range, if there is no other measure.
+RANGE_MARGIN = 0.1
+# A learned value counts up to this many times the distance between best and median, once there are so many values.
+FENCE = 4.0
+MIN_FOR_FENCE = 5
 
 
 class MetricGP:
@@ -21,8 +28,8 @@ class MetricGP:
     Args:
         trained: The metric of every training, with its class; a class trained with several seeds is listed several times.
         goal: The metric; accuracy by default.
-        worst: The reference value, also used for a training that diverged. An unbounded metric is clipped there: a loss of
-            thousands would make all others look alike.
+        worst: The reference value, also used for a training that diverged. An unbounded metric is clipped there, or, if nothing
+            is better, where the better half of the trainings ends: a loss of thousands would make all others look alike.
         features: The places of the classes; by default those of the trained classes.
         variances: For each training, how far its value is known to be off beside the seed's luck, as a variance: that of a
             training which was not carried to its end, whose last value is foretold.
@@ -43,9 +50,11 @@ class MetricGP:
         num_eval: int | None = None,
     ) -> None:
         values = np.array([value if is_comparable(value) else worst for _, value in trained])
+        is_useful = values * goal.sign > worst * goal.sign
         self._center, self._scale = self._PRIOR_ACCURACY, self._PRIOR_DEVIATION
         if goal.best is None:
-            values = np.maximum(values * goal.sign, worst * goal.sign) * goal.sign
+            least = worst if is_useful.any() or not trained else worst_that_counts(goal, values)
+            values = np.maximum(values * goal.sign, least * goal.sign) * goal.sign
             size = size_of(float(np.mean(values)) if len(values) else worst)
             self._scale *= size
             self._center = worst + goal.sign * self._PRIOR_ACCURACY * size
@@ -55,11 +64,14 @@ class MetricGP:
         if not trained:
             return
         # Far from everything that was tried, halfway to the reference is as good a guess as any. It counts as one more value,
-        # and so does the prior's deviation: mean and spread of two or three values alone say little.
+        # and so does the prior's deviation: mean and spread of two or three values alone say little. Trainings that learned
+        # nothing are alike, however much classes differ that learn something: they say nothing of the spread, nor of lengths.
         num, prior = len(values), self._scale
         far = (float(values.mean()) + worst) / 2
         self._center = (float(values.sum()) + far) / (num + 1)
-        self._scale = math.sqrt((float(((values - self._center) ** 2).sum()) + prior**2) / (num + 1))
+        squares = (values - self._center) ** 2
+        squares = np.where(is_useful, squares, np.maximum(squares, prior**2))
+        self._scale = math.sqrt((float(squares.sum()) + prior**2) / (num + 1))
         noise = UNKNOWN_NOISE
         if num_eval and goal.best is not None:
             share = min(max(self._center, 0.05), 0.95)
@@ -69,6 +81,7 @@ class MetricGP:
             (values - self._center) / self._scale,
             noise=noise,
             extra=np.array(variances or np.zeros(num)) / self._scale**2,
+            trust=min(1.0, max(int(is_useful.sum()) / MIN_USEFUL, float(np.ptp(values)) / (2 * prior))),
         )
 
     def posterior(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
@@ -96,6 +109,26 @@ class MetricGP:
             return np.full(len(classes), self._center), np.full(len(classes), self._scale)
         means, deviations = self._process.predict(self._features.inputs(classes))
         return self._center + self._scale * means, self._scale * deviations
+
+
+def worst_that_counts(goal: Goal, values: Collection[float]) -> float:
+    """Return the reference value of a learned objective without a baseline: better values count.
+
+    A loss is unbounded, and one training that diverged can be a thousand times worse than the others. So it is just beyond the
+    worst value, but no farther from the best than `FENCE` times the median is: measured by the better half of the trainings, a
+    few that went wrong don't make all others look alike.
+
+    Args:
+        goal: The objective.
+        values: The values that trainings reached; what has diverged is ignored.
+    """
+    heights = sorted((goal.sign * value for value in values if is_comparable(value)), reverse=True)
+    if not heights:
+        return -goal.sign
+    best, worst = heights[0], heights[-1]
+    if len(heights) >= MIN_FOR_FENCE:
+        worst = max(worst, best - FENCE * (best - heights[(len(heights) - 1) // 2]))
+    return goal.sign * (worst - RANGE_MARGIN * ((best - worst) or abs(best) or 1.0))
 
 
 def size_of(value: float) -> float:

@@ -190,6 +190,11 @@ class TrialPlanner:
         if gain < min_gain or (self.decision.is_repeat and gain < MIN_RELATIVE_GAIN):
             of_what = "the hypervolume" if self.preferred is None else f"the hypervolume or to the best {self.preferred}"
             self.finished_because = f"no training left is expected to add {min_gain:.1%} to {of_what} (the best: {gain:.2%})"
+            if self.decision.is_first:
+                self.finished_because = (
+                    "nothing is better than the baseline, and no training left is expected to improve on that by"
+                    f" {min_gain:.1%} of what is possible (the best: {gain:.2%})"
+                )
             return None
         if self.decision.is_repeat:
             return self._repeat(candidate)

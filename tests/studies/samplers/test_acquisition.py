@@ -9,6 +9,7 @@ from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.searchspace import LearningClass, Precision, TrialParameters
 from tradeoff.studies.samplers.acquisition import Candidate, Volume, select_next
+from tradeoff.studies.samplers.features import Features
 from tradeoff.studies.samplers.metric_gp import MetricGP
 
 OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")
@@ -211,3 +212,37 @@ def test_a_loss_of_thousands_makes_no_other_loss_look_alike():
     trained = {learning_class(8): 1.2, learning_class(64): 1.6, learning_class(4096): 9000.0}
     means, _ = MetricGP(list(trained.items()), GOALS["eval_loss"], 2.0).predict([learning_class(8), learning_class(64)])
     assert means == pytest.approx([1.2, 1.6], abs=0.1)
+
+
+def test_equal_values_that_are_no_better_than_the_baseline_say_nothing_of_the_spread_of_others():
+    trained = [(learning_class(batch), REFERENCE["accuracy"]) for batch in (2, 4, 8, 16, 32, 64)]
+    _, (deviation,) = MetricGP(trained, worst=REFERENCE["accuracy"]).predict([learning_class(4096)])
+    assert deviation > 0.05
+    learnt = [(learning_class(batch), 0.7) for batch in (2, 4, 8, 16, 32, 64)]
+    _, (smaller,) = MetricGP(learnt, worst=REFERENCE["accuracy"]).predict([learning_class(4096)])
+    assert smaller < deviation
+
+
+def test_while_nothing_is_better_than_the_baseline_a_class_is_worth_its_expected_improvement_over_that():
+    # Far from what was trained; the nearer one is cheaper, and as dull as what is there.
+    trained = {learning_class(batch): [{"accuracy": REFERENCE["accuracy"]}] for batch in (8, 16, 32)}
+    near, far = candidate(12, (40, 500)), candidate(2048, (50, 500))
+    points = [point(REFERENCE["accuracy"], 40, 500)]
+    decision = select_next([near, far], trained, points, OBJECTIVES, REFERENCE)
+    assert decision.candidate is far
+    process = MetricGP(
+        [(key, REFERENCE["accuracy"]) for key in trained],
+        worst=REFERENCE["accuracy"],
+        features=Features.of([*trained, near.learning_class, far.learning_class]),
+    )
+    means, shifts = process.posterior([far.learning_class])
+    assert decision.is_first
+    assert means[0] == pytest.approx(REFERENCE["accuracy"])
+    # The mean is at the baseline, so what is expected beyond it is the deviation / root of 2 pi.
+    assert decision.relative_gain == pytest.approx(shifts[0] * 0.39894 / (1 - REFERENCE["accuracy"]), rel=0.05)
+
+
+def test_losses_worse_than_the_baseline_still_tell_in_which_direction_they_fall():
+    trained = [(learning_class(batch), loss) for batch, loss in ((4, 2.4), (16, 2.1), (64, 1.8), (4096, 1e9), (2048, 2.4))]
+    means, _ = MetricGP(trained, GOALS["eval_loss"], 1.6).predict([learning_class(4), learning_class(64)])
+    assert means[1] < means[0] - 0.2
