@@ -293,7 +293,10 @@ def test_a_user_can_have_every_class_trained_or_the_best_accuracy_looked_for():
     fitting = {p.learning_class() for p in simulated.SPACE.grid() if simulated.memory_mib(p) <= simulated.BUDGET_MIB}
     assert set(whole.classes()) == fitting
     assert whole.why == "every learning class that fits has been trained"
-    assert len(usual.classes()) <= len(accurate.classes()) < len(fitting)
+    # The two take different ways, so one need not train more than the other.
+    best = [max(map(simulated.accuracy, searched.runner.trained)) for searched in (usual, accurate)]
+    assert best[1] >= best[0]
+    assert max(len(usual.classes()), len(accurate.classes())) < len(fitting)
     assert "or to the best accuracy" in accurate.why
 
 
