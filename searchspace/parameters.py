@@ -107,10 +107,6 @@ class TrialParameters(Values):
     A knob that is left out has its default; where that is None, it is not in here, and the job's own value or transformers'
     default holds. None is a value only of a knob that takes it.
 
-    Args:
-        knobs: What the knobs are.
-        values: The values by name.
-
     Raises:
         ValueError: A value is not legal.
 

@@ -47,10 +47,6 @@ def first_line(error: BaseException) -> str:
 def hub_access(kind: Literal["model", "dataset"], name: str) -> Iterator[None]:
     """Provide a context for calls that may need the hub: without a network they use only the cache.
 
-    Args:
-        kind: What is loaded.
-        name: Its name on the hub.
-
     Raises:
         ValueError: It is neither on the hub nor in the cache, in a sentence that names the local options.
     """

@@ -151,9 +151,6 @@ class CudaMemoryMeter(MemoryMeter):
 
     NVML's figures are those at the time of reading. The caching allocator gives nothing back by itself, so for this process
     they are its peak as long as nobody emptied the cache; `DeviceSampler` follows them over time.
-
-    Args:
-        device: The GPU.
     """
 
     def __init__(self, device: CudaDevice) -> None:

@@ -16,10 +16,6 @@ class KernelKillWatch:
 
     The counter is that of the process's own control group if there is one, which counts the kills of trials started from here
     and of little else. Otherwise it is the whole machine's, which also counts kills of unrelated processes.
-
-    Args:
-        proc: Where procfs is mounted.
-        cgroup: Where the control groups are mounted.
     """
 
     def __init__(self, *, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> None:

@@ -56,9 +56,6 @@ def out_of_memory_details(error: BaseException) -> MemoryDetails | None:
 
     Call it before a resource limit is lifted: some errors mean out of memory only if the limit leaves nothing.
 
-    Args:
-        error: What was raised.
-
     Returns:
         What the error reports, or None if it is any other error.
     """
@@ -69,11 +66,7 @@ def out_of_memory_details(error: BaseException) -> MemoryDetails | None:
 
 
 def out_of_memory_last_words(log: str) -> MemoryDetails | None:
-    """Read the output of a process that native code ended for lack of memory, where there is no exception.
-
-    Args:
-        log: The process's standard error.
-    """
+    """Read the output of a process that native code ended for lack of memory, where there is no exception."""
     found = _LAST_WORDS.search(log)
     if found is None:
         return None

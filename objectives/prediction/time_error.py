@@ -60,11 +60,7 @@ def combine(samples: Sequence[TimeSample]) -> TimeSample:
 
 
 def error_factor(groups: Iterable[Sequence[TimeSample]]) -> float:
-    """Return by what factor errors are larger on this machine than they were assumed.
-
-    Args:
-        groups: The samples of each time.
-    """
+    """Return by what factor errors are larger on this machine than they were assumed."""
     scatter, repeats = float(PRIOR_REPEATS), PRIOR_REPEATS
     for samples in groups:
         if len(samples) > 1 and all(sample.time_s > 0 for sample in samples):

@@ -151,12 +151,6 @@ def _named(values: Mapping[str, Any]) -> str:
 def check_warmup(space: SearchSpace, job: TrainingSettings, num_train: int, num_devices: int = 1) -> str | None:
     """Refuse a warm-up that no training of the study comes to the end of.
 
-    Args:
-        space: The study's space.
-        job: The job.
-        num_train: The training samples.
-        num_devices: Devices that train a configuration together.
-
     Returns:
         A line if only some of the trainings come to its end, or None.
 

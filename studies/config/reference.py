@@ -63,11 +63,7 @@ _BOUNDS = {
 
 
 def reference(model: type[BaseModel] = StudyConfig) -> str:
-    """The page, in Markdown.
-
-    Args:
-        model: What a study file is validated by.
-    """
+    """The page, in Markdown."""
     parts = [_HEAD, _table(model, ""), *_sections(model, "")]
     return "\n".join(parts).rstrip() + "\n"
 

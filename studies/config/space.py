@@ -125,11 +125,6 @@ def _only_with(name: str, told: Any) -> dict[str, tuple[Any, ...]]:
 def check_space(config: SpaceConfig, space: SearchSpace, job: TrainingSettings) -> None:
     """Check that there is something that takes each parameter, and that its conditions can be met.
 
-    Args:
-        config: What the study file says.
-        space: The space that it describes.
-        job: What is trained.
-
     Raises:
         ValueError: The first fault in a sentence, with the key.
     """

@@ -106,10 +106,6 @@ def compute_configurations(space: SearchSpace) -> list[TrialParameters]:
 def fit_study(ready: Preparation, *, on_probe: Callable[[TrialParameters, Outcome], None]) -> Iterator[Fit]:
     """Find the largest batch for each compute configuration of a study, one after the other.
 
-    Args:
-        ready: The study, prepared.
-        on_probe: Called with each probe's configuration and outcome.
-
     Raises:
         KeyboardInterrupt: The user stopped it.
     """

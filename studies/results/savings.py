@@ -60,12 +60,7 @@ class Savings:
 
 
 def savings(records: Sequence[TrialRecord], knowledge: Knowledge) -> Savings:
-    """Count a study's configurations, and estimate the cost of training all of them.
-
-    Args:
-        records: The trials of a study.
-        knowledge: The knowledge from them.
-    """
+    """Count a study's configurations, and estimate the cost of training all of them."""
     space, limit_mib = knowledge.setup.space, knowledge.setup.memory_limit_mib
     is_small = space.num_combinations() <= MAX_STRUCTURES
     grid = list(space.grid()) if is_small else list(space.structures)

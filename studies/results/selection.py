@@ -88,11 +88,6 @@ def qualifying(results: StudyResults, selection: Selection) -> JudgedFront:
     return judged_front(results, kept)
 
 
-def qualifying_front(results: StudyResults, selection: Selection) -> list[TrialRecord]:
-    """Return the front of the trials that qualify, best in the first objective first; raises as `qualifying` does."""
-    return near_the_best(qualifying(results, selection).records, selection)
-
-
 def near_the_best(front: Sequence[TrialRecord], selection: Selection) -> list[TrialRecord]:
     """Return the trials of a front that are as near to the best as a selection asks.
 

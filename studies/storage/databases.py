@@ -91,11 +91,7 @@ class Database(Protocol):
 
 
 class SqlDatabase:
-    """A PostgreSQL or MySQL server.
-
-    Args:
-        url: A SQLAlchemy URL.
-    """
+    """A PostgreSQL or MySQL server."""
 
     is_local_file = False
     # Others are translated before Optuna sees them; it expects some of these.

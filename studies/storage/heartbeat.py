@@ -48,12 +48,7 @@ def heartbeat_interval_s() -> int:
 
 
 class Heartbeat:
-    """Beats while it is entered.
-
-    Args:
-        study: The study.
-        trial_id: The trial that runs.
-    """
+    """Beats while it is entered."""
 
     def __init__(self, study: StoredStudy, trial_id: int) -> None:
         self._study, self._trial_id = study, trial_id

@@ -87,10 +87,6 @@ def load_study(name: str | None, storage: "RetryingStorage") -> "StoredStudy":
 def check_schema(name: str, attributes: Mapping[str, Any]) -> None:
     """Refuse a study whose trials another version of tradeoff stored in another way.
 
-    Args:
-        name: The study's name.
-        attributes: Its user attributes.
-
     Raises:
         TradeoffError: It is one.
     """

@@ -26,11 +26,7 @@ class StorageAwayError(StorageError):
 
 
 class StudyGoneError(StorageError, KeyError):
-    """The study, or a trial of it, is no longer in the storage; Optuna says KeyError, and so may whoever expects it.
-
-    Args:
-        place: The storage, without its password.
-    """
+    """The study, or a trial of it, is no longer in the storage; Optuna says KeyError, and so may whoever expects it."""
 
     __str__ = Exception.__str__
 

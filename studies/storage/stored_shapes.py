@@ -152,10 +152,6 @@ def check_study(attributes: Mapping[str, Any], directions: Sequence[StudyDirecti
 def check_trial(trial: FrozenTrial, config: StudyConfig) -> None:
     """Check a trial of a study of ours.
 
-    Args:
-        trial: The trial.
-        config: The study's configuration.
-
     Raises:
         ValueError: Something of it is not what it should be; the sentence names it.
     """

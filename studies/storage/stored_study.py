@@ -16,13 +16,7 @@ from tradeoff.studies.storage.stored_shapes import check_study, check_trial
 
 
 class StoredStudy(optuna.Study):
-    """An Optuna study that says where it is stored.
-
-    Args:
-        name: The study's name.
-        storage: The storage, in which the study exists.
-        sampler: Optuna's default if None.
-    """
+    """An Optuna study that says where it is stored."""
 
     def __init__(self, name: str, storage: RetryingStorage, sampler: optuna.samplers.BaseSampler | None = None) -> None:
         super().__init__(name, storage, sampler)

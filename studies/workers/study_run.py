@@ -126,9 +126,6 @@ class StudyRun:
     def search(self, server: TrialServer) -> StoredStudy:
         """Prepare the study, and run trials until it is complete.
 
-        Args:
-            server: Where trials run.
-
         Raises:
             TradeoffError: The study can't run as it is written, or not on this device.
             StudyFailed: Five trials in a row failed.

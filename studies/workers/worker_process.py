@@ -68,11 +68,7 @@ class ChannelDisplay(Display):
 
 
 class Inbox:
-    """Receives in a thread of its own, so that a worker that is busy notices that its parent is gone.
-
-    Args:
-        channel: The channel to the parent.
-    """
+    """Receives in a thread of its own, so that a worker that is busy notices that its parent is gone."""
 
     def __init__(self, channel: Channel[Assignment]) -> None:
         self._channel = channel

@@ -24,10 +24,6 @@ class Tracer:
 
     A subclass traces another release of torch: it overrides `operators`, `build_optimizer` and `zero_gradients`.
 
-    Args:
-        config: The model's configuration.
-        settings: How training runs.
-
     Raises:
         ValueError: The model can't be built.
     """

@@ -1,10 +1,11 @@
 import pytest
 from stored_studies import completed, make_study, out_of_memory, params, record
 
+from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.results.criteria import Limit, Within, numeric_value, parse_weights
 from tradeoff.studies.results.results import BASELINES, StudyResults, read_results
-from tradeoff.studies.results.selection import Selection, choose, qualifying_front
+from tradeoff.studies.results.selection import Selection, choose, near_the_best, qualifying
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +19,10 @@ def chosen(results: StudyResults, **asked: object) -> int:
 
 def limits(*texts: str) -> tuple[Limit, ...]:
     return tuple(Limit.parse(text) for text in texts)
+
+
+def qualifying_front(results: StudyResults, selection: Selection) -> list[TrialRecord]:
+    return near_the_best(qualifying(results, selection).records, selection)
 
 
 def within(*texts: str) -> tuple[Within, ...]:
