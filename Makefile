@@ -1,15 +1,21 @@
-# `make study` runs the main job on the embedded default, `make test` every test, `make docs` builds the documentation.
+# `make study` runs the main job on the embedded default, `make test` the tests, `make test-slow` those that CI leaves out,
+# `make docs` builds the documentation.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: study test lint docs clean
+.PHONY: study test test-slow lint docs clean
 
 study: .venv/.installed
 	$(BIN)/tradeoff run
 
-# Two at a time: most tests wait for processes. A file's tests share what they set up.
+# Two at a time: most tests wait for processes. A file's tests share what they set up; tests/conftest.py orders the files.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: .venv/.installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(PYTEST) -m 'not slow'
+
+test-slow: .venv/.installed
+	$(PYTEST) -m slow
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -18,15 +18,22 @@ CONFIG = BertConfig(
 SETTINGS = TraceSettings(sequence_length=16, attention="eager")
 
 
-def estimates(config, configurations, settings=SETTINGS, **arguments):
-    return MemoryEstimator(config, settings=settings, **arguments).estimate(configurations)
+@pytest.fixture(scope="module")
+def estimates(tmp_path_factory):
+    """Estimates from traces that the tests share, unless they name another folder: a trace takes half a second."""
+    folder = tmp_path_factory.mktemp("traces")
+
+    def made(config, configurations, settings=SETTINGS, *, cache_folder=folder, **arguments):
+        return MemoryEstimator(config, settings=settings, cache_folder=cache_folder, **arguments).estimate(configurations)
+
+    return made
 
 
 def configuration(batch, accumulation=1, **changes):
     return TrialParameters(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **changes)
 
 
-def test_parts_add_up_to_the_peak_between_its_bounds():
+def test_parts_add_up_to_the_peak_between_its_bounds(estimates):
     for estimate in estimates(CONFIG, [configuration(1), configuration(6, 2)]):
         assert sum(estimate.parts.values()) == pytest.approx(estimate.peak_memory_mib)
         assert min(estimate.parts.values()) >= 0
@@ -34,12 +41,12 @@ def test_parts_add_up_to_the_peak_between_its_bounds():
         assert estimate.fits is None
 
 
-def test_estimates_come_in_the_order_of_the_configurations():
+def test_estimates_come_in_the_order_of_the_configurations(estimates):
     order = [configuration(8), configuration(1), configuration(4, precision="bf16"), configuration(2)]
     assert [each.parameters for each in estimates(CONFIG, order)] == order
 
 
-def test_the_largest_batch_that_fits_is_found_for_each_class():
+def test_the_largest_batch_that_fits_is_found_for_each_class(estimates):
     space = [
         configuration(batch, accumulation, gradient_checkpointing=checkpointing)
         for batch in (2, 256, 1024)
@@ -60,13 +67,13 @@ def test_the_largest_batch_that_fits_is_found_for_each_class():
         assert best.parameters.per_device_train_batch_size == max(fitting)
 
 
-def test_a_class_in_which_nothing_fits_is_shown_as_such():
+def test_a_class_in_which_nothing_fits_is_shown_as_such(estimates):
     found = estimates(CONFIG, [configuration(4096)], gpu=GpuMemory(total_mib=600))
     assert found[0].fits is False
     assert largest_fitting(found) == {configuration(1): None}
 
 
-def test_what_was_traced_is_not_traced_again(tmp_path):
+def test_what_was_traced_is_not_traced_again(estimates, tmp_path):
     first, second = [], []
     space = [configuration(4), configuration(1)]
     before = estimates(CONFIG, space, cache_folder=tmp_path, progress=first.append)
@@ -76,7 +83,7 @@ def test_what_was_traced_is_not_traced_again(tmp_path):
     assert after == before
 
 
-def test_other_settings_are_traced_apart(tmp_path):
+def test_other_settings_are_traced_apart(estimates, tmp_path):
     lines = []
     estimates(CONFIG, [configuration(1)], cache_folder=tmp_path)
     other = TraceSettings(sequence_length=8, attention="eager")
@@ -84,12 +91,12 @@ def test_other_settings_are_traced_apart(tmp_path):
     assert any("tracing" in line for line in lines)
 
 
-def test_a_batch_above_the_number_of_samples_is_one_of_all_samples():
+def test_a_batch_above_the_number_of_samples_is_one_of_all_samples(estimates):
     [large, exact] = estimates(CONFIG, [configuration(64), configuration(5)], train_samples=5)
     assert large.peak_memory_mib == exact.peak_memory_mib
 
 
-def test_a_larger_evaluation_batch_counts():
+def test_a_larger_evaluation_batch_counts(estimates):
     [without] = estimates(CONFIG, [configuration(2)])
     [with_evaluation] = estimates(CONFIG, [configuration(2)], eval_batch_size=2048)
     assert with_evaluation.peak_memory_mib > without.peak_memory_mib + 10
@@ -115,20 +122,20 @@ def test_a_larger_evaluation_batch_counts():
     ],
 )
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_other_models_and_heads_are_estimated(config, task, attention):
+def test_other_models_and_heads_are_estimated(estimates, config, task, attention):
     settings = TraceSettings(sequence_length=16, task=task, attention=attention, padded=False)
     space = [configuration(5), configuration(5, precision="fp16", gradient_checkpointing=True)]
     for estimate in estimates(config, space, settings=settings, gpu=GpuMemory(total_mib=8000)):
         assert estimate.fits is True
 
 
-def test_a_head_that_picks_labels_by_their_values_is_estimated():
+def test_a_head_that_picks_labels_by_their_values_is_estimated(estimates):
     config = DebertaV2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=50)
     [estimate] = estimates(config, [configuration(4)], gpu=GpuMemory(total_mib=8000))
     assert estimate.fits is True
 
 
-def test_a_configuration_is_read_from_a_directory(tmp_path):
+def test_a_configuration_is_read_from_a_directory(estimates, tmp_path):
     CONFIG.save_pretrained(tmp_path)
     [from_folder] = estimates(tmp_path, [configuration(2)])
     [from_object] = estimates(CONFIG, [configuration(2)])
@@ -136,7 +143,7 @@ def test_a_configuration_is_read_from_a_directory(tmp_path):
     assert from_folder == from_object == from_contents
 
 
-def test_an_estimate_is_plain_data_for_json():
+def test_an_estimate_is_plain_data_for_json(estimates):
     [estimate] = estimates(CONFIG, [configuration(2)], gpu=GpuMemory(total_mib=8000))
     plain = json.loads(json.dumps(estimate.as_dict()))
     assert plain["params"] == configuration(2).as_dict()
@@ -171,7 +178,7 @@ def test_an_estimate_is_plain_data_for_json():
         ),
     ],
 )
-def test_what_can_not_be_estimated_is_named_in_a_sentence(config, changes, message):
+def test_what_can_not_be_estimated_is_named_in_a_sentence(estimates, config, changes, message):
     settings = TraceSettings(**({"sequence_length": 16, "attention": "eager"} | changes))
     with pytest.raises(ValueError, match=message):
         estimates(config, [configuration(2)], settings=settings)

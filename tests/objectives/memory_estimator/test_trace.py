@@ -1,5 +1,7 @@
 """Traces on fake tensors: what CUDA would allocate, told apart from what the CPU would."""
 
+import functools
+
 import pytest
 import torch
 from torch.nn import functional
@@ -30,7 +32,9 @@ def settings(**changes):
 
 @pytest.fixture(scope="module")
 def tracer():
-    return Tracer(CONFIG, settings())
+    tracer = Tracer(CONFIG, settings())
+    tracer.trace = functools.cache(tracer.trace)
+    return tracer
 
 
 def peak_bytes(*segments, start=0):

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
+from forked import run_python
 from running import Recorder, SharedTrialServer, cache_folder
 
+from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
+from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.export import export
 from tradeoff.studies.export.model_card import model_card
 from tradeoff.studies.reporting.report import html_report, markdown_report
@@ -23,8 +26,6 @@ from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Selection, choose
 from tradeoff.studies.workers import run as runner
 from tradeoff.studies.workers.run import run_study
-
-pytestmark = pytest.mark.slow  # real models
 
 ROOT = Path(__file__).parents[3]
 SMALLER = (
@@ -38,12 +39,15 @@ SMALLER = (
 )
 
 
-def searched(name: str, folder: Path) -> StudyResults:
-    config = load_config(ROOT / "examples" / f"{name}.yaml", overrides=SMALLER, trials=3)
+def run(config: StudyConfig, folder: Path) -> StudyResults:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "TrialServer", SharedTrialServer)
         study = run_study(config, storage=f"sqlite:///{folder}/a.db", display=Recorder(), cache=cache_folder())
     return read_results(study)
+
+
+def searched(name: str, folder: Path) -> StudyResults:
+    return run(load_config(ROOT / "examples" / f"{name}.yaml", overrides=SMALLER, trials=3), folder)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +65,7 @@ def chosen(results: StudyResults, folder: Path, metric: str) -> Any:
     return choice.record
 
 
-def python(*arguments: str, folder: Path, **options: Any) -> subprocess.Popen[str]:
-    # Only the examples' own imports of the product: what else is exported needs transformers alone.
+def python(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRADEOFF_CACHE": str(folder / "cache")}
     return subprocess.Popen(
         [sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder
@@ -83,6 +86,7 @@ def test_a_regression_head_is_searched_by_its_error(stars: StudyResults) -> None
     assert any(record.sources["eval_rmse"].startswith("trained in trial") for record in stars.records if record.values)
 
 
+@pytest.mark.slow
 def test_a_regression_head_is_exported_and_trained_again_to_the_same_error(stars: StudyResults, tmp_path: Path) -> None:
     record = chosen(stars, tmp_path / "chosen", "eval_rmse")
     names = {path.name for path in (tmp_path / "chosen").iterdir()}
@@ -90,11 +94,15 @@ def test_a_regression_head_is_exported_and_trained_again_to_the_same_error(stars
     provenance = yaml.safe_load((tmp_path / "chosen" / "tradeoff.yaml").read_text())
     assert provenance["build"] == "stars:build"
     assert provenance["values"]["eval_rmse"] == {"value": record.values["eval_rmse"], "source": "measured"}
-    last = printed(python("chosen/train.py", folder=tmp_path)).splitlines()[-1]
+    # Only the examples' own imports of the product: what else is exported needs transformers alone.
+    done = run_python("chosen/train.py", folder=tmp_path, environment={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
     assert last == f"eval_rmse {record.values['eval_rmse']}"
     assert (tmp_path / "chosen" / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_language_model_is_searched_by_its_perplexity_and_trained_again_after_a_kill(tmp_path: Path) -> None:
     results = searched("language_model", tmp_path)
     assert results.objectives == ("eval_perplexity", "samples_per_s", "peak_memory_mib")
@@ -141,19 +149,9 @@ def test_a_study_of_ones_own_job_has_a_report_and_a_card_that_name_its_metric(st
 def test_a_mistake_in_ones_own_function_ends_the_command_with_a_sentence(tmp_path: Path) -> None:
     shutil.copy(ROOT / "examples" / "stars.yaml", tmp_path)
     (tmp_path / "stars.py").write_text("def build(args, train_samples):\n    return undefined\n")
-    process = python(
-        "-c",
-        "from tradeoff.studies.cli.main import main; main()",
-        "run",
-        "stars.yaml",
-        "--storage",
-        "sqlite:///a.db",
-        folder=tmp_path,
-    )
-    text, _ = process.communicate(timeout=240)
-    assert process.returncode == 2
-    assert text.splitlines()[-1].startswith("tradeoff: job.build 'stars:build' fails (")
-    assert text.splitlines()[-1].endswith("stars.py, line 2): NameError: name 'undefined' is not defined")
+    sentence = r"job\.build 'stars:build' fails \(.*stars\.py, line 2\): NameError: name 'undefined' is not defined"
+    with pytest.raises(TradeoffError, match=f"^{sentence}$"):
+        run(load_config(tmp_path / "stars.yaml"), tmp_path)
 
 
 def test_eight_knobs_are_searched_together_with_default_settings(tmp_path: Path) -> None:
@@ -165,11 +163,7 @@ def test_eight_knobs_are_searched_together_with_default_settings(tmp_path: Path)
         "space.gradient_accumulation_steps=[1,2]",
         "sampler_seed=0",
     )
-    config = load_config(ROOT / "examples" / "any_knob.yaml", overrides=smaller, trials=3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "TrialServer", SharedTrialServer)
-        study = run_study(config, storage=f"sqlite:///{tmp_path}/a.db", display=Recorder(), cache=cache_folder())
-    results = read_results(study)
+    results = run(load_config(ROOT / "examples" / "any_knob.yaml", overrides=smaller, trials=3), tmp_path)
     trained = [record for record in results.records if record.outcome == "completed" and not record.is_derived]
     assert len({tuple(record.params.items()) for record in trained}) == 3
     assert all(len(record.params) == 8 for record in trained)

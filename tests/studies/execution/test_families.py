@@ -2,12 +2,11 @@
 
 import csv
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from families import FAMILIES, save
+from forked import run_python
 from running import Recorder, SharedTrialServer, tiny_job, tiny_study
 
 from tradeoff.objectives.data.reviews import generate_reviews
@@ -73,7 +72,6 @@ def test_a_family_is_trained_with_checkpointing_and_in_bf16_and_exported(
     export(results, choose(results, Selection(trial=front[0].number)), tmp_path / "chosen")
     assert {"train.py", "training_args.json", "README.md"} <= {path.name for path in (tmp_path / "chosen").iterdir()}
     if name in OFTEN:
-        command = [sys.executable, str(tmp_path / "chosen" / "train.py")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        done = run_python(str(tmp_path / "chosen" / "train.py"), folder=tmp_path)
         assert done.returncode == 0, done.stderr
         assert f"accuracy {front[0].values['accuracy']}" in done.stdout.splitlines()

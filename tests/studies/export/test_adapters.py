@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 import yaml
 from exported_studies import TINY, made_up
+from forked import run_python
 from safetensors.torch import load_file
 from stored_studies import params, record
 
@@ -36,13 +35,7 @@ def front_matter(folder: Path) -> dict[str, Any]:
 
 
 def ran(*command: str, folder: Path) -> str:
-    environment = {
-        **os.environ,
-        "TRADEOFF_CACHE": str(folder / "cache"),
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-    }
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, timeout=280)
+    done = run_python(*command, folder=folder, environment={**os.environ, "TRADEOFF_CACHE": str(folder / "cache")})
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -15,6 +15,8 @@ import datasets
 import pytest
 import yaml
 from exported_studies import TINY, made_up
+from forked import run_python
+from running import SharedTrialServer
 from stored_studies import params, record
 
 from tradeoff.objectives.device.cpu import CpuDevice
@@ -30,6 +32,7 @@ from tradeoff.studies.export.memory_advice import memory_to_leave_free_mib
 from tradeoff.studies.export.train_script import modules, train_script
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Selection, choose
+from tradeoff.studies.workers import run as runner
 from tradeoff.studies.workers.run import run_study
 
 MIXED = record(3, (0.7, 10.0, 1000.0), params(4, 8, checkpointing=True, precision="bf16"), context_mib=400.0)
@@ -43,11 +46,8 @@ def exported(tmp_path: Path, results: StudyResults, number: int) -> Path:
 
 
 def run_script(script: Path) -> str:
-    """Runs a script as a user would, in another folder, with caches of its own; returns what it printed."""
-    environment = {**os.environ, "HF_HOME": str(script.parent / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=script.parent.parent, env=environment, capture_output=True, text=True, timeout=240
-    )
+    """Runs a script as a user would, in another folder; returns what it printed."""
+    done = run_python(str(script), folder=script.parent.parent, environment={**os.environ, "PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -92,9 +92,12 @@ def real_study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             **knobs,
         ),
         sampler="grid",
+        memory_estimate="off",
         trials=2,
     )
-    return read_results(run_study(config, storage=f"sqlite:///{folder}/a.db", cache=folder / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "TrialServer", SharedTrialServer)
+        return read_results(run_study(config, storage=f"sqlite:///{folder}/a.db", cache=folder / "cache"))
 
 
 def test_the_written_script_reaches_the_accuracy_of_the_study(real_study: StudyResults, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from exported_studies import TINY, made_up
+from forked import run_python
 from stored_studies import params, record
 
 from tradeoff.objectives.job.jobs import TextClassificationJob
@@ -36,16 +37,13 @@ def exported(folder: Path, job: TextClassificationJob, batch: int) -> Path:
     return folder
 
 
+def train(folder: Path, output: Path) -> tuple[str, ...]:
+    """What Python runs for `tradeoff train`."""
+    return "-c", "from tradeoff.studies.cli.main import main; main()", "train", str(folder), "--output", str(output)
+
+
 def start(folder: Path, output: Path, cache: Path) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-c",
-        "from tradeoff.studies.cli.main import main; main()",
-        "train",
-        str(folder),
-        "--output",
-        str(output),
-    ]
+    command = [sys.executable, *train(folder, output)]
     environment = {**os.environ, "TRADEOFF_CACHE": str(cache)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -64,7 +62,10 @@ def test_a_training_that_is_killed_goes_on_and_ends_as_if_nothing_had_happened(t
     from safetensors.numpy import load_file
 
     folder, cache = exported(tmp_path / "chosen", LONGER, 2), tmp_path / "cache"
-    finish(start(folder, tmp_path / "whole", cache))
+    done = run_python(
+        *train(folder, tmp_path / "whole"), folder=tmp_path, environment={**os.environ, "TRADEOFF_CACHE": str(cache)}
+    )
+    assert done.returncode == 0, done.stderr
 
     killed = start(folder, tmp_path / "model", cache)
     while not list(tmp_path.glob("model/checkpoints/*/tradeoff-complete.json")):
@@ -152,7 +153,7 @@ assert third.resumed_from_step == 7, third
 removed = "was damaged (ValueError) and is removed; the training resumes before it"
 assert said == ["the checkpoint " + str(checkpoint) + " " + removed], said
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    done = run_python("-c", code, folder=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

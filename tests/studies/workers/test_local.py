@@ -13,7 +13,7 @@ import optuna
 import pytest
 from command_process import ENDLESS, Command, worker_processes, write_study
 from optuna.trial import TrialState
-from running import PROC, Recorder, cache_folder, command_line, is_alive, poll, tiny_study
+from running import PROC, Recorder, SharedTrialServer, cache_folder, command_line, is_alive, poll, tiny_study
 
 from tradeoff.objectives.measurements.records import read_record
 from tradeoff.studies.config.study import StudyConfig
@@ -21,6 +21,7 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.interrupts import EXIT_STATUS
 from tradeoff.studies.storage.opening import load_study, open_storage
 from tradeoff.studies.storage.study import check_device
+from tradeoff.studies.workers import run as runner
 from tradeoff.studies.workers.run import join_study, run_study
 
 OBJECTIVES = tiny_study().objectives
@@ -153,9 +154,10 @@ def test_ctrl_c_twice_ends_all_at_once(postgres_url: str, tmp_path: Path, comman
 
 
 def test_a_worker_that_joins_leaves_on_sigterm_in_order_and_shows_no_password(
-    postgres: Any, postgres_url: str, tmp_path: Path, commands: list[Command]
+    postgres: Any, postgres_url: str, tmp_path: Path, commands: list[Command], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_study(job=ENDLESS, trials=2)
+    monkeypatch.setattr(runner, "TrialServer", SharedTrialServer)
     run_study(config, storage=postgres_url, timeout_s=0, cache=cache_folder())
     command = Command(tmp_path, postgres_url, "worker", "tiny")
     commands.append(command)
@@ -172,7 +174,8 @@ def test_a_worker_that_joins_leaves_on_sigterm_in_order_and_shows_no_password(
     assert not any(is_alive(pid) for pid in command.seen)
 
 
-def test_a_worker_joins_a_study_and_ends_when_it_is_complete(ran: Ran) -> None:
+def test_a_worker_joins_a_study_and_ends_when_it_is_complete(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "TrialServer", SharedTrialServer)
     storage = open_storage(ran.storage)
     study = load_study("both", storage)
     # One more trial is asked for, by whoever started the study.
