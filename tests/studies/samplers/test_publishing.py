@@ -262,7 +262,7 @@ def test_while_the_search_runs_the_front_shows_what_is_derived_without_a_number(
             seen.append(read_results(load_study("few", open_storage(str(storage)))))
         return None
 
-    study, _ = run(storage, monkeypatch, instead=look)
+    study, _ = run(storage, monkeypatch, instead=look, seeds_per_class=1)
     front = judged_front(seen[-1]).records
     assert any(record.number < 0 for record in front)
     assert {record.title for record in front if record.number < 0} == {"not published yet"}
