@@ -66,7 +66,7 @@ def main() -> None:
         _, again_s = estimates_of(table, Path(folder))
     print(f"the memory estimates took {first_s:.1f} s of a processor, {again_s:.1f} s with cached traces")
     for arm in ARMS:
-        if arm.sampler not in SAMPLERS or arm.plain or arm.early_stopping:
+        if arm.sampler not in SAMPLERS or arm.plain or arm.seeds > 1:
             continue
         for to_its_end in (False, True) if arm.sampler == "decoupled" else (False,):
             for name, used in (("without", None), ("with", estimates)):

@@ -104,8 +104,8 @@ def _bars(records: Sequence[TrialRecord], objective: str) -> dict[str, Any] | No
 def cost_plot(path: Path) -> go.Figure:
     """Draw the share of the reference hypervolume over the cost: the median over seeds, for each arm."""
     figure = go.Figure()
-    # (d) and (e) are the same as (f) nearly up to its end.
-    curves = {name: runs for name, runs in json.loads(path.read_text()).items() if not name.startswith(("(d)", "(e)"))}
+    # (d) is the same as (f) nearly up to its end.
+    curves = {name: runs for name, runs in json.loads(path.read_text()).items() if not name.startswith("(d)")}
     for colour, (name, runs) in zip(COLORS, curves.items(), strict=False):
         times = np.linspace(0, END_S, 300)
         shares = [[_at(run, time_s) for time_s in times] for run in runs]

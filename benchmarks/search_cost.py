@@ -18,8 +18,8 @@ when it was measured: an arm that trains pays for the training, one that probes 
 `real` says what it takes on the clock, its own overhead and the publishing included.
 
 Arms: (a) multivariate TPE with every trial trained, out-of-memory pruned, as a user would write it; (c) TPE and random over the
-product's objective, with the out-of-memory frontier and shared accuracy; (d) decoupled; (e) decoupled with early stopping;
-(f) the same with repeats of a class, which is the product's default. `real` runs (a) and (f), and (b)
+product's objective, with the out-of-memory frontier and shared accuracy; (d) decoupled; (f) the same with
+repeats of a class, which is the product's default. `real` runs (a) and (f), and (b)
 `Trainer.hyperparameter_search`, as far as it goes.
 """
 
@@ -255,22 +255,11 @@ class ReplayRunner:
             measurements = replace(measurements, probe=replace(measurements.probe, probe_time_s=0.0))
         if "train" not in request["stages"]:
             return replace(outcome, measurements=replace(measurements, training=None))
-        training = _stopped(self._with_seed(training, request), request.get("stop_rule"))
-        self.wall_s += train_s * training.num_samples / measurements.training.num_samples
+        training = self._with_seed(training, request)
+        self.wall_s += train_s
         self.num_samples += training.num_samples
         self.num_trainings += 1
         return replace(outcome, measurements=replace(measurements, training=training))
-
-
-def _stopped(training: Any, rule: dict[str, Any] | None) -> Any:
-    """The training, ended where the rule would have ended it."""
-    thresholds = dict(rule["thresholds"]) if rule else {}
-    for position, point in enumerate(training.curve[:-1]):
-        if point.accuracy < thresholds.get(point.num_samples, -1.0):
-            return replace(
-                training, curve=training.curve[: position + 1], num_samples=point.num_samples, stopped_early="below the rule"
-            )
-    return training
 
 
 @dataclass
@@ -278,7 +267,6 @@ class Arm:
     name: str
     sampler: str
     reuse: Reuse = Reuse.EFFECTIVE_BATCH
-    early_stopping: bool = False
     seeds: int = 1  # that a class may be trained with
     plain: bool = False  # no probe, no knowledge: every trial is trained
 
@@ -289,8 +277,7 @@ ARMS = (
     Arm("(c) TPE with shared knowledge", "tpe"),
     Arm("(c') random with shared knowledge", "random"),
     Arm("(d) decoupled", "decoupled"),
-    Arm("(e) decoupled, early stopping", "decoupled", early_stopping=True),
-    Arm("(f) as (e), with repeats", "decoupled", early_stopping=True, seeds=1 + len(EXTRA_SEEDS)),
+    Arm("(f) decoupled, with repeats", "decoupled", seeds=1 + len(EXTRA_SEEDS)),
 )
 
 
@@ -328,7 +315,6 @@ def replay_arm(
         ),
         data_folders={},
         runner=runner,
-        early_stopping=arm.early_stopping,
     )
     from memory_storage import in_memory
 
@@ -385,7 +371,6 @@ def real_arm(arm: Arm, table: dict[str, Any], truth: Truth, seed: int, max_s: fl
         "sampler": arm.sampler,
         "sampler_seed": seed,
         "reuse": arm.reuse,
-        "early_stopping": arm.early_stopping,
         "seeds_per_class": arm.seeds,
     }
     config = StudyConfig.model_validate(table["config"] | settings | {"trials": 1000})

@@ -53,7 +53,7 @@ SMALLER = (
     "space.per_device_train_batch_size={powers_of_two: [8, 64]}",
     "space.gradient_accumulation_steps=[1, 2]",
 )
-COMPARED = ("(a) TPE, every trial trained", "(f) as (e), with repeats")
+COMPARED = ("(a) TPE, every trial trained", "(f) decoupled, with repeats")
 NUM_REFERENCE = 20_000  # random configurations, whose front is the reference
 Json = dict[str, Any]
 

@@ -13,13 +13,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tradeoff.objectives.knowledge.derivation import derived_attributes, measured_errors, predicted_attributes
-from tradeoff.objectives.knowledge.early_stopping import stop_rule
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.other_workers import PROBED_ALONE, TRAINS_ATTRIBUTE, TRIAL_PLAN, settled_soon
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.snapshot import StudyReader, StudySnapshot
-from tradeoff.objectives.measurements.goals import GOALS, divergence, energy_names, is_comparable, learning_curve
+from tradeoff.objectives.measurements.goals import divergence, energy_names, is_comparable
 from tradeoff.objectives.measurements.outcome import (
     Completed,
     Failed,
@@ -30,7 +29,6 @@ from tradeoff.objectives.measurements.outcome import (
     TimedOut,
 )
 from tradeoff.objectives.measurements.records import (
-    DERIVED_FROM,
     UNPUBLISHED,
     TrialRecord,
     measurement_attributes,
@@ -99,7 +97,6 @@ class Objective:
         data_folders: The prepared data of each model and length, as `TrialServer.prepare` gives it.
         runner: Runs the request.
         time_limit_s: The longest that a trial may take, or None.
-        early_stopping: True if a training ends once its class can't reach the front.
         on_start: Called with a trial's number and configuration when something is run for it.
         on_progress: Called with a trial's stages and steps.
         decision_lock: Held while it is decided whether a trial is run, so that of two workers one sees what the other does;
@@ -111,7 +108,6 @@ class Objective:
     data_folders: Mapping[str, str]
     runner: Runner
     time_limit_s: float | None = None
-    early_stopping: bool = False
     on_start: Callable[[int, TrialParameters], None] | None = None
     on_progress: Callable[[Mapping[str, Any]], None] | None = None
     decision_lock: Callable[[], AbstractContextManager[None]] | None = None
@@ -197,13 +193,10 @@ class Objective:
     def _request(
         self, trial: optuna.Trial, parameters: TrialParameters, stages: tuple[str, ...], seed: int | None
     ) -> dict[str, Any]:
-        """As `request`, with the seed that the trial's plan names, or the rule that may stop its training."""
+        """As `request`, with the seed that the trial's plan names."""
         request = self.request(parameters, stages)
         if seed is not None:
-            # A repeat is trained to its end: half a training says nothing of the class's mean.
             request["job"] = {**request["job"], "seed": seed}
-        elif self.early_stopping and "train" in stages:
-            request["stop_rule"] = self._stop_rule(trial.study, parameters)
         return request
 
     def _run(self, trial: optuna.Trial, parameters: TrialParameters, request: Mapping[str, Any]) -> Outcome:
@@ -267,28 +260,6 @@ class Objective:
             return self.conclude(trial, parameters, Failed(stage="end", reason=reason))
         store_attributes(trial, attributes)
         return tuple(float(attributes[name]) for name in self.setup.objectives)
-
-    def _stop_rule(self, study: optuna.Study, parameters: TrialParameters) -> dict[str, Any] | None:
-        learned, costs = self.setup.learned, self.setup.costs
-        if len(learned) != 1:
-            return None  # with several, a class reaches the front by any of them
-        snapshot = self.snapshot(study)
-        knowledge = snapshot.knowledge
-        members = []
-        for structure in knowledge.setup.members_of(knowledge.setup.space.parameters(parameters)):
-            if (cost := knowledge.cost(structure)) is not None:
-                known = {name: value for name in costs if (value := cost.value(name)) is not None}
-                if len(known) < len(costs):
-                    return None
-                members.append(known)
-        finished = [(r.attributes.get(DERIVED_FROM, r.number), r.values) for r in snapshot.settled if r.outcome == "completed"]
-        curves = [
-            learning_curve(o.record.attributes["training"], learned[0])
-            for o in knowledge.observations
-            if o.record.outcome == "completed" and "training" in o.record.attributes
-        ]
-        rule = stop_rule(members, finished, [curve for curve in curves if curve], GOALS[learned[0]])
-        return None if rule is None else rule.as_dict()
 
     def request(self, parameters: TrialParameters, stages: tuple[str, ...] = ("probe", "train")) -> dict[str, Any]:
         """Return the request for a trial's process, as plain data."""

@@ -73,10 +73,9 @@ def predicted_attributes(parameters: TrialParameters, measured: Mapping[str, Any
         knowledge: The models without the trial.
     """
     predicted: dict[str, Any] = {}
-    # A training that was stopped tells nothing about the time of a complete one.
     if measured["outcome"] == "completed" and "train_time_s" in measured and (time := knowledge.time_s(parameters)) is not None:
         predicted["predicted_train_time_s"] = time[0]
-    has_run = measured["outcome"] in ("completed", "stopped_early", "diverged", "probed")
+    has_run = measured["outcome"] in ("completed", "diverged", "probed")
     estimated = knowledge.memory.estimated_mib(parameters)
     is_asked = (has_run and "peak_memory_mib" in measured) or (estimated is not None and measured["outcome"] == "out_of_memory")
     if is_asked and (memory := knowledge.memory_mib(parameters)) is not None:

@@ -175,7 +175,7 @@ class Failures:
 
 def _depth(o: Observation) -> int:
     """Return how far a trial got: 0 not even through its probe, 1 through the probe, 2 through a training."""
-    if "training" in o.record.attributes and o.record.outcome in ("completed", "stopped_early", "diverged"):
+    if "training" in o.record.attributes and o.record.outcome in ("completed", "diverged"):
         return 2
     return 1 if o.step_times_s is not None or o.record.stage in ("train", "end") else 0
 

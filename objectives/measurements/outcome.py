@@ -115,7 +115,6 @@ class TrainingResult:
         gpu_utilization_percent: Mean over the training, as NVML reports it.
         energy_j: Energy that the trial's GPUs used during the training, without evaluations, as NVML reports it.
         memory_samples: Memory over time: seconds since the training began, and MiB held.
-        stopped_early: The reason why the training ended before its last epoch, or None.
         busy_share: As `ProbeResult.busy_share`, over the whole training.
         num_other_processes: As `ProbeResult.num_other_processes`, at the end of the training.
     """
@@ -132,7 +131,6 @@ class TrainingResult:
     gpu_utilization_percent: float | None = None
     energy_j: float | None = None
     memory_samples: list[tuple[float, float]] = field(default_factory=list)
-    stopped_early: str | None = None
     busy_share: float | None = None
     num_other_processes: int | None = None
 

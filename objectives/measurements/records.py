@@ -26,12 +26,12 @@ from tradeoff.objectives.measurements.outcome import (
 from tradeoff.searchspace import KNOBS
 
 OutcomeKind = Literal[
-    "completed", "trained", "stopped_early", "diverged", "out_of_memory", "timed_out", "probed", "skipped", "superseded",
+    "completed", "trained", "diverged", "out_of_memory", "timed_out", "probed", "skipped", "superseded",
     "interrupted", "failed",
 ]  # fmt: skip
 
 # Outcomes that count towards a study's `trials`: something was trained, or memory or time ran out.
-COUNTED = frozenset({"completed", "trained", "superseded", "stopped_early", "diverged", "out_of_memory", "timed_out"})
+COUNTED = frozenset({"completed", "trained", "superseded", "diverged", "out_of_memory", "timed_out"})
 
 # Names the trial whose training settled the values of a trial that was not run.
 DERIVED_FROM = "derived_from"
@@ -170,6 +170,8 @@ def stored_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def read_attributes(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes that a trial's user attributes hold, those that others have set included."""
     own = {name: value for name, value in stored.items() if name not in (MEASUREMENTS, SOURCES)}
+    if own.get("outcome") == "stopped_early":
+        own["outcome"] = "probed"  # by a version that stopped trainings: it has measured memory and time alone
     sources = {f"{name}{_SOURCE}": source for name, source in stored.get(SOURCES, {}).items()}
     return {**stored.get(MEASUREMENTS, {}), **sources, **own}
 
@@ -185,11 +187,8 @@ def store_attributes(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None
 def outcome_attributes(outcome: Completed | OutOfMemory | TimedOut | Failed | Interrupted) -> dict[str, Any]:
     """Return the attributes of a trial that ended with an outcome."""
     attributes: dict[str, Any] = {"outcome": outcome.kind}
-    training = outcome.measurements.training
-    if isinstance(outcome, Completed) and training is None:
+    if isinstance(outcome, Completed) and outcome.measurements.training is None:
         attributes |= {"outcome": "probed", "reason": "probed for its memory and step times; nothing was trained"}
-    elif isinstance(outcome, Completed) and training is not None and training.stopped_early is not None:
-        attributes |= {"outcome": "stopped_early", "reason": training.stopped_early}
     if not isinstance(outcome, Completed):
         attributes |= {"stage": outcome.stage, "reason": outcome.reason}
     if isinstance(outcome, OutOfMemory):

@@ -15,7 +15,6 @@ from transformers import Trainer, TrainerCallback
 from tradeoff.objectives.data.samples import row_lengths
 from tradeoff.objectives.device.load import ProcessorLoad
 from tradeoff.objectives.device.sampler import DeviceSampler
-from tradeoff.objectives.measurements.goals import learned_value, metric_goal
 from tradeoff.objectives.measurements.outcome import Evaluation, Memory, TrainingResult
 from tradeoff.objectives.trainers.evaluations import evaluation, watch_evaluations
 from tradeoff.objectives.trial.ranks import highest
@@ -25,12 +24,11 @@ from tradeoff.objectives.trial.session import TrialSession
 SHORTEST_S = 1e-6
 
 
-def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> TrainingResult:
+def train(session: TrialSession) -> TrainingResult:
     """Train to the end and store the result in the session.
 
     Args:
         session: The trial.
-        stop_rule: When to end earlier, as `tradeoff.objectives.knowledge.early_stopping.StopRule.as_dict` returns it.
 
     Raises:
         Exception: Whatever the Trainer raises; most often that memory ran out.
@@ -41,7 +39,7 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
     with session.trainer(
         eval_strategy="epoch" if session.job.evaluates else "no", save_only_model=True, save_total_limit=1
     ) as trainer:
-        curve = _StoppableCurve(session, stop_rule)
+        curve = LearningCurve(session)
         curve.attach(trainer)
         with DeviceSampler(session.device, held_mib=session.meter.held_mib) as sampler:
             curve.energy_j = sampler.total_energy_j
@@ -75,7 +73,6 @@ def train(session: TrialSession, stop_rule: Mapping[str, Any] | None = None) -> 
             gpu_utilization_percent=sampler.gpu_utilization_percent,
             energy_j=sum(energies_j) if energies_j else None,
             memory_samples=sampler.memory_samples,
-            stopped_early=curve.stopped_early,
             busy_share=busy_share,
             num_other_processes=sampler.num_other_processes,
         )
@@ -140,7 +137,6 @@ class LearningCurve(TrainerCallback):  # type: ignore[misc]
             if self.evaluations and self.evaluations[-1].epoch == point.epoch:
                 self.evaluations.pop()  # of the last weights, and this one is of those that are kept
             self.evaluations.append(point)
-            self.evaluated(point, trainer)
             self._last_evaluated_s = self._session.clock_s()
 
         watch_evaluations(trainer, before=before, after=after)
@@ -149,9 +145,6 @@ class LearningCurve(TrainerCallback):  # type: ignore[misc]
     def train_time_s(self) -> float:
         """Return the time of the training so far, evaluations left out."""
         return self._session.clock_s() - self._begin_s - self.eval_time_s - self.keeping_time_s
-
-    def evaluated(self, point: Evaluation, trainer: Trainer) -> None:
-        """React to an evaluation."""
 
     def evaluate_kept_model(self, trainer: Trainer) -> None:
         """Evaluate the weights that the Trainer has kept, where they are not the last ones: they are what was learned."""
@@ -187,31 +180,3 @@ class LearningCurve(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Keep the training loss for the next evaluation."""
         self._loss = float(logs["loss"]) if logs and "loss" in logs else self._loss
-
-
-class _StoppableCurve(LearningCurve):
-    """Ends the training at an evaluation after which the stop rule says that it can't reach the front."""
-
-    def __init__(self, session: TrialSession, stop_rule: Mapping[str, Any] | None) -> None:
-        super().__init__(session)
-        self._stop_rule = stop_rule
-        self.stopped_early: str | None = None
-
-    def evaluate_kept_model(self, trainer: Trainer) -> None:
-        self._stop_rule = None  # the training is over
-        super().evaluate_kept_model(trainer)
-
-    def evaluated(self, point: Evaluation, trainer: Trainer) -> None:
-        if self._stop_rule is None:
-            return
-        goal = metric_goal(*self._stop_rule["goal"].values())
-        value = learned_value(point, goal.name)
-        threshold = dict(self._stop_rule["thresholds"]).get(point.num_samples)
-        if threshold is not None and value is not None and goal.better(threshold, value):
-            dominating = " and ".join(str(number) for number in self._stop_rule["dominating"])
-            limit = "rise above" if goal.direction == "maximize" else "fall below"
-            self.stopped_early = (
-                f"{goal.label} {goal.show(value)} after {point.num_samples} samples can't {limit}"
-                f" {goal.show(self._stop_rule['required'])}, which trial {dominating} reached at no higher cost"
-            )
-            trainer.control.should_training_stop = True

@@ -116,9 +116,8 @@ def run_trial(
 
     Args:
         request: `job`, `parameters`, `data_folders`, `stages` (of "probe" and "train"), `memory_limit_mib` or None, whether
-            the limit is `enforced` by more than the meter, a `stop_rule` or None, whether a probe `measures_power`, and
-            `folder` for what the Trainer writes; with several processes also `num_ranks`, the `rank` of this one, and the
-            `port` of the first one.
+            the limit is `enforced` by more than the meter, whether a probe `measures_power`, and `folder` for what the Trainer
+            writes; with several processes also `num_ranks`, the `rank` of this one, and the `port` of the first one.
         reporter: Receives progress and partial measurements.
         listener: The socket of that port, in the first process.
     """
@@ -152,7 +151,7 @@ def run_trial(
         else:
             device.lift_memory_limit()
         if "train" in request["stages"]:
-            train(session, request.get("stop_rule"))
+            train(session)
         completed = Completed(measurements=session.finish())
         ranks.leave()
         return completed

@@ -123,12 +123,17 @@ class StudyConfig(_Model):
         None, description="an objective that comes first, such as accuracy: what may raise its best value is trained as well"
     )
     devices_per_trial: int = Field(1, ge=1, le=64, description="GPUs that train a configuration together (DDP)")
-    early_stopping: bool = Field(True, description="stop a training whose learning class can no longer reach the front")
     memory_estimate: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)] = Field(
         "auto",
         description="predict memory before anything runs: where it costs no time, in any case, or not at all",
     )
     trials: int = Field(24, ge=1, le=1_000_000, description="number of trials that are trained, or run out of memory or time")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_early_stopping(cls, data: Any) -> Any:
+        """A study that is stored may hold the key, which a study file may not."""
+        return {key: value for key, value in data.items() if key != "early_stopping"} if isinstance(data, Mapping) else data
 
     @model_validator(mode="before")
     @classmethod

@@ -136,6 +136,10 @@ def load_config(
     where = str(study_file) if study_file is not None else "the study"
     if (why := _unstorable(data)) is not None:
         raise TradeoffError(f"{where}: {why}")
+    if "early_stopping" in data:
+        raise TradeoffError(
+            f"{where}: there is no key 'early_stopping' any more, since every training runs to its end; leave it out"
+        )
     job = data.get("job")
     if isinstance(job, Mapping) and kind_of_job(job) == "custom":
         folder, python_path = Path() if study_file is None else study_file.parent, job.get("python_path")

@@ -128,7 +128,6 @@ class Preparation:
             data_folders=self.data["folders"],
             runner=self.runner,
             time_limit_s=self.config.limits.trial_time_s,
-            early_stopping=self.config.early_stopping,
             on_start=display.trial_started,
             on_progress=display.progress,
         )

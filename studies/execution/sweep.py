@@ -61,7 +61,7 @@ def sweep_config(
     presets = {key: table.embedded_study if embedded else table.study for key, table in TABLES.items()}
     config = load_config(study_file, preset=preset, overrides=overrides, presets=presets)
     # Every line is a training of its own, to its end: nothing is taken over from another line.
-    measured = {"sampler": "grid", "reuse": "off", "early_stopping": False, "memory_estimate": "off"}
+    measured = {"sampler": "grid", "reuse": "off", "memory_estimate": "off"}
     plain = config.plain() | measured | {"name": name or f"sweep-{config.name}"}
     config = validated(plain, where=str(study_file or preset))
     return config.model_copy(update={"trials": sum(1 for _ in config.search_space().grid())})

@@ -47,7 +47,6 @@ _STAGES = {
 def trial_note(record: TrialRecord) -> str:
     """Return how a trial ended and why, its values and where they come from, and its memory."""
     stage = _STAGES.get(record.stage or "", record.stage)
-    training = record.attributes.get("training") or {}
     return render(
         PACKAGE,
         "trial_note.md.jinja",
@@ -58,7 +57,6 @@ def trial_note(record: TrialRecord) -> str:
         stage=stage if stage is not None and stage not in record.reason else None,
         memory_facts=_memory_facts(record) if record.outcome == "out_of_memory" else "",
         violated=record.attributes.get("violated"),
-        stopped_early=training.get("stopped_early"),
         values=_values_table(record),
         memory=_memory_table(record),
         times=_times(record),

@@ -33,7 +33,6 @@ OUTCOME_WORDS: dict[OutcomeKind | None, str] = {
     "trained": "trained",
     "out_of_memory": "out of memory",
     "timed_out": "over the time limit",
-    "stopped_early": "stopped early",
     "diverged": "diverged",
     "probed": "probed",
     "failed": "failed",

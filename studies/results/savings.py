@@ -69,7 +69,7 @@ def savings(records: Sequence[TrialRecord], knowledge: Knowledge) -> Savings:
         for record in records
         if (parameters := space.read(record.params)) is not None
     ]
-    ended = ("completed", "trained", "stopped_early", "diverged")
+    ended = ("completed", "trained", "diverged")
     trained = {p for record, p in read if record.outcome in ended and not record.is_derived}
     derived = {p for record, p in read if record.outcome == "completed" and record.is_derived} - trained
     out_of_memory = {p for p in grid if p not in trained and knowledge.out_of_memory(p) is not None}

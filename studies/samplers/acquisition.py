@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, overload
 
 import numpy as np
@@ -106,7 +105,6 @@ def select_next(
     min_gain: float = 0.0,
     space: SearchSpace | None = None,
     num_eval: int | None = None,
-    variances: Mapping[LearningClass, Sequence[Mapping[str, float]]] = MappingProxyType({}),
 ) -> Decision | None:
     """Select the class to train next.
 
@@ -125,8 +123,6 @@ def select_next(
             trained before what adds more, however cheap it is.
         space: The space of the classes.
         num_eval: The samples of an evaluation; None if they are not known.
-        variances: For the trainings of some classes, one mapping each, the variances of learned objectives that were not
-            measured but foretold; 0 where nothing is said.
 
     Returns:
         The class with the highest expected improvement for its cost, or None if there is no candidate.
@@ -142,7 +138,6 @@ def select_next(
             GOALS[name],
             reference[name],
             features=features,
-            variances=_variances_of(name, trained, variances),
             num_eval=num_eval,
         )
         for name in learned
@@ -251,16 +246,6 @@ def _first_guess(candidates: Sequence[Candidate], features: Features, knobs: Kno
 def _values_of(name: str, trained: Mapping[LearningClass, Sequence[Mapping[str, float]]]) -> list[tuple[LearningClass, float]]:
     """Return a learned objective of every training, with its class."""
     return [(key, values[name]) for key, trainings in trained.items() for values in trainings if name in values]
-
-
-def _variances_of(
-    name: str,
-    trained: Mapping[LearningClass, Sequence[Mapping[str, float]]],
-    variances: Mapping[LearningClass, Sequence[Mapping[str, float]]],
-) -> list[float]:
-    """Return the variance of each of those values, as far as it was foretold."""
-    pairs = [zip(trainings, variances.get(key) or [{}] * len(trainings), strict=True) for key, trainings in trained.items()]
-    return [of_each.get(name, 0.0) for pair in pairs for values, of_each in pair if name in values]
 
 
 class Volume:

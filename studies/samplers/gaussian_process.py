@@ -113,26 +113,24 @@ class GaussianProcess:
         inputs: Where it was observed.
         values: What was observed there, of shape (number of points,).
         noise: What is believed of the luck of an observation.
-        extra: What is known of further variances of single observations, of shape (number of points,); none by default.
         trust: How far the observations may move all parameters but the noise from what is believed beforehand, from 0 (not at
             all) to 1.
 
     Attributes:
-        noise: The variance of an observation as fitted, without what is extra.
+        noise: The variance of an observation as fitted.
         exponents: The exponents of the scaling rules.
     """
 
-    def __init__(self, inputs: Inputs, values: Array, *, noise: Noise, extra: Array | None = None, trust: float = 1.0) -> None:
+    def __init__(self, inputs: Inputs, values: Array, *, noise: Noise, trust: float = 1.0) -> None:
         from scipy.linalg import cho_factor, cho_solve
         from threadpoolctl import threadpool_limits
 
-        extra = np.zeros(len(values)) if extra is None else extra
         # The matrices are small: a second thread costs more than it saves, and takes a core from the trials.
         with threadpool_limits(1):
-            self._parameters = _fitted(inputs, values, extra, noise, trust)
+            self._parameters = _fitted(inputs, values, noise, trust)
             self._scaled = self._parameters.scaled(inputs)
             covariance = self._parameters.signal * _matern(_squared_distances(self._scaled, self._scaled))
-            covariance[np.diag_indices(len(values))] += self._parameters.noise + extra
+            covariance[np.diag_indices(len(values))] += self._parameters.noise
             self._factor = cho_factor(covariance, lower=True)
             self._weights: Array = cho_solve(self._factor, values)
         self.noise = self._parameters.noise
@@ -160,17 +158,17 @@ def _matern(squares: Array) -> Array:
     return kernel
 
 
-def _fitted(inputs: Inputs, values: Array, extra: Array, noise: Noise, trust: float) -> _Parameters:
+def _fitted(inputs: Inputs, values: Array, noise: Noise, trust: float) -> _Parameters:
     """Return the most probable parameters."""
     from scipy.optimize import minimize
 
     num = len(values)
     part = np.unique(np.linspace(0, num - 1, min(num, MAX_FITTED)).round().astype(int))
-    inputs, values, extra = inputs.take(part), values[part], extra[part]
+    inputs, values = inputs.take(part), values[part]
     prior, spreads = _Parameters.prior(inputs, noise)
 
     def loss(candidate: Array) -> tuple[float, Array]:
-        value, gradient = _misfit(_Parameters(values=candidate, num_scales=prior.num_scales), inputs, values, extra)
+        value, gradient = _misfit(_Parameters(values=candidate, num_scales=prior.num_scales), inputs, values)
         away = (candidate - prior.values) / spreads
         return value + 0.5 * float(away @ away), gradient + away / spreads
 
@@ -181,7 +179,7 @@ def _fitted(inputs: Inputs, values: Array, extra: Array, noise: Noise, trust: fl
     return _Parameters(values=found.x, num_scales=prior.num_scales)
 
 
-def _misfit(parameters: _Parameters, inputs: Inputs, values: Array, extra: Array) -> tuple[float, Array]:
+def _misfit(parameters: _Parameters, inputs: Inputs, values: Array) -> tuple[float, Array]:
     """Return the negative logarithm of the observations' likelihood, but for a constant, and its gradient."""
     from scipy.linalg import cho_factor, cho_solve
 
@@ -191,7 +189,7 @@ def _misfit(parameters: _Parameters, inputs: Inputs, values: Array, extra: Array
     decay = np.exp(-root)
     signal = parameters.signal * (1 + root + root**2 / 3) * decay
     covariance = signal.copy()
-    covariance[np.diag_indices(len(values))] += parameters.noise + extra
+    covariance[np.diag_indices(len(values))] += parameters.noise
     factor = cho_factor(covariance, lower=True)
     inverse: Array = cho_solve(factor, np.eye(len(values)))
     weights = inverse @ values

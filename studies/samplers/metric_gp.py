@@ -31,8 +31,6 @@ class MetricGP:
         worst: The reference value, also used for a training that diverged. An unbounded metric is clipped there, or, if nothing
             is better, where the better half of the trainings ends: a loss of thousands would make all others look alike.
         features: The places of the classes; by default those of the trained classes.
-        variances: For each training, how far its value is known to be off beside the seed's luck, as a variance: that of a
-            training which was not carried to its end, whose last value is foretold.
         num_eval: The samples of an evaluation, where they are known; they tell how much an accuracy varies by chance.
     """
 
@@ -46,7 +44,6 @@ class MetricGP:
         worst: float = 0.0,
         *,
         features: Features | None = None,
-        variances: Sequence[float] = (),
         num_eval: int | None = None,
     ) -> None:
         values = np.array([value if is_comparable(value) else worst for _, value in trained])
@@ -80,7 +77,6 @@ class MetricGP:
             self._features.inputs(classes),
             (values - self._center) / self._scale,
             noise=noise,
-            extra=np.array(variances or np.zeros(num)) / self._scale**2,
             trust=min(1.0, max(int(is_useful.sum()) / MIN_USEFUL, float(np.ptp(values)) / (2 * prior))),
         )
 

@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-from tradeoff.objectives.knowledge.early_stopping import expected_final
 from tradeoff.objectives.knowledge.knowledge import Cost, Knowledge
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.setup import StudySetup
-from tradeoff.objectives.measurements.goals import learning_curve
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import SEED, last_values
 from tradeoff.searchspace import LearningClass, TrialParameters
@@ -37,8 +35,8 @@ WORTH_A_PROBE = 5
 
 
 def is_training(observation: Observation) -> bool:
-    """Return True if an observation has trained its learning class: to the end, or until it was stopped for being worse."""
-    return observation.record.outcome in ("completed", "stopped_early") and "training" in observation.record.attributes
+    """Return True if an observation has trained its learning class."""
+    return observation.record.outcome == "completed" and "training" in observation.record.attributes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,19 +280,5 @@ class TrialPlanner:
         )
 
     def _values_by_seed(self, trainings: Sequence[Observation]) -> list[dict[str, float]]:
-        """Return the final values of each training; for a stopped one, those that it would have reached."""
-        return [values for o in trainings if (values := self._final_values(o.record))]
-
-    def _final_values(self, record: TrialRecord) -> dict[str, float]:
-        if record.outcome != "stopped_early":
-            return last_values(record.attributes, self._setup.learned)
-        curves = {name: learning_curve(record.attributes["training"], name) for name in self._setup.learned}
-        return {name: expected_final(curve, self._finished_curves[name]) for name, curve in curves.items() if curve}
-
-    @cached_property
-    def _finished_curves(self) -> dict[str, list[list[tuple[int, float]]]]:
-        """The learning curves of finished trainings, by learned objective."""
-        finished = [o.record for trainings in self._trained.values() for o in trainings if o.record.outcome == "completed"]
-        return {
-            name: [learning_curve(record.attributes["training"], name) for record in finished] for name in self._setup.learned
-        }
+        """Return the final values of each training."""
+        return [values for o in trainings if (values := last_values(o.record.attributes, self._setup.learned))]

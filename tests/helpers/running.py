@@ -88,7 +88,6 @@ def tiny_study(**settings: Any) -> StudyConfig:
         "sampler": "random",
         "sampler_seed": 0,
         "reuse": "off",
-        "early_stopping": False,
         "memory_estimate": "off",
         "trials": 3,
     }

@@ -138,7 +138,7 @@ class SimulatedRunner:
             probe = simulated_probe(p, factor)
         if "train" in stages:
             self.trained.append(p)
-            training = self._train(p, request.get("stop_rule"), request.get("job", {}).get("seed", JOB.seed))
+            training = self._train(p, request.get("job", {}).get("seed", JOB.seed))
             self.spent_s += training.train_time_s
         return Completed(measurements=Measurements(probe=probe, training=training, trial_time_s=1.0))
 
@@ -152,11 +152,9 @@ class SimulatedRunner:
             key.append(job_seed)
         return accuracy(p) + self.noise * float(np.random.default_rng(key).normal())
 
-    def _train(self, p: TrialParameters, stop_rule: Mapping[str, Any] | None, job_seed: int) -> TrainingResult:
-        final, curve, stopped = self.measured_accuracy(p, job_seed), [], None
+    def _train(self, p: TrialParameters, job_seed: int) -> TrainingResult:
+        final, curve = self.measured_accuracy(p, job_seed), []
         total_s = train_time_s(p) * self.slowness(self.spent_s)
-        thresholds = dict(stop_rule["thresholds"]) if stop_rule is not None else {}
-        goal = GOALS[stop_rule["goal"]["name"] if stop_rule is not None else "accuracy"]
         for epoch, lacking in ((1, 0.10), (2, 0.03), (3, 0.0)):
             curve.append(
                 Evaluation(
@@ -167,10 +165,6 @@ class SimulatedRunner:
                     eval_loss=loss_at(max(0.0, final - lacking)),
                 )
             )
-            threshold = thresholds.get(epoch * NUM_TRAIN)
-            if epoch < 3 and threshold is not None and goal.better(threshold, getattr(curve[-1], goal.name)):
-                stopped = f"stopped after epoch {epoch}"
-                break
         return TrainingResult(
             memory=Memory(peak_memory_mib=memory_mib(p)),
             train_time_s=curve[-1].train_time_s,
@@ -180,7 +174,6 @@ class SimulatedRunner:
             samples_per_s=NUM_TRAIN * 3 / total_s,
             train_loss=1.0,
             curve=curve,
-            stopped_early=stopped,
         )
 
 
@@ -263,7 +256,6 @@ def objective(
     space: SearchSpace = SPACE,
     objectives: tuple[str, ...] = OBJECTIVES,
     reuse: Reuse = Reuse.EFFECTIVE_BATCH,
-    early_stopping: bool = False,
     memory_limit_mib: float = BUDGET_MIB,
     publishes_at_end: bool = False,
     num_eval: int | None = None,
@@ -277,7 +269,7 @@ def objective(
         publishes_at_end=publishes_at_end,
         num_eval=num_eval,
     )
-    return Objective(setup=terms, data_folders={}, runner=runner, early_stopping=early_stopping)
+    return Objective(setup=terms, data_folders={}, runner=runner)
 
 
 def setup(space: SearchSpace = SPACE, **terms: Any) -> StudySetup:

@@ -65,7 +65,6 @@ def study_under_fire(trials: int) -> StudyConfig:
             "objectives": ["eval_loss", "train_time_s", "peak_memory_mib"],
             "sampler": "random",
             "reuse": "off",
-            "early_stopping": False,
             "memory_estimate": "off",  # it would settle what does not fit before anything runs out of memory
             "trials": trials,
         }

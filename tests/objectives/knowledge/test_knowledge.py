@@ -188,14 +188,6 @@ def test_trainings_calibrate_the_times_of_the_others():
     assert knowledge.time_s(configuration(8, 2))[0] == pytest.approx(1.2 * (375 * 0.1 + 189 * 0.02))
 
 
-def test_a_training_that_stopped_early_calibrates_nothing():
-    knowledge = known(
-        probed(0, configuration(8), 1000.0, micro_step_s=0.1, update_s=0.02),
-        record(1, "stopped_early", configuration(8), train_time_s=15.0),
-    )
-    assert knowledge.time_s(configuration(8))[0] == pytest.approx(45.0)
-
-
 def test_time_and_memory_do_not_depend_on_the_learning_rate():
     space = SearchSpace(domains={**SPACE.domains, "learning_rate": FloatRange(1e-5, 1e-3, log=True)})
     knowledge = known(
@@ -250,7 +242,7 @@ def test_the_probe_of_a_derived_trial_counts_and_its_accuracy_does_not():
     assert knowledge.trainings == {}
 
 
-@pytest.mark.parametrize("outcome", ["interrupted", "failed", "timed_out", "stopped_early"])
+@pytest.mark.parametrize("outcome", ["interrupted", "failed", "timed_out"])
 def test_a_probe_counts_however_its_trial_ended(outcome):
     knowledge = known(probed(0, configuration(8), 1000.0, outcome=outcome))
     assert knowledge.memory_mib(configuration(8)) == (1000.0, "probe")

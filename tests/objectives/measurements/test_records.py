@@ -30,7 +30,7 @@ PROBE = ProbeResult(
 )
 
 
-def training(*, stopped_early: str | None = None, eval_loss: float = 1.1) -> TrainingResult:
+def training(*, eval_loss: float = 1.1) -> TrainingResult:
     return TrainingResult(
         memory=Memory(peak_memory_mib=None, peak_process_mib=500.0),
         train_time_s=4.0,
@@ -40,7 +40,6 @@ def training(*, stopped_early: str | None = None, eval_loss: float = 1.1) -> Tra
         samples_per_s=16.0,
         train_loss=1.6,
         curve=[Evaluation(epoch=1, num_samples=64, train_time_s=4.0, accuracy=0.25, eval_loss=eval_loss)],
-        stopped_early=stopped_early,
     )
 
 
@@ -85,11 +84,6 @@ def test_a_trial_that_was_only_probed_says_so() -> None:
     assert outcome_attributes(Completed(measurements=Measurements(probe=PROBE)))["outcome"] == "probed"
 
 
-def test_a_training_that_was_stopped_says_why() -> None:
-    attributes = outcome_attributes(Completed(measurements=Measurements(training=training(stopped_early="hopeless"))))
-    assert (attributes["outcome"], attributes["reason"]) == ("stopped_early", "hopeless")
-
-
 def test_a_loss_that_is_not_a_number_is_stored_as_what_it_is() -> None:
     attributes = measurement_attributes(Measurements(training=training(eval_loss=math.nan)))
     assert math.isnan(attributes["eval_loss"])
@@ -99,18 +93,23 @@ def test_a_loss_that_is_not_a_number_is_stored_as_what_it_is() -> None:
     ("outcome", "counts"),
     [
         (Completed(measurements=Measurements(probe=PROBE, training=training())), True),
-        (Completed(measurements=Measurements(probe=PROBE, training=training(stopped_early="hopeless"))), True),
         (OutOfMemory(stage="probe", reason="", shortfall_mib=1.0), True),
         (TimedOut(stage="train", reason="", limit_s=1.0), True),
         (Completed(measurements=Measurements(probe=PROBE)), False),
         (Interrupted(stage="train"), False),
         (Failed(stage="train", reason=""), False),
     ],
-    ids=("completed", "stopped early", "out of memory", "timed out", "probed", "interrupted", "failed"),
+    ids=("completed", "out of memory", "timed out", "probed", "interrupted", "failed"),
 )
 def test_what_was_trained_or_ran_out_of_memory_or_time_counts(outcome: object, counts: bool) -> None:
     trial = create_trial(state=TrialState.PRUNED, user_attrs=outcome_attributes(outcome))
     assert read_record(trial, OBJECTIVES).counts is counts
+
+
+def test_a_training_that_an_earlier_version_stopped_has_measured_memory_and_time_alone() -> None:
+    trial = create_trial(state=TrialState.PRUNED, user_attrs={"outcome": "stopped_early", "peak_memory_mib": 50.0})
+    record = read_record(trial, OBJECTIVES)
+    assert (record.outcome, record.attributes) == ("probed", {"peak_memory_mib": 50.0})
 
 
 def test_a_derived_trial_is_free() -> None:

@@ -5,9 +5,7 @@ import pytest
 from running import cache_folder, prepared, request, shared_server, tiny_job
 
 from tradeoff.objectives.isolation.trial_server import JobError
-from tradeoff.objectives.knowledge.early_stopping import StopRule
-from tradeoff.objectives.measurements.goals import GOALS
-from tradeoff.objectives.measurements.outcome import Completed, Failed
+from tradeoff.objectives.measurements.outcome import Failed
 
 
 def test_the_device_is_described_with_the_precisions_it_has() -> None:
@@ -64,33 +62,3 @@ def test_a_column_that_the_data_lacks_is_a_sentence(tmp_path: Path) -> None:
     ):
         shared_server().prepare(tiny_job(dataset=str(tmp_path / "reviews.csv")).model_dump(), tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*"))
-
-
-def test_a_stop_rule_ends_a_hopeless_training_and_says_why() -> None:
-    rule = StopRule(goal=GOALS["accuracy"], thresholds={64: 1.1}, required=1.2, dominating=(3, 5)).as_dict()
-    outcome = shared_server().run_trial(request(tiny_job(epochs=3)) | {"stop_rule": rule})
-    assert isinstance(outcome, Completed)
-    training = outcome.measurements.training
-    assert training is not None
-    assert (training.num_samples, training.num_steps, len(training.curve)) == (64, 8, 1)
-    assert training.stopped_early is not None
-    assert training.stopped_early.endswith(
-        "after 64 samples can't rise above 1.200, which trial 3 and 5 reached at no higher cost"
-    )
-
-
-def test_a_loss_that_is_too_high_ends_a_training_as_an_accuracy_that_is_too_low_does() -> None:
-    rule = StopRule(goal=GOALS["eval_loss"], thresholds={64: 0.01}, required=0.005, dominating=(3,)).as_dict()
-    training = shared_server().run_trial(request(tiny_job(epochs=3)) | {"stop_rule": rule}).measurements.training
-    assert training.num_samples == 64
-    assert training.stopped_early.startswith("evaluation loss 1.")
-    assert "after 64 samples can't fall below 0.0050, which trial 3 reached" in training.stopped_early
-
-
-def test_a_stop_rule_that_is_met_leaves_the_training_alone() -> None:
-    rule = StopRule(goal=GOALS["accuracy"], thresholds={64: 0.0}, required=0.1, dominating=(3,)).as_dict()
-    outcome = shared_server().run_trial(request(tiny_job(epochs=2)) | {"stop_rule": rule})
-    assert isinstance(outcome, Completed)
-    assert outcome.measurements.training is not None
-    assert outcome.measurements.training.num_samples == 128
-    assert outcome.measurements.training.stopped_early is None

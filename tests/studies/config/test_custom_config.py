@@ -120,7 +120,6 @@ STORED = {
     "sampler": "random",
     "sampler_seed": 0,
     "reuse": "off",
-    "early_stopping": False,
     "trials": 3,
 }  # fmt: skip
 

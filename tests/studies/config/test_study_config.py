@@ -30,6 +30,10 @@ def test_values_are_one_a_list_or_a_range():
     assert space.domains["learning_rate"] == FloatRange(1e-5, 1e-3, log=True)
 
 
+def test_a_stored_configuration_may_say_whether_trainings_were_stopped():
+    assert StudyConfig.model_validate({"early_stopping": True}) == StudyConfig.model_validate({})
+
+
 @pytest.mark.parametrize(
     ("data", "path", "message"),
     [

@@ -52,6 +52,10 @@ def test_a_range_replaces_a_range_instead_of_mixing_with_it(write):
         ("job: {epoch: 1}", r"unknown key 'job.epoch'; did you mean 'epochs'\?"),
         ("space: {zzz: 1}", "unknown key 'space.zzz'; a parameter is a field of TrainingArguments"),
         ("plan: off", r"unknown key 'plan'; did you mean 'memory_estimate'\?"),
+        (
+            "early_stopping: false",
+            "there is no key 'early_stopping' any more, since every training runs to its end; leave it out",
+        ),
         ("trials: none", "trials: Input should be a valid integer.*got 'none'"),
         ("space: {per_device_train_batch_size: 0}", "per_device_train_batch_size must be at least 1, got 0"),
         ("a: 1\na: 2", "the key 'a' is written twice"),

@@ -22,7 +22,7 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     sampler, _, storage = request.param.split()
     folder = tmp_path_factory.mktemp(sampler)
     url = f"sqlite:///{folder}/a.db" if storage == "SQLite" else request.getfixturevalue("postgres").new_database()
-    return run_workers(url, folder, num_workers=NUM_WORKERS, sampler=sampler, trials=NUM_TRIALS, early_stopping=False)
+    return run_workers(url, folder, num_workers=NUM_WORKERS, sampler=sampler, trials=NUM_TRIALS)
 
 
 def test_the_study_ends_with_exactly_the_trials_that_were_asked_for(ran: SimpleNamespace) -> None:

@@ -77,7 +77,7 @@ def test_a_sweep_measures_every_line_itself(tmp_path: Path) -> None:
         " gradient_checkpointing: false}\ntrials: 3\nsampler: tpe\n"
     )
     config = sweep_config(tmp_path / "mine.yaml", preset=None, embedded=False, overrides=["job.epochs=1"])
-    assert (config.sampler, config.reuse, config.early_stopping, config.trials) == ("grid", "off", False, 4)
+    assert (config.sampler, config.reuse, config.trials) == ("grid", "off", 4)
     assert (config.name, config.job.epochs) == ("sweep-mine", 1)
     assert sweep_config(tmp_path / "mine.yaml", preset=None, embedded=False, name="again").name == "again"
 

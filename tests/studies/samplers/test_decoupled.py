@@ -436,12 +436,6 @@ def test_where_nothing_is_shared_everything_on_the_front_is_trained():
     assert not [trial for trial in apart.study.trials if "derived_from" in trial.user_attrs]
 
 
-def test_early_stopping_keeps_the_front():
-    searched = Searched(space=simulated.SPACE, early_stopping=True).run()
-    assert searched.why is not None
-    assert simulated.hypervolume(searched.front()) > 0.97 * simulated.true_hypervolume()
-
-
 def cost_to_reach(searched, share, *, max_trials):
     """Simulated seconds until the study's own front has this share of the hypervolume, at its true accuracies."""
     goal = share * simulated.true_hypervolume()

@@ -92,13 +92,6 @@ def test_how_much_an_accuracy_varies_by_chance_follows_from_the_evaluation_sampl
     assert few > 3 * many
 
 
-def test_what_a_stopped_training_would_have_reached_is_believed_less():
-    trained = [(LearningClass(effective_batch_size=32), 0.5), (LearningClass(effective_batch_size=32), 0.7)]
-    target = [LearningClass(effective_batch_size=32)]
-    (sure,), (unsure,) = (MetricGP(trained, variances=extra).predict(target)[0] for extra in ((0.0, 0.0), (0.0, 0.05)))
-    assert unsure < sure
-
-
 def test_a_loss_has_no_known_chance():
     trained = [(LearningClass(effective_batch_size=batch), value) for batch, value in ((4, 1.2), (32, 1.1))]
     with_samples = MetricGP(trained, GOALS["eval_loss"], 2.0, num_eval=10)._process.noise

@@ -18,7 +18,7 @@ from tradeoff.studies.workers.run import run_study
 def searched(objectives, **settings):
     """A decoupled study that has ended by itself, with what ran and the records of its trials."""
     runner = simulated.SimulatedRunner(**settings)
-    goal = simulated.objective(runner, objectives=objectives, early_stopping=True, publishes_at_end=True)
+    goal = simulated.objective(runner, objectives=objectives, publishes_at_end=True)
     study = simulated.new_study(simulated.decoupled(goal), objectives=objectives)
     assert simulated.search(study, goal) is not None
     return runner, simulated.learned(goal, study)[0]

@@ -194,7 +194,7 @@ def run(storage, monkeypatch, *, instead=None, **settings):
     # Plots take most of the time, and have tests of their own.
     monkeypatch.setattr("tradeoff.studies.reporting.annotate.annotate_study", lambda *_, **__: None)
     monkeypatch.setattr("tradeoff.studies.workers.run.TrialServer", lambda: simulated.SimulatedServer(runner))
-    given = {"name": "few", "job": simulated.JOB, "space": FEW, "sampler_seed": 0, "trials": 60, "early_stopping": False}
+    given = {"name": "few", "job": simulated.JOB, "space": FEW, "sampler_seed": 0, "trials": 60}
     config = StudyConfig.model_validate(given | settings)
     study = run_study(config, storage=str(storage), display=PlainDisplay(Console(file=io.StringIO(), width=500)))
     return study, runner

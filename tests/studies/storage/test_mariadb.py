@@ -46,7 +46,7 @@ def test_one_worker_at_a_time_holds_the_lock_of_a_study(server: MariaDbServer) -
 
 
 def test_two_workers_run_exactly_the_trials_that_were_asked_for(server: MariaDbServer, tmp_path: Path) -> None:
-    ran = run_workers(server.new_database(), tmp_path, num_workers=2, sampler="random", trials=8, early_stopping=False)
+    ran = run_workers(server.new_database(), tmp_path, num_workers=2, sampler="random", trials=8)
     assert sum(read_record(trial, OBJECTIVES).counts for trial in ran.study.trials) == 8
     trained = [run.parameters.learning_class() for run in ran.runs if "train" in run.stages and not run.is_out_of_memory]
     assert len(set(trained)) == len(trained)

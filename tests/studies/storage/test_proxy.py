@@ -40,7 +40,7 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp(request.param)
     with Proxy(postgres.new_database()) as proxy:
         proxy.wait()
-        ran = run_workers(proxy.url, folder, num_workers=2, sampler=request.param, trials=NUM_TRIALS, early_stopping=False)
+        ran = run_workers(proxy.url, folder, num_workers=2, sampler=request.param, trials=NUM_TRIALS)
         return SimpleNamespace(trials=ran.study.trials, runs=ran.runs, sampler=request.param)
 
 
