@@ -24,12 +24,12 @@ def test_the_gradient_is_that_of_the_likelihood():
     shears = np.zeros((1, 12, 3))
     shears[0, :, 1] = points[:, 0]
     observed = Inputs(points=points, shears=shears, scales=np.array([0, 1, 1]), exponents=(0.5,))
-    values, extra = rng.normal(size=12), np.linspace(0, 0.1, 12)
+    values = rng.normal(size=12)
     prior, _ = _Parameters.prior(observed, NOISE)
     at = prior.values + rng.normal(0, 0.5, len(prior.values))
 
     def misfit(candidate):
-        return _misfit(_Parameters(values=candidate, num_scales=prior.num_scales), observed, values, extra)
+        return _misfit(_Parameters(values=candidate, num_scales=prior.num_scales), observed, values)
 
     step = 1e-6 * np.eye(len(at))
     differences = [(misfit(at + move)[0] - misfit(at - move)[0]) / 2e-6 for move in step]
@@ -49,12 +49,13 @@ def test_four_points_that_happen_to_lie_on_a_line_make_nothing_certain():
     assert process.predict(inputs([[2.0]]))[1] > 0.5
 
 
-def test_what_is_known_to_be_uncertain_counts_less():
-    points, values = inputs([[0.0], [0.0]]), np.array([0.0, 1.0])
-    sure = GaussianProcess(points, values, noise=NOISE).predict(inputs([[0.0]]))[0]
-    unsure = GaussianProcess(points, values, noise=NOISE, extra=np.array([0.0, 1.0])).predict(inputs([[0.0]]))[0]
-    assert sure == pytest.approx(0.5, abs=0.05)
-    assert unsure < 0.2
+def test_without_trust_observations_that_are_all_alike_make_nothing_certain():
+    points, target = inputs([[number / 10] for number in range(10)]), inputs([[4.0]])
+    (_, sure), (_, unsure) = (
+        GaussianProcess(points, np.zeros(10), noise=NOISE, trust=trust).predict(target) for trust in (1.0, 0.0)
+    )
+    assert unsure == pytest.approx(1.0, abs=0.05)
+    assert sure < 0.7 * unsure
 
 
 def test_a_knob_that_changes_nothing_gets_a_longer_scale_than_one_that_does():
