@@ -18,9 +18,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.trainers.accuracy import compute_metrics
-from tradeoff.objectives.trainers.labelled_samples import collator
 from tradeoff.objectives.trainers.models import build_model
 from tradeoff.objectives.trainers.prepared_data import load
+from tradeoff.objectives.trainers.samples.labelled import collator
 from tradeoff.searchspace import SearchSpace, TrialParameters
 
 OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."

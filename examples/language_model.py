@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from tradeoff.objectives.data.reviews import generate_reviews
-from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
+from tradeoff.objectives.trainers.samples.reviews_tokenizer import reviews_tokenizer
 
 
 class PerplexityTrainer(Trainer):

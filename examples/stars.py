@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BertConfig, Trainer, TrainingArguments
 
 from tradeoff.objectives.data.reviews import generate_reviews
-from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
+from tradeoff.objectives.trainers.samples.reviews_tokenizer import reviews_tokenizer
 
 
 @functools.cache  # a trial builds two Trainers and should read its data once

@@ -79,7 +79,7 @@ def model_config(job: TextClassificationJob, settings: TraceSettings) -> Any:
         return job.model
     from tradeoff.objectives.memory_estimator.tracing.model_config import load_config
     from tradeoff.objectives.trainers.embedded import embedded_model_config
-    from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
+    from tradeoff.objectives.trainers.samples.reviews_tokenizer import reviews_tokenizer
     from tradeoff.objectives.trainers.trained_parts import set_dropout
 
     if job.model == EMBEDDED:

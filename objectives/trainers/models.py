@@ -36,7 +36,7 @@ from tradeoff.objectives.trainers.embedded import (
     embedded_tokenizer,
 )
 from tradeoff.objectives.trainers.model_files import WEIGHTS, JobFault, LengthFault, first_line, load_tokenizer
-from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
+from tradeoff.objectives.trainers.samples.reviews_tokenizer import reviews_tokenizer
 from tradeoff.objectives.trainers.trained_parts import adapted, freeze, set_dropout, untrained_modules
 from tradeoff.searchspace.choices import FLASH_ATTENTION
 

@@ -25,10 +25,10 @@ from tradeoff.objectives.job.jobs import CausalLMJob, TextClassificationJob
 from tradeoff.objectives.job.settings import EMBEDDED, BuiltInJob
 from tradeoff.objectives.measurements.goals import learned_goals
 from tradeoff.objectives.trainers import embedded
-from tradeoff.objectives.trainers.labelled_samples import labelled_samples
 from tradeoff.objectives.trainers.model_files import check_files, first_line
 from tradeoff.objectives.trainers.models import ModelSource
-from tradeoff.objectives.trainers.samples import Samples
+from tradeoff.objectives.trainers.samples.labelled import labelled_samples
+from tradeoff.objectives.trainers.samples.samples import Samples
 
 _FACTS = "prepared.json"
 _MODEL = "model"
@@ -232,7 +232,7 @@ def _write(job: BuiltInJob, contents: dict[str, str], folder: Path) -> None:
 
 def _samples(job: BuiltInJob, model_folder: Path) -> Samples:
     if isinstance(job, CausalLMJob):
-        from tradeoff.objectives.trainers.language_samples import language_samples
+        from tradeoff.objectives.trainers.samples.language import language_samples
 
         return language_samples(job, model_folder)
     assert isinstance(job, TextClassificationJob)

@@ -16,9 +16,9 @@ from tradeoff.objectives.job.settings import BuiltInJob
 from tradeoff.objectives.trainers import prepared_data as data
 from tradeoff.objectives.trainers.accuracy import compute_metrics
 from tradeoff.objectives.trainers.custom_trainer import ExplainedError, build_trainer, examine_trainer, explained
-from tradeoff.objectives.trainers.labelled_samples import collator
 from tradeoff.objectives.trainers.model_files import JobFault, first_line
 from tradeoff.objectives.trainers.models import build_model, check_sizes
+from tradeoff.objectives.trainers.samples.labelled import collator
 from tradeoff.objectives.trainers.trained_parts import OptionFault, num_layers
 from tradeoff.searchspace import TrialParameters
 

@@ -42,8 +42,8 @@ def embedded_lm() -> StudyConfig:
         job=CausalLMJob(
             model=EMBEDDED,
             dataset=EMBEDDED,
-            train_samples=600,
-            eval_samples=150,
+            train_samples=480,
+            eval_samples=120,
             max_length=128,
             epochs=3,
             learning_rate=1e-2,
@@ -51,15 +51,15 @@ def embedded_lm() -> StudyConfig:
             eval_batch_size=32,
         ),
         space=SpaceConfig(
-            per_device_train_batch_size=[4, 8, 16, 32, 64],
-            gradient_accumulation_steps=[1, 2, 4],
+            per_device_train_batch_size=[4, 8, 16, 32],
+            gradient_accumulation_steps=[1, 2],
             gradient_checkpointing=[False, True],
             precision=["fp32", "bf16"],
             packing=[False, True],
         ),
         objectives=("eval_loss", "train_time_s", "peak_memory_mib"),
         limits=Limits(trial_time_s=120),
-        trials=20,
+        trials=12,
     )
 
 

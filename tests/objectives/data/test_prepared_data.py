@@ -16,10 +16,10 @@ from transformers import TrainingArguments
 from tradeoff.objectives.job.arguments import name_of_data
 from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS
-from tradeoff.objectives.trainers import prepared_data as data
-from tradeoff.objectives.trainers.labelled_samples import collator
 from tradeoff.objectives.trainers.models import build_model
 from tradeoff.objectives.trainers.prepared_data import PreparedData, load, prepare
+from tradeoff.objectives.trainers.samples import labelled
+from tradeoff.objectives.trainers.samples.labelled import collator
 from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.searchspace import TrialParameters
 
@@ -356,7 +356,7 @@ def test_a_preparation_that_fails_leaves_nothing_behind(csv, tmp_path, monkeypat
     def refuse(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(data, "_tokenise", refuse)
+    monkeypatch.setattr(labelled, "_tokenise", refuse)
     with pytest.raises(OSError, match="No space left"):
         prepare(job_of(dataset=str(csv)), tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

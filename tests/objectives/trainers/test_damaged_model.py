@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.trainers.model_files import check_files
 from tradeoff.objectives.trainers.prepared_data import PreparedData, prepare
-from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
+from tradeoff.objectives.trainers.samples.reviews_tokenizer import reviews_tokenizer
 
 COMMIT = "a" * 40
 DAMAGES = (

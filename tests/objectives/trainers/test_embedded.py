@@ -7,7 +7,7 @@ from tradeoff.objectives.trainers.embedded import (
     embedded_model_config,
     embedded_tokenizer,
 )
-from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
+from tradeoff.objectives.trainers.samples.reviews_tokenizer import reviews_tokenizer
 
 
 def test_words_and_punctuation_marks_are_tokens_between_the_special_ones():

@@ -9,7 +9,7 @@ import pytest
 from running import Children, Recorder, poll, shared_server, tiny_job, tiny_study
 from transformers import AlbertConfig
 
-from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
+from tradeoff.objectives.trainers.samples.reviews_tokenizer import reviews_tokenizer
 from tradeoff.objectives.trial.messages import Answer
 from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.execution.preparation import ProcessLostError, prepare

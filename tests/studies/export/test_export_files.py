@@ -58,7 +58,7 @@ def local_job(folder: Path) -> TextClassificationJob:
 
     from tradeoff.objectives.data.reviews import generate_reviews
     from tradeoff.objectives.trainers.embedded import embedded_model_config
-    from tradeoff.objectives.trainers.reviews_tokenizer import reviews_tokenizer
+    from tradeoff.objectives.trainers.samples.reviews_tokenizer import reviews_tokenizer
 
     tokenizer = reviews_tokenizer()
     config = embedded_model_config(vocab_size=len(tokenizer), max_length=32, num_labels=5)

@@ -15,7 +15,7 @@ from tradeoff.objectives.trainers.language_tokens import (
 )
 from tradeoff.objectives.trainers.model_files import JobFault, first_line
 from tradeoff.objectives.trainers.models import resolve_model
-from tradeoff.objectives.trainers.samples import Samples
+from tradeoff.objectives.trainers.samples.samples import Samples
 
 
 def language_samples(job: CausalLMJob, model_folder: Path) -> Samples:

@@ -15,7 +15,7 @@ from tradeoff.objectives.data.sources import labelled_texts
 from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.job.settings import RANDOM_TOKENS
 from tradeoff.objectives.trainers.models import ModelSource, resolve_model
-from tradeoff.objectives.trainers.samples import Samples
+from tradeoff.objectives.trainers.samples.samples import Samples
 
 
 def labelled_samples(job: TextClassificationJob, model_folder: Path) -> Samples:

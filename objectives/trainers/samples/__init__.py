@@ -1,0 +1,1 @@
+"""What the built-in tasks make of texts: samples in the tokens of a model."""
