@@ -90,7 +90,7 @@ def front_plot(storage: str, name: str) -> go.Figure:
     for column, axis in ((1, "train_time_s"), (2, "peak_memory_mib")):
         figure.add_annotation(
             x=chosen.values[axis], y=chosen.values["accuracy"], text=label, showarrow=False, xanchor="left", xshift=14,
-            yanchor="top", row=1, col=column,
+            yanchor="top", yshift=-14, row=1, col=column,
         )  # fmt: skip
     return figure
 

@@ -29,6 +29,7 @@ from tradeoff.objectives.measurements.outcome import (
     TimedOut,
 )
 from tradeoff.objectives.measurements.records import (
+    PLACEHOLDERS,
     UNPUBLISHED,
     TrialRecord,
     measurement_attributes,
@@ -201,7 +202,7 @@ class Objective:
 
     def _run(self, trial: optuna.Trial, parameters: TrialParameters, request: Mapping[str, Any]) -> Outcome:
         if self.on_start is not None:
-            self.on_start(trial.number, parameters)
+            self.on_start(trial.number, parameters if "train" in request["stages"] else parameters.structure)
         return self.runner.run_trial(request, time_limit_s=self.time_limit_s, on_progress=self.on_progress)
 
     def _skip(self, trial: optuna.Trial, reason: str, constraint: str, amount: float) -> NoReturn:
@@ -280,6 +281,8 @@ class Objective:
         knowledge, stored = snapshot.knowledge, snapshot.trials[trial.number]
         parameters = knowledge.setup.space.parameters(parameters)
         attributes |= predicted_attributes(parameters, attributes, knowledge)
+        if attributes["outcome"] == "probed" and (untold := parameters.learning_only):
+            attributes[PLACEHOLDERS] = [*untold]
         if attributes["outcome"] == "completed":
             attributes |= {f"{name}_source": "measured" for name in self.setup.objectives}
             measured = TrialRecord(number=trial.number, outcome="completed", params=trial.params, attributes=attributes)

@@ -37,6 +37,8 @@ COUNTED = frozenset({"completed", "trained", "superseded", "diverged", "out_of_m
 DERIVED_FROM = "derived_from"
 # Names the trial that ran the configuration itself and whose values are published.
 PUBLISHES = "publishes"
+# Names the parameters of a probe on which nothing depends that it measures: Optuna wants a value of each.
+PLACEHOLDERS = "placeholders"
 # What is said of a trial that has measured everything, while it is not complete to Optuna.
 UNPUBLISHED = "measured; the search publishes it when it ends"
 
@@ -83,6 +85,11 @@ class TrialRecord:
     def counts(self) -> bool:
         """True if it counts towards the study's `trials`: derived, published and skipped trials do not."""
         return self.outcome in COUNTED and not self.is_derived and not self.is_published
+
+    @property
+    def told_params(self) -> dict[str, Any]:
+        """The parameters that it tells something about: of a probe, those that change memory or time."""
+        return {name: value for name, value in self.params.items() if name not in self.attributes.get(PLACEHOLDERS, ())}
 
     @property
     def is_derived(self) -> bool:

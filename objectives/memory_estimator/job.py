@@ -113,10 +113,10 @@ def estimate_for_search(
         longest: Tokens of the longest sequence for each model and length, by `name_of_data`; None where all are as long as
             that length.
         cache_folder: The directory to store traces in.
-        say: Called with a line for the user about what is stored there.
+        say: Called with a line for the user about what is stored there, and about a model without an estimate.
 
     Raises:
-        ValueError: The model's memory can't be estimated.
+        ValueError: No model's memory can be estimated.
     """
     groups: dict[tuple[TextClassificationJob, MemoryClass], list[TrialParameters]] = {}
     unknown: set[str] = set()
@@ -145,6 +145,7 @@ def estimate_for_search(
         loaded_code_mib=0.0,  # a trial's peak includes the context as it was measured at its start
     )
     estimates: list[RunEstimate] = []
+    failures: dict[str, ValueError] = {}
     for (own_job, searched), group in groups.items():
         # With padding to the limit every sequence is that long, whatever the samples are.
         is_padded = longest is None or searched.get("padding") == "max_length"
@@ -167,7 +168,14 @@ def estimate_for_search(
             cache_folder=cache_folder,
             say=say,
         )
-        estimates += estimator.estimate(group)
+        try:
+            estimates += estimator.estimate(group)
+        except ValueError as error:
+            failures.setdefault(own_job.model, error)
+    if failures and not estimates:
+        raise next(iter(failures.values()))
+    for model, error in failures.items():
+        (say or (lambda _: None))(f"no memory estimate of {model}: {error}")
     # A bound does not include a context that nobody measured.
     unmeasured = context if measured_context is None else 0.0
 

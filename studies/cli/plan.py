@@ -121,7 +121,7 @@ def estimate_memory(
         foreach: Whether AdamW and SGD update all parameters at once.
 
     Raises:
-        ValueError: The model's memory can't be estimated, or an argument is out of range.
+        ValueError: No model's memory can be estimated, or an argument is out of range.
     """
     job = config.job
     if not isinstance(job, TextClassificationJob):
@@ -142,7 +142,8 @@ def estimate_memory(
         raise TradeoffError(f"memory is not estimated with {unplanned[0]}; tradeoff fit measures it")
     if unplanned:
         print(f"not planned for: {', '.join(unplanned)}; a study's probes and tradeoff fit measure that", file=sys.stderr)
-    estimates = []
+    estimates: list[RunEstimate] = []
+    failures: dict[str, ValueError] = {}
     for own_job, configurations in groups.items():
         settings = trace_settings(
             own_job, sequence_length=sequence_length, attention=attention, optimizer=optimizer, foreach=foreach
@@ -158,7 +159,19 @@ def estimate_memory(
             cache_folder=cache_folder() / "traces",
             progress=lambda line: print(line, file=sys.stderr),
         )
-        estimates += estimator.estimate(configurations)
+        found: dict[TrialParameters, RunEstimate] = {}
+        for is_on in (False, True):
+            alike = [parameters for parameters in configurations if parameters.gradient_checkpointing == is_on]
+            try:
+                found |= zip(alike, estimator.estimate(alike), strict=True)
+            except ValueError as error:
+                failures[own_job.model + " with checkpointing" * is_on] = error
+                break  # what a model can't do, it can't do with checkpointing either
+        estimates += [found[parameters] for parameters in configurations if parameters in found]
+    if failures and not estimates:
+        raise next(iter(failures.values()))
+    for what, error in failures.items():
+        print(f"not planned: {what}: {error}", file=sys.stderr)
     return estimates
 
 

@@ -8,6 +8,7 @@ from tradeoff.objectives.memory_estimator.run_estimate import RunEstimate, large
 from tradeoff.searchspace import KNOBS, Precision
 from tradeoff.searchspace.job_knobs import JOB_KNOBS
 from tradeoff.studies.results.fitted_table import FittedTable
+from tradeoff.studies.results.tables import parameter_cell
 
 _PARTS = ("context", "weights", "gradients", "optimizer", "activations", "workspace", "retained")
 _VERDICTS = {True: "yes", False: "no", None: ""}
@@ -57,7 +58,7 @@ def estimates_table(estimates: Sequence[RunEstimate]) -> FittedTable:
     further = _further(estimates)
     rows = [
         [
-            *(str(each.parameters[name]) for name in further),
+            *(parameter_cell(each.parameters, name) for name in further),
             str(each.parameters.per_device_train_batch_size),
             str(each.parameters.gradient_accumulation_steps),
             "yes" if each.parameters.gradient_checkpointing else "no",
@@ -82,7 +83,7 @@ def frontier_table(estimates: Sequence[RunEstimate], device_memory_mib: float) -
         cells = ["none", "", "", ""] if best is None else [str(best.parameters.per_device_train_batch_size), *_bounds(best)]
         checkpointing = "yes" if one.gradient_checkpointing else "no"
         steps = str(one.gradient_accumulation_steps)
-        rows.append([*(str(one[name]) for name in further), checkpointing, one.precision.value, steps, *cells])
+        rows.append([*(parameter_cell(one, name) for name in further), checkpointing, one.precision.value, steps, *cells])
     named = [KNOBS[name].label for name in further]
     head = [*named, "checkpointing", "precision", "accumulation", "largest batch", "peak", "low", "high"]
     title = f"The largest batch that fits in {device_memory_mib:,.0f} MiB"

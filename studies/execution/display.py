@@ -91,7 +91,7 @@ class PlainDisplay(Display):
         self._counted += record.counts
         self.message(
             f"[{self._counted}/{self._config.trials}] trial {record.number}  "
-            f"{short_configuration(record.params)}  {describe_outcome(record)}"
+            f"{short_configuration(record.told_params)}  {describe_outcome(record)}"
         )
 
     def trials(self, records: Sequence[TrialRecord]) -> None:

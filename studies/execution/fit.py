@@ -20,12 +20,16 @@ from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.measurements.outcome import Completed, Interrupted, Outcome, OutOfMemory
 from tradeoff.objectives.measurements.records import TrialRecord, outcome_attributes
 from tradeoff.searchspace import ACCUMULATION, MICRO_BATCH, MemoryClass, SearchSpace, TrialParameters
+from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.preparation import Preparation
 
 # The first batch to try; a batch of one says little about the next one.
 FIRST_BATCH = 8
 # With nothing to draw a line through, a batch that fits is followed by one this many times larger.
 GROWTH = 4
+
+# Combinations of what memory depends on that are looked at: each takes about four probes.
+MAX_COMBINATIONS = 256
 
 # Parts of a memory class that have fields of their own in what is printed.
 ALWAYS_SHOWN = ("gradient_checkpointing", "precision", "accumulates")
@@ -86,6 +90,9 @@ def compute_configurations(space: SearchSpace) -> list[TrialParameters]:
     """Return a configuration, with a batch of 1, for each memory class of a space: checkpointing, precision and so on.
 
     A parameter that does not change the memory of a step takes the first of its values.
+
+    Raises:
+        TradeoffError: There are more than anybody would wait for.
     """
     left_out = {MICRO_BATCH, ACCUMULATION, *space.learning_only}
     listed = {
@@ -95,6 +102,13 @@ def compute_configurations(space: SearchSpace) -> list[TrialParameters]:
     }
     steps = space.domains.get(ACCUMULATION)
     listed[ACCUMULATION] = tuple(sorted((steps.values() if steps is not None else None) or (1,)))
+    if (number := math.prod(map(len, listed.values()))) > MAX_COMBINATIONS:
+        widest = max(listed, key=lambda name: len(listed[name]))
+        raise TradeoffError(
+            f"tradeoff fit finds the largest batch for at most {MAX_COMBINATIONS} combinations of what memory depends on, and"
+            f" the space has {number:,}, with {len(listed[widest])} values of {widest} among them: name fewer values, such as"
+            f" --set space.{widest}={listed[widest][0]}"
+        )
     found: dict[MemoryClass, TrialParameters] = {}
     for values in itertools.product(*listed.values()):
         parameters = space.parameters({MICRO_BATCH: 1, **dict(zip(listed, values, strict=True))})

@@ -90,10 +90,11 @@ class MemoryEstimation:
         knowledge = objective.snapshot(study).knowledge
         needs = [knowledge.memory.lower_bound_mib(structure) or 0.0 for structure in objective.setup.space.structures]
         limit_mib = objective.setup.memory_limit_mib
+        looked_at = " that were looked at" * objective.setup.space.is_drawn
         if num_never := sum(needed > limit_mib for needed in needs):
             self.display.message(
-                f"memory estimate: {num_never} of {len(needs)} configurations cannot fit in {limit_mib:,.0f} MiB"
-                " and are never tried"
+                f"memory estimate: {num_never:,} of {len(needs):,} configurations{looked_at} cannot fit in"
+                f" {limit_mib:,.0f} MiB and are never tried"
             )
 
     def _do_without(self, reason: str) -> None:

@@ -51,7 +51,7 @@ def trial_note(record: TrialRecord) -> str:
         PACKAGE,
         "trial_note.md.jinja",
         record=record,
-        configuration=short_configuration(record.params),
+        configuration=short_configuration(record.told_params),
         outcome=OUTCOME_WORDS[record.outcome],
         # Most reasons begin with the stage.
         stage=stage if stage is not None and stage not in record.reason else None,

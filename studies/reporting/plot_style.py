@@ -105,7 +105,7 @@ def lower_edge(values: Sequence[float]) -> float:
 
 def hover(record: TrialRecord) -> str:
     """Return the text that appears when the pointer is over a trial."""
-    lines = [f"<b>{record.title}</b>", plot_text(short_configuration(record.params))]
+    lines = [f"<b>{record.title}</b>", plot_text(short_configuration(record.told_params))]
     for name in record.values:
         source = record.sources.get(name, "measured")
         shown = f"{GOALS[name].label} {with_spread(record, name, unit=True)}"

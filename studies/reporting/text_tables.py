@@ -69,7 +69,7 @@ def trials_text_table(records: Sequence[TrialRecord], objectives: Sequence[str])
 def parameter_columns(records: Sequence[TrialRecord]) -> tuple[list[str], list[list[str]]]:
     """Return the short names of the parameters that any of the records holds, and their values for each record."""
     names = parameter_names(records)
-    cells = [[parameter_cell(record.params, name) for name in names] for record in records]
+    cells = [[parameter_cell(record.told_params, name) for name in names] for record in records]
     return [SHORT_NAMES.get(name, name) for name in names], cells
 
 

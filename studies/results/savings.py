@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
-from tradeoff.searchspace import TrialParameters
+from tradeoff.searchspace import KNOBS, TrialParameters
 from tradeoff.searchspace.space import MAX_STRUCTURES
 from tradeoff.studies.results.knowledge import stored_knowledge
 from tradeoff.studies.results.results import StudyResults
@@ -24,7 +24,11 @@ class Savings:
     """A study's configurations by how they were settled, and the cost.
 
     Attributes:
-        num_configurations: Configurations of the space; where the learning rate is a range, those without it.
+        num_configurations: Configurations of the space, without what `besides` names. Of a space that is too large to look at
+            all of them, those that were looked at.
+        is_part: Whether the space is that large, so that all counts but those of trials are the least that there can be.
+        besides: Labels of parameters that change learning only, each with so many values that they are left out: then nobody
+            could train all.
         num_probed: Trials that were only probed.
         num_trained: Configurations that were trained, to the end or until they were stopped.
         num_derived: Configurations whose values follow from others.
@@ -42,6 +46,8 @@ class Savings:
     spent_s: float
     all_s: float | None
     num_ruled_out: int = 0
+    is_part: bool = False
+    besides: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         counts = [
@@ -51,11 +57,15 @@ class Savings:
             f"{self.num_out_of_memory} out of memory",
             *([f"{self.num_ruled_out} ruled out by the memory estimate"] if self.num_ruled_out else []),
         ]
-        text = f"{self.num_configurations} configurations: {', '.join(counts)}"
-        if self.all_s is None or not self.spent_s:
+        least = "at least " * self.is_part
+        each = f", each of any {', '.join(self.besides)}" if self.besides else ""
+        text = f"{least}{self.num_configurations:,} configurations{each}: {', '.join(counts)}"
+        if self.all_s is None or not self.spent_s or self.besides:
             return text
         ratio = self.all_s / self.spent_s
-        saved = f"about {ratio:.1f} x cheaper" if ratio >= MIN_RATIO else "no cheaper"
+        if self.is_part and ratio < MIN_RATIO:
+            return text
+        saved = f"{least or 'about '}{ratio:.1f} x cheaper" if ratio >= MIN_RATIO else "no cheaper"
         return f"{text}; {saved} than training all (estimate)"
 
 
@@ -78,6 +88,8 @@ def savings(records: Sequence[TrialRecord], knowledge: Knowledge) -> Savings:
     known = [cost for cost in costs if cost is not None]
     return Savings(
         num_configurations=len(grid),
+        is_part=space.is_drawn,
+        besides=() if is_small else tuple(KNOBS[name].label for name in KNOBS.in_order(space.learning_only)),
         num_probed=sum(record.outcome == "probed" for record in records),
         num_trained=len(trained),
         num_derived=len(derived - out_of_memory),

@@ -9,6 +9,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from tradeoff.objectives.measurements.goals import GOALS
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 # Parameter names in a table, where room is scarce.
 SHORT_NAMES = {name: knob.label for name, knob in KNOBS.items()}
 ELSEWHERE = "~"
+# Of a path.
+_PARTS_SHOWN = 2
 # Some spreadsheets take the wide forms too.
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 SPREAD_NOTE = "± standard deviation: of what is learned over seeds, of a cost over repeated measurements or by its model"
@@ -201,7 +204,7 @@ def _settings(values: Mapping[str, Any], *besides: str) -> list[str]:
             continue
         knob = KNOBS[name]
         if value != knob.usual:
-            itself = str(value) if knob.names_itself else f"{knob.label} {show_parameter(value)}"
+            itself = show_parameter(value) if knob.names_itself else f"{knob.label} {show_parameter(value)}"
             words.append(knob.label if value is True else itself)
     return words
 
@@ -242,4 +245,11 @@ def show_parameter(value: Any) -> str:
         # Of a rate or a share, two digits tell enough; of one close to 1, such as a decay, two of what is left.
         digits = 2 + max(0, math.floor(-math.log10(1 - abs(value)))) if 0.9 < abs(value) < 1 else 2
         return f"{value:.{digits}g}" if abs(value) < 1 else f"{value:g}"
-    return "none" if value is None else str(value)
+    return "none" if value is None else _short_path(str(value))
+
+
+def _short_path(text: str) -> str:
+    """Return the path of a local directory as its last two parts, which tell models apart; any other text as it is."""
+    if not text.startswith(("/", "./", "../", "~")):
+        return text
+    return min(text, ".../" + "/".join(PurePath(text).parts[-_PARTS_SHOWN:]), key=len)

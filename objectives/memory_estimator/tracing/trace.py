@@ -99,7 +99,7 @@ class Tracer:
             return
         model = self._model
         if not getattr(model, "supports_gradient_checkpointing", False):
-            raise ValueError(f"{self._name} models have no gradient checkpointing: remove it from the search space")
+            raise ValueError(f"{self._name} models have no gradient checkpointing; remove it from the search space")
         # transformers 5.22 renamed the two methods, and warns of the old names.
         prefix = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
         if on:

@@ -8,6 +8,7 @@ import pytest
 from running import tiny_job, tiny_study
 from simulated_runner import BUDGET_MIB, memory_mib, setup
 from simulated_survey import Survey
+from transformers import T5Config
 
 from tradeoff.objectives.device.cpu import CpuDevice
 from tradeoff.objectives.job.jobs import TextClassificationJob
@@ -20,7 +21,7 @@ from tradeoff.studies.config.availability import available_space
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import validated
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.results.tables import short_class, short_configuration
+from tradeoff.studies.results.tables import short_class, short_configuration, show_parameter
 from tradeoff.studies.samplers.metric_gp import MetricGP
 from tradeoff.studies.samplers.survey import Depth, next_probe
 
@@ -104,6 +105,14 @@ def test_a_configuration_in_words_names_what_was_chosen() -> None:
     }
     assert short_configuration(params) == "8 x 2, bf16, adafactor, padding longest, attention eager, compiled"
     assert "group_by_length" in short_configuration(params | {"train_sampling_strategy": "group_by_length"})
+
+
+def test_a_local_model_is_shown_by_the_end_of_its_path_and_any_other_as_it_is() -> None:
+    models = ("/home/someone/models/minilm", "../of/others/minilm", "./minilm", "/a/b", "prajjwal1/bert-small")
+    assert [show_parameter(model) for model in models] == [
+        ".../models/minilm", ".../others/minilm", "./minilm", "/a/b", "prajjwal1/bert-small"
+    ]  # fmt: skip
+    assert short_configuration({"per_device_train_batch_size": 8, "model": models[0]}) == "8 x 1, .../models/minilm"
 
 
 def test_a_knob_of_the_users_own_is_shown_by_its_name() -> None:
@@ -219,6 +228,21 @@ def test_a_search_estimates_each_optimizer_apart_and_leaves_out_what_can_not_be_
     assert others == [None, None]
     with pytest.raises(ValueError, match="memory is estimated for adamw_torch"):
         estimate_for_search(tiny_job(), configurations[2:], device=CPU, memory_limit_mib=1000.0, cache_folder=tmp_path)
+
+
+def test_a_search_has_estimates_of_the_models_that_can_be_traced_and_a_line_about_the_other(tmp_path: Path) -> None:
+    t5 = T5Config(d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, vocab_size=50, decoder_start_token_id=0)
+    t5.save_pretrained(tmp_path / "t5")
+    models = ("embedded", str(tmp_path / "t5"))
+    configurations = [TrialParameters(per_device_train_batch_size=2, model=model) for model in models]
+    said: list[str] = []
+    terms: dict[str, Any] = {"device": CPU, "memory_limit_mib": 1000.0, "cache_folder": tmp_path, "say": said.append}
+    estimates = estimate_for_search(tiny_job(), configurations, **terms)
+    assert [estimates.at(parameters.memory_class(), 2) is None for parameters in configurations] == [False, True]
+    (line,) = said
+    assert line.startswith(f"no memory estimate of {models[1]}: the memory of t5 models can't be estimated")
+    with pytest.raises(ValueError, match="the memory of t5 models can't be estimated"):
+        estimate_for_search(tiny_job(), configurations[1:], **terms)
 
 
 @pytest.mark.parametrize(

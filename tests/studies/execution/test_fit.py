@@ -15,6 +15,7 @@ from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, Memory, OutOfMemory, ProbeResult
 from tradeoff.searchspace import Categorical, Precision, SearchSpace, TrialParameters
 from tradeoff.studies.cli import fit as fit_command
+from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.fit import Fit, compute_configurations, fit_all
 
 PLAIN = TrialParameters(per_device_train_batch_size=1)
@@ -139,6 +140,16 @@ def test_a_space_that_always_accumulates_has_no_row_without() -> None:
         domains={"per_device_train_batch_size": Categorical((4,)), "gradient_accumulation_steps": Categorical((4, 8))}
     )
     assert [way.gradient_accumulation_steps for way in compute_configurations(space)] == [4]
+
+
+def test_more_combinations_than_anybody_waits_for_are_refused_before_they_are_multiplied_out() -> None:
+    # Values of a parameter of one's own are taken to change memory: 10 of each of twelve would fill it.
+    own = {f"option_{number}": Categorical(tuple(range(10))) for number in range(12)}
+    space = SearchSpace(domains={"per_device_train_batch_size": Categorical((4,)), **own})
+    with pytest.raises(TradeoffError, match=r"at most 256 combinations .* has 1,000,000,000,000, .* --set space.option_0=0$"):
+        compute_configurations(space)
+    few = SearchSpace(domains={"per_device_train_batch_size": Categorical((4,)), "option_0": own["option_0"]})
+    assert len(compute_configurations(few)) == 10
 
 
 def test_the_command_finds_the_batch_of_real_trainings(

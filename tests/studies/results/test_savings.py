@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,20 @@ def test_a_learning_rate_out_of_a_range_is_left_out_of_the_count() -> None:
     ]
     found = savings_of(trained, space)
     assert (found.num_configurations, found.num_trained) == (4, 1)
+    # Of a range nobody trains all.
+    assert str(replace(found, all_s=10.0, spent_s=5.0)) == (
+        "4 configurations, each of any learning rate: 0 probed, 1 trained, 0 derived, 0 out of memory"
+    )
+
+
+def test_of_an_endless_space_the_line_says_no_more_than_what_was_looked_at() -> None:
+    space = SearchSpace(domains={**SPACE.domains, "num_train_epochs": FloatRange(0.5, 3.0)})
+    found = savings_of([*PROBES, TRAINED], space)
+    assert str(found).startswith("at least 4,096 configurations: 2 probed, ")
+    cheap = replace(found, spent_s=100.0, all_s=250.0)
+    assert str(cheap).endswith("; at least 2.5 x cheaper than training all (estimate)")
+    # What was not looked at costs something too.
+    assert "cheaper" not in str(replace(cheap, all_s=90.0))
 
 
 def test_predictions_that_were_stored_are_compared_with_what_the_trial_measured() -> None:

@@ -424,6 +424,18 @@ def test_learning_rates_are_drawn_and_the_survey_is_not_repeated_for_them():
     assert all(1e-5 <= rate <= 1e-3 for rate in rates)
 
 
+def test_a_probe_tells_nothing_of_the_learning_rate_that_optuna_stores_with_it():
+    space = SearchSpace(domains={**SMALL.domains, "learning_rate": FloatRange(1e-5, 1e-3, log=True)})
+    searched = Searched(space=space).run(max_trials=12)
+    records, _ = simulated.learned(searched.goal, searched.study)
+    probed = [record for record in records if record.outcome == "probed"]
+    assert probed
+    assert all({*record.params} - {*record.told_params} == {"learning_rate"} for record in probed)
+    trained = [record for record in records if "training" in record.attributes]
+    assert trained
+    assert all(record.told_params == record.params for record in trained)
+
+
 def test_sharing_makes_a_front_of_more_configurations_than_trainings():
     shared = Searched(space=simulated.SPACE).run()
     assert len(shared.front()) > len(shared.runner.trained)
