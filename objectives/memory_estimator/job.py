@@ -174,8 +174,8 @@ def estimate_for_search(
             failures.setdefault(own_job.model, error)
     if failures and not estimates:
         raise next(iter(failures.values()))
-    for model, error in failures.items():
-        (say or (lambda _: None))(f"no memory estimate of {model}: {error}")
+    for model, failure in failures.items():
+        (say or (lambda _: None))(f"no memory estimate of {model}: {failure}")
     # A bound does not include a context that nobody measured.
     unmeasured = context if measured_context is None else 0.0
 

@@ -170,8 +170,8 @@ def estimate_memory(
         estimates += [found[parameters] for parameters in configurations if parameters in found]
     if failures and not estimates:
         raise next(iter(failures.values()))
-    for what, error in failures.items():
-        print(f"not planned: {what}: {error}", file=sys.stderr)
+    for what, failure in failures.items():
+        print(f"not planned: {what}: {failure}", file=sys.stderr)
     return estimates
 
 
