@@ -77,6 +77,7 @@ class ProbeResult:
         power_w: Average power of the GPU while steps were timed; None unless energy is an objective.
         compile_time_s: Time that `torch.compile` adds to the training, which `estimated_train_time_s` includes and the step
             times leave out.
+        num_rows: What the training reads per epoch: samples, or the sequences into which a language model's are packed.
         num_timed_steps: Optimizer steps that were timed.
         micro_step_spread: Relative standard error of `micro_step_time_s`, by the steps' spread; None for fewer than three.
         busy_share: Share of the processors that other processes took meanwhile, 0 if enough was idle; None if not known.
@@ -92,6 +93,7 @@ class ProbeResult:
     gradients_mib: float = 0.0
     power_w: float | None = None
     compile_time_s: float = 0.0
+    num_rows: int | None = None
     num_timed_steps: int = 0
     micro_step_spread: float | None = None
     busy_share: float | None = None

@@ -92,6 +92,7 @@ def probe(session: TrialSession) -> ProbeResult:
         gradients_mib=gradients_mib,
         power_w=timed.power_w,
         compile_time_s=compile_time_s,
+        num_rows=num_samples,
         num_timed_steps=len(clock.update_s),
         micro_step_spread=clock.micro_step_spread,
         busy_share=timed.busy_share,

@@ -5,7 +5,8 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from tradeoff.objectives.job.settings import TrainingSettings
+from tradeoff.objectives.job.arguments import job_of, name_of_data
+from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates
@@ -30,21 +31,29 @@ def stored_knowledge(
         distributions: Those of its trials: the search may have left out what does not run there.
     """
     study = StudyConfig.model_validate(config)
-    num_train = _num_train(records, study.job)
+    num_train, num_packed = _num_rows(records, study.job)
     if num_train is None:
         return None
     space, _ = available_space(study, device)
     for name, distribution in (distributions or {}).items():
         if name in space.domains and isinstance(distribution, CategoricalDistribution):
             space = space.without(name, set(space.domains[name].values() or ()) - set(distribution.choices))
-    setup = study.setup(space, device, num_train=num_train)
+    setup = study.setup(space, device, num_train=num_train, num_packed=num_packed)
     return Knowledge.of(records, setup, memory_estimates=memory_estimates)
 
 
-def _num_train(records: Sequence[TrialRecord], job: TrainingSettings) -> int | None:
-    """Return the training samples per epoch, as a training counted them; before the first one, as many as the job asks for."""
+def _num_rows(records: Sequence[TrialRecord], job: AnyJob) -> tuple[int | None, dict[str, int]]:
+    """Return the training samples per epoch, and the sequences of packed texts by their data's name, as trials counted them.
+
+    Before the first training there are as many samples as the job asks for.
+    """
+    num_train, num_packed = None, {}
     for record in records:
-        if record.outcome in ("completed", "trained") and "training" in record.attributes:
+        of_trial = job_of(job, record.params)
+        if isinstance(of_trial, CausalLMJob) and of_trial.packing:
+            if (rows := (record.attributes.get("probe") or {}).get("num_rows")) is not None:
+                num_packed[name_of_data(of_trial)] = int(rows)
+        elif record.outcome in ("completed", "trained") and "training" in record.attributes:
             epochs = record.params.get("num_train_epochs", job.epochs)
-            return round(int(record.attributes["training"]["num_samples"]) / float(epochs))
-    return job.num_train_asked
+            num_train = num_train or round(int(record.attributes["training"]["num_samples"]) / float(epochs))
+    return num_train or job.num_train_asked, num_packed
