@@ -12,6 +12,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from transformers import PrinterCallback
+
 from tradeoff.objectives.job.arguments import jobs_of_data, name_of_data, training_arguments
 from tradeoff.objectives.job.jobs import CausalLMJob
 from tradeoff.objectives.trainers.prepared_data import prepare
@@ -34,8 +36,10 @@ def eval_loss(job: CausalLMJob, split: tuple[int, int], cache: Path) -> float:
     (of_data,) = jobs_of_data(job, {})
     workload = load_workload(job, {name_of_data(job): str(prepare(of_data, cache).folder)})
     with tempfile.TemporaryDirectory() as folder:
-        settings = training_arguments(job, parameters, output_dir=folder) | {"disable_tqdm": True, "eval_strategy": "no"}
+        quiet = {"disable_tqdm": True, "eval_strategy": "no", "logging_strategy": "no"}
+        settings = training_arguments(job, parameters, output_dir=folder) | quiet
         trainer = workload.trainer(workload.arguments_class(**settings), parameters)
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         return float(trainer.evaluate()["eval_loss"])
 
