@@ -172,5 +172,11 @@ def adapted(
     except ValueError as error:
         raise OptionFault(
             f"the adapters of model {name!r} must go to layers that it has, and peft refuses {', '.join(target_modules)}"
-            f" ({str(error).splitlines()[0].rstrip('.')}); name some of its linear layers as target modules, or {ALL_LINEAR}"
+            f" ({str(error).splitlines()[0].rstrip('.')}); name {ALL_LINEAR}, or some of {', '.join(_linear_layers(model))}"
         ) from error
+
+
+def _linear_layers(model: Any) -> list[str]:
+    """Return the last parts of the names of a model's linear layers, each once."""
+    linear = [name for name, module in model.named_modules() if type(module).__name__ in ("Linear", "Conv1D")]
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
