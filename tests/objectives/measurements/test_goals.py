@@ -27,7 +27,8 @@ from tradeoff.objectives.measurements.goals import (
     [
         ("eval_loss", "eval_loss"),
         ("loss", "eval_loss"),
-        ("perplexity", "eval_perplexity"),
+        ("bleu", "eval_bleu"),
+        ("eval_perplexity", "perplexity"),
         ("eval_rmse", "eval_rmse"),
         ("eval_accuracy", "accuracy"),
         ("accuracy", "accuracy"),
@@ -78,7 +79,8 @@ def test_objectives_are_learned_or_costs():
 def test_a_value_is_found_under_the_keys_of_the_trainer_and_in_what_earlier_versions_stored():
     assert learned_value({"accuracy": 0.5}, "accuracy") == 0.5
     assert learned_value({"accuracy": None, "metrics": {"eval_rmse": 0.7}}, "eval_rmse") == 0.7
-    assert learned_value({"metrics": {"perplexity": 12.0}}, "eval_perplexity") == 12.0
+    assert learned_value({"metrics": {"bleu": 12.0}}, "eval_bleu") == 12.0
+    assert learned_value({"metrics": {"eval_perplexity": 12.0}}, "perplexity") == 12.0
     assert learned_value({"metrics": {"eval_loss": 1.0}}, "eval_rmse") is None
 
 

@@ -99,7 +99,6 @@ def test_the_plots_that_the_dashboard_lacks_are_among_its_own(page: Any, address
     for title in (
         "Accuracy over training time",
         "Accuracy over peak memory",
-        "Peak memory (MiB) by batch size and accumulation",
         "Accuracy over samples, by effective batch size",
     ):
         page.locator(".js-plotly-plot .gtitle", has_text=title).wait_for()
