@@ -84,13 +84,7 @@ class MemoryModel:
 
     def measured_by(self, parameters: TrialParameters) -> Observation | None:
         """Return the observation that measured this configuration's peak; None if there is none."""
-        memory_class, batch = parameters.memory_class(), parameters.per_device_train_batch_size
-        same = [
-            o
-            for o in self._with_peak
-            if o.parameters.per_device_train_batch_size == batch and o.parameters.memory_class() == memory_class
-        ]
-        return max(same, key=lambda o: o.peak_memory_mib or 0.0, default=None)
+        return self._highest.get(parameters.memory_class(), {}).get(float(parameters.per_device_train_batch_size))
 
     def measured_batches(self, memory_class: MemoryClass) -> list[int]:
         """The micro-batches whose memory was measured within a class, ascending."""
@@ -121,19 +115,24 @@ class MemoryModel:
         return CorrectedEstimates(estimates=self.estimates or MemoryEstimates(curves={}), points=self._points)
 
     @cached_property
-    def _with_peak(self) -> list[Observation]:
-        return [o for o in self.observations if o.peak_memory_mib is not None and o.record.outcome != "out_of_memory"]
+    def _highest(self) -> dict[MemoryClass, dict[float, Observation]]:
+        """The observation of each measured peak by memory class and micro-batch; the highest where several measured it."""
+        found: dict[MemoryClass, dict[float, Observation]] = {}
+        for o in self.observations:
+            if o.peak_memory_mib is not None and o.record.outcome != "out_of_memory":
+                by_batch = found.setdefault(o.parameters.memory_class(), {})
+                batch = float(o.parameters.per_device_train_batch_size)
+                if batch not in by_batch or (by_batch[batch].peak_memory_mib or 0.0) < o.peak_memory_mib:
+                    by_batch[batch] = o
+        return found
 
     @cached_property
     def _points(self) -> dict[MemoryClass, dict[float, float]]:
-        """Measured peaks by memory class and micro-batch; the highest where a configuration ran more than once."""
-        points: dict[MemoryClass, dict[float, float]] = {}
-        for observation in self._with_peak:
-            assert observation.peak_memory_mib is not None
-            batch = float(observation.parameters.per_device_train_batch_size)
-            by_batch = points.setdefault(observation.parameters.memory_class(), {})
-            by_batch[batch] = max(by_batch.get(batch, 0.0), observation.peak_memory_mib)
-        return points
+        """Those peaks."""
+        return {
+            memory_class: {batch: o.peak_memory_mib or 0.0 for batch, o in by_batch.items()}
+            for memory_class, by_batch in self._highest.items()
+        }
 
     @cached_property
     def _gradients_mib(self) -> dict[MemoryClass, float]:
