@@ -91,11 +91,34 @@ class Knowledge:
         cls, records: Sequence[TrialRecord], setup: StudySetup, *, memory_estimates: MemoryEstimates | None = None
     ) -> "Knowledge":
         """Fit the models to the records of a study."""
-        observations = tuple(o for record in records if (o := observe(record, setup.space)) is not None)
+        observations = [o for record in records if (o := observe(record, setup.space)) is not None]
+        return cls.fitted(observations, setup, memory_estimates=memory_estimates)
+
+    @classmethod
+    def fitted(
+        cls,
+        observations: Sequence[Observation],
+        setup: StudySetup,
+        *,
+        memory_estimates: MemoryEstimates | None = None,
+        before: "Knowledge | None" = None,
+    ) -> "Knowledge":
+        """Fit the models to observations under the terms that the study file says.
+
+        Args:
+            observations: The trials that ran.
+            setup: The terms.
+            memory_estimates: Memory as estimated before anything ran.
+            before: The knowledge from fewer of these trials: what it keeps of the terms stays as long as nothing new is found
+                out about a knob.
+        """
         found = tuple(found_changes(observations, setup.space))
-        if (terms := refined(setup, found)) is not setup:
-            observations = tuple(o.under(terms.space) for o in observations)
-        return cls(setup=terms, observations=observations, memory_estimates=memory_estimates, found=found)
+        terms, known = refined(setup, found), {}
+        if before is not None and before.setup.space.knobs == terms.space.knobs:
+            terms, known = before.setup, {o.record.number: o for o in before.observations}
+        if terms is not setup:
+            observations = [known.get(o.record.number) or o.under(terms.space) for o in observations]
+        return cls(setup=terms, observations=tuple(observations), memory_estimates=memory_estimates, found=found)
 
     def out_of_memory(self, parameters: TrialParameters) -> Observation | None:
         """Return the observation from which it follows that `parameters` cannot fit, or None.

@@ -11,7 +11,6 @@ from functools import cache, cached_property, partial
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tradeoff.objectives.knowledge.found_changes import found_changes, refined
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.knowledge.observations import Observation, observe
 from tradeoff.objectives.knowledge.settled import derived_records
@@ -76,8 +75,6 @@ class StudyReader:
     _estimates: MemoryEstimates | None = field(default=None, init=False, repr=False)
     _records: dict[int, TrialRecord] = field(default_factory=dict, init=False, repr=False)
     _observations: dict[int, Observation | None] = field(default_factory=dict, init=False, repr=False)
-    _refined: StudySetup | None = field(default=None, init=False, repr=False)
-    _under_refined: dict[int, Observation] = field(default_factory=dict, init=False, repr=False)
     _knowledge: Knowledge | None = field(default=None, init=False, repr=False)
     _derive: Callable[[], Sequence[TrialRecord]] = field(default=lambda: (), init=False, repr=False)
 
@@ -96,21 +93,7 @@ class StudyReader:
         # A finished trial never changes: what is known changes with their number, and once with the estimates.
         has_more = len(self._records) > num_known
         if self._knowledge is None or has_more or self._knowledge.memory_estimates is not self._estimates:
-            self._knowledge = self._fit([o for _, o in sorted(self._observations.items()) if o is not None])
+            ran = [o for _, o in sorted(self._observations.items()) if o is not None]
+            self._knowledge = Knowledge.fitted(ran, self.setup, memory_estimates=self._estimates, before=self._knowledge)
             self._derive = cache(partial(derived_records, self._knowledge))
         return StudySnapshot(trials=trials, records=records, knowledge=self._knowledge, derive=self._derive)
-
-    def _fit(self, observations: Sequence[Observation]) -> Knowledge:
-        """Fit the models; what they keep of the terms stays as long as nothing new is found out about a knob."""
-        found = found_changes(observations, self.setup.space)
-        terms = refined(self.setup, found)
-        if self._refined is None or terms.space.knobs != self._refined.space.knobs:
-            self._refined, self._under_refined = terms, {}
-        if self._refined is not self.setup:
-            for o in observations:
-                if o.record.number not in self._under_refined:
-                    self._under_refined[o.record.number] = o.under(self._refined.space)
-            observations = [self._under_refined[o.record.number] for o in observations]
-        return Knowledge(
-            setup=self._refined, observations=tuple(observations), memory_estimates=self._estimates, found=tuple(found)
-        )
