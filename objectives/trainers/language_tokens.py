@@ -15,6 +15,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 IGNORED = -100
 
 
+def all_words(samples: Any) -> list[str]:
+    """Return the texts of samples, whatever their columns."""
+    found = []
+    for name in samples.column_names:
+        for value in samples[name]:
+            found += [value] if isinstance(value, str) else [message["content"] for message in value or ()]
+    return found
+
+
 def with_answers_apart(samples: Any, tokenizer: Any) -> tuple[Any, bool]:
     """Return samples of which TRL can tell the answers, and whether it can tell every answer of a conversation.
 

@@ -5,7 +5,7 @@ waits for a network, and all trials of a study start from the same weights.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
@@ -286,6 +286,13 @@ def build_model(job: BuiltInJob, source: ModelSource, *, attention: str | None =
         )
     freeze(model, job.frozen_layers, name=job.model)
     return model
+
+
+def name_labels(model: Any, names: Sequence[str] | None) -> None:
+    """Give a classifier the names of its classes, if they have some."""
+    if names is not None:
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {name: number for number, name in enumerate(names)}
 
 
 def _check_weights(job: BuiltInJob, model: Any, loaded: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 Everything else (the probe, the training, `tradeoff train`) works with a `Workload` and does not depend on the type of job.
 """
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,13 +18,14 @@ from tradeoff.objectives.trainers import prepared_data as data
 from tradeoff.objectives.trainers.accuracy import compute_metrics
 from tradeoff.objectives.trainers.custom_trainer import ExplainedError, build_trainer, examine_trainer, explained
 from tradeoff.objectives.trainers.model_files import JobFault, first_line
-from tradeoff.objectives.trainers.models import build_model, check_sizes
+from tradeoff.objectives.trainers.models import build_model, check_sizes, name_labels
 from tradeoff.objectives.trainers.samples.labelled import collator
 from tradeoff.objectives.trainers.trained_parts import OptionFault, num_layers
 from tradeoff.searchspace import TrialParameters
 
 # Where random weights are kept that adapters were trained beside.
 BASE_MODEL = "base_model"
+_OF_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "README.md")  # the last is peft's card
 
 
 class Workload(ABC):
@@ -72,9 +74,7 @@ class TextClassification(Workload):
 
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
         model = build_model(self._job, self._data.model, attention=parameters.get("attn_implementation"))
-        if (names := self._data.label_names) is not None:
-            model.config.id2label = dict(enumerate(names))
-            model.config.label2id = {name: number for number, name in enumerate(names)}
+        name_labels(model, self._data.label_names)
         return Trainer(
             model=model,
             args=arguments,
@@ -186,3 +186,24 @@ def _save_beside(job: BuiltInJob, prepared: data.PreparedData, folder: Path) -> 
         adapters = PeftConfig.from_pretrained(str(folder))
         adapters.base_model_name_or_path = str((folder / BASE_MODEL).resolve())
         adapters.save_pretrained(str(folder))
+
+
+def merge_adapters(job: BuiltInJob, folders: Mapping[str, str], output: Path) -> None:
+    """Put saved adapters into the weights of their model, in full precision; that takes their place.
+
+    Args:
+        job: The job that they were trained by.
+        folders: Its prepared data, as `prepare_workload` returned it.
+        output: The directory with the adapters.
+    """
+    from peft import PeftModel
+
+    prepared = data.load(Path(folders[name_of_data(job)]))
+    # What was rounded to 4 bits for the training is merged as it is.
+    whole = {"lora": None, "frozen_layers": 0} | ({"quantization": None} if isinstance(job, CausalLMJob) else {})
+    model = build_model(job.model_copy(update=whole), prepared.model)
+    name_labels(model, prepared.label_names)
+    PeftModel.from_pretrained(model, str(output)).merge_and_unload().save_pretrained(output)
+    for name in _OF_ADAPTERS:
+        (output / name).unlink(missing_ok=True)
+    shutil.rmtree(output / BASE_MODEL, ignore_errors=True)

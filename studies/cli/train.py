@@ -32,19 +32,23 @@ def train(
     train_samples: Annotated[
         str, typer.Option(metavar="N", help="How many training samples: all, study for as many as the study, or a number.")
     ] = "all",
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Add the trained adapters to the weights of their model, and keep that alone.")
+    ] = False,
     build: Build = None,
     trust_remote_code: TrustRemoteCode = False,
     study_file: OwnStudyFile = None,
 ) -> None:
     """Train an exported configuration on all of its data, and save the model beside expected and measured values.
 
-    After Ctrl-C or a kill, rerun the same command to resume from the last checkpoint. results.json holds the measured accuracy,
-    time and memory beside the study's. Generated reviews are endless: all of them means as many as in the study.
+    After Ctrl-C or a kill, rerun the same command to resume from the last checkpoint. results.json holds what was
+    measured beside the study's values. Generated samples are endless: all of them means as many as in the study.
 
     \b
     Example:
       tradeoff train chosen --output model
       tradeoff train chosen --train-samples 50000 --output model
+      tradeoff train chosen --merge --output model
       tradeoff train chosen --build stars:build --output model
     """
     allowed, _ = code_and_study(build, trust_remote_code, study_file)
@@ -53,7 +57,13 @@ def train(
     try:
         with _progress(console, say) as on_progress:
             results = train_export(
-                directory, output, train_samples=train_samples, say=say, on_progress=on_progress, allowed=allowed
+                directory,
+                output,
+                train_samples=train_samples,
+                say=say,
+                on_progress=on_progress,
+                allowed=allowed,
+                merge=merge,
             )
     except KeyboardInterrupt:
         say("ended; rerun the same command to resume from the last checkpoint")

@@ -9,18 +9,20 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.device.temporary_folder import temporary_folder
-from tradeoff.objectives.job.arguments import job_of, training_arguments
-from tradeoff.objectives.job.jobs import AnyJob, CustomJob, parse_job
+from tradeoff.objectives.job.arguments import job_of, jobs_of_data, training_arguments
+from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, parse_job
 from tradeoff.objectives.measurements.goals import cost_goals, learned_names
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import spread_name
 from tradeoff.searchspace import TrialParameters
+from tradeoff.studies.config.space import ParameterConfig
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.export_files import accelerate_config, flags, training_files
 from tradeoff.studies.export.memory_advice import memory_to_leave_free_mib
@@ -87,11 +89,15 @@ def check_output(output: Path) -> None:
 def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> dict[str, str]:
     """Return the text of each file by name; `output_dir` is the Trainer's."""
     parameters = TrialParameters(**choice.record.params)
+    results = _with_evaluation_length(results, parameters)
     job = job_of(parse_job(results.config["job"]), parameters)
     arguments = training_arguments(job, parameters, output_dir=output_dir)
     if device_class(results.device).uses_host_processors:
         # As in the trials; without it transformers refuses bf16 where there is no GPU.
         arguments["use_cpu"] = True
+    if isinstance(job, CausalLMJob):
+        # Further fields of TRL's SFTConfig, which those of a language model are read as.
+        arguments |= {"max_length": job.max_length, "packing": job.packing, "eval_packing": False}
     files = {
         "training_args.json": json.dumps(arguments, indent=2) + "\n",
         "tradeoff.yaml": yaml_text(provenance(results, choice)),
@@ -103,6 +109,17 @@ def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> d
     title = f"{choice.record.origin} of the study {results.name}"
     files |= training_files(job, parameters, title=title, expected=_expected(results, choice), num_devices=results.num_devices)
     return files | {"README.md": model_card(results, choice, arguments, list(files))}
+
+
+def _with_evaluation_length(results: StudyResults, parameters: TrialParameters) -> StudyResults:
+    """Return a study whose job says at which length its language models were evaluated: all at the greatest one searched."""
+    job = job_of(parse_job(results.config["job"]), parameters)
+    if not isinstance(job, CausalLMJob):
+        return results
+    spec = results.config.get("space", {}).get("max_length")
+    searched = {} if spec is None else {"max_length": ParameterConfig.read("max_length", spec).domain.examples()}
+    length = jobs_of_data(job, searched)[0].eval_max_length
+    return replace(results, config={**results.config, "job": {**results.config["job"], "eval_max_length": length}})
 
 
 def provenance(results: StudyResults, choice: Choice) -> dict[str, Any]:

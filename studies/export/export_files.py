@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from tradeoff.objectives.job.jobs import AnyJob, TextClassificationJob
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS
+from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.export.train_script import modules, train_script
 
@@ -55,20 +55,27 @@ def training_files(
     if isinstance(job, TextClassificationJob) and job.dataset == RANDOM_TOKENS:
         return {}
     files = {"train.py": train_script(job, parameters, title=title, expected=expected, num_devices=num_devices)}
-    if isinstance(job, TextClassificationJob):
+    if isinstance(job, BuiltInJob):
         files |= modules(job)
-        files |= _reviews(job) if job.dataset == EMBEDDED else {}
+        files |= _generated(job) if job.dataset == EMBEDDED else {}
     return files
 
 
-def _reviews(job: TextClassificationJob) -> dict[str, str]:
-    """Return the generated reviews, split as `tradeoff.objectives.data.sources` splits them."""
+def _generated(job: BuiltInJob) -> dict[str, str]:
+    """Return the generated samples, split as `tradeoff.objectives.data.sources` splits them."""
+    from tradeoff.objectives.data.generated_conversations import generate_conversations
     from tradeoff.objectives.data.reviews import generate_reviews
 
     assert job.train_samples is not None
     assert job.eval_samples is not None
-    reviews = generate_reviews(job.train_samples + job.eval_samples, seed=job.data_seed)
-    lines = [json.dumps({"text": review.text, "label": review.stars - 1}, ensure_ascii=False) + "\n" for review in reviews]
+    count = job.train_samples + job.eval_samples
+    samples: list[dict[str, Any]]
+    if isinstance(job, CausalLMJob):
+        samples = [{"messages": messages} for messages in generate_conversations(count, seed=job.data_seed)]
+    else:
+        reviews = generate_reviews(count, seed=job.data_seed)
+        samples = [{"text": review.text, "label": review.stars - 1} for review in reviews]
+    lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
     files = {"train.jsonl": "".join(lines[: job.train_samples])}
     if job.evaluates:
         files["eval.jsonl"] = "".join(lines[job.train_samples :])

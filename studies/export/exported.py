@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from tradeoff.objectives.job.jobs import AnyJob, CustomJob, Job, TextClassificationJob, register_goals
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob
 from tradeoff.searchspace import KNOBS, TrialParameters
 from tradeoff.searchspace.knob import Target
 from tradeoff.studies.config.study_file import explain, read_yaml
@@ -52,10 +52,10 @@ class _Exported(BaseModel):
     @field_validator("parameters")
     @classmethod
     def _are_legal(cls, parameters: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        if isinstance(info.data.get("job"), TextClassificationJob):  # a function of one's own takes any keyword
+        if isinstance(info.data.get("job"), BuiltInJob):  # a function of one's own takes any keyword
             for name in parameters:
                 if KNOBS[name].target is Target.KEYWORD:
-                    raise ValueError(f"{name!r} is no parameter of the built-in job")
+                    raise ValueError(f"{name!r} is no parameter of the built-in jobs")
         return TrialParameters.read(parameters).as_dict()
 
 
@@ -86,7 +86,7 @@ def full_job(job: AnyJob, train_samples: str) -> AnyJob:
     if isinstance(job, CustomJob):
         if train_samples in ("all", "study"):
             return job
-        raise TradeoffError(f"--train-samples is for text classification, and {job.build} chooses its samples; leave it out")
+        raise TradeoffError(f"--train-samples is for the built-in jobs, and {job.build} chooses its samples; leave it out")
     if train_samples == "study" or (train_samples == "all" and job.dataset == EMBEDDED):
         return job
     if train_samples == "all":

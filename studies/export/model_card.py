@@ -10,7 +10,7 @@ from typing import Any
 
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.arguments import job_of, padding
-from tradeoff.objectives.job.jobs import AnyJob, CustomJob, TextClassificationJob, parse_job
+from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, TextClassificationJob, parse_job
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob, local_path
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
@@ -71,6 +71,7 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
         peak_scope=device_kind.peak_scope,
         has_accelerate=num_devices == 1 or not device_kind.uses_host_processors,
         is_custom=isinstance(job, CustomJob),
+        is_language=isinstance(job, CausalLMJob),
         adapters=_adapters(job),
         has_script="train.py" in files,
         launch=launch_command(num_devices),
@@ -86,8 +87,8 @@ def _front_matter(job: AnyJob) -> dict[str, Any]:
         return {"library_name": "transformers"}
     return {
         "library_name": "transformers" if job.lora is None else "peft",
-        "pipeline_tag": "text-classification",
-        **({"metrics": ["accuracy"]} if job.evaluates else {}),
+        "pipeline_tag": "text-generation" if isinstance(job, CausalLMJob) else "text-classification",
+        **({"metrics": ["perplexity" if isinstance(job, CausalLMJob) else "accuracy"]} if job.evaluates else {}),
         **({"base_model": job.model} if job.model != EMBEDDED and _is_on_hub(job.model) else {}),
         **({"tags": [f"base_model:adapter:{job.model}", "lora"]} if job.lora is not None and _is_on_hub(job.model) else {}),
         **({"datasets": [job.dataset]} if _has_hub_data(job) else {}),
@@ -106,9 +107,11 @@ def _adapters(job: AnyJob) -> str | None:
 def _title(job: AnyJob) -> str:
     if isinstance(job, CustomJob):
         return job.build
-    model = "A small BERT with random weights" if job.model == EMBEDDED else job.model
-    data = {EMBEDDED: "generated reviews", RANDOM_TOKENS: "random tokens"}.get(job.dataset, job.dataset)
-    is_local_model = job.model != EMBEDDED and os.path.isdir(local_path(job.model))
+    writes = isinstance(job, CausalLMJob)
+    model = f"A small {'Llama' if writes else 'BERT'} with random weights" if job.model == EMBEDDED else job.model
+    generated = "generated conversations" if writes else "generated reviews"
+    data = {EMBEDDED: generated, RANDOM_TOKENS: "random tokens"}.get(job.dataset, job.dataset)
+    is_local_model = job.model != EMBEDDED and os.path.exists(local_path(job.model))
     return f"{Path(model).name if is_local_model else model} on {Path(data).name if job.is_local_file else data}"
 
 
@@ -140,12 +143,12 @@ def _trade_offs(front: JudgedFront, shown: Sequence[TrialRecord], *, chosen: int
 def _example_script(job: AnyJob, parameters: TrialParameters, num_devices: int) -> str | None:
     """Return the command that trains with transformers' examples/pytorch/text-classification/run_classification.py.
 
-    None where that script can't: it reads data and models of the hub alone, trains all of their weights as they are, and has
-    no option for the attention.
+    None where that script can't: it classifies, reads data and models of the hub alone, trains all of their weights as they
+    are, and has no option for the attention.
     """
     if not isinstance(job, TextClassificationJob) or not _has_hub_data(job) or job.model == EMBEDDED:
         return None
-    if parts_used(job) or "attn_implementation" in parameters:
+    if "attn_implementation" in parameters or parts_used(job):
         return None
     options = {
         "model_name_or_path": job.model,

@@ -13,7 +13,8 @@ from tradeoff.objectives.data.contents import local_contents
 from tradeoff.objectives.device.extras import first_missing
 from tradeoff.objectives.isolation.warm_server import server_environment
 from tradeoff.objectives.job.arguments import job_of
-from tradeoff.objectives.job.jobs import TextClassificationJob, parse_job
+from tradeoff.objectives.job.jobs import parse_job
+from tradeoff.objectives.job.settings import BuiltInJob
 from tradeoff.objectives.measurements.records import measurement_attributes
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.stored import NO_CODE, AllowedCode
@@ -38,6 +39,7 @@ def train_export(
     say: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[Mapping[str, Any]], None] = lambda event: None,
     allowed: AllowedCode = NO_CODE,
+    merge: bool = False,
 ) -> dict[str, Any]:
     """Train an exported configuration, or resume a training that was ended.
 
@@ -53,13 +55,14 @@ def train_export(
         say: Shows a line to the user.
         on_progress: Called with each stage, step and evaluation, as `tradeoff.objectives.trial.retraining.retrain` says.
         allowed: The code that the export may run: whoever wrote it can name any.
+        merge: Add the trained adapters to the weights of their model, and keep that alone.
 
     Returns:
         The content of `results.json`: `expected` and `measured` values by name, and their origin.
 
     Raises:
-        TradeoffError: The directory is no export, or would run code that is not allowed; the output holds something else; the
-            device lacks the precision; the data can't be used; or memory ran out.
+        TradeoffError: The directory is no export, has no adapters to merge, or would run code that is not allowed; the output
+            holds something else; the device lacks the precision; the data can't be used; or memory ran out.
     """
     exported = read_export(directory)
     if (num_devices := exported.get("devices_per_trial", 1)) > 1:
@@ -71,8 +74,13 @@ def train_export(
     searched = {name: [value] for name, value in parameters.items()}
     study_job = allowed.checked(parse_job(exported["job"]), where=str(directory), searched=searched)
     job = full_job(job_of(study_job, parameters), train_samples)
+    adapted = job if isinstance(job, BuiltInJob) and job.lora is not None else None
+    if merge and adapted is None:
+        raise TradeoffError(
+            f"--merge is for adapters of a built-in job, and {directory} trains a model without them; leave it out"
+        )
     try:
-        contents = local_contents(job) if isinstance(job, TextClassificationJob) else {}
+        contents = local_contents(job) if isinstance(job, BuiltInJob) else {}
     except OSError as error:
         raise TradeoffError(f"{error.filename} must be a file that can be read: {error.strerror}; mend that first") from error
     # Where a module is from may change, as in a study.
@@ -90,7 +98,7 @@ def train_export(
     from tradeoff.objectives.device.out_of_memory import out_of_memory_details
     from tradeoff.objectives.device.registry import see_one_device, start_device
     from tradeoff.objectives.trainers.preparation import prepare_workload
-    from tradeoff.objectives.trainers.workloads import load_workload
+    from tradeoff.objectives.trainers.workloads import load_workload, merge_adapters
     from tradeoff.objectives.trial.retraining import remove_checkpoints, retrain
 
     see_one_device()
@@ -121,6 +129,9 @@ def train_export(
     try:
         workload = load_workload(job, data["folders"])
         trained = retrain(job, parameters, workload, device, output=output, on_progress=on_progress)
+        if merge and adapted is not None:
+            say("merging the adapters into their model")
+            merge_adapters(adapted, data["folders"], output)
     except OSError as error:
         raise TradeoffError(
             f"the training in {output} can't go on ({error}); mend that, and rerun the same command to resume"

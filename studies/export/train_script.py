@@ -1,4 +1,4 @@
-"""The exported `train.py`: the job's own steps, written out for transformers and datasets alone.
+"""The exported `train.py`: the job's own steps, written out for transformers and datasets, or for TRL, alone.
 
 Only what the job needs is written: one way to read the data, one way to build the model. What it does mirrors
 `objectives/trainers/` and `objectives/trial/session.py`, so that it reaches the accuracy that the study measured. Of a custom
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tradeoff.objectives.job.arguments import job_of_data, padding, settings_beside_arguments
 from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, TextClassificationJob
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, local_path
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob, local_path
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.reporting.templating import render
 
@@ -39,37 +39,43 @@ def train_script(job: AnyJob, parameters: TrialParameters, *, title: str, expect
         ValueError: The job's data are random tokens, from which nothing can be learned.
     """
     shared = {"title": title, "command": launch_command(num_devices), "num_devices": num_devices, "expected": expected}
-    assert not isinstance(job, CausalLMJob)
-    values = _custom_values(job, parameters) if isinstance(job, CustomJob) else _text_classification_values(job, parameters)
-    template = "custom_train.py.jinja" if isinstance(job, CustomJob) else "train.py.jinja"
-    return render(_PACKAGE, template, job=job, **shared, **values)
+    if isinstance(job, CustomJob):
+        return render(_PACKAGE, "custom_train.py.jinja", job=job, **shared, **_custom_values(job, parameters))
+    if isinstance(job, CausalLMJob):
+        return render(_PACKAGE, "language_train.py.jinja", job=job, **shared, **_language_values(job, parameters))
+    return render(_PACKAGE, "train.py.jinja", job=job, **shared, **_text_classification_values(job, parameters))
 
 
-def modules(job: TextClassificationJob) -> dict[str, str]:
+def modules(job: BuiltInJob) -> dict[str, str]:
     """Return the modules that `train.py` imports from beside it, by name: the study's own, so that both read the same data."""
     # Read and not imported: they import transformers or pyarrow, and nothing of ours.
+    is_language = isinstance(job, CausalLMJob)
     wanted = {
         "embedded_model.py": ("trainers/embedded.py", job.model == EMBEDDED),
         "trained_parts.py": ("trainers/trained_parts.py", bool(parts_used(job))),
         "text_files.py": ("data/text_files.py", job.dataset != EMBEDDED and job.is_local_file),
-        "text_labels.py": ("data/labels.py", job.evaluates or job.dataset != EMBEDDED),
+        "text_labels.py": ("data/labels.py", not is_language and (job.evaluates or job.dataset != EMBEDDED)),
+        "language_columns.py": ("data/language_columns.py", is_language and job.dataset != EMBEDDED),
+        "language_tokens.py": ("trainers/language_tokens.py", is_language),
+        "language_trainer.py": ("trainers/language_trainer.py", is_language),
     }
     folder = Path(__file__).parents[2] / "objectives"
     return {name: (folder / path).read_text(encoding="utf-8") for name, (path, is_wanted) in wanted.items() if is_wanted}
 
 
-def parts_used(job: TextClassificationJob) -> list[str]:
+def parts_used(job: BuiltInJob) -> list[str]:
     """Return the names that `train.py` imports from `trained_parts.py`: none where a whole model is trained as it is."""
     used = {
         "adapted": job.lora is not None,
         "freeze": job.lora is None and job.frozen_layers > 0,
         "set_dropout": job.dropout is not None,
-        "untrained_modules": job.lora is not None and _has_weights(job),
+        # A language model has no new parts.
+        "untrained_modules": isinstance(job, TextClassificationJob) and job.lora is not None and _has_weights(job),
     }
     return [name for name, is_used in used.items() if is_used]
 
 
-def _has_weights(job: TextClassificationJob) -> bool:
+def _has_weights(job: BuiltInJob) -> bool:
     local = local_path(job.model)
     return job.model != EMBEDDED and (not os.path.isdir(local) or any(next(local.glob(pattern), None) for pattern in _WEIGHTS))
 
@@ -91,14 +97,41 @@ def _custom_values(job: CustomJob, parameters: TrialParameters) -> dict[str, obj
 def _text_classification_values(job: TextClassificationJob, parameters: TrialParameters) -> dict[str, object]:
     if job.dataset == RANDOM_TOKENS:
         raise ValueError("train.py needs data to learn from, and dataset is 'random-tokens'; run a study with another dataset")
-    is_embedded = job.dataset == EMBEDDED
+    return _built_in_values(job, parameters) | {
+        "is_language": False,
+        "auto_class": "AutoModelForSequenceClassification",
+        "texts": ["text"]
+        if job.dataset == EMBEDDED
+        else [name for key, name in job.columns().items() if key != "label_column"],
+        "label": job.label_column,
+        "columns": job.columns(),
+        "padding": padding(job, parameters),
+        "is_padded_later": job_of_data(job, parameters.as_dict()).padding != "max_length",
+    }
+
+
+def _language_values(job: CausalLMJob, parameters: TrialParameters) -> dict[str, object]:
+    steps = {
+        "all_words": job.model == EMBEDDED,
+        "cut": True,
+        "num_characters": job.evaluates,
+        "num_counted": job.evaluates,
+        "packed": job.packing,
+        "tokenised": True,
+        "with_answers_apart": True,
+    }
+    return _built_in_values(job, parameters) | {
+        "is_language": True,
+        "auto_class": "AutoModelForCausalLM",
+        "steps": [name for name, is_taken in steps.items() if is_taken],
+    }
+
+
+def _built_in_values(job: BuiltInJob, parameters: TrialParameters) -> dict[str, object]:
     reader, sources = _sources(job)
     local = local_path(job.model)
     is_local = os.path.isdir(local)
     return {
-        "texts": ["text"] if is_embedded else [name for key, name in job.columns().items() if key != "label_column"],
-        "label": job.label_column,
-        "columns": job.columns(),
         "reader": reader,
         "sources": sources,
         "model": str(local.resolve()) if is_local else job.model,
@@ -106,14 +139,13 @@ def _text_classification_values(job: TextClassificationJob, parameters: TrialPar
         "has_weights": _has_weights(job),
         "makes_config": job.model != EMBEDDED and (not _has_weights(job) or job.dropout is not None),
         "parts": parts_used(job),
+        "finds_new": "untrained_modules" in parts_used(job),
         "lora": None if job.lora is None else job.lora.settings(),
         "attention": parameters.get("attn_implementation"),
-        "padding": padding(job, parameters),
-        "is_padded_later": job_of_data(job, parameters.as_dict()).padding != "max_length",
     }
 
 
-def _sources(job: TextClassificationJob) -> tuple[str, list[str]]:
+def _sources(job: BuiltInJob) -> tuple[str, list[str]]:
     """Return the way to read the data, and the files or the splits that are read: one that is split, or one for each part."""
     if job.dataset == EMBEDDED:
         return "embedded", []

@@ -6,6 +6,7 @@ from typing import Any
 from tradeoff.objectives.data.conversations import language_texts
 from tradeoff.objectives.job.jobs import CausalLMJob
 from tradeoff.objectives.trainers.language_tokens import (
+    all_words,
     cut,
     num_characters,
     num_counted,
@@ -29,7 +30,7 @@ def language_samples(job: CausalLMJob, model_folder: Path) -> Samples:
         ValueError: The data or the model can't be used as the job says.
     """
     texts = language_texts(job)
-    source, tokenizer = resolve_model(job, _all_words(texts.train), model_folder)
+    source, tokenizer = resolve_model(job, all_words(texts.train), model_folder)
     if not isinstance(texts.train[0][texts.train.column_names[0]], str) and not tokenizer.chat_template:
         raise JobFault(
             f"the tokenizer of model {job.model!r} must have a chat template for conversations, and has none; choose a model"
@@ -79,12 +80,3 @@ def _check_counted(samples: Any, name: str, key: str, max_length: int) -> list[s
     if lost:
         return [f"{lost} of {len(samples)} {name} samples are cut at {max_length} tokens before their answer begins"]
     return []
-
-
-def _all_words(samples: Any) -> list[str]:
-    """Return the texts of samples, whatever their columns."""
-    found = []
-    for name in samples.column_names:
-        for value in samples[name]:
-            found += [value] if isinstance(value, str) else [message["content"] for message in value or ()]
-    return found
