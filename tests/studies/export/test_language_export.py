@@ -1,0 +1,165 @@
+"""Language models, exported and trained again: by the script alone to the same loss, by `tradeoff train`, and merged."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from exported_studies import made_up
+from stored_studies import params, record
+
+from tradeoff.objectives.job.jobs import CausalLMJob
+from tradeoff.objectives.job.settings import EMBEDDED, Lora
+from tradeoff.searchspace import TrialParameters
+from tradeoff.studies.config.space import SpaceConfig
+from tradeoff.studies.config.study import StudyConfig
+from tradeoff.studies.export.export import export, export_files
+from tradeoff.studies.export.train_script import train_script
+from tradeoff.studies.results.results import StudyResults, read_results
+from tradeoff.studies.results.selection import Selection, choose
+from tradeoff.studies.workers.run import run_study
+
+TINY = CausalLMJob(
+    train_samples=48, eval_samples=16, max_length=32, eval_max_length=48, epochs=1, learning_rate=1e-2,
+    eval_batch_size=8, seed=3,
+)  # fmt: skip
+ANY = TrialParameters(per_device_train_batch_size=4)
+
+
+def ran(*command: str, folder: Path) -> str:
+    environment = {
+        **os.environ,
+        "TRADEOFF_CACHE": str(folder / "cache"),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, cwd=folder, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def train(folder: Path, output: Path, *options: str) -> dict[str, Any]:
+    main = "from tradeoff.studies.cli.main import main; main()"
+    ran("-c", main, "train", str(folder), "--output", str(output), *options, folder=folder.parent)
+    return dict(json.loads((output / "results.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
+    folder = tmp_path_factory.mktemp("study")
+    space = SpaceConfig(
+        per_device_train_batch_size=[4],
+        gradient_accumulation_steps=[2],
+        gradient_checkpointing=[False],
+        precision=["fp32"],
+        lora_rank=[None, 4],
+        packing=[False, True],
+    )
+    config = StudyConfig(name="real", job=TINY, space=space, sampler="grid", trials=4)
+    return read_results(run_study(config, storage=f"sqlite:///{folder}/a.db", cache=folder / "cache"))
+
+
+def test_the_scripts_learn_what_the_study_learned_and_peft_alone_generates_text(study: StudyResults, tmp_path: Path) -> None:
+    measured, with_adapters = {}, {}
+    for trial in study.records:
+        name = f"packing {trial.params['packing']}, rank {trial.params['lora_rank']}"
+        export(study, choose(study, Selection(trial=trial.number)), tmp_path / name)
+        measured[name], with_adapters[name] = trial.values["eval_loss"], trial.params["lora_rank"] is not None
+    assert len(measured) == len(set(measured.values())) == 4
+    # One process for all of them: importing the libraries takes most of the time.
+    run_all = "import runpy, sys\nfor name in sys.argv[1:]:\n    print(name)\n    runpy.run_path(f'{name}/train.py')\n"
+    run_all = "import sys; sys.path.insert(0, sys.argv[1])\n" + run_all + "assert 'tradeoff' not in sys.modules"
+    printed = ran("-c", run_all, *measured, folder=tmp_path)
+    for name, loss in measured.items():
+        found = re.search(rf"^{name}$.*?^eval_loss (\S+)$", printed, re.MULTILINE | re.DOTALL)
+        assert found is not None, printed
+        assert float(found[1]) == loss, name
+        assert (tmp_path / name / "model" / "adapter_model.safetensors").is_file() == with_adapters[name]
+    chosen = next(name for name in measured if with_adapters[name])
+    results = train(tmp_path / chosen, tmp_path / "adapters")
+    assert results["measured"]["eval_loss"] == results["expected"]["eval_loss"] == measured[chosen]
+    train(tmp_path / chosen, tmp_path / "merged", "--merge")
+    assert not list((tmp_path / "merged").glob("adapter*")) + list((tmp_path / "merged").glob("base_model"))
+    code = """
+import sys
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+texts = []
+for folder in sys.argv[1:]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    loading = AutoModelForCausalLM if folder == "merged" else AutoPeftModelForCausalLM
+    model = loading.from_pretrained(folder)
+    messages = [{"role": "user", "content": "What does it say about the service?"}]
+    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    inputs.pop("token_type_ids", None)
+    tokens = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+    texts.append(tokenizer.decode(tokens[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+assert "tradeoff" not in sys.modules
+assert texts[0] and texts == texts[:1] * 3, texts
+"""
+    ran("-c", code, "adapters", f"{chosen}/model", "merged", folder=tmp_path)
+
+
+def test_an_export_holds_the_length_at_which_its_study_evaluates(tmp_path: Path) -> None:
+    job = TINY.model_copy(update={"eval_max_length": None})
+    results = made_up(record(0, (0.25, 10.0, 100.0), params(8) | {"max_length": 16}), job=job)
+    config = {**results.config, "space": {"max_length": [16, 24]}}
+    object.__setattr__(results, "config", config)
+    files = export_files(results, choose(results, Selection()), output_dir="model")
+    assert yaml.safe_load(files["tradeoff.yaml"])["job"]["eval_max_length"] == 24
+    assert "encode(train, 16)" in files["train.py"]
+    assert "encode(evaluation, 24)" in files["train.py"]
+
+
+def test_the_arguments_are_those_of_trl(tmp_path: Path) -> None:
+    from transformers import HfArgumentParser
+    from trl import SFTConfig
+
+    results = made_up(record(0, (0.25, 10.0, 100.0), params(8) | {"packing": True}), job=TINY)
+    export(results, choose(results, Selection()), tmp_path / "chosen")
+    parser = HfArgumentParser((SFTConfig,))
+    by_file = parser.parse_json_file(str(tmp_path / "chosen" / "training_args.json"))[0].to_dict()
+    by_flags = parser.parse_args_into_dataclasses(args=[], args_filename=str(tmp_path / "chosen" / "flags.txt"))[0].to_dict()
+    assert {name for name in by_file if by_file[name] != by_flags[name]} <= {"output_dir"}
+    assert (by_file["packing"], by_file["eval_packing"], by_file["max_length"]) == (True, False, 32)
+
+
+def test_the_card_of_a_language_model_names_what_it_was_made_from() -> None:
+    job = TINY.model_copy(update={"model": "someone/model", "dataset": "someone/talks", "lora": Lora(r=4)})
+    results = made_up(record(0, (0.25, 10.0, 100.0), params(8)), job=job)
+    card = export_files(results, choose(results, Selection()), output_dir="model")["README.md"]
+    assert yaml.safe_load(card.split("---\n")[1]) == {
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "metrics": ["perplexity"],
+        "base_model": "someone/model",
+        "tags": ["base_model:adapter:someone/model", "lora"],
+        "datasets": ["someone/talks"],
+    }
+    assert "What is trained are LoRA adapters of rank 4 (alpha 8, all-linear) of the model someone/model: `adapter" in card
+    assert 'AutoPeftModelForCausalLM.from_pretrained("MODEL_DIRECTORY")' in card
+    assert "HfArgumentParser(SFTConfig)" in card
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"packing": True, "lora": Lora(), "eval_samples": 0},
+        {"model": "someone/model", "dropout": 0.1, "lora": Lora(target_modules=("q_proj",)), "frozen_layers": 1},
+        {"dataset": "talks.jsonl", "eval_dataset": "more.jsonl", "frozen_layers": 1, "deterministic": False},
+        {"dataset": "someone/talks", "model": "someone/model", "train_samples": None, "trust_remote_code": True},
+    ],
+    ids=str,
+)
+def test_every_script_of_a_language_model_is_formatted_python_without_an_unused_name(settings: dict[str, Any]) -> None:
+    text = train_script(CausalLMJob(**{"model": EMBEDDED, **settings}), ANY, title='a "title"', expected=None)
+    for command in (["check", "--select", "E,F,I,B,UP,SIM", "--ignore", "E402"], ["format", "--diff"]):
+        ruff = ["ruff", *command, "--isolated", "--no-cache", "--line-length", "128", "-"]
+        checked = subprocess.run([sys.executable, "-m", *ruff], input=text, capture_output=True, text=True, timeout=60)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
