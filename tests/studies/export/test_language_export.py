@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import yaml
 from exported_studies import made_up
@@ -19,7 +20,7 @@ from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.space import SpaceConfig
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.export.export import export, export_files
-from tradeoff.studies.export.train_script import train_script
+from tradeoff.studies.export.train_script import modules, train_script
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Selection, choose
 from tradeoff.studies.workers.run import run_study
@@ -103,6 +104,38 @@ assert "tradeoff" not in sys.modules
 assert texts[0] and texts == texts[:1] * 3, texts
 """
     ran("-c", code, "adapters", f"{chosen}/model", "merged", folder=tmp_path)
+
+
+def test_a_script_makes_the_tokens_that_a_trial_trains_on(tmp_path: Path) -> None:
+    """The scripts are run as far as their data, of each kind that there is."""
+    from tradeoff.objectives.data.generated_conversations import generate_conversations
+    from tradeoff.objectives.trainers.prepared_data import prepare
+
+    talks = generate_conversations(40, seed=1)
+    apart = [{"prompt": talk[-2]["content"], "completion": talk[-1]["content"], "label": 1} for talk in talks]
+    tables = {
+        "talks.jsonl": [{"messages": talk} for talk in talks],
+        "apart.parquet": [{"prompt": talk[:-1], "completion": talk[-1:]} for talk in talks],
+        "apart.csv": apart,
+        "texts.csv": [{"text": row["prompt"]} for row in apart],
+    }
+    for name, rows in tables.items():
+        getattr(datasets.Dataset.from_list(rows), f"to_{name.rpartition('.')[2].replace('jsonl', 'json')}")(
+            str(tmp_path / name)
+        )
+    changes = {"train_samples": 24, "eval_samples": 12}
+    jobs = [TINY.model_copy(update=changes | {"dataset": str(tmp_path / name)}) for name in tables]
+    jobs[0] = jobs[0].model_copy(update={"eval_dataset": str(tmp_path / "talks.jsonl"), "packing": True})
+    for name, text in modules(jobs[0]).items():
+        (tmp_path / name).write_text(text)
+    shown = 'print("samples", json.dumps([list(each["input_ids"]) + list(each["labels"]) for each in (train, evaluation)]))\n'
+    heads = [train_script(job, ANY, title="", expected=None).split("settings =")[0] + shown for job in jobs]
+    (tmp_path / "all.py").write_text(f"for head in {heads!r}:\n    exec(head, {{'__file__': __file__}})\n")
+    lines = [line for line in ran("all.py", folder=tmp_path).splitlines() if line.startswith("samples ")]
+    for job, line in zip(jobs, lines, strict=True):
+        prepared = prepare(job, tmp_path / "cache")
+        parts = [prepared.packed if job.packing else prepared.train, prepared.eval]
+        assert json.loads(line.removeprefix("samples ")) == [list(of["input_ids"]) + list(of["labels"]) for of in parts]
 
 
 def test_an_export_holds_the_length_at_which_its_study_evaluates(tmp_path: Path) -> None:
