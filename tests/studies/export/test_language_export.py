@@ -16,6 +16,7 @@ from stored_studies import params, record
 
 from tradeoff.objectives.job.jobs import CausalLMJob
 from tradeoff.objectives.job.settings import EMBEDDED, Lora
+from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.space import SpaceConfig
 from tradeoff.studies.config.study import StudyConfig
@@ -65,26 +66,43 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
     return read_results(run_study(config, storage=f"sqlite:///{folder}/a.db", cache=folder / "cache"))
 
 
-def test_the_scripts_learn_what_the_study_learned_and_peft_alone_generates_text(study: StudyResults, tmp_path: Path) -> None:
-    measured, with_adapters = {}, {}
-    for trial in study.records:
-        name = f"packing {trial.params['packing']}, rank {trial.params['lora_rank']}"
-        export(study, choose(study, Selection(trial=trial.number)), tmp_path / name)
-        measured[name], with_adapters[name] = trial.values["eval_loss"], trial.params["lora_rank"] is not None
-    assert len(measured) == len(set(measured.values())) == 4
-    # One process for all of them: importing the libraries takes most of the time.
-    run_all = "import runpy, sys\nfor name in sys.argv[1:]:\n    print(name)\n    runpy.run_path(f'{name}/train.py')\n"
-    run_all = "import sys; sys.path.insert(0, sys.argv[1])\n" + run_all + "assert 'tradeoff' not in sys.modules"
-    printed = ran("-c", run_all, *measured, folder=tmp_path)
-    for name, loss in measured.items():
-        found = re.search(rf"^{name}$.*?^eval_loss (\S+)$", printed, re.MULTILINE | re.DOTALL)
+@pytest.fixture(scope="module")
+def exports(study: StudyResults, tmp_path_factory: pytest.TempPathFactory) -> dict[Path, TrialRecord]:
+    """The export of each trial, by its directory."""
+    folder = tmp_path_factory.mktemp("exports")
+    found = {folder / f"packing {trial.params['packing']}, rank {trial.params['lora_rank']}": trial for trial in study.records}
+    for output, trial in found.items():
+        export(study, choose(study, Selection(trial=trial.number)), output)
+    return found
+
+
+@pytest.fixture(scope="module")
+def printed(exports: dict[Path, TrialRecord]) -> str:
+    """The output of all scripts, run in one process: importing the libraries takes most of the time."""
+    folders = [folder.name for folder in exports]
+    code = "import runpy, sys\nsys.path.insert(0, sys.argv[1])\nfor name in sys.argv[1:]:\n    print(name)\n"
+    code += "    runpy.run_path(f'{name}/train.py')\nassert 'tradeoff' not in sys.modules\n"
+    return ran("-c", code, *folders, folder=next(iter(exports)).parent)
+
+
+def test_the_scripts_reach_the_loss_of_the_study(exports: dict[Path, TrialRecord], printed: str) -> None:
+    assert len({trial.values["eval_loss"] for trial in exports.values()}) == 4
+    for folder, trial in exports.items():
+        found = re.search(rf"^{folder.name}$.*?^eval_loss (\S+)$", printed, re.MULTILINE | re.DOTALL)
         assert found is not None, printed
-        assert float(found[1]) == loss, name
-        assert (tmp_path / name / "model" / "adapter_model.safetensors").is_file() == with_adapters[name]
-    chosen = next(name for name in measured if with_adapters[name])
-    results = train(tmp_path / chosen, tmp_path / "adapters")
-    assert results["measured"]["eval_loss"] == results["expected"]["eval_loss"] == measured[chosen]
-    train(tmp_path / chosen, tmp_path / "merged", "--merge")
+        assert float(found[1]) == trial.values["eval_loss"], folder.name
+        has_adapters = (folder / "model" / "adapter_model.safetensors").is_file()
+        assert has_adapters == (trial.params["lora_rank"] is not None)
+
+
+@pytest.mark.usefixtures("printed")
+def test_adapters_are_loaded_by_peft_alone_and_generate_text_as_merged_ones_do(
+    exports: dict[Path, TrialRecord], tmp_path: Path
+) -> None:
+    folder, trial = next((folder, trial) for folder, trial in exports.items() if trial.params["lora_rank"] is not None)
+    results = train(folder, tmp_path / "adapters")
+    assert results["measured"]["eval_loss"] == results["expected"]["eval_loss"] == trial.values["eval_loss"]
+    train(folder, tmp_path / "merged", "--merge")
     assert not list((tmp_path / "merged").glob("adapter*")) + list((tmp_path / "merged").glob("base_model"))
     code = """
 import sys
@@ -103,7 +121,7 @@ for folder in sys.argv[1:]:
 assert "tradeoff" not in sys.modules
 assert texts[0] and texts == texts[:1] * 3, texts
 """
-    ran("-c", code, "adapters", f"{chosen}/model", "merged", folder=tmp_path)
+    ran("-c", code, "adapters", str(folder / "model"), "merged", folder=tmp_path)
 
 
 def test_a_script_makes_the_tokens_that_a_trial_trains_on(tmp_path: Path) -> None:
