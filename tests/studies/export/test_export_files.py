@@ -225,7 +225,7 @@ def test_a_hub_job_loads_the_same_splits_columns_and_samples() -> None:
     assert "train = parts[0].select(range(1000))\nevaluation = parts[1].select(range(500))\n" in text
     assert '    "bert-base-uncased",\n    dtype=torch.float32,\n    ignore_mismatched_sizes=True,' in text
     assert (
-        '    num_labels=5,\n    pad_token_id=tokenizer.pad_token_id,\n    problem_type="single_label_classification",\n)'
+        '    num_labels=5,\n    problem_type="single_label_classification",\n    pad_token_id=tokenizer.pad_token_id,\n)'
         in text
     )
 
