@@ -172,11 +172,11 @@ def adapted(
     except ValueError as error:
         raise OptionFault(
             f"the adapters of model {name!r} must go to layers that it has, and peft refuses {', '.join(target_modules)}"
-            f" ({str(error).splitlines()[0].rstrip('.')}); name {ALL_LINEAR}, or some of {', '.join(_linear_layers(model))}"
+            f" ({str(error).splitlines()[0].rstrip('.')}); name {ALL_LINEAR}, or some of {', '.join(_linear_layers(model, besides=heads))}"
         ) from error
 
 
-def _linear_layers(model: Any) -> list[str]:
-    """Return the last parts of the names of a model's linear layers, each once."""
+def _linear_layers(model: Any, besides: Collection[str]) -> list[str]:
+    """Return the last parts of the names of a model's linear layers, each once, without those of some parts."""
     linear = [name for name, module in model.named_modules() if type(module).__name__ in ("Linear", "Conv1D")]
-    return list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in linear if name.partition(".")[0] not in besides))

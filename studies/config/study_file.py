@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tradeoff.objectives.job.jobs import JOBS, kind_of_job
+from tradeoff.objectives.job.settings import TASKS
 from tradeoff.studies.config.presets import PRESETS
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
@@ -131,6 +132,10 @@ def load_config(
             data.setdefault("name", study_file.stem)
     for override in overrides:
         path, value = _override(override)
+        if path == ["job", "task"] and value in TASKS and value != kind_of_job(data.get("job")):
+            raise TradeoffError(
+                f"--set job.task: {value} is a job of other keys; write it in a study file, or choose a --preset"
+            )
         _assign(data, path, value)
     data |= {key: value for key, value in top_level.items() if value is not None}
     where = str(study_file) if study_file is not None else "the study"
@@ -273,7 +278,7 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), dict)
         # Of a job of another kind nothing is kept: what it does not say itself are its own defaults.
-        merges = both and key in {"job", "space", "limits"} and (key != "job" or kind_of_job(result[key]) == kind_of_job(value))
+        merges = both and key in {"job", "space", "limits"} and (key != "job" or _is_of_kind(result[key], value))
         result[key] = _merged(result[key], value) if merges else value
     return result
 
@@ -281,3 +286,8 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _one_line(text: str, *, most: int = 200) -> str:
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def _is_of_kind(base: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
+    """Return True if a job says nothing of its kind, or the same as another one."""
+    return not over.keys() & {"build", "task"} or kind_of_job(base) == kind_of_job(over)

@@ -1,5 +1,6 @@
 import pytest
 
+from tradeoff.objectives.job.jobs import CausalLMJob
 from tradeoff.studies.config.presets import embedded
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
@@ -30,6 +31,13 @@ def test_a_file_is_laid_over_a_preset(write):
     assert config.job.epochs == 1
     assert config.job.train_samples == embedded().job.train_samples
     assert config.space.precision == ["fp32"]
+
+
+def test_a_file_that_says_nothing_of_the_task_keeps_that_of_its_preset(write):
+    config = load_config(write("job: {epochs: 1}\n"), preset="embedded-lm")
+    assert (type(config.job), config.job.epochs) == (CausalLMJob, 1)
+    with pytest.raises(TradeoffError, match=r"--set job\.task: causal_lm is a job of other keys"):
+        load_config(None, overrides=["job.task=causal_lm"])
 
 
 def test_overrides_win_and_are_read_as_yaml():
