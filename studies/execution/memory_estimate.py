@@ -17,7 +17,7 @@ from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.isolation.background import BackgroundTask
 from tradeoff.objectives.isolation.server_process import WorkerError
 from tradeoff.objectives.isolation.trial_server import TrialServer
-from tradeoff.objectives.job.jobs import TextClassificationJob
+from tradeoff.objectives.job.jobs import CausalLMJob, TextClassificationJob
 from tradeoff.objectives.memory_estimator.estimates import MEMORY_ESTIMATES
 from tradeoff.objectives.objective import Objective
 from tradeoff.objectives.trial.messages import Refusal
@@ -136,7 +136,8 @@ def start_memory_estimation(
         return None
     estimation = MemoryEstimation(config=config, device=device, display=display, interrupts=interrupts)
     if not isinstance(config.job, TextClassificationJob):
-        estimation.failure = "the memory of a custom job is not estimated; probes measure it anyway"
+        what = "a language model" if isinstance(config.job, CausalLMJob) else "a custom job"
+        estimation.failure = f"the memory of {what} is not estimated; probes measure it anyway"
         return estimation
     request = {
         "task": "estimate_memory",
