@@ -170,9 +170,10 @@ def adapted(
     try:
         return get_peft_model(model, config)
     except ValueError as error:
+        layers = ", ".join(_linear_layers(model, besides=heads))
         raise OptionFault(
             f"the adapters of model {name!r} must go to layers that it has, and peft refuses {', '.join(target_modules)}"
-            f" ({str(error).splitlines()[0].rstrip('.')}); name {ALL_LINEAR}, or some of {', '.join(_linear_layers(model, besides=heads))}"
+            f" ({str(error).splitlines()[0].rstrip('.')}); name {ALL_LINEAR}, or some of {layers}"
         ) from error
 
 
