@@ -53,16 +53,15 @@ class TextClassificationJob(BuiltInJob):
 class CausalLMJob(BuiltInJob):
     """Fine-tuning an `AutoModelForCausalLM` on texts or conversations, by TRL's `SFTTrainer` (the extra `tradeoff[llm]`).
 
-    `model` is a name on the Hub, a local directory, a local GGUF file, or `embedded` for a small Llama with random weights.
-    `dataset` is a name on the Hub, a local file, or `embedded` for generated conversations. Its columns are TRL's: `text`,
-    `prompt` and `completion`, or `messages`. Where there are answers, the loss is theirs alone.
+    `model` is a name on the Hub, a local directory, or `embedded` for a small Llama with random weights. `dataset` is a name on
+    the Hub, a local file, or `embedded` for generated conversations. Its columns are TRL's: `text`, `prompt` and `completion`,
+    or `messages`. Where there are answers, the loss is theirs alone.
     """
 
     BASELINE: ClassVar[str] = "the model before training"
     task_in_words: ClassVar[str] = "language modelling"
 
     task: Literal["causal_lm"] = Field("causal_lm", description="what the model learns")
-    model: str = Field(EMBEDDED, min_length=1, description="Hub name, local directory, GGUF file, or `embedded`")
     packing: bool = Field(False, description="put several short texts into one sequence of max_length tokens to train on")
     eval_max_length: int | None = Field(
         None, ge=4, le=1_000_000, description="tokens per evaluated text; default: the greatest max_length of the study"

@@ -199,8 +199,7 @@ def merge_adapters(job: BuiltInJob, folders: Mapping[str, str], output: Path) ->
     from peft import PeftModel
 
     prepared = data.load(Path(folders[name_of_data(job)]))
-    # What was rounded to 4 bits for the training is merged as it is.
-    whole = {"lora": None, "frozen_layers": 0} | ({"quantization": None} if isinstance(job, CausalLMJob) else {})
+    whole = {"lora": None, "frozen_layers": 0}
     model = build_model(job.model_copy(update=whole), prepared.model)
     name_labels(model, prepared.label_names)
     PeftModel.from_pretrained(model, str(output)).merge_and_unload().save_pretrained(output)
