@@ -185,6 +185,10 @@ class BuiltInJob(TrainingSettings):
         """The training samples that the job asks for; None for all that the data has."""
         return self.train_samples
 
+    def with_whole_model(self) -> Self:
+        """Return the job without adapters and without frozen layers."""
+        return self.model_copy(update={"lora": None, "frozen_layers": 0})
+
     def data_settings(self) -> dict[str, Any]:
         """The fields on which the tokenized data depends, and nothing else."""
         return self.model_dump(exclude={*TrainingSettings.model_fields, "dropout", "frozen_layers", "lora"})

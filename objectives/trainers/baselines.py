@@ -34,7 +34,7 @@ def measured_baselines(
         The value of each objective that the job's evaluation returns; empty if its memory does not suffice even for that.
     """
     # Adapters begin at zero: they change nothing yet.
-    plain = job.model_copy(update={"lora": None, "frozen_layers": 0, "packing": False})
+    plain = job.with_whole_model().model_copy(update={"packing": False})
     versions = {name: version(name) for name in _LIBRARIES}
     depends = {"data": dict(folders), "eval_batch_size": job.eval_batch_size, "seed": job.seed, "versions": versions}
     path = cache_folder / f"baseline-{short_hash(depends)}.json"

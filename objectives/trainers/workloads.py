@@ -65,12 +65,44 @@ class Workload(ABC):
         """Save what belongs to a model and is not saved by its Trainer."""
 
 
-class TextClassification(Workload):
-    """A classifier on the data that `tradeoff.objectives.trainers.prepared_data.prepare` wrote into a directory."""
+class BuiltIn(Workload):
+    """A built-in task on the data that `tradeoff.objectives.trainers.prepared_data.prepare` wrote into a directory."""
 
-    def __init__(self, job: TextClassificationJob, folder: Path) -> None:
+    def __init__(self, job: BuiltInJob, folder: Path) -> None:
         self._job = job
         self._data = data.load(folder)
+
+    def examine(self, trainer: Trainer) -> dict[str, Any]:  # noqa: D102
+        check_sizes(self._job, trainer.model, highest_token=data.highest_token(self._data))
+        return {"has_checkpointing": self._data.model.has_checkpointing, "num_layers": num_layers(trainer.model)}
+
+    def explain(self, error: BaseException, *, is_of_an_option: bool = False) -> str:  # noqa: D102
+        if isinstance(error, JobFault | OptionFault):
+            return str(error)
+        if is_of_an_option:
+            return f"the model {self._job.model!r} can't be trained with it ({first_line(error)})"
+        return (
+            f"the model {self._job.model!r} must train on the longest sample, {self._data.longest} tokens, and fails"
+            f" ({first_line(error)}); check its config.json, choose another model, or lower job.max_length"
+        )
+
+    def save_beside_model(self, folder: Path) -> None:  # noqa: D102
+        if self._data.tokenizer is not None:
+            self._data.tokenizer.save_pretrained(folder)
+        if self._job.lora is not None and not self._data.model.has_weights:
+            from peft import PeftConfig
+
+            # Adapters need the weights that they were trained beside: the seed gives the same again.
+            build_model(self._job.with_whole_model(), self._data.model).save_pretrained(folder / BASE_MODEL)
+            adapters = PeftConfig.from_pretrained(str(folder))
+            adapters.base_model_name_or_path = str((folder / BASE_MODEL).resolve())
+            adapters.save_pretrained(str(folder))
+
+
+class TextClassification(BuiltIn):
+    """A classifier."""
+
+    _job: TextClassificationJob
 
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
         model = build_model(self._job, self._data.model, attention=parameters.get("attn_implementation"))
@@ -89,25 +121,16 @@ class TextClassification(Workload):
             compute_metrics=compute_metrics,
         )
 
-    def examine(self, trainer: Trainer) -> dict[str, Any]:  # noqa: D102
-        check_sizes(self._job, trainer.model, highest_token=data.highest_token(self._data))
-        return {"has_checkpointing": self._data.model.has_checkpointing, "num_layers": num_layers(trainer.model)}
 
-    def explain(self, error: BaseException, *, is_of_an_option: bool = False) -> str:  # noqa: D102
-        return _why(self._job, self._data.longest, error, is_of_an_option=is_of_an_option)
+class LanguageModel(BuiltIn):
+    """A language model."""
 
-    def save_beside_model(self, folder: Path) -> None:  # noqa: D102
-        _save_beside(self._job, self._data, folder)
-
-
-class LanguageModel(Workload):
-    """A language model on the data that `tradeoff.objectives.trainers.prepared_data.prepare` wrote into a directory."""
+    _job: CausalLMJob
 
     def __init__(self, job: CausalLMJob, folder: Path) -> None:
         from trl import SFTConfig
 
-        self._job = job
-        self._data = data.load(folder)
+        super().__init__(job, folder)
         self.arguments_class = SFTConfig
 
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
@@ -122,16 +145,6 @@ class LanguageModel(Workload):
             processing_class=self._data.tokenizer,
             num_characters=self._data.num_characters,
         )
-
-    def examine(self, trainer: Trainer) -> dict[str, Any]:  # noqa: D102
-        check_sizes(self._job, trainer.model, highest_token=data.highest_token(self._data))
-        return {"has_checkpointing": self._data.model.has_checkpointing, "num_layers": num_layers(trainer.model)}
-
-    def explain(self, error: BaseException, *, is_of_an_option: bool = False) -> str:  # noqa: D102
-        return _why(self._job, self._data.longest, error, is_of_an_option=is_of_an_option)
-
-    def save_beside_model(self, folder: Path) -> None:  # noqa: D102
-        _save_beside(self._job, self._data, folder)
 
 
 class Custom(Workload):
@@ -163,31 +176,6 @@ def load_workload(job: AnyJob, folders: Mapping[str, str]) -> Workload:
     return LanguageModel(job, folder) if isinstance(job, CausalLMJob) else TextClassification(job, folder)
 
 
-def _why(job: BuiltInJob, longest: int, error: BaseException, *, is_of_an_option: bool) -> str:
-    if isinstance(error, JobFault | OptionFault):
-        return str(error)
-    if is_of_an_option:
-        return f"the model {job.model!r} can't be trained with it ({first_line(error)})"
-    return (
-        f"the model {job.model!r} must train on the longest sample, {longest} tokens, and fails"
-        f" ({first_line(error)}); check its config.json, choose another model, or lower job.max_length"
-    )
-
-
-def _save_beside(job: BuiltInJob, prepared: data.PreparedData, folder: Path) -> None:
-    if prepared.tokenizer is not None:
-        prepared.tokenizer.save_pretrained(folder)
-    if job.lora is not None and not prepared.model.has_weights:
-        from peft import PeftConfig
-
-        # Adapters need the weights that they were trained beside: the seed gives the same again.
-        plain = job.model_copy(update={"lora": None, "frozen_layers": 0})
-        build_model(plain, prepared.model).save_pretrained(folder / BASE_MODEL)
-        adapters = PeftConfig.from_pretrained(str(folder))
-        adapters.base_model_name_or_path = str((folder / BASE_MODEL).resolve())
-        adapters.save_pretrained(str(folder))
-
-
 def merge_adapters(job: BuiltInJob, folders: Mapping[str, str], output: Path) -> None:
     """Put saved adapters into the weights of their model, in full precision; that takes their place.
 
@@ -199,8 +187,7 @@ def merge_adapters(job: BuiltInJob, folders: Mapping[str, str], output: Path) ->
     from peft import PeftModel
 
     prepared = data.load(Path(folders[name_of_data(job)]))
-    whole = {"lora": None, "frozen_layers": 0}
-    model = build_model(job.model_copy(update=whole), prepared.model)
+    model = build_model(job.with_whole_model(), prepared.model)
     name_labels(model, prepared.label_names)
     PeftModel.from_pretrained(model, str(output)).merge_and_unload().save_pretrained(output)
     for name in _OF_ADAPTERS:

@@ -1,5 +1,6 @@
 """The samples of a language model: texts or conversations in its tokens, cut to length, and packed where that is asked for."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,13 @@ def language_samples(job: CausalLMJob, model_folder: Path) -> Samples:
                 f"the chat template of model {job.model!r} does not mark answers: only the last one of a conversation counts"
             )
     parts = {"train": cut(whole["train"], job.max_length)}
-    notices += _check_counted(parts["train"], "training", "max_length", job.max_length)
+    notices += _check_counted(num_counted(parts["train"]), "training", "max_length", job.max_length)
     if "eval" in whole:
         longest = job.eval_max_length or job.max_length
         evaluated = cut(whole["eval"], longest)
-        notices += _check_counted(evaluated, "evaluation", "eval_max_length", longest)
-        parts["eval"] = evaluated.select([row for row, number in enumerate(num_counted(evaluated)) if number])
+        counted = num_counted(evaluated)
+        notices += _check_counted(counted, "evaluation", "eval_max_length", longest)
+        parts["eval"] = evaluated.select([row for row, number in enumerate(counted) if number])
     facts: dict[str, Any] = {"notices": notices}
     if "eval" in parts:
         facts["num_characters"] = num_characters(parts["eval"], tokenizer)
@@ -69,14 +71,14 @@ def language_samples(job: CausalLMJob, model_folder: Path) -> Samples:
     return Samples(model=source, parts=parts, contents=texts.contents, facts=facts)
 
 
-def _check_counted(samples: Any, name: str, key: str, max_length: int) -> list[str]:
+def _check_counted(counted: Sequence[int], name: str, key: str, max_length: int) -> list[str]:
     """Refuse samples that are cut before any answer begins; return a line if some are."""
-    lost = sum(number == 0 for number in num_counted(samples))
-    if lost == len(samples):
+    lost = sum(number == 0 for number in counted)
+    if lost == len(counted):
         raise JobFault(
             f"job.{key} must leave some of an answer in the {name} samples, and no answer begins within {max_length} tokens;"
             " raise it"
         )
     if lost:
-        return [f"{lost} of {len(samples)} {name} samples are cut at {max_length} tokens before their answer begins"]
+        return [f"{lost} of {len(counted)} {name} samples are cut at {max_length} tokens before their answer begins"]
     return []
