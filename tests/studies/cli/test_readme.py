@@ -32,11 +32,12 @@ def test_the_python_example_prints_a_front(tmp_path):
     assert all("per_device_train_batch_size" in line and "peak_memory_mib" in line for line in lines)
 
 
-def test_the_study_file_is_a_study():
-    (example,) = blocks("yaml")
-    config = StudyConfig.model_validate(yaml.safe_load(example))
+def test_the_study_files_are_studies():
+    config, language = (StudyConfig.model_validate(yaml.safe_load(example)) for example in blocks("yaml"))
     assert config.search_space().domains["per_device_train_batch_size"].values() == (1, 2, 4, 8, 16, 32, 64)
     assert config.search_space().domains["learning_rate"].low == 1e-5
+    assert language.job.task == "causal_lm"
+    assert language.objectives == ("eval_loss", "train_time_s", "peak_memory_mib")
 
 
 def test_no_place_is_left_to_fill_in():
