@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reviews", type=Path)
     parser.add_argument("conversations", type=Path)
-    parser.add_argument("--words", type=int, default=30)
+    parser.add_argument("--words", type=int, default=20)
     arguments = parser.parse_args()
     with arguments.reviews.open(encoding="utf-8", newline="") as file:
         rows = [conversation(row["text"], row["stars"], words=arguments.words) for row in csv.DictReader(file) if row["text"].strip()]
