@@ -73,8 +73,10 @@ class Failures:
     @cached_property
     def hopeless(self) -> frozenset[TrialParameters]:
         """The structures that failed or ran out of time before they were probed, and would again; see `blamed` for others."""
+        lost = [o for o in self.observations if o.record.outcome in ("failed", "timed_out") and not _depth(o)]
+        # What changes learning only may be to blame, which the structure lacks.
         return frozenset(
-            o.parameters.structure for o in self.observations if o.record.outcome in ("failed", "timed_out") and not _depth(o)
+            o.parameters.structure for o in lost if o.record.outcome == "timed_out" or self.blamed(o.parameters) is None
         )
 
     def is_hopeless(self, parameters: TrialParameters) -> bool:

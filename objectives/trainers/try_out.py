@@ -32,6 +32,8 @@ Choices = Mapping[str, Sequence[Any]]
 _NOT_TRIED = {"torch_compile"}
 # Numbers of which one tells of all whether the model can be trained with them.
 _ONE_OF = ("dropout", "lora_rank")
+# Words that only what takes them can judge.
+_WORDS = ("lora_target_modules", "lr_scheduler_kwargs")
 
 
 class OptionLackedError(ValueError):
@@ -107,7 +109,7 @@ def options(choices: Choices) -> dict[str, tuple[Any, ...]]:
     named = {
         name: tuple(values)
         for name, values in choices.items()
-        if (isinstance(KNOBS[name].kind, Names | Switch) and name not in _NOT_TRIED) or name == "lora_target_modules"
+        if (isinstance(KNOBS[name].kind, Names | Switch) and name not in _NOT_TRIED) or name in _WORDS
     }
     # Of a knob of which nothing is known, what is no number.
     opened = {name: [value for value in values if not is_number(value)] for name, values in choices.items()}

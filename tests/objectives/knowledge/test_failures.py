@@ -74,6 +74,28 @@ def test_an_option_that_fails_wherever_it_is_tried_is_left_out():
     assert knowledge.ruled_out(configuration(batch=8, checkpointing=True)) is None
 
 
+def test_what_fails_for_a_parameter_that_changes_learning_alone_works_without_it():
+    setup = simulated.setup(SearchSpace(domains={**SPACE.domains, "weight_decay": Categorical((0.0, 0.1))}))
+    works, fails = [(*trial, 0.0) for trial in (probed(), probed(batch=8))], [(*failed(batch=batch), 0.1) for batch in (4, 8)]
+    unknown = (*failed(batch=8, checkpointing=True), 0.1)
+    records = [
+        TrialRecord(
+            number=number,
+            outcome=outcome,
+            params={**parameters, "weight_decay": decay},
+            reason="no",
+            stage=stage,
+            attributes=attributes,
+        )
+        for number, (outcome, parameters, stage, attributes, decay) in enumerate([unknown, *works, *fails])
+    ]
+    knowledge = Knowledge.of(records, setup)
+    tried = configuration(batch=8, checkpointing=True)
+    assert knowledge.ruled_out(tried.replace(weight_decay=0.1)) == "weight_decay=0.1 failed wherever it was tried"
+    assert knowledge.ruled_out(tried.replace(weight_decay=0.0)) is None
+    assert Knowledge.of(records[:1], setup).ruled_out(tried.replace(weight_decay=0.0)) == "its probe failed or ran out of time"
+
+
 @pytest.mark.parametrize(
     "trials",
     [

@@ -128,6 +128,13 @@ def test_adapters_for_layers_that_a_model_lacks_are_left_out(prepare):
         prepare(lora_rank=[2], lora_target_modules=["nowhere"])
 
 
+def test_arguments_that_the_scheduler_does_not_take_are_left_out(prepare):
+    wrong, right = '{"num_circles": 2}', '{"num_cycles": 2}'
+    lacks = prepare(lr_scheduler_type=["cosine_with_restarts"], lr_scheduler_kwargs=[None, wrong, right])["lacks"]
+    assert [lack["values"] for lack in lacks] == [{"lr_scheduler_kwargs": wrong}]
+    assert "num_circles" in lacks[0]["reason"]
+
+
 def test_a_trial_reads_the_data_of_its_own_model_and_length(prepare):
     facts = prepare(max_length=[8, 16])
     workload = load_workload(job_of(JOB, {"max_length": 8}), facts["folders"])
