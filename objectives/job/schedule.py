@@ -25,8 +25,9 @@ class Schedule:
     def of(cls, job: TrainingSettings, parameters: TrialParameters, *, num_samples: int, num_devices: int = 1) -> "Schedule":
         """The schedule of a training over `num_samples` samples an epoch, as `transformers.Trainer` runs it."""
         batch = parameters.per_device_train_batch_size
-        batches = math.ceil(num_samples / batch)
-        micro_batches = num_samples / batch
+        drops_last = parameters.get("dataloader_drop_last", False)
+        batches = max(num_samples // batch, 1) if drops_last else math.ceil(num_samples / batch)
+        micro_batches: float = batches if drops_last else num_samples / batch
         if num_devices > 1:
             # Accelerate deals whole micro-batches out and fills the last round up with samples from the beginning.
             batches = math.ceil(batches / num_devices)

@@ -13,6 +13,7 @@ from transformers import Trainer
 
 from tradeoff.objectives.measurements.goals import learned_value
 from tradeoff.objectives.measurements.outcome import Evaluation
+from tradeoff.searchspace import TrialParameters
 
 
 def watch_evaluations(
@@ -44,6 +45,27 @@ def watch_evaluations(
         return metrics
 
     trainer.evaluate = watched
+
+
+def evaluate_alike(trainer: Trainer, parameters: TrialParameters) -> None:
+    """Let a Trainer evaluate every sample, and by the loss itself, where what is searched would change that.
+
+    Smoothed labels raise the loss of an evaluation too, and `dataloader_drop_last` leaves out its last samples.
+    """
+    if {"label_smoothing_factor", "dataloader_drop_last"}.isdisjoint(parameters):
+        return
+    original = trainer.evaluate
+
+    @wraps(original)
+    def alike(*args: Any, **kwargs: Any) -> Any:
+        of_training = trainer.label_smoother, trainer.args.dataloader_drop_last
+        trainer.label_smoother, trainer.args.dataloader_drop_last = None, False
+        try:
+            return original(*args, **kwargs)
+        finally:
+            trainer.label_smoother, trainer.args.dataloader_drop_last = of_training
+
+    trainer.evaluate = alike
 
 
 def numbers_of(metrics: Mapping[str, Any] | None) -> dict[str, float]:

@@ -19,6 +19,7 @@ from tradeoff.objectives.device.temporary_folder import temporary_folder
 from tradeoff.objectives.job.arguments import job_of, training_arguments
 from tradeoff.objectives.job.jobs import AnyJob
 from tradeoff.objectives.trainers.custom_trainer import tolerant_metrics
+from tradeoff.objectives.trainers.evaluations import evaluate_alike
 from tradeoff.objectives.trainers.model_files import JobFault
 from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.searchspace import KNOBS, TrialParameters
@@ -87,6 +88,7 @@ class TryOut:
         }
         set_seed(self.job.seed)
         trainer = workload.trainer(workload.arguments_class(**settings), parameters)
+        evaluate_alike(trainer, parameters)
         trainer.remove_callback(PrinterCallback)
         is_first = not self.facts
         if is_first:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, Trainer
+from transformers import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils.logging import disable_progress_bar
 
@@ -199,7 +199,7 @@ class _CheckpointKeeper(LearningCurve):
         self.eval_time_s = float(before.get("eval_time_s", 0.0))
         self.evaluations = [Evaluation(**values) for values in before.get("curve", ())]
 
-    def evaluated(self, point: Evaluation, trainer: Trainer) -> None:
+    def evaluated(self, point: Evaluation) -> None:
         self._on_progress({"stage": "train", "evaluation": point})
         self._last_event_s = self._session.clock_s()
 

@@ -17,6 +17,7 @@ from tradeoff.objectives.device.base import Device, MemoryMeter
 from tradeoff.objectives.job.arguments import training_arguments
 from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.measurements.outcome import Measurements, ProbeResult, TrainingResult
+from tradeoff.objectives.trainers.evaluations import evaluate_alike
 from tradeoff.objectives.trainers.workloads import Workload
 from tradeoff.objectives.trial.compilation import compile_from_scratch, forget_compiled_code
 from tradeoff.objectives.trial.ranks import Ranks
@@ -98,6 +99,7 @@ class TrialSession:
         }
         set_seed(self.job.seed)
         trainer = self.workload.trainer(self.workload.arguments_class(**(arguments | overrides)), self.parameters)
+        evaluate_alike(trainer, self.parameters)
         self.note_memory("model")
         try:
             yield trainer

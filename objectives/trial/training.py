@@ -137,6 +137,7 @@ class LearningCurve(TrainerCallback):  # type: ignore[misc]
             if self.evaluations and self.evaluations[-1].epoch == point.epoch:
                 self.evaluations.pop()  # of the last weights, and this one is of those that are kept
             self.evaluations.append(point)
+            self.evaluated(point)
             self._last_evaluated_s = self._session.clock_s()
 
         watch_evaluations(trainer, before=before, after=after)
@@ -145,6 +146,9 @@ class LearningCurve(TrainerCallback):  # type: ignore[misc]
     def train_time_s(self) -> float:
         """Return the time of the training so far, evaluations left out."""
         return self._session.clock_s() - self._begin_s - self.eval_time_s - self.keeping_time_s
+
+    def evaluated(self, point: Evaluation) -> None:
+        """React to an evaluation."""
 
     def evaluate_kept_model(self, trainer: Trainer) -> None:
         """Evaluate the weights that the Trainer has kept, where they are not the last ones: they are what was learned."""

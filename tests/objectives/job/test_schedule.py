@@ -24,6 +24,12 @@ def test_the_last_micro_batch_of_an_epoch_may_be_smaller() -> None:
     assert schedule(24).num_micro_batches == pytest.approx(2 + 2 / 3)
 
 
+def test_a_last_micro_batch_that_is_left_out_is_no_step() -> None:
+    parameters = TrialParameters(per_device_train_batch_size=24, dataloader_drop_last=True)
+    dropped = Schedule.of(tiny_job(epochs=1), parameters, num_samples=64)
+    assert (dropped.num_updates, dropped.num_micro_batches) == (2, 2)
+
+
 def test_an_epoch_ends_with_an_update_of_what_was_accumulated() -> None:
     # 8 micro-batches in groups of 3 are 3 + 3 + 2.
     assert schedule(8, 3).num_updates == 3

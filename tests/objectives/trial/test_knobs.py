@@ -56,6 +56,15 @@ def test_what_is_a_learning_class_of_its_own_learns_something_else(knobs: dict[s
     assert eval_loss(**knobs) != pytest.approx(eval_loss(), rel=1e-3)
 
 
+@pytest.mark.parametrize("knobs", [{"label_smoothing_factor": 0.5}, {"dataloader_drop_last": True}], ids=str)
+def test_what_would_change_an_evaluation_too_changes_the_training_alone(knobs: dict[str, Any]) -> None:
+    # Of 20 samples, the last batch of an evaluation holds 4. At such a rate nothing is learned.
+    job = tiny_job(max_length=64, eval_samples=20, eval_batch_size=8, learning_rate=1e-12)
+    plain, changed = (run(job, stages=("train",), **each).measurements.training for each in ({}, knobs))
+    assert changed.curve[-1].eval_loss == pytest.approx(plain.curve[-1].eval_loss, rel=1e-5)
+    assert changed.curve[-1].accuracy == plain.curve[-1].accuracy
+
+
 def test_batches_padded_to_their_longest_need_less_memory_than_those_padded_to_the_limit(tmp_path: Path) -> None:
     rows = [f"the food was good and review {number} says so,{number % 5}" for number in range(96)]
     (tmp_path / "short.csv").write_text("\n".join(["text,label", *rows]))

@@ -97,6 +97,7 @@ def test_a_training_ends_with_a_model_that_loads_and_results_beside_the_expected
     printed = finish(start(folder, output, tmp_path / "cache"))
     assert "[transformers]" not in printed  # of checkpoints whose order their dates don't tell, for one
     assert "Loading weights" not in printed
+    assert "\nepoch 1: accuracy " in printed
     results = results_in(output)
     assert results["expected"]["accuracy"] == 0.25
     assert results["expected"]["train_time_s"] == 10.0
