@@ -29,7 +29,11 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=20)
     arguments = parser.parse_args()
     with arguments.reviews.open(encoding="utf-8", newline="") as file:
-        rows = [conversation(row["text"], row["stars"], words=arguments.words) for row in csv.DictReader(file) if row["text"].strip()]
+        rows = [
+            conversation(row["text"], row["stars"], words=arguments.words)
+            for row in csv.DictReader(file)
+            if row["text"].strip()
+        ]
     arguments.conversations.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     print(f"{len(rows)} conversations in {arguments.conversations}")
 
