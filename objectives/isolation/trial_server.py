@@ -92,6 +92,7 @@ class TrialServer:
         *,
         searched: Mapping[str, Sequence[Any]] | None = None,
         conditions: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
+        measures_baselines: bool = False,
         time_limit_s: float | None = None,
         attempt_limit_s: float | None = None,
     ) -> dict[str, Any]:
@@ -103,6 +104,7 @@ class TrialServer:
             on_progress: Called with each stage.
             searched: The values of each knob, to be tried out; None to try nothing out.
             conditions: The values that others must have for a knob to be set.
+            measures_baselines: Evaluate a language model before training.
             time_limit_s: After this long it is ended; None for no limit.
             attempt_limit_s: How long it may take to load the job and try one configuration out; None for no limit.
 
@@ -113,7 +115,8 @@ class TrialServer:
             JobError: The data or the model can't be used as the job says, or trying the job out took too long.
             PreparationTimeoutError: It took longer than `time_limit_s`.
         """
-        request = {"task": "prepare", "job": dict(job), "cache_folder": str(cache_folder)}
+        request: dict[str, Any] = {"task": "prepare", "job": dict(job), "cache_folder": str(cache_folder)}
+        request["measures_baselines"] = measures_baselines
         if searched is not None:
             request["searched"] = {name: list(values) for name, values in searched.items()}
             request["conditions"] = {name: dict(needed) for name, needed in (conditions or {}).items()}

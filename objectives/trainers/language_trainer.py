@@ -40,23 +40,33 @@ class LanguageTrainer(SFTTrainer):  # type: ignore[misc]
             self.data_collator = of_training
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
-        """Note the loss of a batch and the number of its tokens."""
+        """Note a batch's loss, how many of its tokens are predicted right, and how many there are."""
         counted = (inputs["labels"][:, 1:] != -100).sum()
         result = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        self._counted.append((result[0].detach().float() * counted.to(result[0].device), counted.to(result[0].device)))
+        loss = result[0].detach().float()
+        right = torch.tensor(self._metrics["eval"]["mean_token_accuracy"][-1], device=loss.device)
+        counted = counted.to(loss.device)
+        self._counted.append((loss * counted, right * counted, counted))
         return result
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, and return the loss of a token (in nats), the perplexity, token accuracy, and bits per character."""
         self._counted = []
-        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        smoother, self.label_smoother = (
+            self.label_smoother,
+            None,
+        )  # it belongs to the training: what is predicted is no smoother
+        try:
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        finally:
+            self.label_smoother = smoother
         sums = [torch.stack(values).sum() for values in zip(*self._counted, strict=True)]
-        nats, tokens = (float(self.accelerator.reduce(each, "sum")) for each in sums)
-        loss = nats / max(tokens, 1.0)
+        nats, right, tokens = (float(self.accelerator.reduce(each, "sum")) for each in sums)
+        tokens = max(tokens, 1.0)
+        loss = nats / tokens
         prefix = kwargs.get("metric_key_prefix", "eval")
         metrics |= {f"{prefix}_loss": loss, f"{prefix}_perplexity": math.exp(loss) if loss < _MOST_NATS else math.inf}
-        if (accuracy := metrics.get(f"{prefix}_mean_token_accuracy")) is not None:
-            metrics[f"{prefix}_token_accuracy"] = accuracy
+        metrics[f"{prefix}_token_accuracy"] = right / tokens  # TRL's is the mean of batches, whatever their number of tokens
         if self._num_characters:
             metrics[f"{prefix}_bits_per_character"] = nats / math.log(2) / self._num_characters
         return metrics

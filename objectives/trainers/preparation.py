@@ -45,6 +45,7 @@ def prepare_workload(
     searched: Mapping[str, Sequence[Any]] | None = None,
     conditions: Conditions | None = None,
     *,
+    measures_baselines: bool = False,
     on_attempt: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Prepare what all trials of a study share, and try the job out unless it was before and nothing has changed since.
@@ -56,6 +57,7 @@ def prepare_workload(
         cache_folder: The directory for prepared data.
         searched: The values that each knob may take; None to try nothing out.
         conditions: The values that others must have for a knob to be set.
+        measures_baselines: Evaluate a language model before training, which only a search compares with.
         on_attempt: Called when the job is loaded, and before each configuration that is tried out.
 
     Returns:
@@ -89,7 +91,7 @@ def prepare_workload(
                     _tried(one, facts, cache_folder, searched, conditions or {}, on_attempt)[1], one.model, searched
                 )
                 tried_models.add(one.model)
-                if isinstance(one, CausalLMJob) and one.evaluates and searched is not None:
+                if measures_baselines and isinstance(one, CausalLMJob) and one.evaluates:
                     facts["baselines"] = measured_baselines(one, facts["folders"], cache_folder, on_attempt)
                 notices += [] if (notice := facts["model"]["notice"]) is None else [notice]
         except LengthFault as error:

@@ -73,6 +73,7 @@ def _prepare(request: dict[str, Any], reporter: Reporter) -> Answer | Refusal:
             Path(request["cache_folder"]),
             request.get("searched"),
             request.get("conditions"),
+            measures_baselines=request.get("measures_baselines", False),
             on_attempt=lambda: reporter.enter("probe"),
         )
     except ValueError as error:

@@ -142,6 +142,7 @@ def prepare(
     cache: Path | None = None,
     measured_on: Mapping[str, Any] | None = None,
     estimates_memory: bool = False,
+    measures_baselines: bool = False,
     deadline_s: float | None = None,
 ) -> Preparation:
     """Describe the device, check the study against it, and load and tokenise the data unless that was done before.
@@ -154,6 +155,7 @@ def prepare(
         cache: Where prepared data is kept; see `cache_folder`.
         measured_on: The device that must be the one here; None for any.
         estimates_memory: Start to estimate memory, unless the study says not to.
+        measures_baselines: Evaluate a language model before training.
         deadline_s: The moment of `time.monotonic` at which preparing the data is given up, though not in its first
             `LEAST_PREPARATION_S`: a study that is complete needs no more than that, however short the time.
 
@@ -202,6 +204,7 @@ def prepare(
                 folder,
                 searched=searched,
                 conditions=space.conditions,
+                measures_baselines=measures_baselines,
                 time_limit_s=_time_left_s(deadline_s),
                 attempt_limit_s=config.limits.trial_time_s,
             )

@@ -139,6 +139,7 @@ class StudyRun:
             cache=self.cache,
             measured_on=self.measured_on,
             estimates_memory=self.estimates_memory,
+            measures_baselines=True,
             deadline_s=self.deadline_s,
         )
         study, annotator = self.open(ready.device, ready.data["contents"])

@@ -71,7 +71,25 @@ def test_an_evaluation_is_of_tokens_and_the_same_for_every_training(cache: Path,
         for name in ("eval_loss", "eval_perplexity", "eval_bits_per_character"):
             assert other[name] == pytest.approx(plain[name], rel=1e-5), (settings, name)
     assert plain["eval_perplexity"] == pytest.approx(math.exp(plain["eval_loss"]))
-    assert 0 <= plain["eval_token_accuracy"] <= 1
+
+
+def test_a_trained_model_is_judged_by_its_tokens_however_they_are_split_and_smoothed(cache: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(lm_job(), cache, tmp_path, label_smoothing_factor=0.2)
+    trainer.train()
+    found = []
+    for trainer.args.per_device_eval_batch_size in (1, 7):
+        found.append(trainer.evaluate())
+    batch = trainer.data_collator(list(trainer.eval_dataset))
+    with torch.no_grad():
+        logits = trainer.model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    labels = batch["labels"][:, 1:]
+    counted = labels != IGNORED
+    right = (logits.argmax(-1) == labels)[counted].float().mean().item()
+    loss = torch.nn.functional.cross_entropy(logits[counted], labels[counted]).item()
+    assert 0 < right < 1
+    for metrics in found:
+        assert metrics["eval_token_accuracy"] == pytest.approx(right, abs=1e-6)
+        assert metrics["eval_loss"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_a_shorter_training_is_evaluated_at_the_full_length(cache: Path, tmp_path: Path) -> None:
@@ -96,12 +114,13 @@ def test_splits_of_an_effective_batch_learn_the_same(settings: dict[str, Any], c
 
 def test_the_baseline_is_the_model_before_training(cache: Path, tmp_path: Path) -> None:
     job = lm_job()
-    facts = prepare_workload(job, cache, {"lora_rank": [2]})
+    facts = prepare_workload(job, cache, {"lora_rank": [2]}, measures_baselines=True)
     expected = trainer_of(job, cache, tmp_path).evaluate()
     assert facts["baselines"]["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-5)
     assert facts["baselines"]["perplexity"] == pytest.approx(expected["eval_perplexity"], rel=1e-4)
-    again = prepare_workload(job, cache, {"lora_rank": [2]})
+    again = prepare_workload(job, cache, {"lora_rank": [2]}, measures_baselines=True)
     assert again["baselines"] == facts["baselines"]
+    assert prepare_workload(job, cache, {"lora_rank": [2]})["baselines"] == {}  # what trains or fits alone compares with none
 
 
 def conversations(tmp_path: Path, *, answer: str = "yes it is", question: str = "is it good") -> Path:
