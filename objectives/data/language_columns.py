@@ -19,7 +19,7 @@ _COLUMNS: dict[Kind, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "completion"),
     "text": ("text",),
 }
-_LABELS = {"label", "labels", "stars", "rating", "class", "category", "sentiment"}
+LABELS = {"label", "labels", "stars", "rating", "class", "category", "sentiment"}
 _MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 
 
@@ -37,7 +37,7 @@ def language_columns(names: Sequence[str], where: object) -> dict[str, str]:
         remedy = f"{alone.pop()} alone is not enough"
     elif "conversations" in names:
         remedy = "rename conversations to messages, and the keys of each message to role and content"
-    elif _LABELS & {name.lower() for name in names}:
+    elif LABELS & {name.lower() for name in names}:
         remedy = "rename the column with the text to text, or set job.task to text_classification to learn the labels"
     there = ", ".join(repr(name[:40])[1:-1] for name in sorted(names)[:20])
     raise ValueError(

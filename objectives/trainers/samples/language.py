@@ -38,7 +38,7 @@ def language_samples(job: CausalLMJob, model_folder: Path) -> Samples:
             " that was trained on conversations, or give it `text`, or a `prompt` and a `completion` that are texts"
         )
     whole: dict[str, Any] = {}
-    notices: list[str] = []
+    notices = list(texts.notices)
     for name, part in (("train", texts.train), ("eval", texts.eval)):
         if part is None:
             continue

@@ -71,6 +71,15 @@ def test_a_table_of_texts_is_read(name, rows, columns, tmp_path):
     assert sorted((*texts.train, *texts.eval), key=str) == [{name: row[name] for name in columns} for row in rows]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+def test_labels_that_are_not_read_are_said(name, tmp_path):
+    path, judged = tmp_path / name, [{**row, "Label": False} for row in TEXTS]
+    said = f"of {path} is not read; to learn labels set job.task to text_classification"
+    assert read(write(path, PLAIN)).notices == [f"label {said}"]
+    assert read(write(path, judged)).notices == [f"Label {said}"]
+    assert read(write(path, [{"text": row["text"], "source": "web"} for row in PLAIN])).notices == []
+
+
 def test_the_samples_are_those_of_the_shuffle_of_datasets(tmp_path):
     texts = read(write(tmp_path / "a.jsonl", PLAIN), data_seed=7)
     expected = datasets.Dataset.from_list(PLAIN).shuffle(seed=7)["text"]
