@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -248,8 +248,10 @@ def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     for part in path:
         if str(part) in JOBS:
             model = JOBS[str(part)]
-        elif isinstance(annotation := model.model_fields[str(part)].annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
+        else:  # `job.lora` may be null
+            kind = model.model_fields[str(part)].annotation
+            below = (each for each in (kind, *get_args(kind)) if isinstance(each, type) and issubclass(each, BaseModel))
+            model = next(below, model)
     return list(model.model_fields)
 
 

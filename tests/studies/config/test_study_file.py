@@ -58,6 +58,8 @@ def test_a_range_replaces_a_range_instead_of_mixing_with_it(write):
     [
         ("jop: {}", "unknown key 'jop'; did you mean 'job'?"),
         ("job: {epoch: 1}", r"unknown key 'job.epoch'; did you mean 'epochs'\?"),
+        ("job: {lora: {rank: 8}}", r"unknown key 'job.lora.rank'; the keys there are r, alpha, target_modules, dropout"),
+        ("job: {task: causal_lm, lora: {lora_alpha: 8}}", r"unknown key 'job.lora.lora_alpha'; did you mean 'alpha'\?"),
         ("space: {zzz: 1}", "unknown key 'space.zzz'; a parameter is a field of TrainingArguments"),
         ("plan: off", r"unknown key 'plan'; did you mean 'memory_estimate'\?"),
         (
