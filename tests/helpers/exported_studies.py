@@ -3,6 +3,7 @@
 from stored_studies import OBJECTIVES
 
 from tradeoff.objectives.job.jobs import TextClassificationJob
+from tradeoff.objectives.job.settings import BuiltInJob
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.results.results import StudyResults
 
@@ -11,7 +12,7 @@ TINY = TextClassificationJob(
 )  # fmt: skip
 
 
-def made_up(*records: TrialRecord, job: TextClassificationJob = TINY, kind: str = "cpu") -> StudyResults:
+def made_up(*records: TrialRecord, job: BuiltInJob = TINY, kind: str = "cpu") -> StudyResults:
     return StudyResults(
         name="stars",
         objectives=OBJECTIVES,

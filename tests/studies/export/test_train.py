@@ -1,6 +1,7 @@
 """Training an exported configuration to a model: measured values beside expected ones, and a training that survives a kill."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,8 +16,8 @@ from exported_studies import TINY, made_up
 from forked import run_python
 from stored_studies import params, record
 
-from tradeoff.objectives.job.jobs import TextClassificationJob
-from tradeoff.objectives.job.settings import RANDOM_TOKENS
+from tradeoff.objectives.job.jobs import CausalLMJob, TextClassificationJob
+from tradeoff.objectives.job.settings import RANDOM_TOKENS, BuiltInJob
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.expected import comparison_lines, expected_measurements
@@ -27,12 +28,13 @@ from tradeoff.studies.results.selection import Selection, choose
 
 # Long enough to be killed in the middle: 320 steps, a checkpoint every 16.
 LONGER = TINY.model_copy(update={"train_samples": 320, "epochs": 2.0})
+TALKS = CausalLMJob(train_samples=320, eval_samples=16, max_length=64, epochs=2.0, learning_rate=1e-3, seed=3)
 HUB = TextClassificationJob(dataset="someone/reviews", train_samples=100)
 
 
-def exported(folder: Path, job: TextClassificationJob, batch: int) -> Path:
+def exported(folder: Path, job: BuiltInJob, batch: int, **settings: Any) -> Path:
     figures = {"training": {"num_samples": 64, "num_steps": 8}, "samples_per_s": 6.4, "context_mib": 400.0}
-    results = made_up(record(0, (0.25, 10.0, 100.0), params(batch), **figures), job=job)
+    results = made_up(record(0, (0.25, 10.0, 100.0), params(batch) | settings, **figures), job=job)
     export(results, choose(results, Selection()), folder)
     return folder
 
@@ -58,10 +60,17 @@ def results_in(output: Path) -> dict[str, Any]:
     return dict(json.loads((output / "results.json").read_text()))
 
 
-def test_a_training_that_is_killed_goes_on_and_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("job", "settings", "learned"),
+    [(LONGER, {}, "accuracy"), (TALKS, {"packing": True, "lora_rank": 2}, "token_accuracy")],
+    ids=["classifier", "packed language model with adapters"],
+)
+def test_a_training_that_is_killed_goes_on_and_ends_as_if_nothing_had_happened(
+    job: BuiltInJob, settings: dict[str, Any], learned: str, tmp_path: Path
+) -> None:
     from safetensors.numpy import load_file
 
-    folder, cache = exported(tmp_path / "chosen", LONGER, 2), tmp_path / "cache"
+    folder, cache = exported(tmp_path / "chosen", job, 2, **settings), tmp_path / "cache"
     done = run_python(
         *train(folder, tmp_path / "whole"), folder=tmp_path, environment={**os.environ, "TRADEOFF_CACHE": str(cache)}
     )
@@ -79,15 +88,19 @@ def test_a_training_that_is_killed_goes_on_and_ends_as_if_nothing_had_happened(t
 
     whole, resumed = results_in(tmp_path / "whole"), results_in(tmp_path / "model")
     assert whole["resumed_from_step"] is None
-    assert resumed["resumed_from_step"] in range(16, 320, 16)
-    for name in ("accuracy", "eval_loss", "num_steps"):
+    num_steps = int(whole["measured"]["num_steps"])
+    assert num_steps == 320 or (settings["packing"] and 100 < num_steps < 320)
+    assert resumed["resumed_from_step"] in range(math.ceil(num_steps / 20), num_steps)
+    for name in (learned, "eval_loss", "num_steps"):
         assert resumed["measured"][name] == whole["measured"][name]
-    assert resumed["measured"]["num_steps"] == 320
-    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "model"))
+    weights = "adapter_model.safetensors" if job is TALKS else "model.safetensors"
+    ours, theirs = (load_file(tmp_path / name / weights) for name in ("whole", "model"))
+    assert ours
     assert all((ours[name] == theirs[name]).all() for name in ours)
     assert not (tmp_path / "model" / "checkpoints").exists()
     assert "accuracy" in printed
-    assert "(expected 0.250)" in printed
+    assert ("(expected 0.250)" in printed) == (job is LONGER)
+    assert "'eval_loss'" not in done.stdout + printed  # as the Trainer prints it
 
 
 def test_a_training_ends_with_a_model_that_loads_and_results_beside_the_expected_ones(tmp_path: Path) -> None:
