@@ -28,7 +28,7 @@ class LanguageTrainer(SFTTrainer):  # type: ignore[misc]
         kwargs["args"].dataset_kwargs = {"skip_prepare_dataset": True}
         super().__init__(**kwargs)
         self._num_characters = num_characters
-        self._counted: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._counted: list[tuple[torch.Tensor, ...]] = []
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return batches of padded texts."""
@@ -52,10 +52,8 @@ class LanguageTrainer(SFTTrainer):  # type: ignore[misc]
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, and return the loss of a token (in nats), the perplexity, token accuracy, and bits per character."""
         self._counted = []
-        smoother, self.label_smoother = (
-            self.label_smoother,
-            None,
-        )  # it belongs to the training: what is predicted is no smoother
+        smoother = self.label_smoother  # type: ignore[has-type]
+        self.label_smoother = None  # it belongs to the training: a smoothed loss is no perplexity
         try:
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         finally:

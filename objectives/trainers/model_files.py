@@ -21,7 +21,7 @@ class JobFault(ValueError):
 
 
 class LengthFault(JobFault):
-    """A model does not take as many tokens as a job asks for.
+    """A model does not take as many tokens as a job asks for, or they are too few to learn anything from.
 
     Attributes:
         reason: Why, as the end of a line.

@@ -97,7 +97,7 @@ def prepare_workload(
         except LengthFault as error:
             if len(jobs) == 1:
                 raise
-            fault = error
+            fault = fault or error
             lacks.append(Lack(values={"model": one.model, "max_length": one.max_length}, reason=error.reason))
             continue
         found[name_of_data(one)] = facts
@@ -147,7 +147,7 @@ def _summed_up(lacks: Sequence[Lack], searched: Mapping[str, Sequence[Any]]) -> 
                 value = values.pop(knob)
                 by_rest.setdefault(_items(values), {})[value] = items
         for rest, having in by_rest.items():
-            if all(value in having or _items({knob: value}) in reasons for value in searched[knob]):
+            if all(value in having or _items({knob: value}) in reasons for value in searched.get(knob, having)):
                 reasons[rest] = "; ".join(dict.fromkeys(reasons.pop(items) for items in having.values()))
     return [Lack(values=dict(items), reason=reason) for items, reason in reasons.items()]
 

@@ -15,7 +15,7 @@ from tradeoff.objectives.trainers.language_tokens import (
     tokenised,
     with_answers_apart,
 )
-from tradeoff.objectives.trainers.model_files import JobFault, first_line
+from tradeoff.objectives.trainers.model_files import JobFault, LengthFault, first_line
 from tradeoff.objectives.trainers.models import resolve_model
 from tradeoff.objectives.trainers.samples.samples import Samples
 
@@ -75,9 +75,10 @@ def _check_counted(counted: Sequence[int], name: str, key: str, max_length: int)
     """Refuse samples that are cut before any answer begins; return a line if some are."""
     lost = sum(number == 0 for number in counted)
     if lost == len(counted):
-        raise JobFault(
-            f"job.{key} must leave some of an answer in the {name} samples, and no answer begins within {max_length} tokens;"
-            " raise it"
+        raise LengthFault(
+            f"{key} must leave some of an answer in the {name} samples, and no answer begins within {max_length} tokens;"
+            " raise it",
+            reason=f"no answer of the {name} samples begins within {max_length} tokens",
         )
     if lost:
         return [f"{lost} of {len(counted)} {name} samples are cut at {max_length} tokens before their answer begins"]

@@ -145,8 +145,15 @@ def test_the_loss_is_of_answers_alone(tmp_path: Path) -> None:
 
 def test_a_length_that_leaves_no_answer_is_refused_and_one_that_leaves_some_is_said(tmp_path: Path) -> None:
     path = conversations(tmp_path, question="is it good " * 20)
-    with pytest.raises(JobFault, match=r"job\.max_length must leave some of an answer"):
-        prepare(lm_job(dataset=str(path), train_samples=8, eval_samples=4, max_length=16), tmp_path / "cache")
+    job = lm_job(dataset=str(path), train_samples=8, eval_samples=4, max_length=16)
+    with pytest.raises(JobFault, match=r"max_length must leave some of an answer in the training samples"):
+        prepare(job, tmp_path / "cache")
+    facts = prepare_workload(job, tmp_path / "cache", {"max_length": [16, LENGTH]})
+    assert list(facts["folders"]) == [f"embedded, {LENGTH} tokens"]
+    lack = {"values": {"max_length": 16}, "reason": "no answer of the training samples begins within 16 tokens"}
+    assert facts["lacks"] == [lack]
+    with pytest.raises(JobFault, match="no answer begins within 16 tokens"):
+        prepare_workload(job, tmp_path / "cache", {"max_length": [8, 16]})
     rows = path.read_text().splitlines()
     short = conversations(tmp_path).read_text().splitlines()
     path.write_text("\n".join([*rows[:4], *short]))

@@ -96,6 +96,12 @@ def test_a_length_that_no_model_takes_and_a_model_that_takes_none_are_left_out_a
     assert [lack["values"] for lack in lacks] == [{"max_length": 32}, {"model": short}]
 
 
+def test_a_length_that_the_only_model_does_not_take_is_left_out(saved, prepare):
+    short = saved("short", BertConfig(**SMALL, max_position_embeddings=8))
+    facts = prepare(JOB.model_copy(update={"model": short}), max_length=[8, 16])
+    assert [lack["values"] for lack in facts["lacks"]] == [{"max_length": 16}]
+
+
 def test_lengths_that_the_only_model_does_not_take_are_one_sentence(saved, prepare):
     short = saved("short", BertConfig(**SMALL, max_position_embeddings=8))
     with pytest.raises(ValueError, match="max_length must not exceed the 8 positions of model"):
