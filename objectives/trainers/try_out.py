@@ -97,6 +97,7 @@ class TryOut:
             raise OptionLackedError(f"the model, {type(trainer.model).__name__}, can't compute its activations again")
         if not self.steps:
             return
+        workload.check_option(trainer, parameters)
         evaluated_on = trainer.eval_dataset if self.job.evaluates and is_first else None
         if evaluated_on is not None:
             with tolerant_metrics(trainer, lambda _: None):

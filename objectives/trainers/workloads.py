@@ -61,6 +61,13 @@ class Workload(ABC):
     def explain(self, error: BaseException, *, is_of_an_option: bool = False) -> str:
         """Return why a Trainer could not be built or take a step: in a sentence, or as the reason why an option is left out."""
 
+    def check_option(self, trainer: Trainer, parameters: TrialParameters) -> None:  # noqa: B027  most have nothing to check
+        """Check that a Trainer does with a model what its configuration says.
+
+        Raises:
+            OptionFault: It does not.
+        """
+
     def save_beside_model(self, folder: Path) -> None:  # noqa: B027  most have nothing to save
         """Save what belongs to a model and is not saved by its Trainer."""
 
@@ -145,6 +152,15 @@ class LanguageModel(BuiltIn):
             processing_class=self._data.tokenizer,
             num_characters=self._data.num_characters,
         )
+
+    def check_option(self, trainer: Trainer, parameters: TrialParameters) -> None:  # noqa: D102
+        from tradeoff.objectives.trainers.packing import texts_meet
+
+        if self._job.packing and texts_meet(trainer, is_flash=parameters.get("attn_implementation") == "flash_attention_2"):
+            raise OptionFault(
+                f"texts that are packed together must not read each other, and in the model {self._job.model!r} they would;"
+                " leave packing out"
+            )
 
 
 class Custom(Workload):

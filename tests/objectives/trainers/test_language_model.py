@@ -64,6 +64,29 @@ def test_texts_that_are_packed_together_do_not_see_each_other(cache: Path, tmp_p
     assert sum(nats for nats, _ in together + rest) == pytest.approx(sum(nats for nats, _ in apart), rel=1e-4)
 
 
+def test_packing_is_left_out_of_a_model_whose_texts_would_see_each_other(cache: Path, tmp_path: Path) -> None:
+    from transformers import GPT2Config, OPTConfig
+
+    tokenizer = prepare(lm_job(), cache).tokenizer
+    shared = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    lacks = {}
+    for name, config in {
+        "apart": GPT2Config(**shared, n_embd=8, n_layer=1, n_head=1),
+        "together": OPTConfig(**shared, hidden_size=8, ffn_dim=8, num_hidden_layers=1, num_attention_heads=1),
+    }.items():
+        config.architectures = [type(config).__name__.replace("Config", "LMHeadModel" if name == "apart" else "ForCausalLM")]
+        config.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        job = lm_job(model=str(tmp_path / name))
+        lacks[name] = prepare_workload(job, cache, {"packing": [False, True]})["lacks"]
+    assert lacks["apart"] == []
+    (lack,) = lacks["together"]
+    assert lack["values"] == {"packing": True}
+    assert "texts that are packed together must not read each other" in lack["reason"]
+    with pytest.raises(JobFault, match=r"must not read each other, and in the model .*together' they would; leave packing out"):
+        prepare_workload(lm_job(model=str(tmp_path / "together"), packing=True), cache, {})
+
+
 def test_an_evaluation_is_of_tokens_and_the_same_for_every_training(cache: Path, tmp_path: Path) -> None:
     plain = trainer_of(lm_job(), cache, tmp_path).evaluate()
     for settings in ({"packing": True}, {"eval_batch_size": 3}, {"lora": {"r": 2}}):
