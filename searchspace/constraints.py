@@ -44,6 +44,10 @@ class EffectiveBatchSizeRange:
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"the smallest effective batch size must not exceed the largest, got {self.low} and {self.high}")
 
+    def allows(self, micro_batch: int, accumulation: int = 1) -> bool:
+        """Return True if a split of an effective batch meets the limits."""
+        return (self.low or 0) <= micro_batch * accumulation * self.num_devices <= (self.high or math.inf)
+
     def check(self, parameters: TrialParameters) -> Violation | None:
         """Return the violation, measured in doublings (the logarithm of the ratio to the nearer end), or None."""
         size = parameters.effective_batch_size(self.num_devices)

@@ -13,8 +13,10 @@ OTHER_NAMES = {
     "batch_size": "per_device_train_batch_size",
     "checkpointing": "gradient_checkpointing",
     "epochs": "num_train_epochs",
+    "group_by_length": "train_sampling_strategy",
     "lora_r": "lora_rank",
     "lr": "learning_rate",
+    "model_name_or_path": "model",
     "optimizer": "optim",
 }
 # What a class of trials holds beside parameters.

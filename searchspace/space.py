@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution
 
 from tradeoff.searchspace.conditions import Conditions, is_set, set_values
 from tradeoff.searchspace.constraints import EffectiveBatchSizeRange, Violation, check_conflicts
-from tradeoff.searchspace.domains import Categorical, Domain, is_number, is_same
+from tradeoff.searchspace.domains import Categorical, Domain, IntRange, is_number, is_same
 from tradeoff.searchspace.knobs import ACCUMULATION, KNOBS, MICRO_BATCH, Knobs
 from tradeoff.searchspace.parameters import TrialParameters
 
@@ -21,6 +21,7 @@ MAX_STRUCTURES = 4096
 # The ways to split an effective batch are not drawn, unless there are very many.
 _SPLIT = (MICRO_BATCH, ACCUMULATION)
 _MAX_SPLITS = 256
+_NUMBER_OF_SPLIT = ""  # no parameter has this name
 # Values of one parameter that are looked at beside the first ones of all others.
 _MOST_SHOWN = 8
 
@@ -147,8 +148,21 @@ class SearchSpace:
         return check_conflicts(parameters)
 
     def num_combinations(self) -> float:
-        """Return the number of combinations of values, whether or not they meet the rules; infinite of a continuous space."""
-        return math.prod(len(values) if (values := domain.values()) else math.inf for domain in self.domains.values())
+        """Return the number of combinations of values within the batch limits; infinite of a continuous space."""
+        values = [domain.values() for domain in self._others.values()]
+        return len(self._splits) * math.prod(math.inf if each is None else len(each) for each in values)
+
+    @cached_property
+    def _splits(self) -> list[dict[str, Any]]:
+        """The values of batch and accumulation, together, that the limits of an effective batch allow."""
+        names = [name for name in _SPLIT if name in self.domains]
+        ways = itertools.product(*(self.domains[name].values() or () for name in names))
+        return [dict(zip(names, values, strict=True)) for values in ways if self.effective_batch_size.allows(*values)]
+
+    @cached_property
+    def _others(self) -> dict[str, Domain]:
+        """The domains of all other parameters."""
+        return {name: domain for name, domain in self.domains.items() if name not in _SPLIT}
 
     def grid(self) -> Iterator[TrialParameters]:
         """Yield every configuration that meets the rules.
@@ -158,20 +172,25 @@ class SearchSpace:
         """
         if continuous := self.continuous():
             raise ValueError(f"{continuous[0]} is continuous: a grid needs a list of values")
-        return self._meeting(_combinations({name: domain.values() or () for name, domain in self.domains.items()}))
+        others = {name: domain.values() or () for name, domain in self._others.items()}
+        return self._meeting({**split, **values} for split in self._splits for values in _combinations(others))
 
     def drawn(self, most: int) -> Iterator[TrialParameters]:
         """Yield different configurations that meet the rules, spread over the space, at most so many, always the same.
 
         First come those that differ in one parameter from the first value of each, then points of a Sobol sequence (I. M.
-        Sobol', "On the distribution of points in a cube", 1967). Batch and accumulation are combined in every way.
+        Sobol', "On the distribution of points in a cube", 1967). Batch and accumulation are combined in every way that their
+        limits allow; where these are very many, each point has one of them.
         """
-        splits = {name: self.domains[name].values() or () for name in _SPLIT if name in self.domains}
-        if math.prod(map(len, splits.values())) > _MAX_SPLITS:
-            splits = {}
-        others = {name: domain for name, domain in self.domains.items() if name not in splits}
+        others, splits = self._others, self._splits
+        if len(splits) > _MAX_SPLITS:
+            others = {**others, _NUMBER_OF_SPLIT: IntRange(0, len(splits) - 1)}
         points = itertools.chain(_one_by_one(others), _sobol(others, most))
-        found = self._meeting(point | split for point in points for split in _combinations(splits))
+        found = self._meeting(
+            {**point, **split}
+            for point in points
+            for split in ([splits[point.pop(_NUMBER_OF_SPLIT)]] if _NUMBER_OF_SPLIT in point else splits)
+        )
         return itertools.islice(found, most)
 
     def _meeting(self, combinations: Iterable[Mapping[str, Any]]) -> Iterator[TrialParameters]:
@@ -256,5 +275,7 @@ def _sobol(domains: Mapping[str, Domain], number: int) -> Iterator[dict[str, Any
     """Yield points that are spread evenly over some domains."""
     from scipy.stats import qmc
 
+    if not domains:
+        return iter(())
     points = qmc.Sobol(len(domains), rng=0).random(1 << (number - 1).bit_length())
     return ({name: domain.at(share) for (name, domain), share in zip(domains.items(), point, strict=True)} for point in points)

@@ -14,6 +14,7 @@ from tradeoff.objectives.job.schedule import Schedule
 from tradeoff.objectives.job.settings import BuiltInJob, TrainingSettings
 from tradeoff.objectives.measurements.goals import learned_names
 from tradeoff.searchspace import KNOBS, SearchSpace
+from tradeoff.searchspace.kinds import Names, Words
 from tradeoff.searchspace.knob import Target
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
@@ -140,9 +141,9 @@ def trainable_space(space: SearchSpace, lacks: Sequence[Mapping[str, Any]]) -> t
 
 
 def _named(values: Mapping[str, Any]) -> str:
-    """Return values in words: a name says what it is of, and of a switch the name is enough."""
+    """Return values in words: a name says what it is of, and of a switch that is on the name is enough."""
     words = [
-        value if isinstance(value, str) else name if isinstance(value, bool) else f"{name} {value}"
+        name if value is True else str(value) if isinstance(KNOBS[name].kind, Names | Words) else f"{name} {value}"
         for name, value in values.items()
     ]
     return " with ".join(words)

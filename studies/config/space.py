@@ -12,7 +12,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from tradeoff.objectives.job.jobs import CustomJob
 from tradeoff.objectives.job.settings import BuiltInJob, Lora, TrainingSettings
 from tradeoff.searchspace import ACCUMULATION, KNOBS, MICRO_BATCH, Domain, Knob, SearchSpace
-from tradeoff.searchspace.knob import CHANGES, Target
+from tradeoff.searchspace.knob import CHANGES, Learning, Target
 from tradeoff.searchspace.names import OTHER_NAMES, TAKEN_NAMES, hint
 from tradeoff.searchspace.training_arguments import OPEN_FIELDS, REFUSED_FIELDS
 
@@ -142,10 +142,13 @@ def check_space(config: SpaceConfig, space: SearchSpace, job: TrainingSettings) 
                 raise ValueError(f"space.{name}: a study knows {TAKEN_NAMES[name]} by this name; give the keyword another one")
         elif name in type(job).model_fields and name not in OTHER_NAMES:
             raise ValueError(f"space.{name}: it can't be searched; job.{name} holds it fixed")
+        elif name == "lora_dropout" and isinstance(job, BuiltInJob):
+            raise ValueError(f"space.{name}: it can't be searched; job.lora.dropout holds it fixed")
         else:
             raise ValueError(f"unknown key 'space.{name}'; {hint(name)}")
     if isinstance(job, CustomJob) and (both := space.domains.keys() & job.kwargs.keys()):
         raise ValueError(f"space.{min(both)}: it is searched, and fixed in job.kwargs; leave one of them out")
+    _check_changes(config, job)
     if isinstance(job, BuiltInJob):
         _check_adapters(space, job)
     if {"warmup_ratio", "warmup_steps"} <= space.domains.keys():
@@ -153,6 +156,17 @@ def check_space(config: SpaceConfig, space: SearchSpace, job: TrainingSettings) 
     for name, conditions in space.only_with.items():
         for other, allowed in conditions.items():
             _check_condition(space, name, other, allowed)
+
+
+def _check_changes(config: SpaceConfig, job: TrainingSettings) -> None:
+    for name, told in config.read().items():
+        knob = KNOBS[name]
+        is_keyword = isinstance(job, CustomJob) and knob.target is not Target.ARGUMENTS
+        if told.changes is None or knob.is_open or is_keyword:
+            continue
+        known = (knob.memory is not None, knob.changes_time, knob.learning > Learning.ROUNDING)
+        if missing := [what for what, does in zip(CHANGES, known, strict=True) if does and what not in told.changes]:
+            raise ValueError(f"space.{name}: it changes {' and '.join(missing)} too; add that to changes, or leave changes out")
 
 
 def _check_adapters(space: SearchSpace, job: BuiltInJob) -> None:

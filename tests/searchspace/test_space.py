@@ -3,7 +3,7 @@ import math
 import optuna
 import pytest
 
-from tradeoff.searchspace import Categorical, EffectiveBatchSizeRange, FloatRange, SearchSpace, TrialParameters
+from tradeoff.searchspace import Categorical, EffectiveBatchSizeRange, FloatRange, IntRange, SearchSpace, TrialParameters
 
 BATCH = Categorical((8, 16))
 ACCUMULATION = Categorical((1, 2, 4))
@@ -17,6 +17,17 @@ def test_the_grid_holds_what_meets_the_rules():
     limited = space(effective_batch_size=EffectiveBatchSizeRange(low=16, high=32))
     pairs = [(p.per_device_train_batch_size, p.gradient_accumulation_steps) for p in limited.grid()]
     assert pairs == [(8, 2), (8, 4), (16, 1), (16, 2)]
+
+
+def test_the_few_splits_that_the_limits_allow_are_found_among_very_many():
+    many = {name: IntRange(1, 256) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")}
+    limited = SearchSpace(domains=many, effective_batch_size=EffectiveBatchSizeRange(low=256, high=256))
+    assert [p.per_device_train_batch_size for p in limited.structures] == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    assert (limited.num_combinations(), limited.is_drawn) == (9, False)
+    wider = SearchSpace(domains=many, effective_batch_size=EffectiveBatchSizeRange(low=8000))
+    assert len(wider.structures) > 4000
+    assert all(wider.violation(p) is None for p in wider.structures)
+    assert wider.is_drawn
 
 
 def test_a_continuous_domain_has_no_grid():

@@ -68,6 +68,12 @@ def job_knobs(**space: Any) -> Any:
     return tiny_study(space={"per_device_train_batch_size": [8], "precision": ["fp32"]} | space)
 
 
+def test_a_value_that_does_not_say_what_it_is_of_is_left_out_with_its_name() -> None:
+    lacks = [{"values": {"tf32": False}, "reason": "no"}, {"values": {"optim_args": "a"}, "reason": "no"}]
+    _, line = trainable_space(job_knobs(tf32=[True, False], optim_args=["a", "b"]).search_space(), lacks)
+    assert line == "tf32 False left out: no\noptim_args a left out: no"
+
+
 def test_values_that_fail_together_are_left_out_together() -> None:
     config = job_knobs(model=["a", "b"], max_length=[64, 512])
     lacks = [{"values": {"model": "a", "max_length": 512}, "reason": "a has 128 positions"}]

@@ -32,6 +32,7 @@ def sentence(space: dict[str, Any], **config: Any) -> str:
         ("presicion", "'precision'"),
         ("epochs", "'num_train_epochs' (of TrainingArguments)"),
         ("lora_r", "'lora_rank' (of the built-in job)"),
+        ("group_by_length", "'train_sampling_strategy' (of TrainingArguments)"),
     ],
 )
 @pytest.mark.parametrize("spec", [[1, 2], None])
@@ -41,6 +42,7 @@ def test_an_unknown_name_gets_the_nearest_one_and_what_takes_that(name, meant, s
 
 def test_a_name_like_no_other_is_told_what_there_is():
     assert "a parameter is a field of TrainingArguments or a setting of the built-in job" in sentence({"zzz": 1})
+    assert sentence({"lora_dropout": 0.1}) == "space.lora_dropout: it can't be searched; job.lora.dropout holds it fixed"
     assert sentence({"train_samples": [1, 2]}) == "space.train_samples: it can't be searched; job.train_samples holds it fixed"
 
 
@@ -87,6 +89,15 @@ def test_a_name_that_belongs_to_the_study_is_refused_with_the_reason(name, job):
 )
 def test_a_fault_of_the_space_is_one_sentence(space, said):
     assert said in sentence(space)
+
+
+def test_what_is_known_of_a_parameter_can_not_be_told_away():
+    said = "space.learning_rate: it changes learning too; add that to changes, or leave changes out"
+    assert sentence({"learning_rate": {"values": [1e-4, 1e-3], "changes": "time"}}) == said
+    told = {"lora_rank": {"values": [4, 8], "changes": ["memory"]}}
+    assert sentence(told).startswith("space.lora_rank: it changes time and learning too")
+    StudyConfig.model_validate({"space": told, "job": CUSTOM})  # a keyword of one's own function
+    StudyConfig.model_validate({"space": {"lora_rank": {"values": [4, 8], "changes": ["memory", "time", "learning"]}}})
 
 
 @pytest.mark.parametrize(
