@@ -187,7 +187,7 @@ def _tried(
     if is_tried and not isinstance(job, CustomJob):
         return {}, lacks
     tried = TryOut(job, facts["folders"], start_device(), steps=not is_tried)
-    base, choices = _base(searched or {}), options(searched or {})
+    base, choices = _base(job, searched or {}), options(searched or {})
     use_cpu = tried.device.uses_host_processors
     check_arguments(job, searched or {}, conditions, base=base, use_cpu=use_cpu)
     taken = [lack.values for lack in lacks]
@@ -231,12 +231,17 @@ def _known_lacks(job: AnyJob, facts: Mapping[str, Any], searched: Mapping[str, S
     return lacks
 
 
-def _base(searched: Mapping[str, Sequence[Any]]) -> TrialParameters:
-    """Return the configuration whose options are varied: the smallest batch, of two samples where that may be."""
+def _base(job: AnyJob, searched: Mapping[str, Sequence[Any]]) -> TrialParameters:
+    """Return the configuration whose options are varied: the smallest batch, of two samples where that may be.
+
+    A function of the user's own is given the first value of each keyword: it may have no default.
+    """
     batches = searched.get(MICRO_BATCH) or (1,)
     smallest = min(batches)
     # Batch normalization can't train on a single sample.
-    return TrialParameters(**{MICRO_BATCH: max(smallest, 2) if searched else smallest})
+    batch = {MICRO_BATCH: max(smallest, 2) if searched else smallest}
+    keywords = [name for name in searched if isinstance(job, CustomJob) and KNOBS[name].target is not Target.ARGUMENTS]
+    return TrialParameters(**batch, **{name: searched[name][0] for name in keywords})
 
 
 def _key(job: AnyJob, folders: Mapping[str, str], searched: Mapping[str, Sequence[Any]], conditions: Conditions) -> str:
@@ -248,7 +253,7 @@ def _key(job: AnyJob, folders: Mapping[str, str], searched: Mapping[str, Sequenc
         "arguments": arguments_to_try(searched),
         "conditions": {name: dict(needed) for name, needed in conditions.items()},
         "frozen_layers": list(searched.get("frozen_layers", ())),
-        "base": _base(searched).as_dict(),
+        "base": _base(job, searched).as_dict(),
         "versions": {name: version(name) for name in _LIBRARIES},
     }
     if isinstance(job, CustomJob):

@@ -93,6 +93,19 @@ def test_the_number_of_samples_comes_from_the_trainers_data(folder: Path) -> Non
     assert (facts["num_train"], facts["num_eval"], facts["baselines"]) == (24, 8, {"eval_share_of_ones": 0.5})
 
 
+def test_a_keyword_that_is_searched_needs_no_default(folder: Path) -> None:
+    code = """
+        def build(args, rows, half, name):
+            assert name != "bad"
+            return small.build(args, rows=rows if half is False else rows // 2)
+    """
+    facts = prepare(job(folder, code), rows=[24, 48], half=[False, True], name=["good", "bad"])
+    assert facts["num_train"] == 24
+    assert [lack["values"] for lack in facts["lacks"]] == [{"name": "bad"}]
+    with pytest.raises(JobError, match="float"):
+        prepare(job(folder, code), rows=[24.5, 48.5], half=[False], name=["good"])
+
+
 def test_a_trial_probes_and_trains_it_as_any_other_job(folder: Path) -> None:
     outcome = run(job(folder, epochs=2), accumulation=2)
     assert isinstance(outcome, Completed), outcome
