@@ -18,6 +18,7 @@ from tradeoff.objectives.knowledge.found_changes import Found, found_changes, re
 from tradeoff.objectives.knowledge.memory_model import MemoryModel
 from tradeoff.objectives.knowledge.observations import Observation, observe
 from tradeoff.objectives.knowledge.power import PowerModel
+from tradeoff.objectives.knowledge.prefixes import prefixes
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.time_model import TimeModel
 from tradeoff.objectives.measurements.goals import Estimates, Known, cost_goals
@@ -176,7 +177,15 @@ class Knowledge:
         completed = [o for o in self.observations if o.record.outcome == "completed"]
         # The sort is stable: among equal numbers of seeds the latest comes last.
         completed.sort(key=lambda o: o.record.attributes.get(NUM_SEEDS, 1))
-        return {self.class_of(o.parameters): o for o in completed}
+        return self.prefixes | {self.class_of(o.parameters): o for o in completed}
+
+    @cached_property
+    def prefixes(self) -> dict[LearningClass, Observation]:
+        """The shorter trainings that completed ones contain, of classes of which none was trained itself."""
+        completed = [o for o in self.observations if o.record.outcome == "completed" and "training" in o.record.attributes]
+        contained = (shorter for training in completed for shorter in prefixes(training, self.setup))
+        found = {self.class_of(shorter.parameters): shorter for shorter in contained}
+        return {key: found[key] for key in found.keys() - {self.class_of(training.parameters) for training in completed}}
 
     def trained(self, parameters: TrialParameters) -> list[Observation]:
         """Return the completed trainings of exactly this configuration, the latest of each seed, by trial number."""

@@ -47,11 +47,13 @@ class Candidate:
         learning_class: The class.
         members: Its configurations that fit, with their costs.
         settings: The values of what changes learning only, where the members lack them.
+        contained: The shorter trainings that this one settles as well.
     """
 
     learning_class: LearningClass
     members: tuple[tuple[TrialParameters, Cost], ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    contained: tuple[LearningClass, ...] = ()
 
     @cached_property
     def fastest(self) -> tuple[TrialParameters, Cost]:
@@ -269,7 +271,7 @@ class Volume:
         return points
 
     def gains(self, candidates: Sequence[Candidate], learned: Sequence[Mapping[str, Array]], found: Array) -> Array:
-        """Return the volume that each class is expected to add to that of points.
+        """Return the volume that each class is expected to add to that of points, with the classes that its training contains.
 
         Args:
             candidates: The classes.
@@ -280,18 +282,26 @@ class Volume:
 
         if not candidates:
             return np.zeros(0)
-        costs = [self._costs(candidate) for candidate in candidates]
-        owners = np.repeat(np.arange(len(candidates)), [len(part) for part in costs])
+        place = {candidate.learning_class: position for position, candidate in enumerate(candidates)}
+        # Each class to be trained, and each that is learned of by that.
+        pairs = [
+            (owner, place[learning_class])
+            for owner, candidate in enumerate(candidates)
+            for learning_class in (candidate.learning_class, *candidate.contained)
+            if learning_class in place
+        ]
+        costs = [self._costs(candidates[source]) for _, source in pairs]
+        owners, sources = np.repeat(np.array(pairs), [len(part) for part in costs], axis=0).T
         points, now = np.vstack(costs), self.of(found)
         # What adds nothing with the best of each value adds nothing with any.
         best = {name: np.max([GOALS[name].sign * each[name] for each in learned], axis=0) for _, name in self._learned}
         for position, name in self._learned:
-            points[:, position] = self.scale(name, GOALS[name].sign * best[name])[owners]
+            points[:, position] = self.scale(name, GOALS[name].sign * best[name])[sources]
         useful = self._adds(points, found)
-        points, owners, added = points[useful], owners[useful], np.zeros(len(candidates))
+        points, owners, sources, added = points[useful], owners[useful], sources[useful], np.zeros(len(candidates))
         for each in learned:
             for position, name in self._learned:
-                points[:, position] = self.scale(name, each[name])[owners]
+                points[:, position] = self.scale(name, each[name])[sources]
             adding = np.flatnonzero(self._adds(points, found))
             starts = np.flatnonzero(np.diff(owners[adding], prepend=-1))
             for part in np.split(adding, starts[1:]) if len(adding) else ():

@@ -3,11 +3,13 @@
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tradeoff.objectives.knowledge.knowledge import Cost, Knowledge
+from tradeoff.objectives.knowledge.prefixes import EPOCHS, is_endless
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import GOALS, cost_goals
 from tradeoff.objectives.measurements.records import TrialRecord
@@ -167,6 +169,22 @@ def _pool(
     for first, *shares in qmc.Sobol(1 + len(domains), rng=seed or 0).random(MAX_DRAWN):
         values = {name: domain.at(share) for (name, domain), share in zip(domains.items(), shares, strict=True)}
         yield groups[int(first * len(groups))], values
+
+
+def with_contained(found: Sequence[Candidate], setup: StudySetup) -> list[Candidate]:
+    """Return the classes with those that the training of each contains: fewer epochs, where the schedule allows that."""
+    if EPOCHS not in setup.space.domains:
+        return list(found)
+    alike: dict[LearningClass, list[Candidate]] = {}
+    for candidate in found:
+        if candidate.learning_class.get(EPOCHS) is not None and is_endless(candidate.fastest[0], setup):
+            alike.setdefault(candidate.learning_class.without([EPOCHS]), []).append(candidate)
+    shorter: dict[LearningClass, tuple[LearningClass, ...]] = {}
+    for group in alike.values():
+        group.sort(key=lambda candidate: candidate.learning_class[EPOCHS])
+        classes = [candidate.learning_class for candidate in group]
+        shorter |= {learning_class: tuple(classes[:position]) for position, learning_class in enumerate(classes)}
+    return [replace(candidate, contained=shorter.get(candidate.learning_class, ())) for candidate in found]
 
 
 def front_of_many(completed: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:

@@ -18,7 +18,7 @@ from tradeoff.objectives.measurements.seeds import SEED, last_values
 from tradeoff.searchspace import LearningClass, TrialParameters
 from tradeoff.studies.results.front import feasible
 from tradeoff.studies.samplers.acquisition import Candidate, Decision, Volume, select_next
-from tradeoff.studies.samplers.candidates import candidates, reference
+from tradeoff.studies.samplers.candidates import candidates, reference, with_contained
 from tradeoff.studies.samplers.repeated_training import worth_of_repeats
 from tradeoff.studies.samplers.reprobing import to_repeat
 from tradeoff.studies.samplers.survey import Depth, mean_probe_s, next_probe, remaining_s
@@ -125,7 +125,7 @@ class TrialPlanner:
             return self._why_no_candidate()
         known = {key: values for key, trainings in self._trained.items() if (values := self._values_by_seed(trainings))}
         decision = select_next(
-            left,
+            with_contained(left, self._setup),
             known,
             [record.values for record in self.records if record.outcome == "completed"],
             self._setup.objectives,
@@ -157,7 +157,7 @@ class TrialPlanner:
             has_diverged = observation.record.outcome == "diverged" and "training" in observation.record.attributes
             if is_training(observation) or (has_diverged and key in self.knowledge.failures.given_up):
                 trained.setdefault(key, []).append(observation)
-        return trained
+        return trained | {key: [shorter] for key, shorter in self.knowledge.prefixes.items() if key not in trained}
 
     def _repeatable(self, classes: AbstractSet[LearningClass]) -> frozenset[LearningClass]:
         """Return the classes that may be trained with another seed; none whose training ended badly."""
@@ -165,6 +165,7 @@ class TrialPlanner:
             key
             for key in classes
             if len(trainings := self._trained[key]) < self.max_seeds
+            and key not in self.knowledge.prefixes
             and all(observation.record.outcome == "completed" for observation in trainings)
         )
 

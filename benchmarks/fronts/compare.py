@@ -1,0 +1,120 @@
+"""What a front costs with each method, on tables of measured jobs: `python benchmarks/fronts/compare.py --seeds 10`
+
+For every table and method it prints the seconds until a share of the selection volume (see score.py) is reached and held, in the median
+over seeds with a bootstrap interval, how many times cheaper ours is than the best plain method, seed by seed, and the mean share
+over the time. A seed changes a method's draws, which seed of a training it sees, and the error of every time.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import optuna
+from methods import METHODS
+from numpy.typing import NDArray
+from score import Scorer, area, held
+from table import Bench, Table
+
+sys.path.append(str(Path(__file__).parents[2] / "tests" / "helpers"))
+
+SHARES = (0.9, 0.95, 0.99)
+OURS = "decoupled"
+# An arm is given the time of so many trainings of middling length.
+NUM_TRAININGS = 80
+Array = NDArray[np.float64]
+
+
+def run(table: Table, name: str, seed: int, slow_share: float) -> tuple[Array, Bench, float]:
+    """Return the curve of a method, what it has spent, and the hypervolume of its last claims."""
+    bench, scorer = Bench(table, seed, slow_share), Scorer(table)
+    METHODS[name](bench, seed, horizon_s(table))
+    return scorer.curve(bench), bench, scorer.hypervolume(bench.claims[-1][1] if bench.claims else {})
+
+
+def horizon_s(table: Table) -> float:
+    """The time that every method is given."""
+    return NUM_TRAININGS * float(np.median([values.train_time_s for values in table.truth.values()]))
+
+
+def interval(values: Sequence[float], seed: int = 0) -> str:
+    """The median with a 90% bootstrap interval; "not reached" counts as infinite."""
+    draw = np.random.default_rng(seed)
+    medians = np.sort([_median(draw.choice(values, len(values))) for _ in range(1000)])
+    return f"{_text(_median(values))} ({_text(medians[50])} to {_text(medians[949])})"
+
+
+def _median(values: Sequence[float]) -> float:
+    """The median, in which half of an infinite number of seconds is none."""
+    ordered = np.sort(values)
+    return float(ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1].mean())
+
+
+def _text(seconds: float) -> str:
+    return "never" if not np.isfinite(seconds) else f"{seconds:,.0f}"
+
+
+def ratios(costs: Sequence[float], ours: Sequence[float]) -> str:
+    """How many times cheaper ours is, seed by seed: the median and the range; "> x" where the other did not get there."""
+    known = [(other / own, np.isfinite(other)) for other, own in zip(costs, ours, strict=True) if np.isfinite(own)]
+    lost = sum(not np.isfinite(own) for own in ours)
+    if not known:
+        return "never reached by ours"
+    times = [ratio for ratio, _ in known] + [0.0] * lost
+    return f"{_times(_median(times))} ({_times(min(times))} to {_times(max(times))})"
+
+
+def _times(ratio: float) -> str:
+    return "others never" if not np.isfinite(ratio) else f"{ratio:.1f} x"
+
+
+def report(table: Table, costs: Mapping[str, Mapping[float, list[float]]], areas: Mapping[str, list[float]]) -> None:
+    """Print the figures of a table."""
+    print(f"\n{table.name}: {len(table.rows)} configurations, {len(table.rows) - len(table.truth)} out of memory")
+    for name, reached in costs.items():
+        cells = "   ".join(f"{share:.0%}: {interval(reached[share])} s" for share in SHARES)
+        print(f"  {name:40}{cells}   mean {np.mean(areas[name]):.1%}")
+    for share in SHARES if OURS in costs else ():
+        best = min((name for name in costs if name != OURS), key=lambda name: (_median(costs[name][share]), name))
+        print(f"  {share:.0%}: {OURS} against {best}: {ratios(costs[best][share], costs[OURS][share])}")
+
+
+def main() -> None:
+    """Run every method on every table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", type=Path, default=sorted((Path(__file__).parent / "tables").glob("*.json")))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--slow-share", type=float, default=0.0, help="share of measurements that another program disturbs")
+    parser.add_argument("--curves", type=Path, help="write all curves as JSON, for the plot")
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    curves: dict[str, dict[str, list[list[list[float]]]]] = {}
+    for path in options.tables:
+        table = Table.load(path)
+        costs: dict[str, dict[float, list[float]]] = {name: {share: [] for share in SHARES} for name in options.methods}
+        areas: dict[str, list[float]] = {name: [] for name in options.methods}
+        for seed in range(options.seeds):
+            for name in options.methods:
+                curve, bench, volume = run(table, name, seed, options.slow_share)
+                for share in SHARES:
+                    costs[name][share].append(held(curve, share))
+                areas[name].append(area(curve, horizon_s(table)))
+                curves.setdefault(table.name, {}).setdefault(name, []).append(curve.tolist())
+                print(
+                    f"{table.name} seed {seed} {name}: {curve[-1, 1]:.1%} of the selection volume, {volume:.1%} of the"
+                    f" hypervolume, {bench.num_trainings} trainings, {bench.spent_s:,.0f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        report(table, costs, areas)
+    print(f"\nload of the machine: {os.getloadavg()[1]:.1f}")
+    if options.curves:
+        options.curves.write_text(json.dumps(curves))
+
+
+if __name__ == "__main__":
+    main()
