@@ -1,6 +1,7 @@
-"""The methods that are compared, each with its authors' defaults and the same rule of recommendation: the front of what it knows.
+"""The methods that are compared, each with its authors' defaults and one rule of recommendation: the front of what it knows.
 
-A plain method knows what it has measured, one value for each training. Ours also knows what follows from a training and a probe.
+A plain method knows what it has measured, one value for each training. Ours also knows what follows from a training and a
+probe.
 """
 
 import time
@@ -11,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import optuna
-from table import Answer, Bench, Key, Row, Table, Values, key_of
 
-from tradeoff.objectives.knowledge.setup import StudySetup
+from fronts.table import Answer, Bench, Key, Row, Table, Values, key_of
 from tradeoff.objectives.measurements.outcome import (
     Completed,
     Evaluation,
@@ -182,7 +182,9 @@ def _of_table(parameters: Mapping[str, Any], table: Table) -> dict[str, Any]:
 
 def _config(table: Table, seed: int) -> StudyConfig:
     knobs = dict(table.knobs)
-    effective = [row["per_device_train_batch_size"] * row.get("gradient_accumulation_steps", 1) for row in map(dict, table.rows)]
+    effective = [
+        row["per_device_train_batch_size"] * row.get("gradient_accumulation_steps", 1) for row in map(dict, table.rows)
+    ]
     return StudyConfig.model_validate(
         {
             "name": table.name,

@@ -1,12 +1,13 @@
 """What a set of claims is worth to its user.
 
-**Selection volume.** A user has limits on time and memory, and takes what a method claims to be best within them. The score is the true
-quality of that above the baseline, if its true time and memory keep the limits, and nothing otherwise; divided by what a user
-with perfect knowledge gets, over limits drawn evenly, on plain and on logarithmic axes. A false claim costs what it would cost in life.
-A time may be above its limit by 5%: two runs of one configuration differ as much, so that nobody could promise more.
+**Selection volume.** A user has limits on time and memory, and takes what a method claims to be best within them. The score is
+the true quality of that above the baseline, if its true time and memory keep the limits, and nothing otherwise; divided by what
+a user with perfect knowledge gets, over limits drawn evenly, on plain and on logarithmic axes. A false claim costs what it
+would cost in life. A time may be above its limit by 5%: two runs of one configuration differ as much, so that nobody could
+promise more.
 
-**Hypervolume** of the claimed configurations at their true values, as a share of that of all, with the nadir of the true front as
-the reference point.
+**Hypervolume** of the claimed configurations at their true values, as a share of that of all, with the nadir of the true front
+as the reference point.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,8 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import qmc
-from table import Bench, Key, Table, Values
+
+from fronts.table import Bench, Key, Table, Values
 
 NUM_LIMITS = 512
 TIME_TOLERANCE = 1.05
@@ -50,9 +52,7 @@ class Scorer:
 
     @cached_property
     def _best_gains(self) -> Array:
-        known = np.array([(values.learned, values.train_time_s, values.peak_memory_mib) for values in self.front.values()])
-        allowed = (known[None, :, 1:] <= self.limits[:, None] * (TIME_TOLERANCE, 1.0)).all(axis=2)
-        return np.where(allowed, known[None, :, 0] - self.table.baseline, 0.0).max(axis=1)
+        return self._gains(self.front)
 
     def _gains(self, claims: Mapping[Key, Values]) -> Array:
         """What a user gets within each limit."""
@@ -68,7 +68,8 @@ class Scorer:
 
     def selection_volume(self, claims: Mapping[Key, Values]) -> float:
         """The share of what perfect knowledge gets, 0 to 1."""
-        return float(self._gains(claims).sum() / self._best_gains.sum())
+        # A time that is within its limit by the tolerance alone is worth no more than the best that is within it.
+        return float(np.minimum(self._gains(claims), self._best_gains).sum() / self._best_gains.sum())
 
     def hypervolume(self, claims: Mapping[Key, Values]) -> float:
         """The share of the true front's hypervolume, 0 to 1."""

@@ -14,8 +14,8 @@ A table is a JSON file:
     curves                            by learning class: for each seed, the learned objective after each epoch
     rows                              one for each configuration: its parameters, its class, and what it costs
 
-A row's `micro_step_s` holds one figure for each time that it was measured. Where there is one only, `time_noise` says by how much a
-measurement scatters (a relative standard deviation).
+A row's `micro_step_s` holds one figure for each time that it was measured. Where there is one only, `time_noise` says by how
+much a measurement scatters (a relative standard deviation).
 """
 
 import json

@@ -1,10 +1,11 @@
 """Make tables of the fine-tunings of BERT-base that the Zeus project published: `python zeus.py TRACES`
 
-TRACES is the folder with its traces (github.com/ml-energy/zeus, `examples/research_reproducibility/zeus_nsdi23/trace`, Apache-2.0;
-J. You, J.-W. Chung, M. Chowdhury, "Zeus: Understanding and Optimizing GPU Energy Consumption of DNN Training", NSDI 2023).
+TRACES is the folder with its traces (github.com/ml-energy/zeus, `examples/research_reproducibility/zeus_nsdi23/trace`,
+Apache-2.0; J. You, J.-W. Chung, M. Chowdhury, "Zeus: Understanding and Optimizing GPU Energy Consumption of DNN Training", NSDI
+2023).
 
-What is theirs: for each batch size and ten seeds, the epoch in which each of eight targets of the metric was reached; and the time of
-an epoch by batch size, at the highest power limit. The learning rate follows the batch.
+What is theirs: for each batch size and ten seeds, the epoch in which each of eight targets of the metric was reached; and the
+time of an epoch by batch size, at the highest power limit. The learning rate follows the batch.
 
 What is stated here, since the traces lack it:
 
@@ -12,10 +13,11 @@ What is stated here, since the traces lack it:
 - Quality after an epoch is the highest target that was reached by then, or the baseline, half a step below the lowest target.
 - A micro-batch has the time that an epoch with that batch takes, divided by its steps; accumulating costs nothing beyond its
   micro-batches, and recomputing activations a third more time.
-- Memory is that of BERT-base in fp32 with AdamW: 16 bytes for each of 110 million weights, 4 more where gradients are accumulated
-  (they are alive during the forward pass), a context of 500 MiB, and activations of 34 bytes x length x width plus 5 x heads x
-  length^2 for each sample and layer, times two for fp32 (V. Korthikanti et al., "Reducing Activation Recomputation in Large Transformer
-  Models", MLSys 2023, equation 2, which counts 16 bits); with checkpointing, one layer and the inputs of all.
+- Memory is that of BERT-base in fp32 with AdamW: 16 bytes for each of 110 million weights, 4 more where gradients are
+  accumulated (they are alive during the forward pass), a context of 500 MiB, and activations of 34 bytes x length x width plus
+  5 x heads x length^2 for each sample and layer, times two for fp32 (V. Korthikanti et al., "Reducing Activation Recomputation
+  in Large Transformer Models", MLSys 2023, equation 2, which counts 16 bits); with checkpointing, one layer and the inputs of
+  all.
 - A trial takes 30 s before its first step; a probe is five steps of the optimizer.
 """
 
@@ -28,7 +30,15 @@ from typing import Any
 
 JOBS = {
     "squad": {"length": 384, "num_train": 88_524, "num_eval": 10_570, "scale": 0.01, "step": 0.005, "most": 56, "epochs": 7},
-    "sentiment140": {"length": 128, "num_train": 500_000, "num_eval": 500, "scale": 1.0, "step": 0.005, "most": 64, "epochs": 6},
+    "sentiment140": {
+        "length": 128,
+        "num_train": 500_000,
+        "num_eval": 500,
+        "scale": 1.0,
+        "step": 0.005,
+        "most": 64,
+        "epochs": 6,
+    },
 }
 GPUS = {"v100": 16_000, "p100": 16_000, "rtx6000": 24_000, "a40": 46_000}
 ACCUMULATION = (1, 2, 4, 8)
@@ -100,7 +110,7 @@ def make(traces: Path, dataset: str, gpu: str) -> dict[str, Any]:
     names = tuple(rows[0]["parameters"])
     return {
         "name": f"zeus-{dataset}-{gpu}",
-        "about": f"BERT-base on {dataset}, {gpu.upper()}: batch, accumulation, checkpointing and epochs; see zeus.py for what is stated",
+        "about": f"BERT-base on {dataset}, {gpu.upper()}: batch, accumulation, checkpointing, epochs; see zeus.py",
         "source": "Zeus traces, J. You et al., NSDI 2023, github.com/ml-energy/zeus",
         "licence": "Apache-2.0",
         "knobs": {name: sorted({row["parameters"][name] for row in rows}) for name in names},

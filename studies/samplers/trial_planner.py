@@ -32,6 +32,9 @@ MIN_RELATIVE_GAIN = 0.002
 MIN_GAINS = {Depth.FIRST: 0.2, Depth.PROMISING: 0.005}
 # A training that is predicted to take so many times as long as a probe is not begun before one.
 WORTH_A_PROBE = 5
+# One that takes so many times as long is not begun before what is on the front by a prediction was checked: what a user would
+# choose now is better known for next to nothing.
+WORTH_A_CHECK = 20
 
 
 def is_training(observation: Observation) -> bool:
@@ -102,7 +105,8 @@ class TrialPlanner:
                 if plan is None or self._train_time_s(plan) > remaining_s(self.knowledge):
                     continue
                 return plan
-            plan = plan or self._verify(busy)
+            if plan is None or self._train_time_s(plan) > WORTH_A_CHECK * mean_probe_s(self.knowledge) > 0:
+                plan = self._verify(busy) or plan
             if plan is not None:
                 return plan
         return self._time_again(busy)

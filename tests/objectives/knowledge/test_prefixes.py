@@ -33,7 +33,12 @@ def trained(number, batch, epochs, accuracies, *, accumulation=1, **parameters):
         "num_train_epochs": epochs,
         "lr_scheduler_type": "constant",
     }
-    attributes = {"accuracy": accuracies[-1], "train_time_s": 10.0 * epochs, "peak_memory_mib": 500.0, "training": {"curve": curve}}
+    attributes = {
+        "accuracy": accuracies[-1],
+        "train_time_s": 10.0 * epochs,
+        "peak_memory_mib": 500.0,
+        "training": {"curve": curve},
+    }
     attributes["probe"] = {"micro_step_time_s": 0.04, "optimizer_step_time_s": 0.0}
     return TrialRecord(number=number, outcome="completed", params=values | parameters, attributes=attributes)
 

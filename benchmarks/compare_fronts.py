@@ -1,11 +1,14 @@
-"""What a front costs with each method, on tables of measured jobs: `python benchmarks/fronts/compare.py --seeds 10`
+"""What a front costs with each method, on tables of measured jobs: `python benchmarks/compare_fronts.py --seeds 10`
 
-For every table and method it prints the seconds until a share of the selection volume (see score.py) is reached and held, in the median
-over seeds with a bootstrap interval, how many times cheaper ours is than the best plain method, seed by seed, and the mean share
-over the time. A seed changes a method's draws, which seed of a training it sees, and the error of every time.
+For every table and method it prints the seconds until a share of the selection volume (see fronts/score.py) is reached and
+held, in the median over seeds with a bootstrap interval, how many times cheaper ours is than the best plain method, seed by
+seed, and the mean share over the time. `--methods` also takes `module:function` for a method of your own: a function of a
+`Bench`, a seed, and the seconds that it may spend. A seed changes a method's draws, which seed of a training it sees, and the
+error of every time.
 """
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -14,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from methods import METHODS
+from fronts.methods import METHODS, Method
+from fronts.score import Scorer, area, held
+from fronts.table import Bench, Table
 from numpy.typing import NDArray
-from score import Scorer, area, held
-from table import Bench, Table
 
-sys.path.append(str(Path(__file__).parents[2] / "tests" / "helpers"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 SHARES = (0.9, 0.95, 0.99)
 OURS = "decoupled"
@@ -28,10 +31,21 @@ NUM_TRAININGS = 80
 Array = NDArray[np.float64]
 
 
+def method(name: str) -> Method:
+    """Return a method by its name, or by `module:function`."""
+    if name in METHODS:
+        return METHODS[name]
+    module, _, function = name.partition(":")
+    if not function:
+        raise SystemExit(f"no method is called {name!r}: {', '.join(METHODS)}, or module:function")
+    found: Method = getattr(importlib.import_module(module), function)
+    return found
+
+
 def run(table: Table, name: str, seed: int, slow_share: float) -> tuple[Array, Bench, float]:
     """Return the curve of a method, what it has spent, and the hypervolume of its last claims."""
     bench, scorer = Bench(table, seed, slow_share), Scorer(table)
-    METHODS[name](bench, seed, horizon_s(table))
+    method(name)(bench, seed, horizon_s(table))
     return scorer.curve(bench), bench, scorer.hypervolume(bench.claims[-1][1] if bench.claims else {})
 
 
@@ -85,8 +99,10 @@ def report(table: Table, costs: Mapping[str, Mapping[float, list[float]]], areas
 def main() -> None:
     """Run every method on every table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", type=Path, default=sorted((Path(__file__).parent / "tables").glob("*.json")))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument(
+        "tables", nargs="*", type=Path, default=sorted((Path(__file__).parent / "fronts" / "tables").glob("*.json"))
+    )
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--slow-share", type=float, default=0.0, help="share of measurements that another program disturbs")
     parser.add_argument("--curves", type=Path, help="write all curves as JSON, for the plot")

@@ -1,0 +1,1 @@
+"""Search methods compared on tables of measured jobs."""
