@@ -36,7 +36,7 @@ class Scorer:
 
     @cached_property
     def limits(self) -> Array:
-        """Limits of time and memory, of shape (number of limits, 2), from the least that a front needs to more than the most."""
+        """Limits of time and memory, of shape (number of limits, 2), from the least that the front needs to beyond the most."""
         costs = np.array([(values.train_time_s, values.peak_memory_mib) for values in self.front.values()])
         low, high = costs.min(axis=0), costs.max(axis=0) * HIGHEST_LIMIT
         shares = qmc.Sobol(2, rng=0).random(NUM_LIMITS)
