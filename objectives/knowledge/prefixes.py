@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tradeoff.objectives.job.arguments import job_of
-from tradeoff.objectives.job.jobs import BuiltInJob
+from tradeoff.objectives.job.settings import BuiltInJob
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.goals import is_comparable, learned_value
