@@ -206,7 +206,7 @@ class Knowledge:
     def _cost(self, structure: TrialParameters) -> Cost | None:
         if (memory := self.memory.known(structure)) is None or (time := self.times.known(structure)) is None:
             return None
-        num_samples = Schedule.of(self.setup.job, structure, num_samples=self.setup.num_rows(structure)).num_samples
+        num_samples = Schedule.of(self.setup.job, structure, num_samples=self.setup.num_train).num_samples
         estimates = Estimates(
             # A value that was not measured counts as predicted, whether by a line through peaks or by the memory estimate.
             peak_memory_mib=(memory[0], "model" if memory[1] == "estimate" else memory[1]),

@@ -26,7 +26,7 @@ from tradeoff.objectives.trainers.workloads import Workload
 from tradeoff.objectives.trial.probe import probe
 from tradeoff.objectives.trial.reporter import Reporter
 from tradeoff.objectives.trial.session import TrialSession
-from tradeoff.objectives.trial.training import SHORTEST_S, LearningCurve, tokens_per_s
+from tradeoff.objectives.trial.training import SHORTEST_S, LearningCurve, num_texts, tokens_per_s
 from tradeoff.searchspace import TrialParameters
 
 # A kill loses at most a twentieth of the training.
@@ -114,7 +114,8 @@ def retrain(
         memory = session.meter.read()
         if not device.training_shows_peak:
             memory = replace(memory, peak_memory_mib=None)
-        num_samples = round((trainer.state.epoch or 0.0) * len(trainer.train_dataset))
+        epochs = trainer.state.epoch or 0.0
+        num_samples = round(epochs * num_texts(job, trainer))
         session.training_result = TrainingResult(
             memory=memory,
             train_time_s=train_time_s,
@@ -122,7 +123,7 @@ def retrain(
             num_steps=trainer.state.global_step,
             num_samples=num_samples,
             samples_per_s=num_samples / train_time_s,
-            tokens_per_s=tokens_per_s(trainer, num_samples, train_time_s),
+            tokens_per_s=tokens_per_s(trainer, epochs, train_time_s),
             # After resuming, the Trainer's mean covers only the steps since.
             train_loss=output_of_training.training_loss if checkpoint is None else None,
             curve=keeper.evaluations,

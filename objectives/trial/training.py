@@ -4,7 +4,6 @@ On several devices every rank runs it. Accuracy is that of all evaluation sample
 utilisation are rank 0's, peaks are the highest of all ranks, and energy is their sum.
 """
 
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -15,6 +14,8 @@ from transformers import Trainer, TrainerCallback
 from tradeoff.objectives.data.samples import row_lengths
 from tradeoff.objectives.device.load import ProcessorLoad
 from tradeoff.objectives.device.sampler import DeviceSampler
+from tradeoff.objectives.job.jobs import CausalLMJob
+from tradeoff.objectives.job.settings import TrainingSettings
 from tradeoff.objectives.measurements.outcome import Evaluation, Memory, TrainingResult
 from tradeoff.objectives.trainers.evaluations import evaluation, watch_evaluations
 from tradeoff.objectives.trial.ranks import highest
@@ -59,7 +60,8 @@ def train(session: TrialSession) -> TrainingResult:
             memory = replace(memory, peak_process_mib=sampler.peak_process_mib)
         shares = session.ranks.gather("train", {"memory": asdict(memory), "energy_j": energy_j})
         energies_j = [share["energy_j"] for share in shares if share["energy_j"] is not None]
-        num_samples = round((trainer.state.epoch or 0.0) * len(trainer.train_dataset))
+        epochs = trainer.state.epoch or 0.0
+        num_samples = round(epochs * num_texts(session.job, trainer))
         session.training_result = TrainingResult(
             memory=highest([Memory(**share["memory"]) for share in shares]),
             train_time_s=train_time_s,
@@ -67,7 +69,7 @@ def train(session: TrialSession) -> TrainingResult:
             num_steps=trainer.state.global_step,
             num_samples=num_samples,
             samples_per_s=num_samples / train_time_s,
-            tokens_per_s=tokens_per_s(trainer, num_samples, train_time_s),
+            tokens_per_s=tokens_per_s(trainer, epochs, train_time_s),
             train_loss=output.training_loss,
             curve=curve.evaluations,
             gpu_utilization_percent=sampler.gpu_utilization_percent,
@@ -80,17 +82,24 @@ def train(session: TrialSession) -> TrainingResult:
     return session.training_result
 
 
-def tokens_per_s(trainer: Trainer, num_samples: int, train_time_s: float) -> float | None:
+def num_texts(job: TrainingSettings, trainer: Trainer) -> int:
+    """Return the training samples of an epoch; of those that are packed into a sequence each one counts."""
+    if isinstance(job, CausalLMJob) and job.packing:
+        return sum(map(len, trainer.train_dataset["seq_lengths"]))
+    return len(trainer.train_dataset)
+
+
+def tokens_per_s(trainer: Trainer, epochs: float, train_time_s: float) -> float | None:
     """Return the speed of a training in tokens, without padding; None if the samples are no table of tokens.
 
     Args:
         trainer: The Trainer.
-        num_samples: The samples that it has trained on.
+        epochs: How often it has trained on its samples.
         train_time_s: The time that it took.
     """
     # Items of another data set would have to be read one by one.
     lengths = row_lengths(trainer.train_dataset) if isinstance(trainer.train_dataset, datasets.Dataset) else None
-    return None if lengths is None else statistics.fmean(lengths) * num_samples / train_time_s
+    return None if lengths is None else sum(lengths) * epochs / train_time_s
 
 
 class LearningCurve(TrainerCallback):  # type: ignore[misc]
@@ -130,7 +139,7 @@ class LearningCurve(TrainerCallback):  # type: ignore[misc]
             point = evaluation(
                 metrics,
                 epoch=float(trainer.state.epoch),
-                num_train=len(trainer.train_dataset),
+                num_train=num_texts(self._session.job, trainer),
                 train_time_s=self.train_time_s(),
                 loss=self._loss,
             )
