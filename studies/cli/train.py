@@ -1,6 +1,7 @@
 """`tradeoff train`: trains an exported configuration."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,8 @@ def train(
     allowed, _ = code_and_study(build, trust_remote_code, study_file)
     console = standard_console()  # this very stream: a library's own lines are redirected elsewhere
     say = PlainDisplay(console).message
+    # Names that the libraries are about to change are nothing that a user could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft")
     try:
         with _progress(console, say) as on_progress:
             results = train_export(

@@ -101,6 +101,7 @@ def test_a_training_that_is_killed_goes_on_and_ends_as_if_nothing_had_happened(
     assert "accuracy" in printed
     assert ("(expected 0.250)" in printed) == (job is LONGER)
     assert "'eval_loss'" not in done.stdout + printed  # as the Trainer prints it
+    assert "FutureWarning" not in printed
 
 
 def test_a_training_ends_with_a_model_that_loads_and_results_beside_the_expected_ones(tmp_path: Path) -> None:
@@ -110,6 +111,7 @@ def test_a_training_ends_with_a_model_that_loads_and_results_beside_the_expected
     printed = finish(start(folder, output, tmp_path / "cache"))
     assert "[transformers]" not in printed  # of checkpoints whose order their dates don't tell, for one
     assert "Loading weights" not in printed
+    assert "FutureWarning" not in printed
     assert "\nepoch 1: accuracy " in printed
     results = results_in(output)
     assert results["expected"]["accuracy"] == 0.25
