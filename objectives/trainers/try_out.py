@@ -156,6 +156,8 @@ def failing_options(
 
     failed = {together: error for together in _together(base, choices, needed) if (error := error_of(together)) is not None}
     working = next((together for together in _together(base, choices, needed) if together not in failed), None)
+    if failed and working is None and error_of(base) is None:
+        working = base  # all values of an option fail, and the job works without it
     failing: dict[tuple[str, Any], BaseException] = {}
     for together, error in failed.items():
         guilty = [name for name in choices if can_replace(together, name)]

@@ -185,5 +185,10 @@ def test_the_values_that_fail_are_told_from_those_that_were_tried_with_them(brok
         assert (found, is_the_jobs) == ({*broken}, False)
 
 
+def test_an_option_all_of_whose_values_fail_is_at_fault_where_the_job_works_without_it() -> None:
+    choices = {"lr_scheduler_kwargs": ("wrong",), "precision": ("fp32", "bf16")}
+    assert failing("wrong", choices=choices)[:2] == ({"wrong"}, False)
+
+
 def test_a_job_that_always_fails_is_the_jobs_fault() -> None:
     assert failing(2)[:2] == (set(), True)
