@@ -91,7 +91,7 @@ def report(table: Table, costs: Mapping[str, Mapping[float, list[float]]], areas
     for name, reached in costs.items():
         cells = "   ".join(f"{share:.0%}: {interval(reached[share])} s" for share in SHARES)
         print(f"  {name:40}{cells}   mean {np.mean(areas[name]):.1%}")
-    for share in SHARES if OURS in costs else ():
+    for share in SHARES if OURS in costs and len(costs) > 1 else ():
         best = min((name for name in costs if name != OURS), key=lambda name: (_median(costs[name][share]), name))
         print(f"  {share:.0%}: {OURS} against {best}: {ratios(costs[best][share], costs[OURS][share])}")
 

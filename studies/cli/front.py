@@ -9,6 +9,7 @@ from tradeoff.studies.cli import options
 from tradeoff.studies.cli.options import results_of, selection_of
 from tradeoff.studies.execution.display import print_result
 from tradeoff.studies.execution.output import say
+from tradeoff.studies.results.ending import predicted_lines
 from tradeoff.studies.results.selection import choose, near_the_best, qualifying
 from tradeoff.studies.results.shared_machine import busy_lines
 from tradeoff.studies.results.tables import capitalized, front_as_csv, front_as_json, front_table
@@ -55,7 +56,8 @@ def front(
         title = f"Pareto front of {results.name}{device}"
         print_result(front_table(judged, rows=rows, only=only, title=title, caption=results.summary()))
     # What a program reads has none of it.
-    for line in (*map(capitalized, busy_lines(results.records)), *map(str, results.found)):
+    predicted = [] if selection.ways() else predicted_lines(results)
+    for line in (*map(capitalized, busy_lines(results.records)), *predicted, *map(str, results.found)):
         say(line, file=sys.stdout if output_format == "table" else sys.stderr)
     if output_format != "table" and judged.warning is not None:
         say(capitalized(judged.warning), file=sys.stderr)

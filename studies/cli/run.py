@@ -14,7 +14,7 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import Display, terminal_display
 from tradeoff.studies.execution.interrupts import run_to_end
 from tradeoff.studies.results import savings
-from tradeoff.studies.results.ending import nothing_completed, untrained_lines
+from tradeoff.studies.results.ending import nothing_completed, predicted_lines, untrained_lines
 from tradeoff.studies.results.evidence import judged_front
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.results.shared_machine import busy_lines
@@ -127,7 +127,8 @@ def show_end(name: str, storage: str, display: Display, *, has_ended_well: bool 
     front = judged_front(results)
     display.show(front_table(front, title=f"Pareto front of {name}", caption=results.summary()))
     unlike_told = [str(found) for found in results.found if found.contradicts]
-    for line in (*busy_lines(results.records), *savings.lines(results), *unlike_told, *untrained_lines(results)):
+    told = (*busy_lines(results.records), *savings.lines(results), *unlike_told)
+    for line in (*told, *predicted_lines(results), *untrained_lines(results)):
         display.message(line)
     is_named = storage not in (DEFAULT_STORAGE, os.environ.get("TRADEOFF_STORAGE"))
     option = f" --storage {shlex.quote(masked(storage))}" if is_named else ""

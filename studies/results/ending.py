@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from tradeoff.objectives.measurements.records import OutcomeKind
+from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.objectives.measurements.records import OutcomeKind, TrialRecord
+from tradeoff.objectives.measurements.seeds import spread_name
 from tradeoff.studies.results.front import feasible
 from tradeoff.studies.results.results import StudyResults
-from tradeoff.studies.results.tables import short_class
+from tradeoff.studies.results.tables import short_class, short_configuration, with_spread
 
 # Classes that are listed by name.
 MAX_LISTED = 5
@@ -49,6 +51,17 @@ def untrained_lines(results: StudyResults) -> list[str]:
     if any(each["gain"] is not None for each in left):
         lines.append("  --train-all trains what fits, --set prefer=OBJECTIVE what may raise that objective's best value")
     return lines
+
+
+def predicted_lines(results: StudyResults) -> list[str]:
+    """Return the configurations that nobody has trained and that are expected on the front, with what is expected."""
+    lines = []
+    for each in results.predicted[:MAX_LISTED]:
+        spreads = {spread_name(name): error for name, error in each["errors"].items() if error}
+        record = TrialRecord(number=-1, outcome=None, params=each["params"], values=each["values"], attributes=spreads)
+        values = (f"{GOALS[name].label} {with_spread(record, name, unit=True)}" for name in results.objectives)
+        lines.append(f"  {short_configuration(record.params)}: {', '.join(values)}")
+    return ["predicted, and not trained: expected on the front", *lines] if lines else []
 
 
 def _why(each: Mapping[str, Any]) -> str:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BASELINES = "baselines"
 # And the one that holds what the search has left untrained: `tradeoff.studies.samplers.untrained` as plain data.
 UNTRAINED = "untrained"
+# And what it expects of some of that: `tradeoff.studies.samplers.predicted` as plain data.
+PREDICTED = "predicted"
 
 # Each outcome in words, in the order in which they are counted.
 OUTCOME_WORDS: dict[OutcomeKind | None, str] = {
@@ -62,6 +64,7 @@ class StudyResults:
         stands_for: The trial that stands for the configuration of a trained or superseded one, by number.
         baselines: The baselines (the constant answer) of the learned objectives for which they are known.
         untrained: The learning classes that the search had left untrained when it last ended.
+        predicted: Configurations that nobody has trained and that were expected on the front then, the most promising first.
         found: What was found out about knobs.
     """
 
@@ -77,6 +80,7 @@ class StudyResults:
     stands_for: Mapping[int, TrialRecord] = field(default_factory=dict)
     baselines: Mapping[str, float] = field(default_factory=dict)
     untrained: Sequence[Mapping[str, Any]] = ()
+    predicted: Sequence[Mapping[str, Any]] = ()
     found: Sequence[Found] = ()
 
     @property
@@ -161,5 +165,6 @@ def read_results(study: "StoredStudy") -> StudyResults:
         stands_for=stands_for,
         baselines=attributes.get(BASELINES, {}),
         untrained=attributes.get(UNTRAINED, ()),
+        predicted=attributes.get(PREDICTED, ()),
         found=[Found.from_dict(name, values) for name, values in attributes.get(FOUND_CHANGES, {}).items()],
     )

@@ -78,6 +78,7 @@ class Decision:
         is_repeat: True if it was trained before, and is to be trained with another seed.
         is_first: True if nothing is better than the baseline yet.
         gains: The expected gain of every class that is not trained.
+        beliefs: Their posterior means over seeds, with standard deviations, by learned objective.
     """
 
     candidate: Candidate
@@ -85,6 +86,7 @@ class Decision:
     is_repeat: bool = False
     is_first: bool = False
     gains: Mapping[LearningClass, float] = field(default_factory=dict)
+    beliefs: Mapping[LearningClass, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
 
 def import_ahead() -> None:
@@ -166,7 +168,15 @@ def select_next(
         return None
     gain, chosen, is_repeat = _best(shares, min_gain)
     gains = {candidate.learning_class: share for share, candidate, repeat in shares if not repeat}
-    return Decision(candidate=chosen, relative_gain=gain if now else math.inf, is_repeat=is_repeat, gains=gains)
+    classes = [candidate.learning_class for candidate in candidates]
+    posteriors = {name: process.of_classes(classes) for name, process in zip(learned, processes, strict=True)}
+    beliefs = {
+        learning_class: {name: (float(means[at]), float(deviations[at])) for name, (means, deviations) in posteriors.items()}
+        for at, learning_class in enumerate(classes)
+    }
+    return Decision(
+        candidate=chosen, relative_gain=gain if now else math.inf, is_repeat=is_repeat, gains=gains, beliefs=beliefs
+    )
 
 
 # The gain of each class, and whether it is a repeat.

@@ -87,19 +87,19 @@ class MetricGP:
             The posterior means, and the standard deviations of the posterior means after one more training of the class, each
             of shape (number of classes,). Before anything is trained the latter are 0.
         """
-        means, deviations = self._learned(classes)
+        means, deviations = self.of_classes(classes)
         if self._process is None:
             return means, np.zeros(len(classes))
         return means, deviations**2 / np.sqrt(deviations**2 + self._process.noise * self._scale**2)
 
     def predict(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
         """Return means and standard deviations of what a training of the classes reaches, of shape (number of classes,)."""
-        means, deviations = self._learned(classes)
+        means, deviations = self.of_classes(classes)
         if self._process is None:
             return means, deviations
         return means, np.sqrt(deviations**2 + self._process.noise * self._scale**2)
 
-    def _learned(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
+    def of_classes(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
         """Return means and standard deviations of the classes' metric over seeds."""
         if self._process is None or not classes:
             return np.full(len(classes), self._center), np.full(len(classes), self._scale)

@@ -19,6 +19,7 @@ from tradeoff.searchspace import LearningClass, TrialParameters
 from tradeoff.studies.results.front import feasible
 from tradeoff.studies.samplers.acquisition import Candidate, Decision, Volume, select_next
 from tradeoff.studies.samplers.candidates import candidates, reference, with_contained
+from tradeoff.studies.samplers.predicted import Predicted, predicted_front
 from tradeoff.studies.samplers.repeated_training import worth_of_repeats
 from tradeoff.studies.samplers.reprobing import to_repeat
 from tradeoff.studies.samplers.survey import Depth, mean_probe_s, next_probe, remaining_s
@@ -180,6 +181,13 @@ class TrialPlanner:
     def untrained(self) -> list[Untrained]:
         """Return the learning classes that were not trained, with why; see `untrained`."""
         return untrained(self.knowledge, {} if isinstance(self.decision, str) else self.decision.gains)
+
+    def predicted(self) -> list[Predicted]:
+        """Return the configurations of untrained classes that are expected on the front; see `predicted_front`."""
+        if isinstance(self.decision, str) or not self._trained:
+            return []
+        values = [record.values for record in self._completed]
+        return predicted_front(self.candidates, self.decision.beliefs, values, self._volume)
 
     def _probe(self, parameters: TrialParameters, why: str) -> TrialPlan:
         # Neither memory nor time depends on the learning rate, but Optuna wants a value from its domain.

@@ -73,6 +73,12 @@ class _Untrained(BaseModel):
     gain: float | None
 
 
+class _Predicted(BaseModel):
+    params: dict[str, Value]
+    values: dict[str, float]
+    errors: dict[str, float]
+
+
 class _Plan(BaseModel):
     params: dict[str, Value]
     stages: list[Literal["probe", "train"]]
@@ -96,6 +102,7 @@ _STUDY = {
     "baselines": dict[str, float],
     "superseded": dict[str, Any],
     "untrained": list[_Untrained],
+    "predicted": list[_Predicted],
     FOUND_CHANGES: dict[str, _Found],
     MEMORY_ESTIMATES: _Estimates,
 }
