@@ -154,7 +154,7 @@ class LanguageModel(BuiltIn):
         )
 
     def check_option(self, trainer: Trainer, parameters: TrialParameters) -> None:  # noqa: D102
-        from tradeoff.objectives.trainers.packing import texts_meet
+        from tradeoff.objectives.trainers.samples.packing import texts_meet
 
         if self._job.packing and texts_meet(trainer, is_flash=parameters.get("attn_implementation") == "flash_attention_2"):
             raise OptionFault(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BASELINES = "baselines"
 # And the one that holds what the search has left untrained: `tradeoff.studies.samplers.untrained` as plain data.
 UNTRAINED = "untrained"
-# And what it expects of some of that: `tradeoff.studies.samplers.predicted` as plain data.
+# And what it expects of some of that: `Predicted` there, as plain data.
 PREDICTED = "predicted"
 
 # Each outcome in words, in the order in which they are counted.

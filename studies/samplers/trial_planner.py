@@ -19,11 +19,10 @@ from tradeoff.searchspace import LearningClass, TrialParameters
 from tradeoff.studies.results.front import feasible
 from tradeoff.studies.samplers.acquisition import Candidate, Decision, Volume, select_next
 from tradeoff.studies.samplers.candidates import candidates, reference, with_contained
-from tradeoff.studies.samplers.predicted import Predicted, predicted_front
 from tradeoff.studies.samplers.repeated_training import worth_of_repeats
 from tradeoff.studies.samplers.reprobing import to_repeat
 from tradeoff.studies.samplers.survey import Depth, mean_probe_s, next_probe, remaining_s
-from tradeoff.studies.samplers.untrained import DOES_NOT_FIT, Untrained, untrained
+from tradeoff.studies.samplers.untrained import DOES_NOT_FIT, Predicted, Untrained, predicted_front, untrained
 from tradeoff.studies.samplers.verification import to_verify
 
 # By default the search ends once no class is expected to add this share of the hypervolume.

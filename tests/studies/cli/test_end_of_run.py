@@ -147,3 +147,20 @@ def test_a_declaration_that_measurements_contradict_is_said_at_the_end(tmp_path:
     assert result.exit_code == 0, text
     assert "average_tokens_across_devices: time depends on it (trials" in text
     assert "unlike its `changes` say (learning); it is searched as measured" in text.split("not trained")[0]
+
+
+def test_what_is_expected_of_untrained_configurations_is_said_at_the_end_and_by_front(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, text, held = run(tmp_path, monkeypatch, "--set", "sampler_seed=1", trials=2)
+    assert result.exit_code == 0
+    assert held.trained
+    assert "predicted, and not trained: expected on the front" in text
+    shown = CliRunner().invoke(app, ["front", "simulated", "--storage", str(tmp_path / "a.db")])
+    told = " ".join(shown.output.split())
+    line = text.split("expected on the front ")[1].split(" MiB")[0]
+    assert "accuracy" in line
+    assert "±" in line
+    assert line in told
+    chosen = CliRunner().invoke(app, ["front", "simulated", "--storage", str(tmp_path / "a.db"), "--knee"])
+    assert "predicted, and not trained" not in chosen.output
