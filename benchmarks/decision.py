@@ -98,6 +98,8 @@ def main() -> None:
     if arguments.wide:
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
         print(f"most memory held: {peak_mib:.0f} MiB", flush=True)
+    planner = sampler.planner(goal.snapshot(study))
+    print(f"predict what is untrained, at the end: {median_s(planner.predicted, repeats=3):.3f} s", flush=True)
     print(f"derive what to publish: {median_s(lambda: derived_records(knowledge)):.3f} s", flush=True)
 
 

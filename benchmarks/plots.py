@@ -2,10 +2,12 @@
 
     python benchmarks/plots.py front sqlite:///tradeoff.db NAME docs/images/front.png
     python benchmarks/plots.py cost curves.json docs/images/cost.png      # written by search_cost.py --curves
+    python benchmarks/plots.py fronts curves.json docs/images/fronts.png  # written by compare_fronts.py --curves
 
 Needs `pip install kaleido` and a Chromium or Chrome (BROWSER_PATH names it where it is not found).
 """
 
+import itertools
 import json
 import sys
 import textwrap
@@ -27,6 +29,7 @@ from tradeoff.studies.results.tables import short_configuration
 from tradeoff.studies.storage.opening import load_study, open_storage
 
 COLORS = ("#888888", "#bbbbbb", "#E69F00", "#56B4E9", "#0072B2", "#D55E00")  # Okabe-Ito, safe for colour-blind readers
+OURS = "decoupled"
 END_S = 150.0  # of the cost plot's axis
 FONT = {"family": "DejaVu Sans, Arial, sans-serif", "size": 14, "color": "#1f2933"}
 GRID = {"gridcolor": "#e4e7eb", "zeroline": False, "linecolor": "#9aa5b1"}
@@ -117,6 +120,32 @@ def cost_plot(path: Path) -> go.Figure:
     return figure
 
 
+def fronts_plot(path: Path) -> go.Figure:
+    """Draw the selection volume over the time, for each table: the median over seeds, and a band from lowest to highest."""
+    tables: dict[str, dict[str, list[list[list[float]]]]] = json.loads(path.read_text())
+    figure = make_subplots(cols=len(tables), horizontal_spacing=0.07, shared_yaxes=True, subplot_titles=list(tables))
+    for column, methods in enumerate(tables.values(), start=1):
+        end_h = max(run[-1][0] for runs in methods.values() for run in runs) / 3600
+        times_h = np.geomspace(end_h / 300, end_h, 300)
+        others = [name for name in methods if name != OURS]
+        colors = dict(zip(others, itertools.cycle(COLORS[:-1]), strict=False)) | {OURS: COLORS[-1]}
+        for name in (*others, OURS):
+            runs, colour = methods[name], colors[name]
+            shares = [[_at([[s, 0.0, v] for s, v in run], time_h * 3600) for time_h in times_h] for run in runs]
+            low, middle, high = np.min(shares, axis=0), np.median(shares, axis=0), np.max(shares, axis=0)
+            band = {"x": np.concatenate([times_h, times_h[::-1]]), "y": np.concatenate([high, low[::-1]])}
+            place = {"row": 1, "col": column, "legendgroup": name}
+            figure.add_scatter(
+                **band, fill="toself", fillcolor=colour, opacity=0.15, mode="none", showlegend=False, hoverinfo="skip", **place
+            )
+            line = {"color": colour, "width": 4 if name == OURS else 2}
+            figure.add_scatter(x=times_h, y=middle, mode="lines", name=name, line=line, showlegend=column == 1, **place)
+        figure.update_xaxes(title="hours of training (log)", type="log", row=1, col=column, **GRID)
+    figure.update_yaxes(range=[0, 1.02], tickformat=".0%", **GRID)
+    figure.update_yaxes(title="selection volume", row=1, col=1)
+    return figure
+
+
 def _at(run: list[list[float]], time_s: float) -> float:
     before = [volume for wall_s, _, volume in run if wall_s <= time_s]
     return before[-1] if before else 0.0
@@ -124,7 +153,8 @@ def _at(run: list[list[float]], time_s: float) -> float:
 
 def main() -> None:
     what, *arguments, output = sys.argv[1:]
-    figure = front_plot(*arguments) if what == "front" else cost_plot(Path(arguments[0]))
+    draw = {"front": front_plot, "cost": cost_plot, "fronts": fronts_plot}[what]
+    figure = draw(*arguments) if what == "front" else draw(Path(arguments[0]))
     figure.update_layout(
         plot_bgcolor="white", font=FONT, margin={"l": 70, "r": 20, "t": 70, "b": 60}, legend={"orientation": "h", "y": 1.22}
     )

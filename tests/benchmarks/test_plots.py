@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import plots
@@ -30,3 +31,15 @@ def test_the_plot_of_the_readme_has_the_constant_answer_the_marks_and_the_errors
 def test_a_study_with_nothing_better_than_a_constant_answer_gets_no_plot(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no configuration is clearly better than a constant answer"):
         plots.front_plot(stored(tmp_path, 0.95), "stars")
+
+
+def test_each_table_has_a_panel_with_every_method_and_its_band(tmp_path):
+    curve = [[3600.0, 0.5], [7200.0, 0.9]]
+    methods = {"decoupled": [curve, [[1800.0, 0.4], [3600.0, 1.0]]], "random": [curve, curve]}
+    (tmp_path / "curves.json").write_text(json.dumps({"a": methods, "b": methods}))
+    figure = plots.fronts_plot(tmp_path / "curves.json")
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    assert [trace.name for trace in lines] == ["random", "decoupled"] * 2
+    assert [trace.name for trace in lines if trace.showlegend] == ["random", "decoupled"]
+    assert lines[1].y[-1] == pytest.approx(0.95)
+    assert max(lines[0].y) == 0.9
