@@ -156,10 +156,13 @@ def main() -> None:
     draw = {"front": front_plot, "cost": cost_plot, "fronts": fronts_plot}[what]
     figure = draw(*arguments) if what == "front" else draw(Path(arguments[0]))
     figure.update_layout(
-        plot_bgcolor="white", font=FONT, margin={"l": 70, "r": 20, "t": 70, "b": 60}, legend={"orientation": "h", "y": 1.22}
+        plot_bgcolor="white",
+        font=FONT,
+        margin={"l": 70, "r": 20, "t": 70 if what != "fronts" else 120, "b": 60},
+        legend={"orientation": "h", "y": 1.22 if what != "fronts" else 1.5},
     )
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    figure.write_image(output, width=1000, height=420, scale=2)
+    figure.write_image(output, width=1000, height=420 if what != "fronts" else 460, scale=2)
 
 
 if __name__ == "__main__":

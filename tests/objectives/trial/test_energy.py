@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tradeoff.objectives.job.jobs import TextClassificationJob
 from tradeoff.objectives.trial.training import LearningCurve
 
 
@@ -12,6 +13,7 @@ class Gpu:
 
     def __init__(self) -> None:
         self.now_s = 0.0
+        self.job = TextClassificationJob()
 
     def work(self, seconds: float) -> None:
         self.now_s += seconds
