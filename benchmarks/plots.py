@@ -159,7 +159,7 @@ def main() -> None:
         plot_bgcolor="white",
         font=FONT,
         margin={"l": 70, "r": 20, "t": 70 if what != "fronts" else 120, "b": 60},
-        legend={"orientation": "h", "y": 1.22 if what != "fronts" else 1.5},
+        legend={"orientation": "h", "y": 1.22 if what != "fronts" else 1.4},
     )
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     figure.write_image(output, width=1000, height=420 if what != "fronts" else 460, scale=2)
