@@ -42,10 +42,10 @@ def method(name: str) -> Method:
     return found
 
 
-def run(table: Table, name: str, seed: int, slow_share: float) -> tuple[Array, Bench, float]:
+def run(scorer: Scorer, name: str, seed: int, slow_share: float) -> tuple[Array, Bench, float]:
     """Return the curve of a method, what it has spent, and the hypervolume of its last claims."""
-    bench, scorer = Bench(table, seed, slow_share), Scorer(table)
-    method(name)(bench, seed, horizon_s(table))
+    bench = Bench(scorer.table, seed, slow_share)
+    method(name)(bench, seed, horizon_s(scorer.table))
     return scorer.curve(bench), bench, scorer.hypervolume(bench.claims[-1][1] if bench.claims else {})
 
 
@@ -72,12 +72,10 @@ def _text(seconds: float) -> str:
 
 
 def ratios(costs: Sequence[float], ours: Sequence[float]) -> str:
-    """How many times cheaper ours is, seed by seed: the median and the range; "> x" where the other did not get there."""
-    known = [(other / own, np.isfinite(other)) for other, own in zip(costs, ours, strict=True) if np.isfinite(own)]
-    lost = sum(not np.isfinite(own) for own in ours)
-    if not known:
+    """How many times cheaper ours is, seed by seed: the median and the range; 0 where ours does not get there."""
+    if not np.isfinite(ours).any():
         return "never reached by ours"
-    times = [ratio for ratio, _ in known] + [0.0] * lost
+    times = [other / own if np.isfinite(own) else 0.0 for other, own in zip(costs, ours, strict=True)]
     return f"{_times(_median(times))} ({_times(min(times))} to {_times(max(times))})"
 
 
@@ -111,11 +109,12 @@ def main() -> None:
     curves: dict[str, dict[str, list[list[list[float]]]]] = {}
     for path in options.tables:
         table = Table.load(path)
+        scorer = Scorer(table)
         costs: dict[str, dict[float, list[float]]] = {name: {share: [] for share in SHARES} for name in options.methods}
         areas: dict[str, list[float]] = {name: [] for name in options.methods}
         for seed in range(options.seeds):
             for name in options.methods:
-                curve, bench, volume = run(table, name, seed, options.slow_share)
+                curve, bench, volume = run(scorer, name, seed, options.slow_share)
                 for share in SHARES:
                     costs[name][share].append(held(curve, share))
                 areas[name].append(area(curve, horizon_s(table)))

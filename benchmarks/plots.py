@@ -131,7 +131,7 @@ def fronts_plot(path: Path) -> go.Figure:
         colors = dict(zip(others, itertools.cycle(COLORS[:-1]), strict=False)) | {OURS: COLORS[-1]}
         for name in (*others, OURS):
             runs, colour = methods[name], colors[name]
-            shares = [[_at([[s, 0.0, v] for s, v in run], time_h * 3600) for time_h in times_h] for run in runs]
+            shares = [[_at(run, time_h * 3600) for time_h in times_h] for run in runs]
             low, middle, high = np.min(shares, axis=0), np.median(shares, axis=0), np.max(shares, axis=0)
             band = {"x": np.concatenate([times_h, times_h[::-1]]), "y": np.concatenate([high, low[::-1]])}
             place = {"row": 1, "col": column, "legendgroup": name}
@@ -147,7 +147,7 @@ def fronts_plot(path: Path) -> go.Figure:
 
 
 def _at(run: list[list[float]], time_s: float) -> float:
-    before = [volume for wall_s, _, volume in run if wall_s <= time_s]
+    before = [share for spent_s, *_, share in run if spent_s <= time_s]
     return before[-1] if before else 0.0
 
 
@@ -155,14 +155,16 @@ def main() -> None:
     what, *arguments, output = sys.argv[1:]
     draw = {"front": front_plot, "cost": cost_plot, "fronts": fronts_plot}[what]
     figure = draw(*arguments) if what == "front" else draw(Path(arguments[0]))
+    # The names of the fronts' methods take two lines.
+    height, top, legend_y = (460, 120, 1.4) if what == "fronts" else (420, 70, 1.22)
     figure.update_layout(
         plot_bgcolor="white",
         font=FONT,
-        margin={"l": 70, "r": 20, "t": 70 if what != "fronts" else 120, "b": 60},
-        legend={"orientation": "h", "y": 1.22 if what != "fronts" else 1.4},
+        margin={"l": 70, "r": 20, "t": top, "b": 60},
+        legend={"orientation": "h", "y": legend_y},
     )
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    figure.write_image(output, width=1000, height=420 if what != "fronts" else 460, scale=2)
+    figure.write_image(output, width=1000, height=height, scale=2)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ probe.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,7 @@ class TableRunner:
     """Stands where a trial's process would: answers the product's requests from a table."""
 
     bench: Bench
-    repeats: dict[str, int] = field(default_factory=dict)
+    first_seed: int
 
     def run_trial(self, request: Mapping[str, Any], *, time_limit_s: float | None = None, on_progress: Any = None) -> Any:
         """Answer a request as a trial's process does."""
@@ -123,11 +123,8 @@ class TableRunner:
         stages, parameters = request["stages"], _of_table(request["parameters"], self.bench.table)
         if "train" not in stages:
             return self._outcome(self.bench.probe(parameters), probes=True)
-        row = self.bench.table.rows[key_of(parameters)]
-        repeat = self.repeats.get(row.learning_class + f" {row.num_epochs}", 0)
+        repeat = request["job"]["seed"] - self.first_seed
         answer = self.bench.train(parameters, repeat=repeat, probes="probe" in stages)
-        if answer.kind == "completed":
-            self.repeats[row.learning_class + f" {row.num_epochs}"] = repeat + 1
         return self._outcome(answer, probes="probe" in stages)
 
     def _outcome(self, answer: Answer, *, probes: bool) -> Any:
@@ -176,12 +173,11 @@ def _training(row: Row, table: Table, curve: list[float], time_s: float, memory:
 
 
 def _of_table(parameters: Mapping[str, Any], table: Table) -> dict[str, Any]:
-    """Return the parameters that the table names, as it writes them."""
-    return {name: str(value) if isinstance(value := parameters[name], str) else value for name in table.knobs}
+    """Return the parameters that the table names."""
+    return {name: parameters[name] for name in table.knobs}
 
 
 def _config(table: Table, seed: int) -> StudyConfig:
-    knobs = dict(table.knobs)
     effective = [
         row["per_device_train_batch_size"] * row.get("gradient_accumulation_steps", 1) for row in map(dict, table.rows)
     ]
@@ -189,7 +185,7 @@ def _config(table: Table, seed: int) -> StudyConfig:
         {
             "name": table.name,
             "job": {"model": "embedded", "dataset": "embedded", "lr_scheduler_type": table.schedule},
-            "space": {"precision": "fp32", **knobs},
+            "space": {"precision": "fp32", **table.knobs},
             "limits": {
                 "peak_memory_mib": table.memory_limit_mib,
                 "effective_batch_size": {"min": min(effective), "max": max(effective)},
@@ -199,32 +195,28 @@ def _config(table: Table, seed: int) -> StudyConfig:
     )
 
 
-def decoupled(bench: Bench, seed: int, horizon_s: float, **changes: Any) -> None:
+def decoupled(bench: Bench, seed: int, horizon_s: float) -> None:
     """The product's search with its defaults: its sampler and its objective, with a table in place of the trials' processes."""
     from memory_storage import in_memory
 
     table = bench.table
-    config = StudyConfig.model_validate(_config(table, seed).plain() | changes)
+    config = _config(table, seed)
     space = config.search_space()
     device = {"kind": "cuda", "name": table.name, "total_memory_mib": table.memory_limit_mib}
-    setup = replace(
-        config.setup(space, device, num_train=table.num_train, num_eval=table.num_eval),
-        memory_limit_mib=table.memory_limit_mib,
-    )
-    objective = Objective(setup=setup, data_folders={}, runner=TableRunner(bench))
+    setup = config.setup(space, device, num_train=table.num_train, num_eval=table.num_eval)
+    objective = Objective(setup=setup, data_folders={}, runner=TableRunner(bench, first_seed=config.job.seed))
     study = open_study(config, in_memory(), device)
     study.sampler = build_sampler(config, objective, baselines={"accuracy": table.baseline}, num_trials=0)
     assert isinstance(study.sampler, DecoupledSampler)
     while bench.spent_s < horizon_s:
         asked_s = bench.spent_s
-        begin_s = time.process_time()
-        if study.sampler.finished(study) is not None:
-            break
-        study.optimize(objective, n_trials=1, catch=(TrialFailed,))
-        snapshot = objective.snapshot(study)
-        front = [(record.params, record.values) for record in pareto_front(snapshot.settled, OBJECTIVES)]
-        front += [(each.parameters, each.values) for each in study.sampler.planner(snapshot).predicted()]
-        bench.spent_s += time.process_time() - begin_s
+        with thinking(bench):
+            if study.sampler.finished(study) is not None:
+                break
+            study.optimize(objective, n_trials=1, catch=(TrialFailed,))
+            snapshot = objective.snapshot(study)
+            front = [(record.params, record.values) for record in pareto_front(snapshot.settled, OBJECTIVES)]
+            front += [(each.parameters, each.values) for each in study.sampler.planner(snapshot).predicted()]
         assert bench.spent_s > asked_s
         bench.claim(
             {

@@ -183,9 +183,9 @@ class Knowledge:
     def prefixes(self) -> dict[LearningClass, Observation]:
         """The shorter trainings that completed ones contain, of classes of which none was trained itself."""
         completed = [o for o in self.observations if o.record.outcome == "completed" and "training" in o.record.attributes]
+        trained = {self.class_of(o.parameters) for o in completed}
         contained = (shorter for training in completed for shorter in prefixes(training, self.setup))
-        found = {self.class_of(shorter.parameters): shorter for shorter in contained}
-        return {key: found[key] for key in found.keys() - {self.class_of(training.parameters) for training in completed}}
+        return {key: shorter for shorter in contained if (key := self.class_of(shorter.parameters)) not in trained}
 
     def trained(self, parameters: TrialParameters) -> list[Observation]:
         """Return the completed trainings of exactly this configuration, the latest of each seed, by trial number."""

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tradeoff.objectives.job.arguments import job_of
 from tradeoff.objectives.job.settings import BuiltInJob
 from tradeoff.objectives.knowledge.observations import Observation
 from tradeoff.objectives.knowledge.setup import StudySetup
@@ -45,7 +44,7 @@ def prefixes(training: Observation, setup: StudySetup) -> Iterator[Observation]:
 
 def is_endless(parameters: TrialParameters, setup: StudySetup) -> bool:
     """Return True if the steps of a training do not depend on how many epochs follow."""
-    job = job_of(setup.job, parameters)
+    job = setup.job
     if not isinstance(job, BuiltInJob):  # a function of the user's own may read the number of epochs
         return False
     schedule = parameters.get("lr_scheduler_type") or job.lr_scheduler_type

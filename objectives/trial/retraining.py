@@ -26,7 +26,7 @@ from tradeoff.objectives.trainers.workloads import Workload
 from tradeoff.objectives.trial.probe import probe
 from tradeoff.objectives.trial.reporter import Reporter
 from tradeoff.objectives.trial.session import TrialSession
-from tradeoff.objectives.trial.training import SHORTEST_S, LearningCurve, num_texts, tokens_per_s
+from tradeoff.objectives.trial.training import SHORTEST_S, LearningCurve, tokens_per_s
 from tradeoff.searchspace import TrialParameters
 
 # A kill loses at most a twentieth of the training.
@@ -115,7 +115,7 @@ def retrain(
         if not device.training_shows_peak:
             memory = replace(memory, peak_memory_mib=None)
         epochs = trainer.state.epoch or 0.0
-        num_samples = round(epochs * num_texts(job, trainer))
+        num_samples = round(epochs * keeper.num_train)
         session.training_result = TrainingResult(
             memory=memory,
             train_time_s=train_time_s,

@@ -61,7 +61,7 @@ def train(session: TrialSession) -> TrainingResult:
         shares = session.ranks.gather("train", {"memory": asdict(memory), "energy_j": energy_j})
         energies_j = [share["energy_j"] for share in shares if share["energy_j"] is not None]
         epochs = trainer.state.epoch or 0.0
-        num_samples = round(epochs * num_texts(session.job, trainer))
+        num_samples = round(epochs * curve.num_train)
         session.training_result = TrainingResult(
             memory=highest([Memory(**share["memory"]) for share in shares]),
             train_time_s=train_time_s,
@@ -111,6 +111,7 @@ class LearningCurve(TrainerCallback):  # type: ignore[misc]
         keeping_time_s: Time in which a Trainer that keeps its best model saved it and loaded it again.
         eval_energy_j: Energy of all evaluations; 0 if nothing counts it.
         energy_j: Returns the energy used so far, or None.
+        num_train: The training samples of an epoch, once a Trainer is followed.
     """
 
     def __init__(self, session: TrialSession) -> None:
@@ -123,10 +124,13 @@ class LearningCurve(TrainerCallback):  # type: ignore[misc]
         self._last_evaluated_s: float | None = None
         self.eval_energy_j = 0.0
         self.energy_j: Callable[[], float | None] = lambda: None
+        self.num_train = 0
 
     def attach(self, trainer: Trainer) -> None:
         """Follow the Trainer's evaluations, whatever part of the run calls them."""
         begin_s, begin_j = 0.0, None
+        # Counted once, and not while the training is timed: packed texts are counted one sequence after the other.
+        self.num_train = num_texts(self._session.job, trainer)
 
         def before() -> None:
             nonlocal begin_s, begin_j
@@ -139,7 +143,7 @@ class LearningCurve(TrainerCallback):  # type: ignore[misc]
             point = evaluation(
                 metrics,
                 epoch=float(trainer.state.epoch),
-                num_train=num_texts(self._session.job, trainer),
+                num_train=self.num_train,
                 train_time_s=self.train_time_s(),
                 loss=self._loss,
             )

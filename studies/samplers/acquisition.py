@@ -78,7 +78,7 @@ class Decision:
         is_repeat: True if it was trained before, and is to be trained with another seed.
         is_first: True if nothing is better than the baseline yet.
         gains: The expected gain of every class that is not trained.
-        beliefs: Their posterior means over seeds, with standard deviations, by learned objective.
+        processes: What they are expected to learn, by learned objective.
     """
 
     candidate: Candidate
@@ -86,7 +86,7 @@ class Decision:
     is_repeat: bool = False
     is_first: bool = False
     gains: Mapping[LearningClass, float] = field(default_factory=dict)
-    beliefs: Mapping[LearningClass, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    processes: Mapping[str, MetricGP] = field(default_factory=dict)
 
 
 def import_ahead() -> None:
@@ -168,14 +168,12 @@ def select_next(
         return None
     gain, chosen, is_repeat = _best(shares, min_gain)
     gains = {candidate.learning_class: share for share, candidate, repeat in shares if not repeat}
-    classes = [candidate.learning_class for candidate in candidates]
-    posteriors = {name: process.of_classes(classes) for name, process in zip(learned, processes, strict=True)}
-    beliefs = {
-        learning_class: {name: (float(means[at]), float(deviations[at])) for name, (means, deviations) in posteriors.items()}
-        for at, learning_class in enumerate(classes)
-    }
     return Decision(
-        candidate=chosen, relative_gain=gain if now else math.inf, is_repeat=is_repeat, gains=gains, beliefs=beliefs
+        candidate=chosen,
+        relative_gain=gain if now else math.inf,
+        is_repeat=is_repeat,
+        gains=gains,
+        processes=dict(zip(learned, processes, strict=True)),
     )
 
 
@@ -307,19 +305,19 @@ class Volume:
         best = {name: np.max([GOALS[name].sign * each[name] for each in learned], axis=0) for _, name in self._learned}
         for position, name in self._learned:
             points[:, position] = self.scale(name, GOALS[name].sign * best[name])[sources]
-        useful = self._adds(points, found)
+        useful = self.adds(points, found)
         points, owners, sources, added = points[useful], owners[useful], sources[useful], np.zeros(len(candidates))
         for each in learned:
             for position, name in self._learned:
                 points[:, position] = self.scale(name, each[name])[sources]
-            adding = np.flatnonzero(self._adds(points, found))
+            adding = np.flatnonzero(self.adds(points, found))
             starts = np.flatnonzero(np.diff(owners[adding], prepend=-1))
             for part in np.split(adding, starts[1:]) if len(adding) else ():
                 together = np.vstack([found, points[part]])
                 added[owners[part[0]]] += moocore.hypervolume(together, ref=np.ones(points.shape[1])) - now
         return added / len(learned)
 
-    def _adds(self, points: Array, found: Array) -> NDArray[np.bool_]:
+    def adds(self, points: Array, found: Array) -> NDArray[np.bool_]:
         """Return which points are within the reference and not dominated by any of the others."""
         adds: NDArray[np.bool_] = np.asarray((points < 1).all(axis=1))
         for other in found:

@@ -22,7 +22,7 @@ from tradeoff.studies.samplers.candidates import candidates, reference, with_con
 from tradeoff.studies.samplers.repeated_training import worth_of_repeats
 from tradeoff.studies.samplers.reprobing import to_repeat
 from tradeoff.studies.samplers.survey import Depth, mean_probe_s, next_probe, remaining_s
-from tradeoff.studies.samplers.untrained import DOES_NOT_FIT, Predicted, Untrained, predicted_front, untrained
+from tradeoff.studies.samplers.untrained import DOES_NOT_FIT, Predicted, Untrained, beliefs_of, predicted_front, untrained
 from tradeoff.studies.samplers.verification import to_verify
 
 # By default the search ends once no class is expected to add this share of the hypervolume.
@@ -185,8 +185,8 @@ class TrialPlanner:
         """Return the configurations of untrained classes that are expected on the front; see `predicted_front`."""
         if isinstance(self.decision, str) or not self._trained:
             return []
-        values = [record.values for record in self._completed]
-        return predicted_front(self.candidates, self.decision.beliefs, values, self._volume)
+        beliefs = beliefs_of(tuple(self.decision.gains), self.decision.processes)
+        return predicted_front(self.candidates, beliefs, [record.values for record in self._completed], self._volume)
 
     def _probe(self, parameters: TrialParameters, why: str) -> TrialPlan:
         # Neither memory nor time depends on the learning rate, but Optuna wants a value from its domain.

@@ -10,7 +10,7 @@ from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.searchspace import LearningClass, TrialParameters
 from tradeoff.studies.samplers.acquisition import Candidate, Volume
-from tradeoff.studies.samplers.gaussian_process import Array
+from tradeoff.studies.samplers.metric_gp import MetricGP
 
 DOES_NOT_FIT = "does not fit"
 # A posterior mean and its standard deviation, by learned objective.
@@ -92,6 +92,19 @@ class Predicted:
         return {"params": self.parameters.as_dict(), "values": dict(self.values), "errors": dict(self.errors)}
 
 
+def beliefs_of(classes: Sequence[LearningClass], processes: Mapping[str, MetricGP]) -> dict[LearningClass, Beliefs]:
+    """Return what is believed of some classes; nothing without a process.
+
+    Args:
+        classes: The classes.
+        processes: What they are expected to learn, by learned objective.
+    """
+    if not processes:
+        return {}
+    posteriors = {name: np.column_stack(process.of_classes(classes)).tolist() for name, process in processes.items()}
+    return {key: {name: tuple(rows[at]) for name, rows in posteriors.items()} for at, key in enumerate(classes)}
+
+
 def predicted_front(
     candidates: Sequence[Candidate],
     beliefs: Mapping[LearningClass, Beliefs],
@@ -110,8 +123,6 @@ def predicted_front(
         completed: The values of what has completed.
         volume: The hypervolume in the study's objectives.
     """
-    import moocore
-
     found = [
         _predicted(candidate, position, beliefs[candidate.learning_class], volume.objectives)
         for candidate in candidates
@@ -121,20 +132,12 @@ def predicted_front(
     if not found:
         return []
     known = volume.front(np.array([volume.scaled(values) for values in completed]).reshape(-1, len(volume.objectives)))
-    now = volume.of(known)
     cautious = np.array([volume.scaled(_a_deviation_worse(each)) for each in found])
     expected = np.array([volume.scaled(each.values) for each in found])
-    places = [place for place in np.flatnonzero(volume.on_front(expected)) if _adds(cautious[place], known)]
-    everything = np.vstack([known, expected[places]])
-    stays = moocore.is_nondominated(everything)[len(known) :]
-    gains = {
-        place: volume.of(np.vstack([known, expected[place]])) - now for place, stay in zip(places, stays, strict=True) if stay
-    }
+    # What the front does not beat a deviation worse, it does not beat as expected.
+    places = np.flatnonzero(volume.on_front(expected) & volume.adds(cautious, known))
+    gains = {place: volume.of(np.vstack([known, expected[place]])) for place in places}
     return [found[place] for place in sorted(gains, key=lambda place: -gains[place])]
-
-
-def _adds(point: Array, known: Array) -> bool:
-    return bool((point < 1).all() and not (known <= point).all(axis=1).any())
 
 
 def _predicted(candidate: Candidate, position: int, beliefs: Beliefs, objectives: Sequence[str]) -> Predicted:
