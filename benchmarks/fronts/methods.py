@@ -26,12 +26,12 @@ from tradeoff.objectives.measurements.outcome import (
 from tradeoff.objectives.objective import Objective, TrialFailed
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.study import StudyConfig
-from tradeoff.studies.results.front import pareto_front
+from tradeoff.studies.results.front import feasible, pareto_front
 from tradeoff.studies.samplers.build import build_sampler
 from tradeoff.studies.samplers.decoupled import DecoupledSampler
 from tradeoff.studies.storage.study import open_study
 
-OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")
+COSTS = ("train_time_s", "peak_memory_mib")
 DIRECTIONS = ("maximize", "minimize", "minimize")
 # A method runs on a table until it has spent so many seconds, or ends by itself.
 Method = Callable[[Bench, int, float], None]
@@ -93,7 +93,7 @@ class PlainOptuna:
                 elif self.learns_only_from_complete:
                     costs = [(values.train_time_s, values.peak_memory_mib) for values in found.values()]
                     worst = np.max([*costs, (0.0, bench.table.memory_limit_mib)], axis=0)
-                    study.tell(trial, (bench.table.baseline, *worst))
+                    study.tell(trial, (bench.table.height(bench.table.baseline), *worst))
                 else:
                     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             bench.claim(found)
@@ -142,6 +142,7 @@ class TableRunner:
             estimated_train_time_s=time_s,
             probe_time_s=row.probe_s if probes else 0.0,
             gradients_mib=table.gradients_mib,
+            num_rows=row.num_rows,
             num_timed_steps=3,
         )
         training = None if answer.curve is None else _training(row, table, answer.curve, time_s, memory)
@@ -150,6 +151,7 @@ class TableRunner:
 
 def _training(row: Row, table: Table, curve: list[float], time_s: float, memory: Memory) -> TrainingResult:
     share = np.arange(1, len(curve) + 1) / len(curve)
+    goal_key = f"eval_{table.learned.removeprefix('eval_')}"
     num_samples = table.num_train * row.num_epochs
     return TrainingResult(
         memory=memory,
@@ -164,8 +166,9 @@ def _training(row: Row, table: Table, curve: list[float], time_s: float, memory:
                 epoch=float(epoch + 1),
                 num_samples=int(num_samples * share[epoch]),
                 train_time_s=time_s * share[epoch],
-                accuracy=quality,
-                metrics={"eval_accuracy": quality},
+                accuracy=quality if table.learned == "accuracy" else None,
+                eval_loss=quality if table.learned == "eval_loss" else None,
+                metrics={goal_key: quality},
             )
             for epoch, quality in enumerate(curve)
         ],
@@ -184,7 +187,8 @@ def _config(table: Table, seed: int) -> StudyConfig:
     return StudyConfig.model_validate(
         {
             "name": table.name,
-            "job": {"model": "embedded", "dataset": "embedded", "lr_scheduler_type": table.schedule},
+            "job": dict(table.job),
+            "objectives": [table.learned, *COSTS],
             "space": {"precision": "fp32", **table.knobs},
             "limits": {
                 "peak_memory_mib": table.memory_limit_mib,
@@ -203,11 +207,12 @@ def decoupled(bench: Bench, seed: int, horizon_s: float) -> None:
     config = _config(table, seed)
     space = config.search_space()
     device = {"kind": "cuda", "name": table.name, "total_memory_mib": table.memory_limit_mib}
-    setup = config.setup(space, device, num_train=table.num_train, num_eval=table.num_eval)
+    setup = config.setup(space, device, num_train=table.num_train, num_eval=table.num_eval, num_packed=table.num_packed)
     objective = Objective(setup=setup, data_folders={}, runner=TableRunner(bench, first_seed=config.job.seed))
     study = open_study(config, in_memory(), device)
-    study.sampler = build_sampler(config, objective, baselines={"accuracy": table.baseline}, num_trials=0)
+    study.sampler = build_sampler(config, objective, baselines={table.learned: table.baseline}, num_trials=0)
     assert isinstance(study.sampler, DecoupledSampler)
+    objectives = (table.learned, *COSTS)
     while bench.spent_s < horizon_s:
         asked_s = bench.spent_s
         with thinking(bench):
@@ -215,13 +220,15 @@ def decoupled(bench: Bench, seed: int, horizon_s: float) -> None:
                 break
             study.optimize(objective, n_trials=1, catch=(TrialFailed,))
             snapshot = objective.snapshot(study)
-            front = [(record.params, record.values) for record in pareto_front(snapshot.settled, OBJECTIVES)]
-            front += [(each.parameters, each.values) for each in study.sampler.planner(snapshot).predicted()]
+            planner = study.sampler.planner(snapshot)
+            known = planner.expecting(feasible(snapshot.settled))
+            front = [(record.params, record.values) for record in pareto_front(known, objectives)]
+            front += [(each.parameters, each.values) for each in planner.predicted()]
         assert bench.spent_s > asked_s
         bench.claim(
             {
                 key_of(_of_table(setup.space.complete(TrialParameters(**params)), table)): Values(
-                    *(values[name] for name in OBJECTIVES)
+                    table.height(values[table.learned]), *(values[name] for name in COSTS)
                 )
                 for params, values in front
             }

@@ -34,6 +34,10 @@ class Scorer:
 
     table: Table
 
+    @property
+    def _floor(self) -> float:
+        return self.table.height(self.table.baseline)
+
     @cached_property
     def limits(self) -> Array:
         """Limits of time and memory, of shape (number of limits, 2), from the least that the front needs to beyond the most."""
@@ -48,7 +52,7 @@ class Scorer:
     @cached_property
     def front(self) -> Mapping[Key, Values]:
         """The true front of what is better than the baseline."""
-        keys = [key for key, values in self.table.truth.items() if values.learned > self.table.baseline]
+        keys = [key for key, values in self.table.truth.items() if values.learned > self._floor]
         keep = moocore.is_nondominated(np.array([_costs(self.table.truth[key]) for key in keys]))
         return {key: self.table.truth[key] for key, kept in zip(keys, keep, strict=True) if kept}
 
@@ -66,7 +70,7 @@ class Scorer:
         allowed = (claimed[None, :, 1:] <= self.limits[:, None]).all(axis=2)
         taken = np.where(allowed, claimed[None, :, 0], -np.inf).argmax(axis=1)
         keeps = allowed.any(axis=1) & (true[taken, 1:] <= self.limits * (TIME_TOLERANCE, 1.0)).all(axis=1)
-        return np.where(keeps, np.maximum(true[taken, 0] - self.table.baseline, 0.0), 0.0)
+        return np.where(keeps, np.maximum(true[taken, 0] - self._floor, 0.0), 0.0)
 
     def selection_volume(self, claims: Mapping[Key, Values]) -> float:
         """The share of what perfect knowledge gets, 0 to 1."""
@@ -76,7 +80,7 @@ class Scorer:
     def hypervolume(self, claims: Mapping[Key, Values]) -> float:
         """The share of the true front's hypervolume, 0 to 1."""
         reference = np.array([_costs(values) for values in self.front.values()]).max(axis=0)
-        reference = np.append(-self.table.baseline, reference[1:])
+        reference = np.append(-self._floor, reference[1:])
         found = [_costs(self.table.truth[key]) for key in claims if key in self.table.truth]
         return _volume(found, reference) / _volume([_costs(values) for values in self.front.values()], reference)
 

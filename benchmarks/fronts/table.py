@@ -4,13 +4,15 @@ A table is a JSON file:
 
     name, about, source, licence      what was measured, by whom, and under which terms it may be used
     knobs                             the values of each parameter; every combination that has a row may be asked for
-    objectives                        the learned one first, then those that a probe measures too, with their directions
-    baseline                          what a constant answer gets of the learned objective
+    learned                           the learned objective, by its name in the product: "accuracy" or "eval_loss";
+                                      time and memory are the others
+    baseline                          what a constant answer, or the model before training, gets of it
     num_train, num_eval               samples of an epoch, and of an evaluation
+    num_packed                        sequences of an epoch where texts are packed, by the name of their data
     memory_limit_mib                  what needs more runs out of memory
     gradients_mib                     the size of all gradients, which a probe tells: accumulation holds them
-    schedule                          how the learning rate falls, as the Trainer names it: with "constant" a training of
-                                      three epochs is the beginning of a longer one
+    job                               the job, as a study file has it; only a method that knows what a schedule means needs it:
+                                      with "constant" a training of three epochs is the beginning of a longer one
     curves                            by learning class: for each seed, the learned objective after each epoch
     rows                              one for each configuration: its parameters, its class, and what it costs
 
@@ -20,13 +22,15 @@ much a measurement scatters (a relative standard deviation).
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tradeoff.objectives.measurements.goals import GOALS
 
 # Parameters as a key of mappings: their names and values, in the order of their names.
 Key = tuple[tuple[str, Any], ...]
@@ -52,6 +56,7 @@ class Row:
         peak_memory_mib: What it needs.
         start_s: What a trial costs before its first step.
         probe_s: What a probe costs, besides the start; of what runs out of memory, until it does.
+        num_rows: What an epoch reads, where it is not the samples: sequences into which texts are packed.
     """
 
     parameters: Mapping[str, Any]
@@ -65,6 +70,7 @@ class Row:
     peak_memory_mib: float
     start_s: float
     probe_s: float
+    num_rows: int | None = None
 
     def train_time_s(self, micro_step_s: float) -> float:
         """The training time at this speed."""
@@ -86,9 +92,11 @@ class Table:
     memory_limit_mib: float
     gradients_mib: float
     time_noise: float
-    schedule: str
+    job: Mapping[str, Any]
     curves: Mapping[str, list[list[float]]]
     rows: Mapping[Key, Row]
+    learned: str = "accuracy"
+    num_packed: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> "Table":
@@ -101,12 +109,16 @@ class Table:
         """Return True if a configuration does not run out of memory."""
         return row.peak_memory_mib <= self.memory_limit_mib
 
+    def height(self, learned: float) -> float:
+        """The learned objective so that more is better."""
+        return GOALS[self.learned].sign * learned
+
     @cached_property
     def truth(self) -> Mapping[Key, "Values"]:
         """The true values of all that fits: means over seeds and measurements."""
         return {
             key: Values(
-                learned=float(np.mean([curve[row.num_epochs - 1] for curve in self.curves[row.learning_class]])),
+                learned=self.height(float(np.mean([curve[row.num_epochs - 1] for curve in self.curves[row.learning_class]]))),
                 train_time_s=row.train_time_s(float(np.median(row.micro_step_s))),
                 peak_memory_mib=row.peak_memory_mib,
             )
@@ -117,7 +129,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """The objectives of a configuration; `learned` is to be maximized, the others minimized."""
+    """The objectives of a configuration; `learned` is to be maximized (a loss has its sign turned), the others minimized."""
 
     learned: float
     train_time_s: float
@@ -132,19 +144,21 @@ class Answer:
         row: Its configuration.
         kind: How it ended.
         micro_step_s: The time of a micro-step as it was measured in this trial.
-        curve: The learned objective after each epoch; None of a probe.
+        curve: The learned objective after each epoch, as it was measured; None of a probe.
+        height: The last of it so that more is better; None of a probe.
     """
 
     row: Row
     kind: Literal["completed", "out_of_memory"]
     micro_step_s: float
     curve: list[float] | None = None
+    height: float | None = None
 
     @property
     def values(self) -> Values:
         """The objectives, of a training that has completed."""
-        assert self.curve is not None
-        return Values(self.curve[-1], self.row.train_time_s(self.micro_step_s), self.row.peak_memory_mib)
+        assert self.height is not None
+        return Values(self.height, self.row.train_time_s(self.micro_step_s), self.row.peak_memory_mib)
 
 
 @dataclass
@@ -191,7 +205,7 @@ class Bench:
         self.num_trainings += 1
         self.num_samples += self.table.num_train * row.num_epochs
         curve = seeds[order[repeat % len(seeds)]][: row.num_epochs]
-        return Answer(row=row, kind="completed", micro_step_s=answer.micro_step_s, curve=curve)
+        return replace(answer, curve=curve, height=self.table.height(curve[-1]))
 
     def claim(self, front: Mapping[Key, Values]) -> None:
         """Record what the method would recommend now: configurations with the values that it believes."""

@@ -120,7 +120,7 @@ def make(traces: Path, dataset: str, gpu: str) -> dict[str, Any]:
         "memory_limit_mib": GPUS[gpu],
         "gradients_mib": round(4 * WEIGHTS / 2**20, 1),
         "time_noise": 0.02,
-        "schedule": "constant",
+        "job": {"model": "embedded", "dataset": "embedded", "lr_scheduler_type": "constant"},
         "curves": {
             str(batch): [curve(targets) for _, targets in sorted(runs.items())]
             for batch, runs in sorted(reached.items())

@@ -30,6 +30,7 @@ from tradeoff.studies.execution.memory_estimate import MemoryEstimation
 from tradeoff.studies.execution.preparation import InterruptibleRunner, Preparation
 from tradeoff.studies.execution.recovery import FaultTolerantStudy
 from tradeoff.studies.execution.worker_number import take_worker_number
+from tradeoff.studies.results.expectation import EXPECTED, stored
 from tradeoff.studies.results.results import BASELINES, PREDICTED, UNTRAINED
 from tradeoff.studies.samplers.build import build_sampler
 from tradeoff.studies.samplers.decoupled import DecoupledSampler
@@ -184,6 +185,7 @@ class Search:
         if isinstance(sampler, DecoupledSampler) and self.objective.setup.learned:
             planner = sampler.planner(self._snapshot())
             self.study.set_user_attr(UNTRAINED, [each.as_dict() for each in planner.untrained()])
+            self.study.set_user_attr(EXPECTED, stored(planner.expected))
             self.study.set_user_attr(PREDICTED, [each.as_dict() for each in planner.predicted()[:MAX_PREDICTED]])
 
     def _publish(self) -> None:

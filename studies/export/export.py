@@ -29,6 +29,7 @@ from tradeoff.studies.export.memory_advice import memory_to_leave_free_mib
 from tradeoff.studies.export.model_card import model_card
 from tradeoff.studies.reporting.notes import MEMORY_INSTRUMENTS
 from tradeoff.studies.reporting.templating import yaml_text
+from tradeoff.studies.results.expectation import MEASURED
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.selection import Choice
 
@@ -169,9 +170,9 @@ def _expected(results: StudyResults, choice: Choice) -> str | None:
 
 
 def _spread(record: TrialRecord, objective: str) -> dict[str, float]:
-    """Return the standard deviation of a value as `std`; empty where it is not known."""
-    std = record.attributes.get(spread_name(objective))
-    return {} if std is None else {"std": float(std)}
+    """Return the standard deviation of a value as `std`, and of what is expected what was measured, where they are known."""
+    std, measured = record.attributes.get(spread_name(objective)), record.attributes.get(MEASURED, {}).get(objective)
+    return ({} if std is None else {"std": float(std)}) | ({} if measured is None else {MEASURED: measured})
 
 
 def _cannot_write(output: Path, error: OSError) -> TradeoffError:

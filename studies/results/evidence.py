@@ -14,6 +14,7 @@ from typing import Any
 from tradeoff.objectives.measurements.goals import GOALS, CostGoal
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import NUM_SEEDS, spread_name
+from tradeoff.studies.results.expectation import MEASURED
 from tradeoff.studies.results.front import dominates, extremes, feasible, knee, pareto_front
 from tradeoff.studies.results.results import StudyResults
 
@@ -136,6 +137,8 @@ class JudgedFront:
     def error(self, record: TrialRecord, objective: str) -> float:
         """Return the standard error of a value of a record; 0 if none is known."""
         goal, std = GOALS[objective], record.attributes.get(spread_name(objective))
+        if goal.learned and objective in record.attributes.get(MEASURED, {}):
+            return float(std or 0.0)
         if goal.learned:
             std = self.pooled_std.get(objective, 0.0) if std is None else std
             return float(std) / math.sqrt(record.attributes.get(NUM_SEEDS, 1))
@@ -194,7 +197,8 @@ def judged_front(results: StudyResults, records: Sequence[TrialRecord] | None = 
         results: The study.
         records: The trials that qualify, of which the front is taken; None for all of the study.
     """
-    return judged(results.records, results.objectives, results.baselines, results.baseline_name, qualifying=records)
+    candidates = results.expecting(feasible(results.records)) if records is None else records
+    return judged(results.records, results.objectives, results.baselines, results.baseline_name, qualifying=candidates)
 
 
 def judged(

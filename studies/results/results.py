@@ -16,6 +16,7 @@ from tradeoff.objectives.measurements.records import OutcomeKind, TrialRecord, r
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimates, stored_memory_estimates
 from tradeoff.studies.config.study import memory_limit_mib
 from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.results.expectation import EXPECTED, Expectation, as_expected, expected_of
 from tradeoff.studies.results.knowledge import stored_knowledge
 from tradeoff.studies.results.publication import as_they_stand, unpublished
 
@@ -65,6 +66,7 @@ class StudyResults:
         baselines: The baselines (the constant answer) of the learned objectives for which they are known.
         untrained: The learning classes that the search had left untrained when it last ended.
         predicted: Configurations that nobody has trained and that were expected on the front then, the most promising first.
+        expected: What is expected of the learned values of trials, by number; empty until a search has ended.
         found: What was found out about knobs.
     """
 
@@ -81,6 +83,7 @@ class StudyResults:
     baselines: Mapping[str, float] = field(default_factory=dict)
     untrained: Sequence[Mapping[str, Any]] = ()
     predicted: Sequence[Mapping[str, Any]] = ()
+    expected: Mapping[int, Expectation] = field(default_factory=dict)
     found: Sequence[Found] = ()
 
     @property
@@ -100,6 +103,10 @@ class StudyResults:
         if limit_mib is None and device_class(self.device).uses_host_memory:
             return None
         return memory_limit_mib(limit_mib, self.device)
+
+    def expecting(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """Return trials with what is expected of them in place of what they measured, where anything is."""
+        return [as_expected(record, self.expected.get(record.number, {})) for record in records]
 
     def counts(self) -> dict[str, int]:
         """Return the number of trials by outcome, in words, in a fixed order, without zeros."""
@@ -145,12 +152,15 @@ def read_results(study: "StoredStudy") -> StudyResults:
             record = replace(record, attributes={**record.attributes, "violated": violated})
         records.append(record)
     estimates = stored_memory_estimates(attributes)
+    expected: Mapping[int, Expectation] = {}
     if attributes["config"].get("sampler") == "decoupled":
         # One trial does not hold what its conditions leave unset.
         distributions = {name: domain for trial in trials for name, domain in trial.distributions.items()}
         knowledge = stored_knowledge(attributes["config"], attributes["device"], records, estimates, distributions)
         derived = [] if knowledge is None else derived_records(knowledge)
         records += [record for record in unpublished(records, derived) if record.number < 0]
+        if knowledge is not None:
+            expected = expected_of(attributes.get(EXPECTED, ()), records, knowledge)
     records, stands_for = as_they_stand(records)
     return StudyResults(
         name=study.study_name,
@@ -166,5 +176,6 @@ def read_results(study: "StoredStudy") -> StudyResults:
         baselines=attributes.get(BASELINES, {}),
         untrained=attributes.get(UNTRAINED, ()),
         predicted=attributes.get(PREDICTED, ()),
+        expected=expected,
         found=[Found.from_dict(name, values) for name, values in attributes.get(FOUND_CHANGES, {}).items()],
     )

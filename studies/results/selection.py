@@ -80,7 +80,7 @@ def qualifying(results: StudyResults, selection: Selection) -> JudgedFront:
         TradeoffError: A name is unknown, or trials completed but none qualifies: the message names the limit that excludes all,
             and the nearest configuration.
     """
-    candidates = feasible(results.records)
+    candidates = results.expecting(feasible(results.records))
     _check_names(results, selection, candidates)
     kept = [record for record in candidates if all(limit.is_satisfied_by(record) for limit in selection.limits)]
     if candidates and not kept:
@@ -148,7 +148,7 @@ def _one_trial(results: StudyResults, number: int, limits: Sequence[Limit]) -> C
     if (current := results.stands_for.get(number)) is not None and current.number >= 0:
         choice = _one_trial(results, current.number, limits)
         return Choice(record=choice.record, why=f"{choice.why}: trial {number} is {results.trial(number).reason}")
-    record = results.trial(number)
+    record = results.expecting([results.trial(number)])[0]
     if record.outcome != "completed":
         reason = f" ({record.reason})" if record.reason else ""
         raise TradeoffError(
@@ -157,7 +157,9 @@ def _one_trial(results: StudyResults, number: int, limits: Sequence[Limit]) -> C
     for limit in limits:
         if not limit.is_satisfied_by(record):
             raise TradeoffError(f"trial {number} does not satisfy {limit}: {_has(record, limit)}; choose another")
-    better = [other.number for other in feasible(results.records) if dominates(other, record, results.objectives)]
+    better = [
+        other.number for other in results.expecting(feasible(results.records)) if dominates(other, record, results.objectives)
+    ]
     notes = ["asked for by number"] + ([f"trial {better[0]} is at least as good in every objective"] if better else [])
     standing = judged_front(results).standings.get(number)
     return Choice(record=record, why="; ".join(notes + (standing.words() if standing is not None else [])))

@@ -17,6 +17,7 @@ from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import NUM_SEEDS, spread_name
 from tradeoff.searchspace import KNOBS, MICRO_BATCH
 from tradeoff.studies.results.evidence import JudgedFront, Standing
+from tradeoff.studies.results.expectation import MEASURED
 from tradeoff.studies.results.front import extremes, knee
 from tradeoff.studies.visible import visible
 
@@ -63,6 +64,7 @@ def front_as_json(front: JudgedFront, *, rows: Sequence[TrialRecord] | None = No
     objects: list[dict[str, Any]] = [
         {"trial": record.number if record.number >= 0 else None, "params": dict(record.params)}
         | {name: record.values[name] for name in front.objectives}
+        | {MEASURED: record.attributes.get(MEASURED, {})}
         | {"sources": dict(record.sources), "marks": found.get(record.number, [])}
         | {"baselines": front.known_baselines}
         | front.standings.get(record.number, Standing()).as_dict()
@@ -76,14 +78,26 @@ def front_as_csv(front: JudgedFront, *, rows: Sequence[TrialRecord] | None = Non
     """Return a line of names and a line for each trial; each value's source follows as `<objective>_source`.
 
     What a row's place rests on follows, and where the spread of any value is known, `num_seeds` and the standard deviation as
-    `<objective>_std`. The arguments are those of `front_as_json`.
+    `<objective>_std`; where a value is expected by all trainings, what its own has reached as `measured_<objective>`. The
+    arguments are those of `front_as_json`.
     """
     shown = _shown(front, rows, only)
     params = parameter_names(shown)
     spreads = [_spreads(record, front.objectives) for record in shown]
     known = [name for name in _spread_names(front.objectives) if any(name in row for row in spreads)]
     sources = [f"{name}_source" for name in front.objectives]
-    lines: list[list[Any]] = [["trial", *params, *front.objectives, *sources, *Standing().as_dict(), *known]]
+    measured = measured_names(shown)
+    lines: list[list[Any]] = [
+        [
+            "trial",
+            *params,
+            *front.objectives,
+            *sources,
+            *Standing().as_dict(),
+            *known,
+            *(f"{MEASURED}_{name}" for name in measured),
+        ]
+    ]
     for record, spread in zip(shown, spreads, strict=True):
         standing = front.standings.get(record.number, Standing()).as_dict()
         lines.append(
@@ -94,6 +108,7 @@ def front_as_csv(front: JudgedFront, *, rows: Sequence[TrialRecord] | None = Non
                 *(record.sources.get(name, "") for name in front.objectives),
                 *(" ".join(map(str, value)) if isinstance(value, list) else value for value in standing.values()),
                 *(spread.get(name, "") for name in known),
+                *(record.attributes.get(MEASURED, {}).get(name, "") for name in measured),
             ]
         )
     return csv_text(lines)
@@ -135,13 +150,16 @@ def front_table(
 
     shown = _shown(front, rows, only)[:most]
     found = marks(front, rows)
-    head = ["trial", "batch x accumulation", *(GOALS[name].short_heading for name in front.objectives), ""]
+    measured = measured_names(shown)
+    headings = [*(GOALS[name].short_heading for name in front.objectives), *(MEASURED for _ in measured)]
+    head = ["trial", "batch x accumulation", *headings, ""]
     cells = [
         [
             record.shown_number,
             # One column for the whole configuration: a column for each parameter would not fit a terminal.
             short_configuration(record.params),
             *(shown_value(record, name) for name in front.objectives),
+            *(measured_value(record, name) for name in measured),
             ", ".join(found.get(record.number, [])),
         ]
         for record in shown
@@ -157,7 +175,21 @@ def front_notes(front: JudgedFront, shown: Sequence[TrialRecord] | None = None) 
     notes = [front.baseline] if front.baseline is not None else []
     if any(is_elsewhere(record, name) for record in shown for name in front.objectives):
         notes.append(f"{ELSEWHERE} measured by another trial or a probe")
+    if names := measured_names(shown):
+        labels = " and ".join(GOALS[name].label for name in names)
+        notes.append(f"{labels}: expected by all trainings together, ± a standard deviation; {MEASURED}: by its own training")
     return notes + ([SPREAD_NOTE] if has_spreads(shown) else [])
+
+
+def measured_names(records: Sequence[TrialRecord]) -> list[str]:
+    """Return the learned objectives of which something else is expected than was measured."""
+    return list(dict.fromkeys(name for record in records for name in record.attributes.get(MEASURED, {})))
+
+
+def measured_value(record: TrialRecord, objective: str) -> str:
+    """Return what the training of a configuration has reached, for a person; empty where nothing else is expected of it."""
+    value = record.attributes.get(MEASURED, {}).get(objective)
+    return "" if value is None else GOALS[objective].show(value)
 
 
 def shown_value(record: TrialRecord, objective: str) -> str:

@@ -136,16 +136,7 @@ def select_next(
     if candidates and not trained and not pending and learned:
         return Decision(candidate=_first_guess(candidates, features, space.knobs if space else KNOBS), relative_gain=math.inf)
     volume = Volume(objectives, reference)
-    processes = [
-        MetricGP(
-            _values_of(name, trained),
-            GOALS[name],
-            reference[name],
-            features=features,
-            num_eval=num_eval,
-        )
-        for name in learned
-    ]
+    processes = [*fitted(trained, learned, reference, features, num_eval).values()]
     found = np.array([volume.scaled(point) for point in points]).reshape(-1, len(objectives))
     for candidate in pending:
         expected = [process.predict([candidate.learning_class])[0][0] for process in processes]
@@ -175,6 +166,20 @@ def select_next(
         gains=gains,
         processes=dict(zip(learned, processes, strict=True)),
     )
+
+
+def fitted(
+    trained: Mapping[LearningClass, Sequence[Mapping[str, float]]],
+    learned: Sequence[str],
+    reference: Mapping[str, float],
+    features: Features,
+    num_eval: int | None,
+) -> dict[str, MetricGP]:
+    """Return what each learned objective is expected to be, by all trainings; see `select_next` for the arguments."""
+    return {
+        name: MetricGP(_values_of(name, trained), GOALS[name], reference[name], features=features, num_eval=num_eval)
+        for name in learned
+    }
 
 
 # The gain of each class, and whether it is a repeat.

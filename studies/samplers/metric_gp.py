@@ -46,12 +46,15 @@ class MetricGP:
         features: Features | None = None,
         num_eval: int | None = None,
     ) -> None:
+        self._goal = goal
         values = np.array([value if is_comparable(value) else worst for _, value in trained])
         is_useful = values * goal.sign > worst * goal.sign
+        self._least: float | None = None
         self._center, self._scale = self._PRIOR_ACCURACY, self._PRIOR_DEVIATION
         if goal.best is None:
             least = worst if is_useful.any() or not trained else worst_that_counts(goal, values)
             values = np.maximum(values * goal.sign, least * goal.sign) * goal.sign
+            self._least = least
             size = size_of(float(np.mean(values)) if len(values) else worst)
             self._scale *= size
             self._center = worst + goal.sign * self._PRIOR_ACCURACY * size
@@ -98,6 +101,11 @@ class MetricGP:
         if self._process is None:
             return means, deviations
         return means, np.sqrt(deviations**2 + self._process.noise * self._scale**2)
+
+    def is_clipped(self, value: float) -> bool:
+        """Return True if a training's value counts as a better one: it diverged, or is far worse than the others."""
+        sign = self._goal.sign
+        return not is_comparable(value) or (self._least is not None and sign * value < sign * self._least)
 
     def of_classes(self, classes: Sequence[LearningClass]) -> tuple[Array, Array]:
         """Return means and standard deviations of the classes' metric over seeds."""

@@ -16,13 +16,24 @@ from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import SEED, last_values
 from tradeoff.searchspace import LearningClass, TrialParameters
+from tradeoff.studies.results.expectation import as_expected
 from tradeoff.studies.results.front import feasible
-from tradeoff.studies.samplers.acquisition import Candidate, Decision, Volume, select_next
+from tradeoff.studies.samplers.acquisition import Candidate, Decision, Volume, fitted, select_next
 from tradeoff.studies.samplers.candidates import candidates, reference, with_contained
-from tradeoff.studies.samplers.repeated_training import worth_of_repeats
+from tradeoff.studies.samplers.features import Features
+from tradeoff.studies.samplers.metric_gp import MetricGP
+from tradeoff.studies.samplers.repeated_training import MIN_CLASSES, worth_of_repeats
 from tradeoff.studies.samplers.reprobing import to_repeat
 from tradeoff.studies.samplers.survey import Depth, mean_probe_s, next_probe, remaining_s
-from tradeoff.studies.samplers.untrained import DOES_NOT_FIT, Predicted, Untrained, beliefs_of, predicted_front, untrained
+from tradeoff.studies.samplers.untrained import (
+    DOES_NOT_FIT,
+    Beliefs,
+    Predicted,
+    Untrained,
+    beliefs_of,
+    predicted_front,
+    untrained,
+)
 from tradeoff.studies.samplers.verification import to_verify
 
 # By default the search ends once no class is expected to add this share of the hypervolume.
@@ -127,13 +138,13 @@ class TrialPlanner:
         left = [candidate for candidate in self.candidates if candidate.learning_class not in done]
         if not self.candidates or (not left and self.max_seeds == 1):
             return self._why_no_candidate()
-        known = {key: values for key, trainings in self._trained.items() if (values := self._values_by_seed(trainings))}
+        known = self._known
         decision = select_next(
             with_contained(left, self._setup),
             known,
             [record.values for record in self.records if record.outcome == "completed"],
             self._setup.objectives,
-            self._reference([values for by_seed in known.values() for values in by_seed]),
+            self._learned_reference,
             [candidate for candidate in self.candidates if candidate.learning_class in busy],
             partial(
                 worth_of_repeats,
@@ -146,6 +157,38 @@ class TrialPlanner:
             num_eval=self._setup.num_eval,
         )
         return decision or self._why_no_candidate()
+
+    @cached_property
+    def _known(self) -> dict[LearningClass, list[dict[str, float]]]:
+        """The learned objectives of each trained class, one mapping for each seed."""
+        return {key: values for key, trainings in self._trained.items() if (values := self._values_by_seed(trainings))}
+
+    @cached_property
+    def _learned_reference(self) -> Mapping[str, float]:
+        return self._reference([values for by_seed in self._known.values() for values in by_seed])
+
+    @cached_property
+    def _processes(self) -> Mapping[str, MetricGP]:
+        """What each learned objective is expected to be, by all trainings; empty while nothing is trained."""
+        if not isinstance(self.decision, str) or not self._known:
+            return {} if isinstance(self.decision, str) else self.decision.processes
+        features = Features.of({*self._known, *(each.learning_class for each in self.candidates)}, self._setup.space)
+        return fitted(self._known, self._setup.learned, self._learned_reference, features, self._setup.num_eval)
+
+    @cached_property
+    def expected(self) -> Mapping[LearningClass, Beliefs]:
+        """What is expected of each trained class by all trainings; nothing while few are trained, or of what went wrong."""
+        if len(self._known) < MIN_CLASSES:
+            return {}
+        beliefs, processes = beliefs_of([*self._known], self._processes), self._processes
+        return {
+            key: {
+                name: belief
+                for name, belief in beliefs[key].items()
+                if not any(processes[name].is_clipped(values[name]) for values in self._known[key] if name in values)
+            }
+            for key in beliefs
+        }
 
     @cached_property
     def _busy(self) -> set[LearningClass]:
@@ -185,8 +228,17 @@ class TrialPlanner:
         """Return the configurations of untrained classes that are expected on the front; see `predicted_front`."""
         if isinstance(self.decision, str) or not self._trained:
             return []
-        beliefs = beliefs_of(tuple(self.decision.gains), self.decision.processes)
-        return predicted_front(self.candidates, beliefs, [record.values for record in self._completed], self._volume)
+        beliefs = beliefs_of(tuple(self.decision.gains), self._processes)
+        known = [record.values for record in self.expecting(self._completed)]
+        return predicted_front(self.candidates, beliefs, known, self._volume, min_gain=MIN_RELATIVE_GAIN)
+
+    def expecting(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """Return completed trials with what is expected of them in place of what they measured, where anything is."""
+        classes = ((record, self._setup.space.read(record.params)) for record in records)
+        return [
+            as_expected(record, self.expected.get(self.knowledge.class_of(parameters), {}) if parameters else {})
+            for record, parameters in classes
+        ]
 
     def _probe(self, parameters: TrialParameters, why: str) -> TrialPlan:
         # Neither memory nor time depends on the learning rate, but Optuna wants a value from its domain.

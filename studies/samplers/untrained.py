@@ -110,6 +110,8 @@ def predicted_front(
     beliefs: Mapping[LearningClass, Beliefs],
     completed: Sequence[Mapping[str, float]],
     volume: Volume,
+    *,
+    min_gain: float,
 ) -> list[Predicted]:
     """Return the configurations of untrained classes that would be on the front, the one that adds most first.
 
@@ -122,6 +124,7 @@ def predicted_front(
         beliefs: What is believed of those that are not trained.
         completed: The values of what has completed.
         volume: The hypervolume in the study's objectives.
+        min_gain: What a configuration must be expected to add, as a share of the hypervolume: less is nothing to tell.
     """
     found = [
         _predicted(candidate, position, beliefs[candidate.learning_class], volume.objectives)
@@ -136,8 +139,9 @@ def predicted_front(
     expected = np.array([volume.scaled(each.values) for each in found])
     # What the front does not beat a deviation worse, it does not beat as expected.
     places = np.flatnonzero(volume.on_front(expected) & volume.adds(cautious, known))
-    gains = {place: volume.of(np.vstack([known, expected[place]])) for place in places}
-    return [found[place] for place in sorted(gains, key=lambda place: -gains[place])]
+    now = volume.of(known)
+    gains = {place: volume.of(np.vstack([known, expected[place]])) - now for place in places}
+    return [found[place] for place in sorted(gains, key=lambda place: -gains[place]) if gains[place] > min_gain * now]
 
 
 def _predicted(candidate: Candidate, position: int, beliefs: Beliefs, objectives: Sequence[str]) -> Predicted:

@@ -79,6 +79,11 @@ class _Predicted(BaseModel):
     errors: dict[str, float]
 
 
+class _Expected(BaseModel):
+    learning_class: dict[str, Value]
+    values: dict[str, tuple[float, float]]
+
+
 class _Plan(BaseModel):
     params: dict[str, Value]
     stages: list[Literal["probe", "train"]]
@@ -103,6 +108,7 @@ _STUDY = {
     "superseded": dict[str, Any],
     "untrained": list[_Untrained],
     "predicted": list[_Predicted],
+    "expected": list[_Expected],
     FOUND_CHANGES: dict[str, _Found],
     MEMORY_ESTIMATES: _Estimates,
 }

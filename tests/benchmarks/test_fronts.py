@@ -44,7 +44,7 @@ def table(**changes):
         "memory_limit_mib": LIMIT_MIB,
         "gradients_mib": 20.0,
         "time_noise": 0.01,
-        "schedule": "linear",
+        "job": {"model": "embedded", "dataset": "embedded"},
         "curves": curves,
         "rows": {key_of(row.parameters): row for row in rows},
     }

@@ -24,9 +24,9 @@ def candidate(batch, *costs):
     return Candidate(learning_class=LearningClass(effective_batch_size=batch), members=members)
 
 
-def found(*candidates, **beliefs):
+def found(*candidates, min_gain=0.0, **beliefs):
     known = {LearningClass(effective_batch_size=int(size[1:])): {"accuracy": belief} for size, belief in beliefs.items()}
-    return predicted_front(candidates, known, COMPLETED, VOLUME)
+    return predicted_front(candidates, known, COMPLETED, VOLUME, min_gain=min_gain)
 
 
 def test_what_is_expected_on_the_front_is_told_with_its_errors():
@@ -45,6 +45,12 @@ def test_what_would_be_behind_the_front_if_it_were_a_deviation_worse_is_not_told
     assert not found(candidate(8, (30.0, 300.0)), b8=(0.5, 0.35))
 
 
+def test_what_adds_less_than_a_training_has_to_is_not_told():
+    slower = candidate(8, (60.0, 600.0))  # a fifth of the volume is behind the accuracy of 0.6, a quarter behind 0.65
+    assert found(slower, b8=(0.65, 0.01), min_gain=0.05)
+    assert not found(slower, b8=(0.65, 0.01), min_gain=0.1)
+
+
 def test_of_predictions_those_that_no_other_one_beats_are_told_the_one_that_adds_most_first():
     told = found(candidate(8, (40.0, 400.0), (90.0, 950.0)), candidate(16, (20.0, 450.0)), b8=(0.7, 0.01), b16=(0.69, 0.01))
     assert [each.parameters.per_device_train_batch_size for each in told] == [16, 8]
@@ -52,4 +58,4 @@ def test_of_predictions_those_that_no_other_one_beats_are_told_the_one_that_adds
 
 def test_a_class_of_which_nothing_is_believed_is_left_out():
     assert found(candidate(8, (40.0, 400.0)), b16=(0.7, 0.01)) == []
-    assert predicted_front([], {}, COMPLETED, VOLUME) == []
+    assert predicted_front([], {}, COMPLETED, VOLUME, min_gain=0.0) == []
