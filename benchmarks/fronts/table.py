@@ -21,7 +21,7 @@ much a measurement scatters (a relative standard deviation).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -199,17 +199,37 @@ class Bench:
         if answer.kind != "completed":
             return answer
         row = answer.row
-        seeds = self.table.curves[row.learning_class]
-        order = self._orders.setdefault(row.learning_class, self._draw.permutation(len(seeds)))
         self.spent_s += row.train_time_s(answer.micro_step_s) + row.eval_s
         self.num_trainings += 1
         self.num_samples += self.table.num_train * row.num_epochs
-        curve = seeds[order[repeat % len(seeds)]][: row.num_epochs]
+        curve = self._curve(row, repeat)
         return replace(answer, curve=curve, height=self.table.height(curve[-1]))
+
+    def epochs(self, parameters: Mapping[str, Any], *, repeat: int = 0) -> Iterator[Answer]:
+        """Train one epoch after another, and pay for each when it is asked for: a method may stop in the middle.
+
+        Each answer has the curve so far, and its values have the time of the whole training.
+        """
+        answer = self._run(parameters, probes=False)
+        if answer.kind != "completed":
+            yield answer
+            return
+        row, curve = answer.row, self._curve(answer.row, repeat)
+        self.num_trainings += 1
+        for done in range(1, row.num_epochs + 1):
+            self.spent_s += (row.train_time_s(answer.micro_step_s) + row.eval_s) / row.num_epochs
+            self.num_samples += self.table.num_train
+            yield replace(answer, curve=curve[:done], height=self.table.height(curve[done - 1]))
 
     def claim(self, front: Mapping[Key, Values]) -> None:
         """Record what the method would recommend now: configurations with the values that it believes."""
         self.claims.append((self.spent_s, dict(front)))
+
+    def _curve(self, row: Row, repeat: int) -> list[float]:
+        """The learning curve of a seed: which one comes first is drawn."""
+        seeds = self.table.curves[row.learning_class]
+        order = self._orders.setdefault(row.learning_class, self._draw.permutation(len(seeds)))
+        return seeds[order[repeat % len(seeds)]][: row.num_epochs]
 
     def _run(self, parameters: Mapping[str, Any], *, probes: bool) -> Answer:
         row = self.table.rows[key_of(parameters)]
