@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tradeoff.objectives.job.jobs import CustomJob
-from tradeoff.objectives.job.settings import EMBEDDED, BuiltInJob, local_path
+from tradeoff.objectives.job.settings import EMBEDDED, BuiltInJob, gguf_file, local_path
 
 BUILD = "build"
 _ROWS_AT_ONCE = 10_000
@@ -48,9 +48,11 @@ def short_hash(depends: Mapping[str, Any]) -> str:
 
 
 def local_contents(job: BuiltInJob) -> dict[str, str]:
-    """Return the fingerprints of what a job reads here: `train`, `eval` if that is another file, and a directory's `model`."""
+    """Return the fingerprints of what a job reads here: `train`, `eval` if that is another file, and a local `model`."""
     model = local_path(job.model)
     contents = {"model": folder_fingerprint(model)} if job.model != EMBEDDED and os.path.isdir(model) else {}
+    if gguf_file(job.model) is not None and model.is_file():
+        contents["model"] = file_fingerprint(model)
     if not job.is_local_file:
         return contents
     names = {"train": job.dataset, "eval": job.eval_dataset if job.evaluates else None}

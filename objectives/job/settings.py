@@ -37,6 +37,18 @@ def local_path(name: str) -> Path:
     return Path(os.path.expanduser(name))
 
 
+def gguf_file(model: str) -> tuple[str, str] | None:
+    """Return where a GGUF file is and how it is called, as transformers takes the two; None for every other model.
+
+    Of `owner/name:file.gguf` that is a name on the Hub, and of any other name a local directory.
+    """
+    if not model.lower().endswith(".gguf"):
+        return None
+    path = local_path(model)
+    on_hub, _, file = model.rpartition(":")
+    return (on_hub, file) if on_hub and not path.is_file() else (str(path.parent), path.name)
+
+
 class TrainingSettings(BaseModel):
     """The settings of a training that every job holds fixed, whoever builds its Trainer."""
 
@@ -116,7 +128,9 @@ class BuiltInJob(TrainingSettings):
     HOW_TO_EVALUATE: ClassVar[str] = "job.eval_samples above 0"
     task_in_words: ClassVar[str]
 
-    model: str = Field(EMBEDDED, min_length=1, description="Hub name, local directory, or `embedded`")
+    model: str = Field(
+        EMBEDDED, min_length=1, description="Hub name, local directory, GGUF file of a language model, or `embedded`"
+    )
     dataset: str = Field(EMBEDDED, min_length=1, description="Hub name, local file, or `embedded`")
     dataset_config: str | None = Field(None, description="configuration of the Hub data set, if it has several")
     eval_dataset: str | None = Field(None, description="a second local file to evaluate on; default: a part of the first one")

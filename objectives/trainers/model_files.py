@@ -1,13 +1,22 @@
 """The files of a model: its weights and its tokenizer."""
 
+import contextlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+import transformers
+from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import safe_open
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tradeoff.objectives.data.contents import file_fingerprint, short_hash
+from tradeoff.objectives.data.hub import hub_access
+from tradeoff.objectives.device.out_of_memory import out_of_memory_details
+from tradeoff.objectives.device.temporary_folder import temporary_folder
+from tradeoff.objectives.job.settings import gguf_file
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json")
 # What tokenizers are saved as: the fast ones as one file, the others as a vocabulary.
@@ -71,6 +80,74 @@ def check_files(name: str, revision: str | None) -> None:
             raise JobFault(
                 f"the model's file {path} must be complete, and can't be read ({first_line(error)}); save or download it again"
             ) from error
+
+
+def is_whole(name: str, revision: str | None = None) -> bool:
+    """Return True if `check_files` would refuse none of a model's files."""
+    try:
+        check_files(name, revision)
+    except JobFault:
+        return False
+    return True
+
+
+def read_gguf(model: str, cache_folder: Path) -> tuple[Path, str]:
+    """Return the directory of a GGUF file's model in full precision, and the file's fingerprint.
+
+    Reading such a file takes half a minute of each 100 MB, so it is done once, and not by each trial.
+
+    Args:
+        model: The job's name for it.
+        cache_folder: The directory that holds that directory.
+
+    Raises:
+        JobFault: The file can't be read.
+    """
+    if importlib.util.find_spec("gguf") is None or not hasattr(transformers, "GgufConfig"):
+        raise JobFault(
+            f"model {model!r} is a GGUF file, for which transformers needs the package gguf and its own version 5.23 or later;"
+            " pip install -U gguf transformers"
+        )
+    found = gguf_file(model)
+    assert found is not None
+    path = Path(*found)
+    if model.endswith(f":{path.name}"):
+        with hub_access("model", model):
+            path = Path(hf_hub_download(*found))
+    elif not path.is_file():
+        raise JobFault(f"the model file must exist, got {model}; a relative path starts at {Path.cwd()}")
+    content = file_fingerprint(path)
+    final = cache_folder / f"gguf-{short_hash({'file': content, 'version': transformers.__version__})}"
+    if is_whole(str(final)):
+        return final, content
+    with temporary_folder(".preparing-", cache_folder) as folder:
+        plain = transformers.GgufConfig(dequantize=True)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            read, loaded = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=torch.float32, quantization_config=plain, output_loading_info=True
+            )
+            if missing := sorted(loaded["missing_keys"]):  # they would be random
+                raise ValueError(f"it lacks {missing[0]}")
+        except Exception as error:  # of any type, as the libraries have it
+            if out_of_memory_details(error) is not None:
+                raise
+            raise JobFault(
+                f"model {model!r} must be the GGUF file of a language model that transformers knows, and can't be read"
+                f" ({first_line(error)}); name another file, or a directory that save_pretrained has written"
+            ) from error
+        for part in (tokenizer, read):
+            part.save_pretrained(folder / "whole")
+        # Another process may be doing the same: whichever of them is first, one of two equal directories stays.
+        if not is_whole(str(final)):
+            with contextlib.suppress(FileNotFoundError):
+                final.rename(folder / "damaged")
+        try:
+            (folder / "whole").rename(final)
+        except OSError:
+            if not is_whole(str(final)):
+                raise
+    return final, content
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:

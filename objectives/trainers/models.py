@@ -28,14 +28,21 @@ from tradeoff.objectives.data.contents import folder_fingerprint
 from tradeoff.objectives.data.hub import hub_access
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.job.jobs import CausalLMJob, TextClassificationJob
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob, local_path
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob, gguf_file, local_path
 from tradeoff.objectives.trainers.embedded import (
     embedded_chat_tokenizer,
     embedded_llama_config,
     embedded_model_config,
     embedded_tokenizer,
 )
-from tradeoff.objectives.trainers.model_files import WEIGHTS, JobFault, LengthFault, first_line, load_tokenizer
+from tradeoff.objectives.trainers.model_files import (
+    WEIGHTS,
+    JobFault,
+    LengthFault,
+    first_line,
+    load_tokenizer,
+    read_gguf,
+)
 from tradeoff.objectives.trainers.samples.reviews_tokenizer import reviews_tokenizer
 from tradeoff.objectives.trainers.trained_parts import adapted, freeze, set_dropout, untrained_modules
 from tradeoff.searchspace.choices import FLASH_ATTENTION
@@ -72,13 +79,16 @@ class ModelSource:
     notice: str | None = None
 
 
-def resolve_model(job: BuiltInJob, texts: Iterable[str], folder: Path) -> tuple[ModelSource, Any]:
+def resolve_model(
+    job: BuiltInJob, texts: Iterable[str], folder: Path, cache_folder: Path | None = None
+) -> tuple[ModelSource, Any]:
     """Find a job's model and tokenizer, and save into `folder` what is not saved anywhere else.
 
     Args:
         job: The job.
         texts: The training texts, from which the embedded tokenizer takes its words; without any, generated reviews.
         folder: The directory for the tokenizer and the embedded model's configuration.
+        cache_folder: Holds what is made of the GGUF file of a language model.
 
     Returns:
         The source, and the tokenizer, which is None if the job has no texts.
@@ -91,6 +101,12 @@ def resolve_model(job: BuiltInJob, texts: Iterable[str], folder: Path) -> tuple[
         tokenizer, config = _embedded(job, list(texts))
         config.save_pretrained(folder)
         name, revision, has_weights, content = str(folder), None, False, EMBEDDED
+    elif gguf_file(job.model) is not None:
+        if cache_folder is None:
+            raise JobFault(f"a GGUF file is read for task causal_lm, got model {job.model}; name a directory or a Hub model")
+        whole, content = read_gguf(job.model, cache_folder)
+        name, revision, has_weights = str(whole), None, True
+        config, tokenizer = AutoConfig.from_pretrained(name), _tokenizer(name, job)
     elif os.path.isdir(local := local_path(job.model)):
         if not (local / "config.json").is_file():
             raise ValueError(f"a model directory must hold a config.json, got {local} without one")

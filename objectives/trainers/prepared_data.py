@@ -22,10 +22,10 @@ from tradeoff.objectives.data import generated_conversations, reviews
 from tradeoff.objectives.data.contents import file_fingerprint, local_contents, short_hash
 from tradeoff.objectives.device.temporary_folder import temporary_folder
 from tradeoff.objectives.job.jobs import CausalLMJob, TextClassificationJob
-from tradeoff.objectives.job.settings import EMBEDDED, BuiltInJob
+from tradeoff.objectives.job.settings import EMBEDDED, BuiltInJob, gguf_file
 from tradeoff.objectives.measurements.goals import learned_goals
 from tradeoff.objectives.trainers import embedded
-from tradeoff.objectives.trainers.model_files import check_files, first_line
+from tradeoff.objectives.trainers.model_files import check_files, first_line, is_whole
 from tradeoff.objectives.trainers.models import ModelSource
 from tradeoff.objectives.trainers.samples.labelled import labelled_samples
 from tradeoff.objectives.trainers.samples.samples import Samples
@@ -126,14 +126,14 @@ def prepare(job: BuiltInJob, cache_folder: Path, say: Callable[[str], None] = la
     """
     contents = local_contents(job)
     final = cache_folder.resolve() / _key(job, contents)
-    if _is_whole(final):
+    if _is_whole(final) and _has_read_gguf(job, final):
         return _checked(load(final))
-    if final.exists():
+    if final.exists() and not _is_whole(final):
         say(f"the prepared data in {final} was damaged: it is prepared again")
     cache_folder.mkdir(parents=True, exist_ok=True)
     with temporary_folder(".preparing-", final.parent) as folder:
         unfinished = folder / "data"
-        _write(job, contents, unfinished)
+        _write(job, contents, unfinished, cache_folder.resolve())
         # Another process may be doing the same: whichever of them is first, one of two equal directories stays.
         if not _is_whole(final):
             with contextlib.suppress(FileNotFoundError):
@@ -159,6 +159,11 @@ def load(folder: Path) -> PreparedData:
     if model.name_or_folder == str(Path(facts["folder"]) / _MODEL):
         model = replace(model, name_or_folder=str(folder / _MODEL))  # wherever the directory was moved since
     return PreparedData(**(facts | {"folder": folder, "model": model}))
+
+
+def _has_read_gguf(job: BuiltInJob, folder: Path) -> bool:
+    """Return False if what was made of the model's GGUF file, which lies beside the prepared data, is not there any more."""
+    return gguf_file(job.model) is None or is_whole(load(folder).model.name_or_folder)
 
 
 def _checked(data: PreparedData) -> PreparedData:
@@ -207,11 +212,11 @@ def highest_token(data: PreparedData) -> int:
     return int(max(*highest, data.model.pad_token_id or 0))
 
 
-def _write(job: BuiltInJob, contents: dict[str, str], folder: Path) -> None:
+def _write(job: BuiltInJob, contents: dict[str, str], folder: Path, cache_folder: Path) -> None:
     """Prepare into `folder`; what it holds says so last."""
     model_folder = folder / _MODEL
     model_folder.mkdir(parents=True)
-    samples = _samples(job, model_folder)
+    samples = _samples(job, model_folder, cache_folder)
     for name, part in samples.parts.items():
         part.save_to_disk(str(folder / name))
     tokenizer = model_folder / "tokenizer.json"
@@ -230,11 +235,11 @@ def _write(job: BuiltInJob, contents: dict[str, str], folder: Path) -> None:
     (folder / _FACTS).write_text(text + "\n", encoding="utf-8")
 
 
-def _samples(job: BuiltInJob, model_folder: Path) -> Samples:
+def _samples(job: BuiltInJob, model_folder: Path, cache_folder: Path) -> Samples:
     if isinstance(job, CausalLMJob):
         from tradeoff.objectives.trainers.samples.language import language_samples
 
-        return language_samples(job, model_folder)
+        return language_samples(job, model_folder, cache_folder)
     assert isinstance(job, TextClassificationJob)
     return labelled_samples(job, model_folder)
 

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 from tradeoff.objectives.job.arguments import name_of_data, padding
 from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, TextClassificationJob
-from tradeoff.objectives.job.settings import BuiltInJob
+from tradeoff.objectives.job.settings import BuiltInJob, gguf_file
 from tradeoff.objectives.trainers import prepared_data as data
 from tradeoff.objectives.trainers.accuracy import compute_metrics
 from tradeoff.objectives.trainers.custom_trainer import ExplainedError, build_trainer, examine_trainer, explained
@@ -23,7 +23,7 @@ from tradeoff.objectives.trainers.samples.labelled import collator
 from tradeoff.objectives.trainers.trained_parts import OptionFault, num_layers
 from tradeoff.searchspace import TrialParameters
 
-# Where random weights are kept that adapters were trained beside.
+# Where weights are kept that adapters were trained beside, and that no name would give again.
 BASE_MODEL = "base_model"
 _OF_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "README.md")  # the last is peft's card
 
@@ -96,10 +96,10 @@ class BuiltIn(Workload):
     def save_beside_model(self, folder: Path) -> None:  # noqa: D102
         if self._data.tokenizer is not None:
             self._data.tokenizer.save_pretrained(folder)
-        if self._job.lora is not None and not self._data.model.has_weights:
+        if self._job.lora is not None and (not self._data.model.has_weights or gguf_file(self._job.model) is not None):
             from peft import PeftConfig
 
-            # Adapters need the weights that they were trained beside: the seed gives the same again.
+            # Adapters need the weights that they were trained beside: those of a GGUF file, or what the seed gives again.
             build_model(self._job.with_whole_model(), self._data.model).save_pretrained(folder / BASE_MODEL)
             adapters = PeftConfig.from_pretrained(str(folder))
             adapters.base_model_name_or_path = str((folder / BASE_MODEL).resolve())

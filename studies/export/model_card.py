@@ -11,7 +11,7 @@ from typing import Any
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.arguments import job_of, padding
 from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, TextClassificationJob, parse_job
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob, local_path
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob, gguf_file, local_path
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
@@ -85,12 +85,14 @@ def _front_matter(job: AnyJob) -> dict[str, Any]:
     """Return what the hub reads of a model card; names of the hub only."""
     if isinstance(job, CustomJob):
         return {"library_name": "transformers"}
+    # Of a GGUF file on the hub, where it is.
+    model = job.model.rpartition(":")[0] if gguf_file(job.model) is not None else job.model
     return {
         "library_name": "transformers" if job.lora is None else "peft",
         "pipeline_tag": "text-generation" if isinstance(job, CausalLMJob) else "text-classification",
         **({"metrics": ["perplexity" if isinstance(job, CausalLMJob) else "accuracy"]} if job.evaluates else {}),
-        **({"base_model": job.model} if job.model != EMBEDDED and _is_on_hub(job.model) else {}),
-        **({"tags": [f"base_model:adapter:{job.model}", "lora"]} if job.lora is not None and _is_on_hub(job.model) else {}),
+        **({"base_model": model} if model != EMBEDDED and _is_on_hub(model) else {}),
+        **({"tags": [f"base_model:adapter:{model}", "lora"]} if job.lora is not None and _is_on_hub(model) else {}),
         **({"datasets": [job.dataset]} if _has_hub_data(job) else {}),
     }
 

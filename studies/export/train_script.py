@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tradeoff.objectives.job.arguments import job_of_data, padding, settings_beside_arguments
 from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, TextClassificationJob
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob, local_path
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob, gguf_file, local_path
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.reporting.templating import render
 
@@ -129,10 +129,14 @@ def _built_in_values(job: BuiltInJob, parameters: TrialParameters) -> dict[str, 
     reader, sources = _sources(job)
     local = local_path(job.model)
     is_local = os.path.isdir(local)
+    model, file = gguf_file(job.model) or (job.model, None)
+    if is_local or local.is_file():
+        model = str((local.parent if file else local).resolve())
     return {
         "reader": reader,
         "sources": sources,
-        "model": str(local.resolve()) if is_local else job.model,
+        "model": model,
+        "gguf_file": file,
         "is_embedded_model": job.model == EMBEDDED,
         "has_weights": _has_weights(job),
         "makes_config": job.model != EMBEDDED and (not _has_weights(job) or job.dropout is not None),

@@ -20,18 +20,19 @@ from tradeoff.objectives.trainers.models import resolve_model
 from tradeoff.objectives.trainers.samples.samples import Samples
 
 
-def language_samples(job: CausalLMJob, model_folder: Path) -> Samples:
+def language_samples(job: CausalLMJob, model_folder: Path, cache_folder: Path) -> Samples:
     """Load, check and tokenise a job's texts.
 
     Args:
         job: The job.
         model_folder: Where what belongs to the model is saved, such as its tokenizer.
+        cache_folder: Holds what is made of a GGUF file.
 
     Raises:
         ValueError: The data or the model can't be used as the job says.
     """
     texts = language_texts(job)
-    source, tokenizer = resolve_model(job, all_words(texts.train), model_folder)
+    source, tokenizer = resolve_model(job, all_words(texts.train), model_folder, cache_folder)
     if not isinstance(texts.train[0][texts.train.column_names[0]], str) and not tokenizer.chat_template:
         raise JobFault(
             f"the tokenizer of model {job.model!r} must have a chat template for conversations, and has none; choose a model"

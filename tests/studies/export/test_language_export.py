@@ -205,6 +205,8 @@ def test_the_card_of_a_language_model_names_what_it_was_made_from() -> None:
         {"packing": True, "lora": Lora(), "eval_samples": 0},
         {"model": "someone/model", "dropout": 0.1, "lora": Lora(target_modules=("q_proj",)), "frozen_layers": 1},
         {"dataset": "talks.jsonl", "eval_dataset": "more.jsonl", "frozen_layers": 1, "deterministic": False},
+        {"model": "someone/model:tiny.gguf", "dropout": 0.1, "lora": Lora()},
+        {"model": "tiny.gguf"},
         {"dataset": "someone/talks", "model": "someone/model", "train_samples": None, "trust_remote_code": True},
     ],
     ids=str,

