@@ -3,8 +3,12 @@
 With a job of one's own they are keywords of its function, by the same names.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+from tradeoff.searchspace.choices import Precision
 from tradeoff.searchspace.kinds import Numbers, OrNone, Switch, WholeNumbers, Words
-from tradeoff.searchspace.knob import Knob, Learning, Memory, Need, Target
+from tradeoff.searchspace.knob import Conflict, Knob, Learning, Memory, Need, Target
 
 
 def _lora_need(value: int | None) -> Need | None:
@@ -12,11 +16,26 @@ def _lora_need(value: int | None) -> Need | None:
     return None if value is None else Need(ability="peft", package="peft", reason=reason)
 
 
+def _4_bit_need(value: bool) -> Need | None:
+    reason = "needs the package bitsandbytes, which is not installed"
+    return Need(ability="bitsandbytes", package="bitsandbytes", reason=reason) if value else None
+
+
+def _4_bit_in_fp16(values: Mapping[str, Any]) -> str | None:
+    if not values.get("load_in_4bit") or values["precision"] != Precision.FP16:
+        return None
+    return "the adapters of 4-bit weights are kept in bf16, which fp16 can't scale, and precision is fp16"
+
+
+def _offloading_need(value: bool) -> Need | None:
+    return Need(ability="activation_offloading", on="cuda", reason="needs a GPU with a memory of its own") if value else None
+
+
 JOB_KNOBS: tuple[Knob, ...] = (
     Knob(
         name="model",
         kind=Words(),
-        description="Hub name, local directory, or `embedded`; default: the job's",
+        description="as job.model; default: the job's",
         memory=Memory(),
         changes_time=True,
         learning=Learning.METHOD,
@@ -93,5 +112,29 @@ JOB_KNOBS: tuple[Knob, ...] = (
         learning=Learning.METHOD,
         target=Target.JOB,
         only_with="lora_rank",
+    ),
+    Knob(
+        name="load_in_4bit",
+        kind=Switch(),
+        description="of a language model with adapters: weights of 4 bits (bitsandbytes); default: the job's",
+        label="4 bits",
+        memory=Memory(),
+        changes_time=True,
+        learning=Learning.METHOD,
+        target=Target.JOB,
+        needs=_4_bit_need,
+        only_with="lora_rank",
+        conflict=Conflict(name="4_bits_need_another_precision", reason=_4_bit_in_fp16),
+    ),
+    Knob(
+        name="activation_offloading",
+        kind=Switch(),
+        description="of a language model: keep a GPU's activations in the host's memory; default: the job's",
+        label="offloading",
+        memory=Memory(),
+        changes_time=True,
+        learning=Learning.RECOMPUTED,
+        target=Target.JOB,
+        needs=_offloading_need,
     ),
 )

@@ -22,7 +22,7 @@ LANGUAGE_MODELS = Need(
 def installation_needs() -> set[Need]:
     """Return all that a value of a knob, or a task, may need of an installation."""
     needs = {need for knob in KNOBS.values() for value in knob.kind.options() if (need := knob.needs(value)) is not None}
-    return {need for need in (*needs, LANGUAGE_MODELS) if need.package or need.compiler}
+    return {need for need in (*needs, LANGUAGE_MODELS) if need.package or need.compiler or need.on}
 
 
 def is_installed(package: str) -> bool:
@@ -40,11 +40,12 @@ def first_missing(parameters: TrialParameters, *, job: AnyJob, abilities: Collec
 
     Args:
         parameters: The configuration.
-        job: The job, whose optimizer and adapters are used if none are searched.
+        job: The job, whose settings are used where they are not searched.
         abilities: The precisions and extras of the device.
     """
     lora = job.lora if isinstance(job, BuiltInJob) else None
-    used = {"optim": job.optim} | ({} if lora is None else {"lora_rank": lora.r}) | parameters.as_dict()
+    fixed = {name: getattr(job, name) for name in KNOBS if name in type(job).model_fields}
+    used = fixed | ({} if lora is None else {"lora_rank": lora.r}) | parameters.as_dict()
     for name, value in used.items():
         if KNOBS[name].target is Target.JOB and not isinstance(job, BuiltInJob):
             continue  # a keyword of the user's own function, which knows what it needs

@@ -15,7 +15,7 @@ from tradeoff.searchspace.knob import Target
 SomeJob = TypeVar("SomeJob", bound=TrainingSettings)
 
 # The parameters that are fields of the built-in job, and those that are fields of its adapters.
-_JOB_FIELDS = ("model", "max_length", "dropout", "frozen_layers", "packing")
+_JOB_FIELDS = ("model", "max_length", "dropout", "frozen_layers", "packing", "load_in_4bit", "activation_offloading")
 _LORA_FIELDS = {"lora_alpha": "alpha", "lora_target_modules": "target_modules"}
 # Each is a copy of all samples.
 MAX_PREPARED = 32
@@ -85,6 +85,8 @@ def job_of(job: SomeJob, parameters: Mapping[str, Any]) -> SomeJob:
     if lora is not None:
         adapters = {key: parameters[name] for name, key in _LORA_FIELDS.items() if name in parameters}
         lora = Lora.model_validate(lora.model_dump() | adapters)
+    if lora is None and getattr(job, "load_in_4bit", False):
+        set_here["load_in_4bit"] = False  # what has 4 bits can't be trained itself
     return job.model_copy(update=set_here | {"lora": lora}) if set_here or lora != job.lora else job
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, JsonValue, Tag, field_validator, model_validator
 
@@ -66,12 +66,18 @@ class CausalLMJob(BuiltInJob):
     eval_max_length: int | None = Field(
         None, ge=4, le=1_000_000, description="tokens per evaluated text; default: the greatest max_length of the study"
     )
+    load_in_4bit: bool = Field(False, description="train adapters beside weights of 4 bits (bitsandbytes)")
+    activation_offloading: bool = Field(False, description="keep a GPU's activations in the host's memory meanwhile")
 
     @model_validator(mode="after")
     def _check(self) -> "CausalLMJob":
         if self.dataset == RANDOM_TOKENS:
             raise ValueError(f"dataset {RANDOM_TOKENS!r} is for text classification; name texts, or {EMBEDDED!r}")
         return self
+
+    def with_whole_model(self) -> Self:
+        """Return the job without adapters and without frozen layers, in full precision."""
+        return super().with_whole_model().model_copy(update={"load_in_4bit": False})
 
     def goals(self) -> dict[str, Goal]:
         """What the evaluation of a language model returns."""

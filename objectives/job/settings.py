@@ -21,6 +21,8 @@ TASKS = ("text_classification", "causal_lm")
 # Numpy takes no larger seed.
 NUM_SEEDS = 2**32
 MAX_GENERATED = 1_000_000
+# Settings of one task on which its data does not depend.
+_OF_TRAINING = ("load_in_4bit", "activation_offloading")
 LOCAL_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 
 
@@ -205,4 +207,4 @@ class BuiltInJob(TrainingSettings):
 
     def data_settings(self) -> dict[str, Any]:
         """The fields on which the tokenized data depends, and nothing else."""
-        return self.model_dump(exclude={*TrainingSettings.model_fields, "dropout", "frozen_layers", "lora"})
+        return self.model_dump(exclude={*TrainingSettings.model_fields, "dropout", "frozen_layers", "lora", *_OF_TRAINING})

@@ -33,10 +33,11 @@ def measured_baselines(
     Returns:
         The value of each objective that the job's evaluation returns; empty if its memory does not suffice even for that.
     """
-    # Adapters begin at zero: they change nothing yet.
-    plain = job.with_whole_model().model_copy(update={"packing": False})
+    # Adapters begin at zero: they change nothing yet. Without them a Trainer does not take weights of 4 bits.
+    plain = (job if job.load_in_4bit else job.with_whole_model()).model_copy(update={"packing": False})
     versions = {name: version(name) for name in _LIBRARIES}
     depends = {"data": dict(folders), "eval_batch_size": job.eval_batch_size, "seed": job.seed, "versions": versions}
+    depends |= {"load_in_4bit": True} if plain.load_in_4bit else {}
     path = cache_folder / f"baseline-{short_hash(depends)}.json"
     if path.is_file():
         found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))

@@ -44,7 +44,7 @@ from tradeoff.objectives.trainers.model_files import (
     read_gguf,
 )
 from tradeoff.objectives.trainers.samples.reviews_tokenizer import reviews_tokenizer
-from tradeoff.objectives.trainers.trained_parts import adapted, freeze, set_dropout, untrained_modules
+from tradeoff.objectives.trainers.trained_parts import adapted, four_bit, freeze, set_dropout, untrained_modules
 from tradeoff.searchspace.choices import FLASH_ATTENTION
 
 
@@ -243,13 +243,16 @@ def _attention(model_class: Any) -> tuple[str, ...]:
     return tuple(name for name, is_supported in support.items() if is_supported)
 
 
-def build_model(job: BuiltInJob, source: ModelSource, *, attention: str | None = None) -> Any:
+def build_model(
+    job: BuiltInJob, source: ModelSource, *, attention: str | None = None, compute_dtype: torch.dtype = torch.float32
+) -> Any:
     """Build a new model in full precision; weights that the source lacks are initialised with the job's seed.
 
     Args:
         job: The job.
         source: The model.
         attention: The attention implementation. Default: transformers' choice.
+        compute_dtype: What weights of 4 bits are computed with.
 
     Raises:
         JobFault: The model can't be used as the job says.
@@ -267,6 +270,10 @@ def build_model(job: BuiltInJob, source: ModelSource, *, attention: str | None =
     )
     if job.dropout is not None:
         set_dropout(config, job.dropout, name=job.model)
+    if isinstance(job, CausalLMJob) and job.load_in_4bit:
+        if not source.has_weights or gguf_file(job.model) is not None:
+            raise JobFault(f"load_in_4bit needs a model with weights in a directory or on the Hub, got {job.model!r}")
+        known["quantization_config"] = four_bit(compute_dtype)
     fresh: list[str] = []
     # Mixed precision keeps full-precision weights, whatever the checkpoint was saved in.
     if source.has_weights:

@@ -122,6 +122,19 @@ def untrained_modules(missing_keys: Collection[str]) -> list[str]:
     return sorted({key.rpartition(".")[0] for key in missing_keys if ".pooler." in key})
 
 
+def four_bit(compute_dtype: torch.dtype) -> Any:
+    """Return the configuration of weights of 4 bits, as QLoRA has them (T. Dettmers et al., 2023, https://arxiv.org/abs/2305.14314).
+
+    Args:
+        compute_dtype: What they are computed with.
+    """
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute_dtype
+    )
+
+
 def adapted(
     model: Any,
     *,
@@ -150,8 +163,10 @@ def adapted(
     Raises:
         OptionFault: The model has no such layers.
     """
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
 
+    if getattr(model, "is_loaded_in_4bit", False):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # that is the Trainer's to enable
     parts = [each for each, module in model.named_children() if next(module.parameters(), None) is not None]
     heads = [each for each in parts if each != model.base_model_prefix]
     whole = [*([] if writes else heads), *fresh]

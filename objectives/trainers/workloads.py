@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainingArguments
 
 from tradeoff.objectives.job.arguments import name_of_data, padding
@@ -143,9 +144,14 @@ class LanguageModel(BuiltIn):
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
         from tradeoff.objectives.trainers.language_trainer import LanguageTrainer
 
-        arguments.packing = self._job.packing
+        arguments.packing, arguments.activation_offloading = self._job.packing, self._job.activation_offloading
         return LanguageTrainer(
-            model=build_model(self._job, self._data.model, attention=parameters.get("attn_implementation")),
+            model=build_model(
+                self._job,
+                self._data.model,
+                attention=parameters.get("attn_implementation"),
+                compute_dtype=torch.bfloat16 if arguments.bf16 else torch.float32,
+            ),
             args=arguments,
             train_dataset=self._data.packed if self._job.packing else self._data.train,
             eval_dataset=self._data.eval,

@@ -40,7 +40,8 @@ def available_space(config: StudyConfig, device: Mapping[str, Any]) -> tuple[Sea
         if name not in space.domains:
             value = getattr(config.job, name, None)
             if value is not None and (need := knob.missing(value, abilities)) is not None:
-                raise TradeoffError(f"job.{name}: {value} {need.reason}; install it, or choose another")
+                what, remedy = ("it", "leave it out") if value is True else (value, "install it, or choose another")
+                raise TradeoffError(f"job.{name}: {what} {need.reason}; {remedy}")
             continue
         taken = {value: need for value in space.domains[name].examples() if (need := knob.missing(value, abilities))}
         try:

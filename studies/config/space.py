@@ -170,7 +170,9 @@ def _check_changes(config: SpaceConfig, job: TrainingSettings) -> None:
 
 
 def _check_adapters(space: SearchSpace, job: BuiltInJob) -> None:
-    for name in ("lora_alpha", "lora_target_modules"):
+    if getattr(job, "load_in_4bit", False) and "lora_rank" not in space.domains and job.lora is None:
+        raise ValueError("job.load_in_4bit: there must be adapters to train; search lora_rank too, or set job.lora")
+    for name in ("lora_alpha", "lora_target_modules", "load_in_4bit"):
         if name in space.domains and "lora_rank" not in space.domains and job.lora is None:
             raise ValueError(f"space.{name}: there must be adapters for it; search lora_rank too, or set job.lora")
     for value in space.domains["lora_target_modules"].examples() if "lora_target_modules" in space.domains else ():

@@ -99,6 +99,7 @@ def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> d
     if isinstance(job, CausalLMJob):
         # Further fields of TRL's SFTConfig, which those of a language model are read as.
         arguments |= {"max_length": job.max_length, "packing": job.packing, "eval_packing": False}
+        arguments["activation_offloading"] = job.activation_offloading
     files = {
         "training_args.json": json.dumps(arguments, indent=2) + "\n",
         "tradeoff.yaml": yaml_text(provenance(results, choice)),

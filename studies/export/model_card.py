@@ -103,7 +103,8 @@ def _adapters(job: AnyJob) -> str | None:
         return None
     lora = job.lora.settings()
     layers = ", ".join(lora["target_modules"])
-    return f"LoRA adapters of rank {lora['r']} (alpha {lora['alpha']:g}, {layers}) of the model {job.model}"
+    bits = " in 4 bits" if getattr(job, "load_in_4bit", False) else ""
+    return f"LoRA adapters of rank {lora['r']} (alpha {lora['alpha']:g}, {layers}) of the model {job.model}{bits}"
 
 
 def _title(job: AnyJob) -> str:

@@ -13,6 +13,7 @@ from tradeoff.objectives.job.arguments import job_of_data, padding, settings_bes
 from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, TextClassificationJob
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob, gguf_file, local_path
 from tradeoff.searchspace import TrialParameters
+from tradeoff.searchspace.choices import Precision
 from tradeoff.studies.reporting.templating import render
 
 # The same patterns as in `tradeoff.objectives.trainers.models`, which is not imported because it imports torch.
@@ -67,6 +68,7 @@ def parts_used(job: BuiltInJob) -> list[str]:
     """Return the names that `train.py` imports from `trained_parts.py`: none where a whole model is trained as it is."""
     used = {
         "adapted": job.lora is not None,
+        "four_bit": isinstance(job, CausalLMJob) and job.load_in_4bit,
         "freeze": job.lora is None and job.frozen_layers > 0,
         "set_dropout": job.dropout is not None,
         # A language model has no new parts.
@@ -141,6 +143,7 @@ def _built_in_values(job: BuiltInJob, parameters: TrialParameters) -> dict[str, 
         "has_weights": _has_weights(job),
         "makes_config": job.model != EMBEDDED and (not _has_weights(job) or job.dropout is not None),
         "parts": parts_used(job),
+        "compute_dtype": "bfloat16" if parameters.precision is Precision.BF16 else "float32",
         "finds_new": "untrained_modules" in parts_used(job),
         "lora": None if job.lora is None else job.lora.settings(),
         "attention": parameters.get("attn_implementation"),

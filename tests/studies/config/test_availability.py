@@ -109,6 +109,27 @@ def test_without_peft_a_study_of_adapters_alone_ends_with_the_command_that_insta
         available_space(config, CPU)
 
 
+@pytest.mark.parametrize(
+    ("setting", "lack"),
+    [
+        ("load_in_4bit", "needs the package bitsandbytes, which is not installed"),
+        ("activation_offloading", "needs a GPU with a memory of its own"),
+    ],
+)
+def test_what_only_some_machines_can_do_is_left_out_or_refused(setting: str, lack: str) -> None:
+    language = {"task": "causal_lm", "model": "a", "lora": {}}
+    space = {"per_device_train_batch_size": [8], "precision": ["fp32"]}
+    able = CPU | {"extras": ["peft", "trl"]}
+    searched = tiny_study(job=language, space=space | {setting: [False, True]}, objectives=["eval_loss", "train_time_s"])
+    found, line = available_space(searched, able)
+    assert found.domains[setting].values() == (False,)
+    assert line == f"{setting} left out: {lack}"
+    assert available_space(searched, able | {"extras": ["peft", "trl", "bitsandbytes", setting]})[1] is None
+    fixed = tiny_study(job=language | {setting: True}, space=space, objectives=["eval_loss", "train_time_s"])
+    with pytest.raises(TradeoffError, match=rf"job\.{setting}: it {lack}; leave it out"):
+        available_space(fixed, able)
+
+
 def test_a_function_of_the_users_own_needs_no_package_of_ours() -> None:
     config = tiny_study(
         job={"build": "mine:build"},

@@ -152,6 +152,15 @@ def test_settings_of_adapters_need_adapters():
         StudyConfig.model_validate({**config, "space": {"lora_alpha": [8], **config.get("space", {})}})
 
 
+def test_weights_of_4_bits_need_adapters():
+    needed = "there must be adapters {}; search lora_rank too, or set job.lora"
+    language, pair = {"task": "causal_lm"}, ["eval_loss", "train_time_s"]
+    with pytest.raises(ValueError, match=needed.format("for it")):
+        StudyConfig.model_validate({"job": language, "space": {"load_in_4bit": [True]}, "objectives": pair})
+    with pytest.raises(ValueError, match=needed.format("to train")):
+        StudyConfig.model_validate({"job": language | {"load_in_4bit": True}, "objectives": pair})
+
+
 @pytest.mark.parametrize("value", ["query value", "query,,value", "a(b"])
 def test_layers_for_adapters_are_names(value):
     told = sentence({"lora_rank": [8], "lora_target_modules": [value]})

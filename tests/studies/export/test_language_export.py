@@ -207,6 +207,7 @@ def test_the_card_of_a_language_model_names_what_it_was_made_from() -> None:
         {"dataset": "talks.jsonl", "eval_dataset": "more.jsonl", "frozen_layers": 1, "deterministic": False},
         {"model": "someone/model:tiny.gguf", "dropout": 0.1, "lora": Lora()},
         {"model": "tiny.gguf"},
+        {"model": "someone/model", "lora": Lora(), "load_in_4bit": True},
         {"dataset": "someone/talks", "model": "someone/model", "train_samples": None, "trust_remote_code": True},
     ],
     ids=str,
