@@ -121,13 +121,14 @@ class TableRunner:
         """Answer a request as a trial's process does."""
         del time_limit_s, on_progress
         stages, parameters = request["stages"], _of_table(request["parameters"], self.bench.table)
-        if "train" not in stages:
-            return self._outcome(self.bench.probe(parameters), probes=True)
-        repeat = request["job"]["seed"] - self.first_seed
-        answer = self.bench.train(parameters, repeat=repeat, probes="probe" in stages)
-        return self._outcome(answer, probes="probe" in stages)
+        probes, begin_s = "probe" in stages, self.bench.spent_s
+        if "train" in stages:
+            answer = self.bench.train(parameters, repeat=request["job"]["seed"] - self.first_seed, probes=probes)
+        else:
+            answer = self.bench.probe(parameters)
+        return self._outcome(answer, probes=probes, trial_time_s=self.bench.spent_s - begin_s)
 
-    def _outcome(self, answer: Answer, *, probes: bool) -> Any:
+    def _outcome(self, answer: Answer, *, probes: bool, trial_time_s: float) -> Any:
         row, table = answer.row, self.bench.table
         if answer.kind == "out_of_memory":
             shortfall_mib = row.peak_memory_mib - table.memory_limit_mib
@@ -146,7 +147,7 @@ class TableRunner:
             num_timed_steps=3,
         )
         training = None if answer.curve is None else _training(row, table, answer.curve, time_s, memory)
-        return Completed(measurements=Measurements(probe=probe, training=training, trial_time_s=row.start_s))
+        return Completed(measurements=Measurements(probe=probe, training=training, trial_time_s=trial_time_s))
 
 
 def _training(row: Row, table: Table, curve: list[float], time_s: float, memory: Memory) -> TrainingResult:
