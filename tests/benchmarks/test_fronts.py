@@ -1,5 +1,6 @@
 """The benchmark of search methods: what is claimed is worth what it would be worth to its user, and every method can play."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +147,35 @@ def test_a_table_is_whole(path):
         assert all(row.parameters[name] in values for name, values in found.knobs.items())
         assert all(len(curve) >= row.num_epochs for curve in found.curves[row.learning_class])
     assert max(values.learned for values in found.truth.values()) > found.baseline
+
+
+def test_a_training_that_is_stopped_costs_its_epochs_and_its_start():
+    longer = table()
+    row = replace(next(iter(longer.rows.values())), num_epochs=3, micro_step_s=(0.05,))
+    curves = {row.learning_class: [[0.6, 0.7, 0.75]]}
+    held = replace(longer, curves=curves, rows={key_of(row.parameters): row}, time_noise=0.0)
+    whole, stopped = Bench(held, 0), Bench(held, 0)
+    trained = whole.train(row.parameters)
+    answers = [answer for _, answer in zip(range(2), stopped.epochs(row.parameters), strict=False)]
+    assert [answer.curve for answer in answers] == [[0.6], [0.6, 0.7]]
+    assert [answer.values.learned for answer in answers] == [0.6, 0.7]
+    assert answers[-1].values.train_time_s == trained.values.train_time_s
+    assert stopped.spent_s - row.start_s == pytest.approx((whole.spent_s - row.start_s) * 2 / 3)
+    assert list(Bench(held, 0).epochs(row.parameters))[-1].curve == trained.curve
+
+
+def test_a_loss_counts_with_its_sign_turned():
+    falling = table(
+        learned="eval_loss",
+        baseline=2.0,
+        curves={size: [[2.0 - curve[0]] for curve in curves] for size, curves in table().curves.items()},
+    )
+    bench, answer = (
+        Bench(falling, 0),
+        Bench(falling, 0).train({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}),
+    )
+    assert answer.values.learned == -answer.curve[-1]
+    decoupled(bench, 0, 1e9)
+    scorer = Scorer(falling)
+    assert scorer.selection_volume(bench.claims[-1][1]) > 0.9
+    assert scorer.selection_volume(scorer.front) == pytest.approx(1)
