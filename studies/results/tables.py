@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ ELSEWHERE = "~"
 _PARTS_SHOWN = 2
 # Some spreadsheets take the wide forms too.
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+SPREAD_OF_COSTS = "± standard deviation of a cost: over repeated measurements or by its model"
 SPREAD_NOTE = "± standard deviation: of what is learned over seeds, of a cost over repeated measurements or by its model"
 
 
@@ -151,15 +152,18 @@ def front_table(
     shown = _shown(front, rows, only)[:most]
     found = marks(front, rows)
     measured = measured_names(shown)
-    headings = [*(GOALS[name].short_heading for name in front.objectives), *(MEASURED for _ in measured)]
-    head = ["trial", "batch x accumulation", *headings, ""]
+    columns: list[tuple[str, str, Callable[[TrialRecord, str], str]]] = []
+    for name in front.objectives:
+        columns.append((GOALS[name].short_heading, name, shown_value))
+        if name in measured:
+            columns.append((MEASURED, name, measured_value))
+    head = ["trial", "batch x accumulation", *(heading for heading, _, _ in columns), ""]
     cells = [
         [
             record.shown_number,
             # One column for the whole configuration: a column for each parameter would not fit a terminal.
             short_configuration(record.params),
-            *(shown_value(record, name) for name in front.objectives),
-            *(measured_value(record, name) for name in measured),
+            *(show(record, name) for _, name, show in columns),
             ", ".join(found.get(record.number, [])),
         ]
         for record in shown
@@ -178,6 +182,8 @@ def front_notes(front: JudgedFront, shown: Sequence[TrialRecord] | None = None) 
     if names := measured_names(shown):
         labels = " and ".join(GOALS[name].label for name in names)
         notes.append(f"{labels}: expected by all trainings together, ± a standard deviation; {MEASURED}: by its own training")
+        spread = any(spread_name(name) in record.attributes for record in shown for name in record.values if name not in names)
+        return notes + ([SPREAD_OF_COSTS] if spread else [])
     return notes + ([SPREAD_NOTE] if has_spreads(shown) else [])
 
 
