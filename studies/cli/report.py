@@ -20,19 +20,25 @@ def report(
             "--output",
             "-o",
             metavar="FILE",
-            help="The file to write; default: report.html, and standard output for Markdown.",
+            help="The file to write, Markdown if it ends in .md; default: report.html, and standard output for Markdown.",
             show_default=False,
         ),
     ] = None,
-    output_format: Annotated[Literal["html", "md"], typer.Option("--format", help="Write an HTML page, or Markdown.")] = "html",
+    output_format: Annotated[
+        Literal["html", "md"] | None,
+        typer.Option("--format", help="Write an HTML page, or Markdown; default: by the file's ending.", show_default=False),
+    ] = None,
 ) -> None:
     """Write a study's plots and tables as one HTML file that needs no network, or its tables as Markdown.
 
     \b
     Example:
       tradeoff report --output report.html
+      tradeoff report my-study --output report.md
       tradeoff report my-study --format md
     """
+    if output_format is None:
+        output_format = "md" if output is not None and output.suffix.lower() in (".md", ".markdown") else "html"
     if output is None and output_format == "md":
         print(markdown_report(results_of(name, storage)), end="")
         return

@@ -69,9 +69,9 @@ def study_note(results: StudyResults) -> str:
     return render(PACKAGE, "study_note.md.jinja", **study_values(results))
 
 
-def study_values(results: StudyResults) -> dict[str, Any]:
-    """Return what the templates of notes and reports show of a study, by name."""
-    front = judged_front(results)
+def study_values(results: StudyResults, front: JudgedFront | None = None) -> dict[str, Any]:
+    """Return what the templates of notes and reports show of a study, by name; its front is judged here unless it is given."""
+    front = judged_front(results) if front is None else front
     wanted = {"maximize": "more is better", "minimize": "less is better"}
     units = ", ".join(f"{GOALS[name].heading}: {wanted[GOALS[name].direction]}" for name in results.objectives)
     return {

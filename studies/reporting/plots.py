@@ -1,7 +1,6 @@
-"""The plots of a study, from its results: for optuna-dashboard, for the report, for anyone who has plotly.
+"""The plots of a study, from its results: for optuna-dashboard, and for anyone who has plotly.
 
-They are figures of plotly without a title. A plot has its title and its caption beside it, so that each place sets them in its
-own type.
+They are figures of plotly without a title, which a plot has beside it, so that each place sets it in its own type.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,9 @@ from typing import Any
 from tradeoff.objectives.measurements.goals import GOALS, learned_names, learning_curve
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.studies.reporting.plot_style import BLUE, axis, baseline_line, layout, near_range, plot_text
-from tradeoff.studies.reporting.trade_off_plots import MEMORY, group, pair_figure
+from tradeoff.studies.reporting.trade_off_plots import group, pair_figure
 from tradeoff.studies.results.criteria import numeric_value
 from tradeoff.studies.results.evidence import JudgedFront, judged_front
-from tradeoff.studies.results.front import near
 from tradeoff.studies.results.hypervolume import hypervolume_over_cost
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.tables import capitalized, short_configuration
@@ -31,13 +29,11 @@ class Plot:
     Attributes:
         name: Letters and hyphens, fit for a file's name or the id of a page's element.
         title: A title.
-        caption: How to read it, in a sentence or two.
         figure: A `plotly.graph_objects.Figure`.
     """
 
     name: str
     title: str
-    caption: str
     figure: Any
 
 
@@ -52,12 +48,10 @@ def trade_off_plots(results: StudyResults, front: JudgedFront) -> list[Plot]:
         return []
     found, groups = [], group(results, front)
     for y, x in combinations(results.objectives, 2):
-        better = f"Better is {_better(y, 'up', 'down')} and {_better(x, 'right', 'left')}."
         found.append(
             Plot(
                 name=f"{y}-over-{x}".replace("_", "-"),
                 title=capitalized(f"{GOALS[y].label} over {GOALS[x].label}"),
-                caption=f"{better} {_edge_note(results, (x, y))} {_beyond_note(groups.completed(), (x, y))}".strip(),
                 figure=pair_figure(results, groups, y, x),
             )
         )
@@ -74,7 +68,6 @@ def search_plots(results: StudyResults) -> list[Plot]:
             Plot(
                 name="curves",
                 title=capitalized(f"{GOALS[metric].label} over samples, by effective batch size"),
-                caption="One line for each training, evaluated as it went. Darker lines are smaller effective batches.",
                 figure=curves,
             )
         )
@@ -83,8 +76,6 @@ def search_plots(results: StudyResults) -> list[Plot]:
             Plot(
                 name="hypervolume",
                 title="Hypervolume over the time spent on trials",
-                caption="The share of the box between the best and the worst values seen that the front dominates. Where it is"
-                " flat, more trials improved nothing.",
                 figure=hypervolume_figure(steps),
             )
         )
@@ -178,24 +169,3 @@ def _effective_batch(record: TrialRecord) -> int:
 
 def _time_unit(longest_s: float) -> tuple[str, float]:
     return ("s", 1.0) if longest_s < 180 else ("min", 60.0) if longest_s < 3 * 3600 else ("h", 3600.0)
-
-
-def _edge_note(results: StudyResults, names: Sequence[str]) -> str:
-    """Return a sentence on the memory limit and the out-of-memory trials for a plot that shows memory."""
-    num_over = sum(record.outcome == "out_of_memory" for record in results.records)
-    if MEMORY not in names or not num_over:
-        return ""
-    if results.memory_limit_mib is None:
-        return "Trials that ran out of memory are not drawn: no memory limit is known."
-    return "The dashed line is the memory limit; trials that ran out of memory have no other values and stand at the edge."
-
-
-def _beyond_note(records: Sequence[TrialRecord], names: Sequence[str]) -> str:
-    """Return a sentence on the trials whose values are too far from the others to be drawn."""
-    columns = {name: [record.values[name] for record in records] for name in names}
-    beyond = {record.number for record in records for name in names if record.values[name] not in near(columns[name])}
-    return f"Beyond the axes: trial {', '.join(map(str, sorted(beyond)))}." if beyond else ""
-
-
-def _better(name: str, maximize: str, minimize: str) -> str:
-    return maximize if GOALS[name].direction == "maximize" else minimize

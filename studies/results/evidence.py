@@ -5,6 +5,7 @@ is neither the knee nor an extreme, and is chosen only by its number.
 """
 
 import math
+import operator
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from tradeoff.objectives.measurements.goals import GOALS, CostGoal
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import NUM_SEEDS, spread_name
 from tradeoff.studies.results.expectation import MEASURED
-from tradeoff.studies.results.front import dominates, extremes, feasible, knee, pareto_front
+from tradeoff.studies.results.front import extremes, feasible, knee, pareto_front
 from tradeoff.studies.results.results import StudyResults
 
 WHAT_HELPS = "more epochs, a higher learning rate, more samples, or a model whose weights are neither frozen nor random"
@@ -100,6 +101,10 @@ class JudgedFront:
             for record in self.records
         }
 
+    def ahead_of(self, record: TrialRecord) -> list[TrialRecord]:
+        """Return the rows that are better than a row of the front by more than the error, and no worse than it elsewhere."""
+        return [other for other in self.records if self._is_clearly_ahead(other, record)]
+
     @cached_property
     def recommended(self) -> tuple[TrialRecord, ...]:
         """The rows without a mark; empty if nothing is better than a constant answer."""
@@ -179,13 +184,22 @@ class JudgedFront:
             lead >= -min(error, allowed) for (lead, error), allowed in zip(leads, own, strict=True)
         )
 
+    @cached_property
+    def _beaten(self) -> list[tuple[TrialRecord, tuple[float, ...]]]:
+        """What is not on the front, with its costs."""
+        on_front = {record.number for record in self.records}
+        return [(each, self._costs(each)) for each in self.candidates if each.number not in on_front]
+
+    def _costs(self, record: TrialRecord) -> tuple[float, ...]:
+        return tuple(GOALS[name].cost(record.values[name]) for name in self.objectives)
+
     def _equal(self, record: TrialRecord) -> tuple[int, ...]:
-        on_front = {other.number for other in self.records}
+        costs = self._costs(record)
         return tuple(
             other.number
-            for other in self.candidates
-            if other.number not in on_front
-            and dominates(record, other, self.objectives)
+            for other, others in self._beaten
+            if costs != others
+            and all(map(operator.le, costs, others))
             and all(lead <= error for lead, error in self._leads(record, other))
         )
 

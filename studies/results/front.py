@@ -5,6 +5,7 @@ more than values derived from another trial, and a last run that ended out of me
 is derived and not published yet comes after everything that was.
 """
 
+import operator
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -28,12 +29,15 @@ def pareto_front(records: Sequence[TrialRecord], objectives: Sequence[str]) -> l
     Returns:
         One record for each configuration, best in the first objective first; ties by the next objectives.
     """
-    front: list[TrialRecord] = []
+    costed = sorted(
+        ((_costs(record, objectives), record) for record in feasible(records)), key=lambda pair: (pair[0], pair[1].number)
+    )
+    front: list[tuple[tuple[float, ...], TrialRecord]] = []
     # Whatever dominates a record comes before it in this order, so each is compared with the front found so far alone.
-    for record in sorted(feasible(records), key=lambda record: (*_costs(record, objectives), record.number)):
-        if not any(dominates(other, record, objectives) for other in front):
-            front.append(record)
-    return front
+    for costs, record in costed:
+        if not any(costs != others and all(map(operator.le, others, costs)) for others, _ in front):
+            front.append((costs, record))
+    return [record for _, record in front]
 
 
 def feasible(records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -71,9 +71,38 @@ class Savings:
 
 def savings(records: Sequence[TrialRecord], knowledge: Knowledge) -> Savings:
     """Count a study's configurations, and estimate the cost of training all of them."""
+    space = knowledge.setup.space
+    is_small = space.num_combinations() <= MAX_STRUCTURES
+    grid = configurations(knowledge)
+    found = settled(records, knowledge)
+    trained, out_of_memory = found["trained"], found["out of memory"]
+    costs = [_cost_s(p, records, knowledge) for p in grid]
+    known = [cost for cost in costs if cost is not None]
+    return Savings(
+        num_configurations=len(grid),
+        is_part=space.is_drawn,
+        besides=() if is_small else tuple(KNOBS[name].label for name in KNOBS.in_order(space.learning_only)),
+        num_probed=sum(record.outcome == "probed" for record in records),
+        num_trained=len(trained),
+        num_derived=len(found["derived"] - out_of_memory),
+        num_ruled_out=len(found["ruled out"]),
+        num_out_of_memory=len(out_of_memory),
+        spent_s=sum(_trial_time_s(record) for record in records),
+        all_s=sum(known) if trained and len(known) == len(costs) else None,
+    )
+
+
+def configurations(knowledge: Knowledge) -> list[TrialParameters]:
+    """Return the configurations of a study's space; of one that is too large, those that were looked at."""
+    space = knowledge.setup.space
+    return list(space.grid()) if space.num_combinations() <= MAX_STRUCTURES else list(space.structures)
+
+
+def settled(records: Sequence[TrialRecord], knowledge: Knowledge) -> dict[str, set[TrialParameters]]:
+    """Return the configurations that are settled, by how: "trained", "derived", "out of memory" and "ruled out"."""
     space, limit_mib = knowledge.setup.space, knowledge.setup.memory_limit_mib
     is_small = space.num_combinations() <= MAX_STRUCTURES
-    grid = list(space.grid()) if is_small else list(space.structures)
+    grid = configurations(knowledge)
     read = [
         (record, parameters if is_small else parameters.structure)
         for record in records
@@ -84,31 +113,25 @@ def savings(records: Sequence[TrialRecord], knowledge: Knowledge) -> Savings:
     derived = {p for record, p in read if record.outcome == "completed" and record.is_derived} - trained
     out_of_memory = {p for p in grid if p not in trained and knowledge.out_of_memory(p) is not None}
     ruled_out = {p for p in grid if (knowledge.memory.lower_bound_mib(p) or 0.0) > limit_mib} - out_of_memory - trained
-    costs = [_cost_s(p, records, knowledge) for p in grid]
-    known = [cost for cost in costs if cost is not None]
-    return Savings(
-        num_configurations=len(grid),
-        is_part=space.is_drawn,
-        besides=() if is_small else tuple(KNOBS[name].label for name in KNOBS.in_order(space.learning_only)),
-        num_probed=sum(record.outcome == "probed" for record in records),
-        num_trained=len(trained),
-        num_derived=len(derived - out_of_memory),
-        num_ruled_out=len(ruled_out),
-        num_out_of_memory=len(out_of_memory),
-        spent_s=sum(_trial_time_s(record) for record in records),
-        all_s=sum(known) if trained and len(known) == len(costs) else None,
-    )
+    return {"trained": trained, "derived": derived, "out of memory": out_of_memory, "ruled out": ruled_out}
 
 
-def prediction_errors(records: Sequence[TrialRecord], knowledge: Knowledge) -> str:
-    """Return the errors of predicted memory and time in a sentence.
+def predicted_against_measured(records: Sequence[TrialRecord], knowledge: Knowledge) -> dict[str, list[float]]:
+    """Return the relative errors of predicted memory and time, by what was predicted and how.
 
     Predictions that were stored before their trial ran come first; without any, each measurement is predicted from the others.
     """
-    memory = stored_errors(records, "peak_memory_mib", source="model") or knowledge.memory.errors()
-    estimated = stored_errors(records, "peak_memory_mib", source="estimate")
-    # A correction learnt from the same trainings would make these look better than they are: only stored ones count.
-    time = stored_errors(records, "train_time_s")
+    return {
+        "peak memory": stored_errors(records, "peak_memory_mib", source="model") or knowledge.memory.errors(),
+        "peak memory by the memory estimate": stored_errors(records, "peak_memory_mib", source="estimate"),
+        # A correction learnt from the same trainings would make these look better than they are: only stored ones count.
+        "training time": stored_errors(records, "train_time_s"),
+    }
+
+
+def prediction_errors(records: Sequence[TrialRecord], knowledge: Knowledge) -> str:
+    """Return the errors of predicted memory and time in a sentence; see `predicted_against_measured`."""
+    memory, estimated, time = predicted_against_measured(records, knowledge).values()
     by_estimate = f", by the memory estimate {_median_and_worst(estimated)}" if estimated else ""
     return f"prediction errors: peak memory {_median_and_worst(memory)}{by_estimate}; training time {_median_and_worst(time)}"
 

@@ -1,10 +1,12 @@
 """Studies as `tradeoff run` stores them, built trial by trial with no training."""
 
+import math
+import random
 from typing import Any
 
 import optuna
 from memory_storage import in_memory
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tradeoff.objectives.job.jobs import TextClassificationJob
@@ -115,3 +117,39 @@ def record(
         values=dict(zip(OBJECTIVES, values, strict=False)),
         attributes=attributes,
     )
+
+
+def large_study(count: int = 2000) -> StoredStudy:
+    """A study of many configurations of ten parameters, with a front of a few dozen."""
+    rates = FloatDistribution(1e-6, 1e-2, log=True)
+    choices = {
+        "optim": ("adamw_torch", "adafactor", "sgd"),
+        "lora_rank": (4, 8, 16),
+        "warmup_steps": (0.0, 0.02, 0.1),
+        "max_grad_norm": (0.5, 1.0, 2.0),
+        "lr_scheduler_type": ("linear", "cosine"),
+    }
+    domains = {
+        **DISTRIBUTIONS,
+        "learning_rate": rates,
+        **{name: CategoricalDistribution(each) for name, each in choices.items()},
+    }
+    generator = random.Random(7)
+    trials = []
+    for number in range(count):
+        chosen = {name: generator.choice(each.choices) for name, each in domains.items() if name != "learning_rate"}
+        chosen["learning_rate"] = 10 ** generator.uniform(-5.5, -2.5)
+        batch = chosen["per_device_train_batch_size"]
+        accuracy = (
+            0.9 - 0.05 * abs(math.log10(chosen["learning_rate"]) + 4) - 0.02 * math.log2(batch) + generator.gauss(0, 0.02)
+        )
+        time_s = 400 / batch**0.5 * (1.4 if chosen["gradient_checkpointing"] else 1.0) * generator.uniform(0.9, 1.1)
+        memory_mib = 300 + 60 * batch * (0.4 if chosen["gradient_checkpointing"] else 1.0) * generator.uniform(0.95, 1.05)
+        attributes = {"outcome": "completed"} | {f"{name}_source": "measured" for name in OBJECTIVES}
+        if number % 3 == 1:
+            attributes |= {"accuracy_source": "trained in trial 0", "train_time_s_source": ("probe", "model")[number % 2]}
+        values = [round(accuracy, 4), time_s, memory_mib]
+        trials.append(
+            create_trial(values=values, params=chosen, distributions=domains, user_attrs=stored_attributes(attributes))
+        )
+    return make_study(in_memory(), tuple(trials), name="large")

@@ -143,7 +143,7 @@ def test_a_study_of_ones_own_job_has_a_report_and_a_card_that_name_its_metric(st
     assert "# stars:build" in card
     assert "what `stars:build` needs" in card
     assert "rmse" in markdown_report(stars)
-    assert "Rmse over samples" in html_report(stars)
+    assert '"label":"rmse"' in html_report(stars)
 
 
 def test_a_mistake_in_ones_own_function_ends_the_command_with_a_sentence(tmp_path: Path) -> None:
