@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.arguments import job_of, name_of_data
-from tradeoff.objectives.job.jobs import TextClassificationJob
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS
+from tradeoff.objectives.job.jobs import CausalLMJob, TextClassificationJob
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob
 from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimate, MemoryEstimates
 from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator
@@ -30,39 +30,43 @@ _TRACED: Mapping[str, Collection[Any]] = {
     "padding": PADDINGS,
     "torch_compile": (False,),
 }
-
+_NUM_CONVERSATIONS = 200
 
 _VARIED = ("gradient_checkpointing", "precision", "accumulates")
 
 
-def trains_all_weights(job: TextClassificationJob) -> bool:
-    """Return True if a job's memory can be estimated: that of adapters, and of frozen layers, is not traced."""
-    return job.lora is None and job.frozen_layers == 0
-
-
 def trace_settings(
-    job: TextClassificationJob,
+    job: BuiltInJob,
     *,
     sequence_length: int | None = None,
     attention: Literal["eager", "sdpa"] | None = None,
     optimizer: str | None = None,
     foreach: bool = True,
+    num_devices: int = 1,
 ) -> TraceSettings:
     """Return how a job's steps are traced.
 
     Args:
         job: The job.
-        sequence_length: Tokens; None for `job.max_length`.
+        sequence_length: Tokens; None for `job.max_length`, and in an evaluation `eval_max_length`.
         attention: The attention implementation; None for transformers' choice.
         optimizer: A name of `TrainingArguments.optim`; None for `job.optim`.
         foreach: Whether AdamW and SGD update all parameters at once.
+        num_devices: Devices that train a configuration.
 
     Raises:
         ValueError: Memory can't be estimated with such a setting.
     """
+    writes = isinstance(job, CausalLMJob)
     return TraceSettings(
         sequence_length=job.max_length if sequence_length is None else sequence_length,
-        num_labels=job.num_labels,
+        eval_length=job.eval_max_length if isinstance(job, CausalLMJob) and sequence_length is None else None,
+        task="sft" if writes else "sequence-classification",
+        num_labels=job.num_labels if isinstance(job, TextClassificationJob) else None,
+        packed=isinstance(job, CausalLMJob) and job.packing,
+        lora=job.lora,
+        frozen_layers=job.frozen_layers,
+        num_devices=num_devices,
         attention=attention,
         # Random tokens fill every sequence: there is nothing to mask.
         padded=job.dataset != RANDOM_TOKENS,
@@ -73,24 +77,34 @@ def trace_settings(
     )
 
 
-def model_config(job: TextClassificationJob, settings: TraceSettings) -> Any:
+def model_config(job: BuiltInJob, settings: TraceSettings) -> Any:
     """Return what `tradeoff.objectives.memory_estimator.tracing.model_config.load_config` reads for a job's model."""
     if job.model != EMBEDDED and job.dropout is None:
         return job.model
     from tradeoff.objectives.memory_estimator.tracing.model_config import load_config
-    from tradeoff.objectives.trainers.embedded import embedded_model_config
-    from tradeoff.objectives.trainers.samples.reviews_tokenizer import reviews_tokenizer
     from tradeoff.objectives.trainers.trained_parts import set_dropout
 
-    if job.model == EMBEDDED:
-        # The words of the job's own texts are not known here; the generated reviews have a similar vocabulary.
-        vocabulary, length = len(reviews_tokenizer()), settings.sequence_length
-        config = embedded_model_config(vocab_size=vocabulary, max_length=length, num_labels=job.num_labels)
-    else:
-        config = load_config(job.model)
+    length = max(settings.sequence_length, settings.eval_length or 0)
+    config = _embedded_config(job, length) if job.model == EMBEDDED else load_config(job.model)
     if job.dropout is not None:
         set_dropout(config, job.dropout, name=job.model)
     return config
+
+
+def _embedded_config(job: BuiltInJob, length: int) -> Any:
+    """Return the configuration of an embedded model; with the words of generated texts, since the job's are not known here."""
+    from tradeoff.objectives.trainers import embedded
+
+    if isinstance(job, TextClassificationJob):
+        from tradeoff.objectives.trainers.samples.reviews_tokenizer import reviews_tokenizer
+
+        vocabulary = len(reviews_tokenizer())
+        return embedded.embedded_model_config(vocab_size=vocabulary, max_length=length, num_labels=job.num_labels)
+    from tradeoff.objectives.data.generated_conversations import generate_conversations
+
+    conversations = generate_conversations(_NUM_CONVERSATIONS, seed=0)
+    texts = (message["content"] for conversation in conversations for message in conversation)
+    return embedded.embedded_llama_config(vocab_size=len(embedded.embedded_chat_tokenizer(texts)), max_length=length)
 
 
 def estimate_for_search(
@@ -125,16 +139,13 @@ def estimate_for_search(
         # What the tracer varies by itself, or the job holds, is not a part of its settings.
         settings_of = parameters.memory_class().without((*_VARIED, *(knob.name for knob in JOB_KNOBS)))
         is_traced = all(name in _TRACED and value in _TRACED[name] for name, value in settings_of.items())
-        if is_traced and trains_all_weights(own_job):
+        if is_traced:
             groups.setdefault((own_job, settings_of), []).append(parameters)
         unknown |= settings_of.keys() - _TRACED.keys()
     if unknown and not groups:
         raise ValueError(f"nobody knows by how much {' and '.join(sorted(unknown))} changes memory before it is measured")
     if not groups:
-        raise ValueError(
-            f"memory is estimated for {', '.join(OPTIMIZERS)} with eager or sdpa attention, not compiled, and where all weights"
-            " are trained"
-        )
+        raise ValueError(f"memory is estimated for {', '.join(OPTIMIZERS)} with eager or sdpa attention, not compiled")
     target = device_class(device).traced_allocator
     is_caching = target == "cuda"
     measured_context = device.get("context_mib") if is_caching else 0.0

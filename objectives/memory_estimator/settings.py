@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tradeoff.objectives.job.settings import Lora
 from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.searchspace import Precision
 
-Task = Literal["sequence-classification", "causal-lm"]
+# `sft` is a causal language model with the loss of TRL's SFTTrainer, which never holds all logits.
+Task = Literal["sequence-classification", "causal-lm", "sft"]
 Attention = Literal["eager", "sdpa"]
 # Names of `TrainingArguments.optim`.
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd")
@@ -26,11 +28,16 @@ class TraceSettings:
 
     Attributes:
         sequence_length: Tokens of each sequence: the longest that the run will see.
-        task: The head on the model.
+        eval_length: Tokens of each sequence of an evaluation; None for `sequence_length`.
+        task: The head on the model, and the loss.
         num_labels: Classes of a classification head; None for the number in the model's configuration.
         attention: `eager` keeps the attention weights, `sdpa` runs torch's scaled dot product attention; None for
             transformers' choice.
         padded: Whether batches hold padding, so that the attention mask can't be left out.
+        packed: Whether a batch of `sft` is one row of many texts, with their positions and without a mask.
+        lora: The adapters that are trained instead of the model's weights.
+        frozen_layers: The first layers that are not trained, and the embeddings with them.
+        num_devices: Devices that train together; each of several holds the buckets in which gradients are exchanged.
         optimizer: One of `OPTIMIZERS`.
         foreach: Whether AdamW and SGD update all parameters at once, torch's default on a GPU.
         weight_decay: As in `TrainingArguments`; SGD adds it to a copy of the gradients.
@@ -45,10 +52,15 @@ class TraceSettings:
     """
 
     sequence_length: int
+    eval_length: int | None = None
     task: Task = "sequence-classification"
     num_labels: int | None = None
     attention: Attention | None = None
     padded: bool = True
+    packed: bool = False
+    lora: Lora | None = None
+    frozen_layers: int = 0
+    num_devices: int = 1
     optimizer: str = "adamw_torch"
     foreach: bool = True
     weight_decay: float = 0.0

@@ -2,15 +2,17 @@
 
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import typer
 
 from tradeoff.objectives.job.arguments import job_of
-from tradeoff.objectives.job.jobs import TextClassificationJob
+from tradeoff.objectives.job.jobs import CausalLMJob
+from tradeoff.objectives.job.settings import BuiltInJob
 from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator
-from tradeoff.objectives.memory_estimator.job import model_config, trace_settings, trains_all_weights
+from tradeoff.objectives.memory_estimator.job import model_config, trace_settings
 from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB, GpuMemory, RunEstimate
 from tradeoff.searchspace import Categorical, SearchSpace, TrialParameters
 from tradeoff.studies.cli.options import Overrides, Preset, StudyFile, TableOrJson
@@ -26,7 +28,7 @@ Attention = Literal["eager", "sdpa"]
 # The parameters that memory depends on; the others would only repeat the same rows.
 _DECISIVE = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "precision", "model", "max_length",
-    "dropout", "frozen_layers", "lora_rank",
+    "packing", "dropout", "frozen_layers", "lora_rank", "lora_target_modules", "optim", "attn_implementation", "torch_compile",
 )  # fmt: skip
 
 
@@ -45,11 +47,11 @@ def plan(
         int | None, typer.Option(min=1, metavar="N", help="Tokens; default: the job's max_length.", show_default=False)
     ] = None,
     attention: Annotated[
-        Attention | None, typer.Option(help="The attention implementation; default: transformers' choice.", show_default=False)
+        Attention | None, typer.Option(help="The attention implementation; default: the study's.", show_default=False)
     ] = None,
     optimizer: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A value of TrainingArguments.optim; default: the job's.", show_default=False),
+        typer.Option(metavar="NAME", help="A value of TrainingArguments.optim; default: the study's.", show_default=False),
     ] = None,
     foreach: Annotated[bool, typer.Option(help="Update all parameters at once, torch's default on a GPU.")] = True,
     devices: Annotated[bool, typer.Option("--devices", help="Show what fits on each known GPU.")] = False,
@@ -124,40 +126,57 @@ def estimate_memory(
         ValueError: No model's memory can be estimated, or an argument is out of range.
     """
     job = config.job
-    if not isinstance(job, TextClassificationJob):
-        raise TradeoffError("tradeoff plan estimates the memory of text classification; tradeoff fit measures any job's")
-    attention = _one_of(config, "attn_implementation", attention, "--attention sdpa")
-    optimizer = _one_of(config, "optim", optimizer, "--optimizer adamw_torch")
+    if not isinstance(job, BuiltInJob):
+        raise TradeoffError("tradeoff plan estimates the memory of the built-in tasks; tradeoff fit measures any job's")
+    if isinstance(job, CausalLMJob) and job.eval_max_length is None:
+        lengths = config.search_space().domains.get("max_length")
+        longest = job.max_length if lengths is None else max(lengths.examples())
+        job = job.model_copy(update={"eval_max_length": longest})
     keep_compiled_code_in(cache_folder())
-    groups: dict[TextClassificationJob, list[TrialParameters]] = {}
-    is_partial = False
-    for parameters in memory_space(config).grid():
-        own_job = job_of(job, parameters)
-        if trains_all_weights(own_job):
-            groups.setdefault(own_job, []).append(parameters)
-        else:
-            is_partial = True
-    unplanned = [*(["adapters and frozen layers"] if is_partial else []), *_not_planned(config)]
+    groups: dict[tuple[BuiltInJob, str | None, str | None], list[TrialParameters]] = {}
+    is_compiled = False
+    for parameters in memory_space(config, without=_given(attn_implementation=attention, optim=optimizer)).grid():
+        if parameters.get("torch_compile"):
+            is_compiled = True
+            continue
+        key = job_of(job, parameters), parameters.get("attn_implementation", attention), parameters.get("optim", optimizer)
+        groups.setdefault(key, []).append(parameters)
     if not groups:
-        raise TradeoffError(f"memory is not estimated with {unplanned[0]}; tradeoff fit measures it")
-    if unplanned:
-        print(f"not planned for: {', '.join(unplanned)}; a study's probes and tradeoff fit measure that", file=sys.stderr)
+        raise TradeoffError(
+            "memory is not estimated with torch_compile, whose code allocates otherwise; tradeoff fit measures it"
+        )
+    if is_compiled:
+        say("not planned: torch_compile, whose code allocates otherwise; a study's probes and tradeoff fit measure it")
+    if config.devices_per_trial > 1:
+        say("a device of several is planned with its gradient buckets, and without what NCCL keeps beside them")
     estimates: list[RunEstimate] = []
     failures: dict[str, ValueError] = {}
-    for own_job, configurations in groups.items():
-        settings = trace_settings(
-            own_job, sequence_length=sequence_length, attention=attention, optimizer=optimizer, foreach=foreach
-        )
+    for (own_job, own_attention, own_optimizer), configurations in groups.items():
+        label = " ".join(filter(None, (own_job.model, own_attention, own_optimizer)))
+        # Texts that are packed are fewer rows than samples, and only the data tells how many.
+        is_packed = isinstance(own_job, CausalLMJob) and own_job.packing
+        train_samples = None if is_packed or job.train_samples is None else -(-job.train_samples // config.devices_per_trial)
+        try:
+            settings = trace_settings(
+                own_job,
+                sequence_length=sequence_length,
+                attention=own_attention,
+                optimizer=own_optimizer,
+                foreach=foreach,
+                num_devices=config.devices_per_trial,
+            )
+        except ValueError as error:
+            failures[label] = error
+            continue
         estimator = MemoryEstimator(
             model_config(own_job, settings),
             settings=settings,
             gpu=GpuMemory(total_mib=device_memory_mib, context_mib=context_memory_mib),
-            # A device's share: beside it, a device holds no more than the buckets in which gradients are exchanged.
-            train_samples=None if job.train_samples is None else -(-job.train_samples // config.devices_per_trial),
+            train_samples=train_samples,
             epochs=job.epochs,
             eval_batch_size=job.eval_batch_size if job.evaluates else None,
             cache_folder=cache_folder() / "traces",
-            progress=lambda line: print(line, file=sys.stderr),
+            progress=say,
         )
         found: dict[TrialParameters, RunEstimate] = {}
         for is_on in (False, True):
@@ -165,49 +184,36 @@ def estimate_memory(
             try:
                 found |= zip(alike, estimator.estimate(alike), strict=True)
             except ValueError as error:
-                failures[own_job.model + " with checkpointing" * is_on] = error
+                failures[label + " with checkpointing" * is_on] = error
                 break  # what a model can't do, it can't do with checkpointing either
         estimates += [found[parameters] for parameters in configurations if parameters in found]
     if failures and not estimates:
         raise next(iter(failures.values()))
     for what, failure in failures.items():
-        print(f"not planned: {what}: {failure}", file=sys.stderr)
+        say(f"not planned: {what}: {failure}")
     return estimates
 
 
-def memory_space(config: StudyConfig) -> SearchSpace:
-    """Return a study's space without the parameters that memory does not depend on."""
+def say(line: str) -> None:
+    """Print a line beside the table."""
+    print(line, file=sys.stderr)
+
+
+def _given(**options: Any) -> set[str]:
+    """Return the names of the parameters whose values are given on the command line instead."""
+    return {name for name, value in options.items() if value is not None}
+
+
+def memory_space(config: StudyConfig, without: Collection[str] = ()) -> SearchSpace:
+    """Return a study's space without the parameters that memory does not depend on.
+
+    Args:
+        config: The study.
+        without: Further parameters to leave out.
+    """
     space = config.search_space()
-    domains = {name: domain for name, domain in space.domains.items() if name in _DECISIVE}
+    domains = {name: domain for name, domain in space.domains.items() if name in _DECISIVE and name not in without}
     if "dropout" in domains:
         # A mask takes the same memory whatever its share is.
         domains["dropout"] = Categorical((max(domains["dropout"].examples()),))
     return replace(space, domains=domains)
-
-
-def _not_planned(config: StudyConfig) -> list[str]:
-    """Return the labels of other parameters that may change memory, of which several values are searched."""
-    space = config.search_space()
-    known = {*_DECISIVE, "attn_implementation", "optim"}
-    return [
-        space.knobs[name].label
-        for name, domain in space.domains.items()
-        if name not in known and space.knobs[name].memory is not None and len(domain.examples()) > 1
-    ]
-
-
-def _one_of(config: StudyConfig, name: str, asked: Any, option: str) -> Any:
-    """Return the value of a parameter to estimate memory for: the requested one, or the only one that the study has.
-
-    Raises:
-        TradeoffError: The study searches several, and none was requested.
-    """
-    domain = config.search_space().domains.get(name)
-    values = (domain.values() or ()) if domain is not None else ()
-    if asked is not None or not values:
-        return asked
-    if len(values) > 1:
-        raise TradeoffError(
-            f"memory is estimated for one value of {name}, and the study searches {', '.join(values)}: name one, {option}"
-        )
-    return values[0]

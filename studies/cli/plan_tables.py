@@ -91,8 +91,9 @@ def frontier_table(estimates: Sequence[RunEstimate], device_memory_mib: float) -
 
 
 def _further(estimates: Sequence[RunEstimate]) -> list[str]:
-    """Return the settings of the job that differ: the model, the length."""
-    return [knob.name for knob in JOB_KNOBS if len({each.parameters.get(knob.name) for each in estimates}) > 1]
+    """Return the other settings that differ: the model, the length, the adapters, the optimizer."""
+    names = [*(knob.name for knob in JOB_KNOBS), "optim", "attn_implementation"]
+    return [name for name in names if len({each.parameters.get(name) for each in estimates}) > 1]
 
 
 def _bounds(estimate: RunEstimate) -> list[str]:

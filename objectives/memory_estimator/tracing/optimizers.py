@@ -1,9 +1,10 @@
-"""The optimizers whose memory can be estimated, as the Trainer builds them.
+"""The optimizers whose memory can be estimated, as the Trainer builds them, and the gradients' way to them.
 
 Only the order and the size of their allocations matter, and these differ between the forms of one optimizer: a loop over the
 parameters needs room for one of them, the foreach form for all at once, the fused form for none.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -43,6 +44,21 @@ def clip_gradients(gradients: list[Tensor], max_norm: float) -> None:
     total = torch.linalg.vector_norm(torch.stack(list(norms)), 2.0)
     factor = torch.clamp(max_norm / (total + 1e-6), max=1.0)
     torch._foreach_mul_(gradients, factor)
+
+
+def bucket_sizes(parameters: Iterable[Tensor]) -> list[int]:
+    """Return the bytes of each bucket in which `DistributedDataParallel` exchanges gradients, beside the gradients themselves.
+
+    torch/csrc/distributed/c10d/reducer.cpp, `compute_bucket_assignment_by_size`: parameters from the last one on; a bucket is
+    closed when it has reached its size, 1 MiB for the first and 25 MiB for the others. They exist before the first step.
+    """
+    sizes, current = [], 0
+    for parameter in reversed([each for each in parameters if each.requires_grad]):
+        current += parameter.numel() * parameter.element_size()
+        if current >= (25 if sizes else 1) * 1024 * 1024:
+            sizes.append(current)
+            current = 0
+    return [*sizes, current] if current else sizes
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -12,7 +12,8 @@ from tradeoff.objectives.memory_estimator.settings import StepClass, TraceSettin
 from tradeoff.objectives.memory_estimator.tracing.cuda_dispatch import Operator, cuda_dispatch
 from tradeoff.objectives.memory_estimator.tracing.fake_model import build_fake_model, fake_batch
 from tradeoff.objectives.memory_estimator.tracing.fake_tensors import DependsOnData, FakeTensorMode, explained
-from tradeoff.objectives.memory_estimator.tracing.optimizers import build_optimizer, clip_gradients
+from tradeoff.objectives.memory_estimator.tracing.language_loss import as_on_a_gpu, loss_of
+from tradeoff.objectives.memory_estimator.tracing.optimizers import bucket_sizes, build_optimizer, clip_gradients
 from tradeoff.objectives.memory_estimator.tracing.recorder import StorageRecorder
 from tradeoff.searchspace import Precision
 
@@ -35,11 +36,14 @@ class Tracer:
         self._name = config.model_type
         self._fake = FakeTensorMode()
         self._recorder = StorageRecorder(settings.blas if settings.target == "cuda" else None)
-        with self._fake:
-            self._model: Any = build_fake_model(config, settings)
+        self._model: Any = build_fake_model(config, settings, self._fake)
         self._recorder.start("build", Category.WEIGHTS)
         self._recorder.track(_in_order_of_transfer(self._model), "weight", Category.WEIGHTS)
-        self._build = tuple(self._recorder.events)
+        buckets = bucket_sizes(self._model.parameters()) if settings.num_devices > 1 else []
+        self._build = (
+            *self._recorder.events,
+            *(Event(f"bucket {index}", size, Category.GRADIENTS) for index, size in enumerate(buckets)),
+        )
         self._checkpointing = False
         self._loss_outside = False
         self._steps: tuple[tuple[Event, ...], tuple[Event, ...], tuple[Event, ...]] | None = None
@@ -106,13 +110,16 @@ class Tracer:
             getattr(model, f"{prefix}_checkpointing_enable")({"use_reentrant": False})
         else:
             getattr(model, f"{prefix}_checkpointing_disable")()
+        if self._settings.task == "sft" and self._settings.lora is not None:
+            # SFTTrainer lets gradients pass the embeddings where activations of a model with adapters are computed again.
+            (model.enable_input_require_grads if on else model.disable_input_require_grads)()
         self._checkpointing = on
 
     def _evaluation(self, step_class: StepClass, batch_size: int) -> tuple[Event, ...]:
         self._recorder.start("evaluation", Category.ACTIVATIONS)
         self._model.eval()
         with torch.no_grad():
-            self._forward(step_class, batch_size)
+            self._forward(step_class, batch_size, evaluates=True)
         self._model.train()
         return tuple(self._recorder.events)
 
@@ -130,9 +137,11 @@ class Tracer:
         del loss
         return tuple(self._recorder.events)
 
-    def _forward(self, step_class: StepClass, batch_size: int) -> Any:
+    def _forward(self, step_class: StepClass, batch_size: int, *, evaluates: bool = False) -> Any:
         """Run `Trainer.compute_loss` for a model prepared by accelerate, which converts half-precision outputs to float32."""
-        inputs = fake_batch(self._model, batch_size, self._settings)
+        inputs = fake_batch(self._model, batch_size, self._settings, evaluates=evaluates)
+        if self._settings.task == "sft":
+            inputs |= {"fused_lm_head": True, "use_cache": False}
         labels = inputs.pop("labels") if self._loss_outside else None
         half = _HALF.get(step_class.precision)
         with torch.autocast("cpu", dtype=half) if half is not None else nullcontext():
@@ -143,7 +152,7 @@ class Tracer:
             if labels.is_floating_point():
                 return torch.nn.functional.mse_loss(outputs["logits"].squeeze(-1), labels)
             return torch.nn.functional.cross_entropy(outputs["logits"], labels)
-        return outputs["loss"]
+        return loss_of(outputs) if self._settings.task == "sft" else outputs["loss"]
 
     def _optimizer_steps(self, gradients: tuple[str, ...]) -> tuple[tuple[Event, ...], tuple[Event, ...], tuple[Event, ...]]:
         max_grad_norm, recorder = self._settings.max_grad_norm, self._recorder
@@ -174,7 +183,8 @@ class Tracer:
         on_gpu = self._settings.target == "cuda"
         flash_attention = self._settings.flash_attention
         dispatch = cuda_dispatch(flash_attention=flash_attention, operators=self.operators) if on_gpu else nullcontext()
-        with dispatch, self._fake, self._recorder, explained(self._name):
+        head = as_on_a_gpu() if on_gpu and self._settings.task == "sft" else nullcontext()
+        with explained(self._name), dispatch, self._fake, self._recorder, head:
             yield
 
 

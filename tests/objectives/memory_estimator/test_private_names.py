@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
+from trl.kernels import chunked_logprob
 
 from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.objectives.memory_estimator.events import Category
 from tradeoff.objectives.memory_estimator.tracing import cuda_dispatch, optimizers
 from tradeoff.objectives.memory_estimator.tracing.fake_tensors import DependsOnData, FakeTensorMode, explained
+from tradeoff.objectives.memory_estimator.tracing.language_loss import as_on_a_gpu
 from tradeoff.objectives.memory_estimator.tracing.recorder import StorageRecorder
 
 ROOT = Path(__file__).parents[3]
@@ -139,3 +141,13 @@ def test_gradients_are_clipped_as_the_public_function_clips_them():
     optimizers.clip_gradients(gradients, 1.0)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_the_loss_of_trl_has_the_parts_that_are_replaced_and_has_them_back_afterwards():
+    names = ("_forward_tile", "_backward_tile", "_addmm_fp32")
+    own = [getattr(chunked_logprob, name) for name in names]
+    with as_on_a_gpu():
+        assert [getattr(chunked_logprob, name)(1) for name in names] == [None] * 3
+        chosen = torch.ones(3, 2)[torch.tensor([True, False, False])]
+    assert chosen.shape == (3, 2)
+    assert [getattr(chunked_logprob, name) for name in names] == own

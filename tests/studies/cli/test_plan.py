@@ -113,21 +113,61 @@ def test_what_one_of_several_models_lacks_is_left_out_in_a_line_and_the_rest_is_
     assert err.count(f"not planned: {other}: the memory of t5 models can't be estimated") == 1
 
 
-def test_a_mask_of_dropout_is_estimated_and_what_can_not_be_is_said_in_a_line(capsys, study_file):
+def test_a_mask_of_dropout_is_estimated(capsys, study_file):
     large = ["job.train_samples=4096", "space.per_device_train_batch_size=1024", "space.gradient_accumulation_steps=1"]
     without = printed(capsys, study_file=study_file, overrides=[*large, "job.dropout=0"])
-    searched = ["space.dropout={low: 0.1, high: 0.4}", "space.lora_rank=[null, 8]"]
-    plan(study_file, output_format="json", overrides=[*large, *searched])
-    out, err = capsys.readouterr()
-    rows = json.loads(out)
-    assert {row["params"]["lora_rank"] for row in rows} == {None}
+    rows = printed(capsys, study_file=study_file, overrides=[*large, "space.dropout={low: 0.1, high: 0.4}"])
     assert rows[0]["lower_bound_mib"] > without[0]["lower_bound_mib"]
-    assert "not planned for: adapters and frozen layers; a study's probes and tradeoff fit measure that" in err
 
 
-def test_a_study_that_trains_adapters_alone_has_no_plan(study_file):
-    with pytest.raises(TradeoffError, match="is not estimated with adapters and frozen layers; tradeoff fit measures it"):
-        plan(study_file, overrides=["job.frozen_layers=1"])
+ONCE = ["space.per_device_train_batch_size=2", "space.gradient_accumulation_steps=1"]
+
+
+def test_adapters_and_frozen_layers_have_rows_of_their_own(capsys, study_file):
+    rows = printed(capsys, study_file=study_file, overrides=[*ONCE, "space.lora_rank=[null, 2, 8]"])
+    states = {row["params"]["lora_rank"]: row["parts"]["optimizer"] for row in rows}
+    assert states[2] < states[8] < states[None]
+    rows = printed(capsys, study_file=study_file, overrides=[*ONCE, "space.frozen_layers=[0, 1]"])
+    states = {row["params"]["frozen_layers"]: row["parts"]["optimizer"] for row in rows}
+    assert states[1] < states[0]
+
+
+def test_each_optimizer_and_attention_of_a_study_is_planned_unless_one_is_asked_for(capsys, study_file):
+    searched = [*ONCE, "space.optim=[adamw_torch, sgd, lion_8bit]", "space.attn_implementation=[eager, sdpa]"]
+    plan(study_file, output_format="json", overrides=searched)
+    out, err = capsys.readouterr()
+    states = {(row["params"]["optim"], row["params"]["attn_implementation"]): row["parts"] for row in json.loads(out)}
+    assert set(states) == {(optimizer, attention) for optimizer in ("adamw_torch", "sgd") for attention in ("eager", "sdpa")}
+    assert states["sgd", "eager"]["optimizer"] == 0 < states["adamw_torch", "eager"]["optimizer"]
+    assert "eager lion_8bit: memory estimates require one of the optimizers" in err
+    [row] = printed(capsys, study_file=study_file, overrides=searched, optimizer="sgd", attention="eager")
+    assert {"optim", "attn_implementation"}.isdisjoint(row["params"])
+
+
+def test_a_language_model_is_planned_with_the_loss_of_its_trainer(capsys):
+    job = ["job={task: causal_lm, train_samples: 64, max_length: 32}", "space.precision=fp32"]
+    plan(preset="embedded", output_format="json", overrides=[*job, *ONCE, "space.packing=[false, true]"])
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["params"]["packing"] for row in rows] == [False, True] * (len(rows) // 2)
+    assert all(row["parts"]["activations"] > 0 for row in rows)
+
+
+def test_compiled_code_is_not_planned_and_that_is_said(capsys, study_file):
+    plan(study_file, output_format="json", overrides=[*ONCE, "space.torch_compile=[false, true]"])
+    out, err = capsys.readouterr()
+    assert [row["params"]["torch_compile"] for row in json.loads(out)] == [False]
+    assert "not planned: torch_compile" in err
+    with pytest.raises(TradeoffError, match="memory is not estimated with torch_compile"):
+        plan(study_file, overrides=[*ONCE, "space.torch_compile=[true]"])
+
+
+def test_each_of_several_devices_holds_the_buckets_of_its_gradients(capsys, study_file):
+    [alone] = printed(capsys, study_file=study_file, overrides=ONCE)
+    plan(study_file, output_format="json", overrides=[*ONCE, "devices_per_trial=2"])
+    out, err = capsys.readouterr()
+    [shared] = json.loads(out)
+    assert shared["parts"]["gradients"] == pytest.approx(2 * alone["parts"]["gradients"], abs=0.1)
+    assert "without what NCCL keeps" in err
 
 
 def test_the_embedded_study_needs_no_file(capsys):
