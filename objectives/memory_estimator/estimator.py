@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tradeoff.objectives.memory_estimator.events import LinearSegments, NotAligned, Segments
-from tradeoff.objectives.memory_estimator.replay import MAX_MICRO_BATCHES, RunLength, RunPeak, accumulation_groups, replay_run
-from tradeoff.objectives.memory_estimator.run_estimate import GpuMemory, RunEstimate, estimate_run
+from tradeoff.objectives.memory_estimator.largest_batch import largest_batch
+from tradeoff.objectives.memory_estimator.replay import (
+    MAX_MICRO_BATCHES,
+    RunLength,
+    RunPeak,
+    accumulation_groups,
+    replay_run,
+    with_late_releases,
+)
+from tradeoff.objectives.memory_estimator.run_estimate import MIN_ORDER_MARGIN, GpuMemory, RunEstimate, estimate_run
 from tradeoff.objectives.memory_estimator.settings import StepClass, TraceSettings
 from tradeoff.objectives.memory_estimator.store import TraceStore
 from tradeoff.searchspace import TrialParameters
@@ -20,6 +28,11 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from tradeoff.objectives.memory_estimator.tracing.trace import Tracer
+
+# Other orders of releases to replay for each class of configurations, with and without accumulation.
+_NUM_ORDERS = 2
+# The largest micro-batch to look for where the samples set no limit.
+_MOST_SEARCHED = 65_536
 
 
 class MemoryEstimator:
@@ -80,6 +93,7 @@ class MemoryEstimator:
         self._linear: dict[StepClass, LinearSegments | None] = {}
         self._recent: dict[tuple[StepClass, int], Segments] = {}
         self._replays: dict[tuple[Any, ...], tuple[RunPeak, RunPeak | None]] = {}
+        self._margins: dict[tuple[Any, ...], float] = {}
 
     def estimate(self, configurations: Iterable[TrialParameters]) -> list[RunEstimate]:
         """Return the estimate of each configuration, in the order given.
@@ -92,12 +106,43 @@ class MemoryEstimator:
         for parameters in configurations:
             step_class = _step_class(parameters)
             largest[step_class] = max(largest.get(step_class, 0), self._batch_size(parameters), self._eval_batch_size or 0)
-        # Neighbours share their segments, which are then made once.
-        ordered = sorted(dict.fromkeys(configurations), key=lambda each: (str(_step_class(each)), self._batch_size(each)))
+        # Neighbours share their segments, which are then made once. The largest batch of a class comes first, for its margin.
+        ordered = sorted(dict.fromkeys(configurations), key=lambda each: (str(_step_class(each)), -self._batch_size(each)))
         estimates = {parameters: self._estimate(parameters, largest[_step_class(parameters)]) for parameters in ordered}
         return [estimates[parameters] for parameters in configurations]
 
-    def _estimate(self, parameters: TrialParameters, largest_batch: int) -> RunEstimate:
+    def largest_fitting(self, estimates: Iterable[RunEstimate]) -> dict[TrialParameters, RunEstimate | None]:
+        """Find the largest micro-batch that fits for each combination of the other parameters.
+
+        Args:
+            estimates: Those that are there already, made for a GPU whose memory is known.
+
+        Returns:
+            The estimate of that batch by the parameters with a batch of 1; None if not even that fits.
+        """
+        known: dict[TrialParameters, list[int]] = {}
+        for each in estimates:
+            batches = known.setdefault(each.parameters.replace(per_device_train_batch_size=1), [])
+            batches.append(each.parameters.per_device_train_batch_size)
+        return {one: self._largest_fitting(one, batches) for one, batches in known.items()}
+
+    def _largest_fitting(self, one: TrialParameters, known: list[int]) -> RunEstimate | None:
+        step_class = _step_class(one)
+
+        def at(batch: int) -> RunEstimate:
+            return self._estimate(one.replace(per_device_train_batch_size=batch), max(known))
+
+        best = largest_batch(lambda batch: bool(at(batch).fits), known, most=self._train_samples or _MOST_SEARCHED)
+        linear = self._linear.get(step_class)
+        if best is None or linear is None or best <= max(known) or linear.at(best) == self._traced(step_class, best):
+            return None if best is None else at(best)
+        # Beyond the batches at which sizes were checked they are no lines any more.
+        self._linear[step_class] = None
+        self._recent.clear()
+        self._replays.clear()
+        return self._largest_fitting(one, [best])
+
+    def _estimate(self, parameters: TrialParameters, largest: int) -> RunEstimate:
         step_class = _step_class(parameters)
         batch, accumulation_steps = self._batch_size(parameters), parameters.gradient_accumulation_steps
         length = None
@@ -107,12 +152,35 @@ class MemoryEstimator:
         groups = tuple(min(group, MAX_MICRO_BATCHES + 1) for group in accumulation_groups(accumulation_steps, length))
         key = (step_class, batch, groups)
         if key not in self._replays:
-            segments = self._segments(step_class, batch, largest_batch)
+            segments = self._segments(step_class, batch, largest)
             evaluation = None
             if self._eval_batch_size is not None:
-                evaluation = self._segments(step_class, self._eval_batch_size, largest_batch)
+                evaluation = self._segments(step_class, self._eval_batch_size, largest)
             self._replays[key] = self._replay(segments, evaluation, accumulation_steps, length)
-        return estimate_run(parameters, *self._replays[key], self._gpu)
+            accumulates = accumulation_steps > 1
+            if (step_class, accumulates) not in self._margins:
+                peak = self._replays[key][0]
+                self._margins[step_class, accumulates] = self._margin(peak, segments, evaluation, accumulation_steps, length)
+        margin = self._margins[step_class, accumulation_steps > 1]
+        return estimate_run(parameters, *self._replays[key], self._gpu, order_margin=margin)
+
+    def _margin(
+        self,
+        peak: RunPeak,
+        segments: Segments,
+        evaluation: Segments | None,
+        accumulation_steps: int,
+        length: RunLength | None,
+    ) -> float:
+        """Return the share by which other orders of releases raise what the allocator retains beside what is in use."""
+        retained = []
+        for seed in range(_NUM_ORDERS):
+            late = replay_run(
+                with_late_releases(segments, seed), accumulation_steps=accumulation_steps, length=length, evaluation=evaluation
+            )
+            retained.append(late.reserved_bytes - late.allocated_bytes)
+        more_bytes = max(retained) - (peak.reserved_bytes - peak.allocated_bytes)
+        return max(MIN_ORDER_MARGIN, more_bytes / peak.reserved_bytes)
 
     def _replay(
         self, segments: Segments, evaluation: Segments | None, accumulation_steps: int, length: RunLength | None

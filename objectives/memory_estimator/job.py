@@ -39,7 +39,7 @@ def trace_settings(
     job: BuiltInJob,
     *,
     sequence_length: int | None = None,
-    attention: Literal["eager", "sdpa"] | None = None,
+    attention: str | None = None,
     optimizer: str | None = None,
     foreach: bool = True,
     num_devices: int = 1,
@@ -67,7 +67,7 @@ def trace_settings(
         lora=job.lora,
         frozen_layers=job.frozen_layers,
         num_devices=num_devices,
-        attention=attention,
+        attention=attention,  # type: ignore[arg-type]  # checked there
         # Random tokens fill every sequence: there is nothing to mask.
         padded=job.dataset != RANDOM_TOKENS,
         optimizer=job.optim if optimizer is None else optimizer,

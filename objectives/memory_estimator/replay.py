@@ -6,6 +6,7 @@ end of the first step, in whatever the first backward pass left free. And a run 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from random import Random
 
 from tradeoff.objectives.memory_estimator.caching_allocator import AllocationError, CachingAllocator
 from tradeoff.objectives.memory_estimator.events import Category, Event, Segments
@@ -101,6 +102,25 @@ def replay_run(
         failed_at=failed_at,
         num_retries=allocator.num_retries,
     )
+
+
+def with_late_releases(segments: Segments, seed: int) -> Segments:
+    """Return segments in which half of the releases, chosen at random, come one request later.
+
+    Between releases of torch and of transformers such an order changes, and with it which free block a request finds.
+    """
+    draw = Random(seed)
+
+    def late(events: tuple[Event, ...]) -> tuple[Event, ...]:
+        moved = list(events)
+        for index in range(len(moved) - 2, -1, -1):
+            first, second = moved[index : index + 2]
+            is_before_request = first.num_bytes is None and second.num_bytes is not None and first.key != second.key
+            if is_before_request and draw.random() < 0.5:
+                moved[index : index + 2] = second, first
+        return tuple(moved)
+
+    return Segments(**{name: late(events) for name, events in segments.as_mapping().items()})
 
 
 def _stages(

@@ -16,7 +16,7 @@ from tradeoff.objectives.memory_estimator.job import model_config, trace_setting
 from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB, GpuMemory, RunEstimate
 from tradeoff.searchspace import Categorical, SearchSpace, TrialParameters
 from tradeoff.studies.cli.options import Overrides, Preset, StudyFile, TableOrJson
-from tradeoff.studies.cli.plan_tables import estimates_table, fits_by_gpu, frontier_of, frontier_table, gpus_table
+from tradeoff.studies.cli.plan_tables import estimates_table, fits_by_gpu, frontier_table, gpus_table
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
@@ -41,8 +41,11 @@ def plan(
         typer.Option(min=1, max=1e12, metavar="MIB", help="The GPU's memory; default: the study's limit.", show_default=False),
     ] = None,
     context_memory: Annotated[
-        float, typer.Option(min=0, max=1e12, metavar="MIB", help="The memory of the CUDA context.")
-    ] = DEFAULT_CONTEXT_MEMORY_MIB,
+        float | None,
+        typer.Option(
+            min=0, max=1e12, metavar="MIB", help="The memory of the CUDA context, if you have measured it.", show_default=False
+        ),
+    ] = None,
     sequence_length: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Tokens; default: the job's max_length.", show_default=False)
     ] = None,
@@ -68,12 +71,12 @@ def plan(
     """
     config = load_config(study_file, preset=preset, overrides=overrides or [])
     limit_mib = config.limits.peak_memory_mib
-    if device_memory is None and limit_mib is not None and limit_mib > context_memory:
+    if device_memory is None and limit_mib is not None and limit_mib > (context_memory or DEFAULT_CONTEXT_MEMORY_MIB):
         device_memory = limit_mib  # a limit below the context is one for training on a CPU
     if frontier and device_memory is None:
         raise TradeoffError("--frontier requires the GPU's memory: give --device-memory MIB, or set limits.peak_memory_mib")
     try:
-        estimates = estimate_memory(
+        estimates, largest = estimate_memory(
             config,
             device_memory_mib=None if devices else device_memory,
             context_memory_mib=context_memory,
@@ -90,10 +93,19 @@ def plan(
         rows = fits_by_gpu(estimates)
         tables = [gpus_table(rows)]
     else:
-        rows = [estimate.as_dict() for estimate in (frontier_of(estimates) if frontier else estimates)]
+        found = [each for each in largest.values() if each is not None]
+        rows = [estimate.as_dict() for estimate in (found if frontier else estimates)]
         tables = [] if frontier else [estimates_table(estimates)]
         if device_memory is not None:
-            tables.append(frontier_table(estimates, device_memory))
+            tables.append(frontier_table(largest, device_memory))
+    if largest and not any(largest.values()):
+        least = min(estimate.upper_bound_mib for estimate in estimates)
+        say(f"no configuration fits: the smallest is certain to fit in {least:,.0f} MiB")
+    if context_memory is None:
+        say(
+            f"the CUDA context is taken to be {DEFAULT_CONTEXT_MEMORY_MIB:g} MiB, and the bounds allow for any that is known;"
+            " nvidia-smi after torch.ones(1).cuda() tells it: --context-memory MIB"
+        )
     if output_format == "json":
         print(json.dumps(rows, indent=2))
         return
@@ -105,18 +117,22 @@ def estimate_memory(
     config: StudyConfig,
     *,
     device_memory_mib: float | None = None,
-    context_memory_mib: float = DEFAULT_CONTEXT_MEMORY_MIB,
+    context_memory_mib: float | None = None,
     sequence_length: int | None = None,
     attention: Attention | None = None,
     optimizer: str | None = None,
     foreach: bool = True,
-) -> list[RunEstimate]:
+) -> tuple[list[RunEstimate], dict[TrialParameters, RunEstimate | None]]:
     """Estimate the memory of each configuration of a study's space; progress goes to the error stream.
+
+    Returns:
+        The estimates, and where the GPU's memory is known the largest batch that fits, of all and not only of the study's, by
+        the parameters with a batch of 1.
 
     Args:
         config: The study.
         device_memory_mib: The GPU's memory; None for estimates without a verdict.
-        context_memory_mib: The memory of the CUDA context.
+        context_memory_mib: The memory of the CUDA context; None if nobody has measured it.
         sequence_length: Tokens; None for `job.max_length`.
         attention: The attention implementation; None for the study's, or transformers' choice.
         optimizer: A value of `TrainingArguments.optim`; None for the study's, or `job.optim`.
@@ -150,6 +166,7 @@ def estimate_memory(
     if config.devices_per_trial > 1:
         say("a device of several is planned with its gradient buckets, and without what NCCL keeps beside them")
     estimates: list[RunEstimate] = []
+    largest: dict[TrialParameters, RunEstimate | None] = {}
     failures: dict[str, ValueError] = {}
     for (own_job, own_attention, own_optimizer), configurations in groups.items():
         label = " ".join(filter(None, (own_job.model, own_attention, own_optimizer)))
@@ -187,11 +204,13 @@ def estimate_memory(
                 failures[label + " with checkpointing" * is_on] = error
                 break  # what a model can't do, it can't do with checkpointing either
         estimates += [found[parameters] for parameters in configurations if parameters in found]
+        if device_memory_mib is not None:
+            largest |= estimator.largest_fitting(found.values())
     if failures and not estimates:
         raise next(iter(failures.values()))
     for what, failure in failures.items():
         say(f"not planned: {what}: {failure}")
-    return estimates
+    return estimates, largest
 
 
 def say(line: str) -> None:

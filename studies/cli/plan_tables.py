@@ -1,11 +1,11 @@
 """Memory estimates as tables: every configuration, the largest batch that fits, and the GPUs that are large enough."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tradeoff.objectives.memory_estimator.gpus import GPUS
-from tradeoff.objectives.memory_estimator.run_estimate import RunEstimate, largest_fitting
-from tradeoff.searchspace import KNOBS, Precision
+from tradeoff.objectives.memory_estimator.run_estimate import RunEstimate
+from tradeoff.searchspace import KNOBS, Precision, TrialParameters
 from tradeoff.searchspace.job_knobs import JOB_KNOBS
 from tradeoff.studies.results.fitted_table import FittedTable
 from tradeoff.studies.results.tables import parameter_cell
@@ -48,14 +48,9 @@ def gpus_table(rows: Sequence[Mapping[str, Any]]) -> FittedTable:
     return FittedTable(head=head, rows=cells, left=["GPU"], title="What is certain to fit on a GPU")
 
 
-def frontier_of(estimates: Sequence[RunEstimate]) -> list[RunEstimate]:
-    """Return the largest batch that fits per checkpointing, precision and accumulation, model and length."""
-    return [estimate for estimate in largest_fitting(estimates).values() if estimate is not None]
-
-
 def estimates_table(estimates: Sequence[RunEstimate]) -> FittedTable:
     """Return a row for each configuration: the estimate, its bounds, the verdict, and the parts of the peak."""
-    further = _further(estimates)
+    further = _further([each.parameters for each in estimates])
     rows = [
         [
             *(parameter_cell(each.parameters, name) for name in further),
@@ -75,11 +70,11 @@ def estimates_table(estimates: Sequence[RunEstimate]) -> FittedTable:
     return FittedTable(head=head, rows=rows, left=left, title="Estimated peak memory, MiB")
 
 
-def frontier_table(estimates: Sequence[RunEstimate], device_memory_mib: float) -> FittedTable:
-    """Return a row for each checkpointing, precision and accumulation, model and length with the largest batch that fits."""
-    further = _further(estimates)
+def frontier_table(largest: Mapping[TrialParameters, RunEstimate | None], device_memory_mib: float) -> FittedTable:
+    """Return a row for each combination of the other parameters with the largest batch that fits."""
+    further = _further(largest)
     rows = []
-    for one, best in largest_fitting(estimates).items():
+    for one, best in largest.items():
         cells = ["none", "", "", ""] if best is None else [str(best.parameters.per_device_train_batch_size), *_bounds(best)]
         checkpointing = "yes" if one.gradient_checkpointing else "no"
         steps = str(one.gradient_accumulation_steps)
@@ -90,10 +85,10 @@ def frontier_table(estimates: Sequence[RunEstimate], device_memory_mib: float) -
     return FittedTable(head=head, rows=rows, left=[*named, "checkpointing", "precision"], title=title)
 
 
-def _further(estimates: Sequence[RunEstimate]) -> list[str]:
+def _further(configurations: Collection[TrialParameters]) -> list[str]:
     """Return the other settings that differ: the model, the length, the adapters, the optimizer."""
     names = [*(knob.name for knob in JOB_KNOBS), "optim", "attn_implementation"]
-    return [name for name in names if len({each.parameters.get(name) for each in estimates}) > 1]
+    return [name for name in names if len({each.get(name) for each in configurations}) > 1]
 
 
 def _bounds(estimate: RunEstimate) -> list[str]:

@@ -36,7 +36,8 @@ def add_head(model: Any) -> None:
 
 def loss_of(outputs: Any) -> Tensor:
     """Return the loss of a batch, as `SFTTrainer.compute_loss` takes it from what the head returns."""
-    return (-outputs["log_probs"]).sum() / torch.ones(())
+    losses: Tensor = -outputs["log_probs"]
+    return losses.sum() / torch.ones(())
 
 
 @contextmanager
@@ -73,5 +74,5 @@ class _EveryElementIsChosen(TorchFunctionMode):
     ) -> Any:
         if func is torch.Tensor.__getitem__ and isinstance(args[1], Tensor) and args[1].dtype is torch.bool:
             value, mask = args
-            return value[tuple(torch.empty(mask.numel(), mask.dim(), dtype=torch.long).unbind(1))]
+            return value[tuple(torch.zeros(mask.numel(), mask.dim(), dtype=torch.long).unbind(1))]
         return func(*args, **(kwargs or {}))

@@ -52,7 +52,8 @@ def bucket_sizes(parameters: Iterable[Tensor]) -> list[int]:
     torch/csrc/distributed/c10d/reducer.cpp, `compute_bucket_assignment_by_size`: parameters from the last one on; a bucket is
     closed when it has reached its size, 1 MiB for the first and 25 MiB for the others. They exist before the first step.
     """
-    sizes, current = [], 0
+    sizes: list[int] = []
+    current = 0
     for parameter in reversed([each for each in parameters if each.requires_grad]):
         current += parameter.numel() * parameter.element_size()
         if current >= (25 if sizes else 1) * 1024 * 1024:

@@ -8,7 +8,7 @@ from transformers import BertConfig, DebertaV2Config, DistilBertConfig, GPT2Conf
 from tradeoff.objectives.memory_estimator.blas import HOPPER_BLAS, BlasWorkspace
 from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator
 from tradeoff.objectives.memory_estimator.gpus import GPUS
-from tradeoff.objectives.memory_estimator.run_estimate import GpuMemory, largest_fitting
+from tradeoff.objectives.memory_estimator.run_estimate import GpuMemory
 from tradeoff.objectives.memory_estimator.settings import TraceSettings
 from tradeoff.searchspace import TrialParameters
 
@@ -53,24 +53,25 @@ def test_the_largest_batch_that_fits_is_found_for_each_class(estimates):
         for accumulation in (1, 4)
         for checkpointing in (False, True)
     ]
-    found = estimates(CONFIG, space, gpu=GpuMemory(total_mib=900, context_mib=400, loaded_code_mib=0))
-    frontier = largest_fitting(found)
-    classes = [(one.gradient_checkpointing, one.gradient_accumulation_steps) for one in frontier]
-    assert sorted(classes) == [(checkpointing, steps) for checkpointing in (False, True) for steps in (1, 4)]
-    for (checkpointing, steps), best in zip(classes, frontier.values(), strict=True):
-        fitting = [
-            each.parameters.per_device_train_batch_size
-            for each in found
-            if each.fits and each.parameters.gradient_checkpointing == checkpointing
-            and each.parameters.gradient_accumulation_steps == steps
-        ]  # fmt: skip
-        assert best.parameters.per_device_train_batch_size == max(fitting)
+    gpu = GpuMemory(total_mib=900, context_mib=400, loaded_code_mib=0)
+    estimator = MemoryEstimator(CONFIG, settings=SETTINGS, gpu=gpu)
+    frontier = estimator.largest_fitting(estimator.estimate(space))
+    assert {(one.gradient_checkpointing, one.gradient_accumulation_steps) for one in frontier} == {
+        (checkpointing, steps) for checkpointing in (False, True) for steps in (1, 4)
+    }
+    for best in frontier.values():
+        assert best.fits
+        batch = best.parameters.per_device_train_batch_size
+        assert batch not in (2, 256, 1024)
+        [larger] = estimator.estimate([best.parameters.replace(per_device_train_batch_size=batch + 1)])
+        assert not larger.fits
 
 
 def test_a_class_in_which_nothing_fits_is_shown_as_such(estimates):
-    found = estimates(CONFIG, [configuration(4096)], gpu=GpuMemory(total_mib=600))
+    estimator = MemoryEstimator(CONFIG, settings=SETTINGS, gpu=GpuMemory(total_mib=550))
+    found = estimator.estimate([configuration(4096)])
     assert found[0].fits is False
-    assert largest_fitting(found) == {configuration(1): None}
+    assert estimator.largest_fitting(found) == {configuration(1): None}
 
 
 def test_what_was_traced_is_not_traced_again(estimates, tmp_path):
@@ -196,6 +197,20 @@ def test_settings_out_of_range_are_refused(changes):
 def test_a_gpu_must_hold_its_context():
     with pytest.raises(ValueError, match="must exceed its CUDA context"):
         GpuMemory(total_mib=400, context_mib=417)
+
+
+def test_a_context_that_nobody_measured_is_assumed_and_widens_the_bounds(estimates):
+    [told] = estimates(CONFIG, [configuration(2)], gpu=GpuMemory(context_mib=417))
+    [untold] = estimates(CONFIG, [configuration(2)], gpu=GpuMemory())
+    assert untold.peak_memory_mib == told.peak_memory_mib
+    # From 274 to 1,343 with all code, where 417 and 128 of code are told.
+    assert told.lower_bound_mib - untold.lower_bound_mib == pytest.approx(417 - 274)
+    assert untold.upper_bound_mib - told.upper_bound_mib == pytest.approx(1343 - 417 - 128)
+
+
+def test_the_upper_bound_leaves_at_least_a_hundredth_for_the_order_of_blocks(estimates):
+    [estimate] = estimates(CONFIG, [configuration(2)], gpu=GpuMemory(context_mib=0, loaded_code_mib=0))
+    assert estimate.upper_bound_mib >= 1.01 * estimate.peak_memory_mib
 
 
 def test_gpus_are_named_once():

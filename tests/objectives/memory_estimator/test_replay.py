@@ -6,7 +6,7 @@ import pytest
 
 from tradeoff.objectives.memory_estimator.caching_allocator import MIB
 from tradeoff.objectives.memory_estimator.events import Category, Event, LinearSegments, NotAligned, Segments
-from tradeoff.objectives.memory_estimator.replay import RunLength, accumulation_groups, replay_run
+from tradeoff.objectives.memory_estimator.replay import RunLength, accumulation_groups, replay_run, with_late_releases
 
 ACTIVATION = (Event("activation", 40 * MIB, Category.ACTIVATIONS),)
 SEGMENTS = Segments(
@@ -117,3 +117,17 @@ def test_sizes_between_and_beyond_two_traces_are_exact():
 def test_traces_that_differ_in_more_than_their_sizes_are_refused(other):
     with pytest.raises(NotAligned):
         LinearSegments(small=segments(Event("a", 700, Category.WEIGHTS)), small_batch=2, large=segments(*other), large_batch=4)
+
+
+def test_another_order_has_the_same_requests_and_releases_some_of_them_one_request_later():
+    tensors = [Event(f"tensor {index}", (2 + index) * MIB, Category.ACTIVATIONS) for index in range(20)]
+    events = tuple(event for tensor in tensors for event in (tensor, Event(tensor.key, None)))
+    late = with_late_releases(replace(SEGMENTS, first_micro_batch=events), seed=0).first_micro_batch
+    assert late != events
+    assert sorted(late, key=str) == sorted(events, key=str)
+    for tensor, following in zip(tensors, [*tensors[2:], None, None], strict=True):
+        released = late.index(Event(tensor.key, None))
+        assert late.index(tensor) < released
+        # Two requests later it is gone.
+        assert following is None or released < late.index(following)
+    assert with_late_releases(SEGMENTS, seed=0).build == SEGMENTS.build

@@ -57,7 +57,15 @@ def test_the_limit_of_the_study_is_the_cards_memory_unless_one_is_given(capsys, 
 
 def test_the_frontier_holds_the_largest_batch_of_each_class(capsys, study_file):
     rows = printed(capsys, study_file=study_file, device_memory=8000, frontier=True)
-    assert [row["params"]["per_device_train_batch_size"] for row in rows] == [4, 4]
+    # All of the 64 samples: the study's largest is 4.
+    assert [row["params"]["per_device_train_batch_size"] for row in rows] == [64, 64]
+
+
+def test_where_nothing_fits_the_smallest_need_is_said(capsys, study_file):
+    plan(study_file, device_memory=450, overrides=["limits.peak_memory_mib=null"])
+    out, err = capsys.readouterr()
+    assert "no configuration fits: the smallest is certain to fit in 1," in err
+    assert "none" in out
 
 
 def test_a_larger_context_is_added_to_the_prediction(capsys, study_file):
@@ -92,7 +100,7 @@ def test_each_model_and_length_has_rows_of_its_own(capsys, study_file, tmp_path)
         assert peaks[small, 16, batch]["lower_bound_mib"] < peaks[larger, 16, batch]["lower_bound_mib"]
         assert peaks[small, 16, batch]["lower_bound_mib"] < peaks[small, 64, batch]["lower_bound_mib"]
     frontier = printed(capsys, study_file=study_file, device_memory=8000, overrides=searched, frontier=True)
-    assert [row["params"]["per_device_train_batch_size"] for row in frontier] == [4] * 4
+    assert [row["params"]["per_device_train_batch_size"] for row in frontier] == [64] * 4
     plan(study_file, device_memory=8000, overrides=searched)
     assert "length" in capsys.readouterr().out
 
@@ -124,9 +132,10 @@ ONCE = ["space.per_device_train_batch_size=2", "space.gradient_accumulation_step
 
 
 def test_adapters_and_frozen_layers_have_rows_of_their_own(capsys, study_file):
-    rows = printed(capsys, study_file=study_file, overrides=[*ONCE, "space.lora_rank=[null, 2, 8]"])
+    rows = printed(capsys, study_file=study_file, overrides=[*ONCE, "space.lora_rank=[null, 2, 2000]"])
     states = {row["params"]["lora_rank"]: row["parts"]["optimizer"] for row in rows}
-    assert states[2] < states[8] < states[None]
+    # Adapters of rank 2 have fewer weights than the model's 13 thousand, those of rank 2,000 many more.
+    assert states[2] < states[None] < states[2000]
     rows = printed(capsys, study_file=study_file, overrides=[*ONCE, "space.frozen_layers=[0, 1]"])
     states = {row["params"]["frozen_layers"]: row["parts"]["optimizer"] for row in rows}
     assert states[1] < states[0]
@@ -145,11 +154,11 @@ def test_each_optimizer_and_attention_of_a_study_is_planned_unless_one_is_asked_
 
 
 def test_a_language_model_is_planned_with_the_loss_of_its_trainer(capsys):
-    job = ["job={task: causal_lm, train_samples: 64, max_length: 32}", "space.precision=fp32"]
-    plan(preset="embedded", output_format="json", overrides=[*job, *ONCE, "space.packing=[false, true]"])
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["params"]["packing"] for row in rows] == [False, True] * (len(rows) // 2)
-    assert all(row["parts"]["activations"] > 0 for row in rows)
+    small = ["job.max_length=32", "space.precision=fp32", "space.gradient_checkpointing=false", "space.lora_rank=null"]
+    rows = printed(capsys, preset="embedded-lm", overrides=[*small, *ONCE, "space.packing=[false, true]"])
+    assert [row["params"]["packing"] for row in rows] == [False, True]
+    # Two texts of 32 tokens, and a tile of 32,768 words for each that has a successor.
+    assert all(row["lower_bound_mib"] - 274 > 62 * 32_768 * 4 / 1024**2 for row in rows)
 
 
 def test_compiled_code_is_not_planned_and_that_is_said(capsys, study_file):

@@ -1,0 +1,29 @@
+"""The largest batch that fits, found between and beyond those that are known."""
+
+import pytest
+
+from tradeoff.objectives.memory_estimator.largest_batch import largest_batch
+
+
+@pytest.mark.parametrize("known", [(1, 2, 4), (8, 16, 32, 64), (100,), (3, 200)])
+@pytest.mark.parametrize("most_that_fits", [1, 2, 3, 7, 31, 32, 33, 63, 64, 100, 131])
+def test_it_is_found_whatever_is_known(known, most_that_fits):
+    assert largest_batch(lambda batch: batch <= most_that_fits, known, most=1000) == most_that_fits
+
+
+def test_nothing_fits_and_everything_fits():
+    assert largest_batch(lambda batch: False, (4, 8), most=64) is None
+    assert largest_batch(lambda batch: True, (4, 8), most=50) == 50
+    assert largest_batch(lambda batch: True, (4, 100), most=50) == 50
+
+
+def test_few_batches_are_looked_at():
+    looked_at = []
+
+    def fits(batch):
+        looked_at.append(batch)
+        return batch <= 50
+
+    assert largest_batch(fits, (16, 32, 64), most=65_536) == 50
+    # The three that are known, and 48, 56, 52, 50, 51.
+    assert len(looked_at) == 8
