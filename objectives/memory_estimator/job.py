@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.job.arguments import job_of, name_of_data

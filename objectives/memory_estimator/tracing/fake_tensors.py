@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -10,14 +12,41 @@ from torch._subclasses.fake_tensor import (
     UnsupportedFakeTensorException,
     UnsupportedOperatorException,
 )
+from torch.overrides import TorchFunctionMode
 
 from tradeoff.objectives.memory_estimator.tracing.model_config import first_line
 
-__all__ = ["DependsOnData", "FakeTensorMode", "explained"]
+__all__ = ["DependsOnData", "FakeTensorMode", "KnownMasks", "explained"]
 
 
 class DependsOnData(ValueError):
     """An operator's result depends on the data, which fake tensors don't have."""
+
+
+class KnownMasks(TorchFunctionMode):
+    """Indexing by a mask, of which fake tensors don't know how many elements it chooses: all of them, or one of each row.
+
+    T5 and BART classify by the token that ends a text, which they look for like this; each text has one.
+
+    Args:
+        one_of_each_row: Whether masks choose one element of each row.
+    """
+
+    def __init__(self, *, one_of_each_row: bool = False) -> None:
+        super().__init__()
+        self._one_of_each_row = one_of_each_row
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.unique_consecutive and self._one_of_each_row:
+            return args[0][:1].clone()
+        if func is torch.Tensor.__getitem__:
+            value, key = args[0], args[1] if isinstance(args[1], tuple) else (args[1],)
+            if key and isinstance(key[0], torch.Tensor) and key[0].dtype is torch.bool:
+                number = key[0].size(0) if self._one_of_each_row else key[0].numel()
+                return value[(*torch.zeros(number, key[0].dim(), dtype=torch.long).unbind(1), *key[1:])]
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from tradeoff.objectives.memory_estimator.tracing.fake_tensors import KnownMasks
 
 # What the Trainer asks of its head, for the metrics that it logs.
 _OUTPUTS = ("log_probs", "entropy", "is_top1")
@@ -57,22 +58,10 @@ def as_on_a_gpu() -> Iterator[None]:
         _replace(stack, utils, "_use_triton", lambda device: True)
         for name in ("_forward_tile", "_backward_tile", "_addmm_fp32"):
             _replace(stack, chunked_logprob, name, allocates_nothing)
-        stack.enter_context(_EveryElementIsChosen())
+        stack.enter_context(KnownMasks())
         yield
 
 
 def _replace(stack: ExitStack, module: Any, name: str, value: Any) -> None:
     stack.callback(setattr, module, name, getattr(module, name))
     setattr(module, name, value)
-
-
-class _EveryElementIsChosen(TorchFunctionMode):
-    """Indexing by a mask, of which fake tensors don't know how many elements it chooses: the indices of all of them."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch.Tensor.__getitem__ and isinstance(args[1], Tensor) and args[1].dtype is torch.bool:
-            value, mask = args
-            return value[tuple(torch.zeros(mask.numel(), mask.dim(), dtype=torch.long).unbind(1))]
-        return func(*args, **(kwargs or {}))

@@ -1,7 +1,7 @@
 """Traces the stages of a training run on fake tensors: what each one allocates and releases, in order."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +11,12 @@ from tradeoff.objectives.memory_estimator.events import Category, Event, Segment
 from tradeoff.objectives.memory_estimator.settings import StepClass, TraceSettings
 from tradeoff.objectives.memory_estimator.tracing.cuda_dispatch import Operator, cuda_dispatch
 from tradeoff.objectives.memory_estimator.tracing.fake_model import build_fake_model, fake_batch
-from tradeoff.objectives.memory_estimator.tracing.fake_tensors import DependsOnData, FakeTensorMode, explained
+from tradeoff.objectives.memory_estimator.tracing.fake_tensors import (
+    DependsOnData,
+    FakeTensorMode,
+    KnownMasks,
+    explained,
+)
 from tradeoff.objectives.memory_estimator.tracing.language_loss import as_on_a_gpu, loss_of
 from tradeoff.objectives.memory_estimator.tracing.optimizers import bucket_sizes, build_optimizer, clip_gradients
 from tradeoff.objectives.memory_estimator.tracing.recorder import StorageRecorder
@@ -183,7 +188,11 @@ class Tracer:
         on_gpu = self._settings.target == "cuda"
         flash_attention = self._settings.flash_attention
         dispatch = cuda_dispatch(flash_attention=flash_attention, operators=self.operators) if on_gpu else nullcontext()
-        head = as_on_a_gpu() if on_gpu and self._settings.task == "sft" else nullcontext()
+        head: AbstractContextManager[Any] = nullcontext()
+        if self._settings.task == "sequence-classification" and self._model.config.is_encoder_decoder:
+            head = KnownMasks(one_of_each_row=True)
+        elif self._settings.task == "sft" and on_gpu:
+            head = as_on_a_gpu()
         with explained(self._name), dispatch, self._fake, self._recorder, head:
             yield
 

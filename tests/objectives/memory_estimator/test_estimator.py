@@ -3,7 +3,17 @@
 import json
 
 import pytest
-from transformers import BertConfig, DebertaV2Config, DistilBertConfig, GPT2Config, LlamaConfig, LongformerConfig, ViTConfig
+from transformers import (
+    BartConfig,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    GPT2Config,
+    LlamaConfig,
+    LongformerConfig,
+    T5Config,
+    ViTConfig,
+)
 
 from tradeoff.objectives.memory_estimator.blas import HOPPER_BLAS, BlasWorkspace
 from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator
@@ -132,6 +142,28 @@ def test_other_models_and_heads_are_estimated(estimates, config, task, attention
 
 def test_a_head_that_picks_labels_by_their_values_is_estimated(estimates):
     config = DebertaV2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=50)
+    [estimate] = estimates(config, [configuration(4)], gpu=GpuMemory(total_mib=8000))
+    assert estimate.fits is True
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        T5Config(d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, vocab_size=50, decoder_start_token_id=0),
+        BartConfig(
+            d_model=32,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            vocab_size=50,
+        ),
+    ],
+    ids=["t5", "bart"],
+)
+def test_a_head_that_looks_for_the_end_of_each_text_is_estimated(estimates, config):
     [estimate] = estimates(config, [configuration(4)], gpu=GpuMemory(total_mib=8000))
     assert estimate.fits is True
 
