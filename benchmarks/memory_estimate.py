@@ -1,29 +1,27 @@
-"""Estimated against published and measured peak memory: `benchmarks/memory_estimate.py [lecture] [guide] [kernels] [cpu]`.
+"""Estimated against published and measured peak memory: `benchmarks/memory_estimate.py [lecture] [guide] [kernels]`.
 
 - lecture: BERT-base, fp32, eager attention, on a GPU of 7,611 MiB; torch 2.0's foreach AdamW.
 - guide: BERT-large on a V100, from transformers' guide "Efficient Training on a Single GPU" of 2022
   (https://huggingface.co/docs/transformers/v4.21.0/perf_train_gpu_one); torch 1.10.
 - kernels: BERT-base as a language model in float16 on an A100, forward and backward passes with eager attention and with SDPA;
   allocated, in MB (https://gist.github.com/hackyon/2bfcfb59666fab23655f6e62bc0752ba, for transformers' pull request 28802).
-- cpu: two small models, trained for real by the Trainer on this machine, each allocation of torch's CPU allocator counted by
-  its profiler. On the CPU nothing is retained, so the trace alone is tested.
+
+`benchmarks/memory_on_cpu.py` tests the trace alone, on real runs.
 """
 
-import gc
 import sys
-import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from old_torch import Torch20Tracer, Torch110LoopAdamWTracer, Torch110Tracer
-from transformers import BertConfig, LlamaConfig, PretrainedConfig
+from transformers import BertConfig
 
 from tradeoff.objectives.memory_estimator.caching_allocator import CachingAllocator
 from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator
 from tradeoff.objectives.memory_estimator.events import Category, Event
-from tradeoff.objectives.memory_estimator.run_estimate import MIB, GpuMemory, RunEstimate
+from tradeoff.objectives.memory_estimator.run_estimate import GpuMemory, RunEstimate
 from tradeoff.objectives.memory_estimator.settings import TraceSettings
 from tradeoff.objectives.memory_estimator.tracing.fake_model import fake_batch
 from tradeoff.objectives.memory_estimator.tracing.trace import Tracer
@@ -169,93 +167,6 @@ def kernels() -> list[Row]:
     return rows
 
 
-def cpu() -> list[Row]:
-    bert = BertConfig(
-        hidden_size=256, num_hidden_layers=3, num_attention_heads=4, intermediate_size=1024, vocab_size=4000, num_labels=5
-    )
-    llama = LlamaConfig(
-        hidden_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        intermediate_size=768,
-        vocab_size=4000,
-        num_labels=5,
-        pad_token_id=0,
-    )
-    rows = []
-    for name, config in (("bert", bert), ("llama", llama)):
-        cases = [
-            parameters(batch, accumulation, checkpointing, precision)
-            for batch, accumulation, checkpointing, precision in (
-                (4, 1, False, "fp32"),
-                (16, 1, False, "fp32"),
-                (16, 2, False, "fp32"),
-                (16, 1, True, "fp32"),
-                (8, 2, True, "fp32"),
-                (16, 1, False, "bf16"),
-                (16, 1, True, "bf16"),
-            )
-        ]
-        settings = TraceSettings(sequence_length=128, attention="eager", foreach=False, target="cpu")
-        estimates = MemoryEstimator(config, settings=settings, gpu=GpuMemory(context_mib=0, loaded_code_mib=0)).estimate(cases)
-        for configuration, estimate in zip(cases, estimates, strict=True):
-            print(f"measuring {name} {describe(configuration)}", file=sys.stderr)
-            measured = measured_on_cpu(config, configuration, settings.sequence_length)
-            # The CPU's allocator neither retains nor rounds: the comparison is with what is requested.
-            estimate = replace(estimate, peak_memory_mib=estimate.lower_bound_mib)
-            rows.append(Row(case=f"{name} {describe(configuration)}", estimate=estimate, measured_mib=measured))
-    return rows
-
-
-def measured_on_cpu(config: PretrainedConfig, configuration: TrialParameters, sequence_length: int) -> float:
-    """The peak of torch's CPU allocator in a real run of the Trainer, from before the model exists, in MiB."""
-    from torch.profiler import ProfilerActivity, profile
-    from transformers import AutoModelForSequenceClassification, PrinterCallback, Trainer, TrainingArguments
-
-    torch.manual_seed(0)
-    steps, micro_batches = 3, configuration.gradient_accumulation_steps
-    samples = configuration.per_device_train_batch_size * micro_batches * steps
-    data = [
-        {
-            "input_ids": torch.randint(1, config.vocab_size, (sequence_length,)),
-            "attention_mask": torch.ones(sequence_length, dtype=torch.long),
-            "labels": index % 5,
-        }
-        for index in range(samples)
-    ]
-    for sample in data:
-        sample["attention_mask"][-8:] = 0
-    # Else the last case's model would be released within the profile and counted against this one.
-    gc.collect()
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=configuration.per_device_train_batch_size,
-            gradient_accumulation_steps=micro_batches,
-            gradient_checkpointing=configuration.gradient_checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False},
-            bf16=configuration.precision is Precision.BF16,
-            num_train_epochs=1,
-            optim="adamw_torch",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-        )
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager", dtype=torch.float32)
-            trainer = Trainer(model=model, args=arguments, train_dataset=data)
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
-    current = peak = 0
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        current += event.nbytes()
-        peak = max(peak, current)
-    return peak / MIB
-
-
 def describe(configuration: TrialParameters) -> str:
     text = f"{configuration.per_device_train_batch_size} x {configuration.gradient_accumulation_steps}"
     text += f" {configuration.precision.value}"
@@ -283,12 +194,11 @@ def report(title: str, rows: list[Row], *, bounded: bool) -> None:
 
 
 def main() -> None:
-    chosen = sys.argv[1:] or ["lecture", "guide", "kernels", "cpu"]
+    chosen = sys.argv[1:] or ["lecture", "guide", "kernels"]
     for name, title, make in (
         ("lecture", "BERT-base on a GPU of 7,611 MiB", lecture),
         ("guide", "BERT-large on a V100", guide),
         ("kernels", "BERT-base in float16 on an A100, allocated, in MB", kernels),
-        ("cpu", "Small models on this machine's CPU", cpu),
     ):
         if name in chosen:
             started = time.perf_counter()
