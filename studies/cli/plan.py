@@ -25,10 +25,13 @@ from tradeoff.studies.execution.preparation import cache_folder, keep_compiled_c
 
 Attention = Literal["eager", "sdpa"]
 
+# What changes memory in ways that no trace on fake tensors shows.
+_NOT_PLANNED = ("torch_compile", "load_in_4bit", "activation_offloading")
+
 # The parameters that memory depends on; the others would only repeat the same rows.
 _DECISIVE = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "precision", "model", "max_length",
-    "packing", "dropout", "frozen_layers", "lora_rank", "lora_target_modules", "optim", "attn_implementation", "torch_compile",
+    "packing", "dropout", "frozen_layers", "lora_rank", "lora_target_modules", "optim", "attn_implementation", *_NOT_PLANNED,
 )  # fmt: skip
 
 
@@ -150,19 +153,19 @@ def estimate_memory(
         job = job.model_copy(update={"eval_max_length": longest})
     keep_compiled_code_in(cache_folder())
     groups: dict[tuple[BuiltInJob, str | None, str | None], list[TrialParameters]] = {}
-    is_compiled = False
+    left_out: set[str] = set()
     for parameters in memory_space(config, without=_given(attn_implementation=attention, optim=optimizer)).grid():
-        if parameters.get("torch_compile"):
-            is_compiled = True
+        chosen = job_of(job, parameters)
+        if unknown := [name for name in _NOT_PLANNED if parameters.get(name) or getattr(chosen, name, False)]:
+            left_out.update(unknown)
             continue
-        key = job_of(job, parameters), parameters.get("attn_implementation", attention), parameters.get("optim", optimizer)
+        key = chosen, parameters.get("attn_implementation", attention), parameters.get("optim", optimizer)
         groups.setdefault(key, []).append(parameters)
+    names = ", ".join(name for name in _NOT_PLANNED if name in left_out)
     if not groups:
-        raise TradeoffError(
-            "memory is not estimated with torch_compile, whose code allocates otherwise; tradeoff fit measures it"
-        )
-    if is_compiled:
-        say("not planned: torch_compile, whose code allocates otherwise; a study's probes and tradeoff fit measure it")
+        raise TradeoffError(f"memory is not estimated with {names}, which allocates otherwise; tradeoff fit measures it")
+    if left_out:
+        say(f"not planned: {names}, which allocates otherwise; a study's probes and tradeoff fit measure it")
     if config.devices_per_trial > 1:
         say("a device of several is planned with its gradient buckets, and without what NCCL keeps beside them")
     estimates: list[RunEstimate] = []

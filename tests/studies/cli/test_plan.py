@@ -169,6 +169,19 @@ def test_compiled_code_is_not_planned_and_that_is_said(capsys, study_file):
         plan(study_file, overrides=[*ONCE, "space.torch_compile=[true]"])
 
 
+def test_what_a_language_model_keeps_elsewhere_is_not_planned_searched_or_set(capsys):
+    small = [
+        "space.per_device_train_batch_size=4", "space.gradient_accumulation_steps=1", "space.packing=false",
+        "space.gradient_checkpointing=false",
+    ]  # fmt: skip
+    plan(preset="embedded-lm", output_format="json", overrides=[*small, "space.activation_offloading=[false, true]"])
+    out, err = capsys.readouterr()
+    assert [row["params"]["activation_offloading"] for row in json.loads(out)] == [False]
+    assert "not planned: activation_offloading" in err
+    with pytest.raises(TradeoffError, match="memory is not estimated with activation_offloading"):
+        plan(preset="embedded-lm", overrides=[*small, "job.activation_offloading=true"])
+
+
 def test_each_of_several_devices_holds_the_buckets_of_its_gradients(capsys, study_file):
     [alone] = printed(capsys, study_file=study_file, overrides=ONCE)
     plan(study_file, output_format="json", overrides=[*ONCE, "devices_per_trial=2"])
