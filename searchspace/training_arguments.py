@@ -83,6 +83,9 @@ OPEN_FIELDS: tuple[str, ...] = (
     "ddp_broadcast_buffers", "ddp_find_unused_parameters", "ddp_static_graph", "optim_args", "optim_target_modules", "tf32",
 )  # fmt: skip
 
+# Fields that would change an evaluation too: labels are smoothed there as well, and the last samples left out.
+OF_EVALUATIONS = frozenset({"label_smoothing_factor", "dataloader_drop_last"})
+
 _PLACES = "the study has its own places for what is written"
 _EVALUATION = "every configuration is evaluated in the same way"
 _SAVING = "trials save nothing; `tradeoff train` does"

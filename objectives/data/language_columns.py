@@ -61,6 +61,8 @@ def _messages(values: list[Any], where: str) -> list[dict[str, Any]]:
         of = f"message {number} of {where}"
         if not isinstance(value, Mapping):
             raise ValueError(f"a message must be an object with role and content, got {value!r:.40} as {of}; correct it")
+        if "from" in value and "role" not in value:
+            raise ValueError(f"a message must have a role and a content, and {of} has {', '.join(value)}; {_OTHER_KEYS}")
         for key in ("role", "content"):
             if not isinstance(value.get(key), str | None):
                 raise ValueError(f"the {key} of a message must be text, got {value[key]!r:.40} in {of}; write it as text")
@@ -68,6 +70,8 @@ def _messages(values: list[Any], where: str) -> list[dict[str, Any]]:
             raise ValueError(f"messages must have no tool_calls, which are not learned, and {of} has; remove the row")
     return [{"role": value.get("role"), "content": value.get("content")} for value in values]
 
+
+_OTHER_KEYS = "rename from to role and value to content, and as roles human to user and gpt to assistant"
 
 # What a list in these columns of a JSON file is, for `text_files.read_table`.
 LISTS = dict.fromkeys(("messages", "prompt", "completion"), (pa.list_(_MESSAGE), _messages))
@@ -115,8 +119,9 @@ def _conversations(column: pa.ChunkedArray, where: str, *, is_answered: bool) ->
     item = column.type.value_type if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) else None
     fields = {field.name: field.type for field in item} if item is not None and pa.types.is_struct(item) else {}
     kinds = [fields.get(name, pa.null()) for name in ("role", "content")]
+    remedy = _OTHER_KEYS if "from" in fields and "role" not in fields else "convert it"
     if any(not (pa.types.is_string(of) or pa.types.is_large_string(of)) for of in kinds):
-        raise ValueError(f"{where} must hold lists of messages with role and content as text, got {column.type}; convert it")
+        raise ValueError(f"{where} must hold lists of messages with role and content as text, got {column.type}; {remedy}")
     first, chunks = 0, []
     for chunk in column.chunks:
         chunks.append(_answered(chunk, where, first, is_answered=is_answered))

@@ -14,6 +14,7 @@ from transformers import Trainer
 from tradeoff.objectives.measurements.goals import learned_value
 from tradeoff.objectives.measurements.outcome import Evaluation
 from tradeoff.searchspace import TrialParameters
+from tradeoff.searchspace.training_arguments import OF_EVALUATIONS
 
 
 def watch_evaluations(
@@ -50,9 +51,10 @@ def watch_evaluations(
 def evaluate_alike(trainer: Trainer, parameters: TrialParameters) -> None:
     """Let a Trainer evaluate every sample, and by the loss itself, where what is searched would change that.
 
-    Smoothed labels raise the loss of an evaluation too, and `dataloader_drop_last` leaves out its last samples.
+    Smoothed labels raise the loss of an evaluation too, and `dataloader_drop_last` leaves out its last samples. An exported
+    script does the same (`alike.py.jinja`).
     """
-    if {"label_smoothing_factor", "dataloader_drop_last"}.isdisjoint(parameters):
+    if OF_EVALUATIONS.isdisjoint(parameters):
         return
     original = trainer.evaluate
 

@@ -131,9 +131,11 @@ def resolve_model(
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     longest = max(job.max_length, getattr(job, "eval_max_length", None) or 0)
     if positions is not None and 0 < positions < longest:  # XLNet has -1: any number
+        key = "max_length" if positions < job.max_length else "eval_max_length"
+        others = " and job.eval_max_length" if key == "max_length" and isinstance(job, CausalLMJob) else ""
         raise LengthFault(
-            f"max_length must not exceed the {positions} positions of model {job.model!r}, got {longest};"
-            f" set job.max_length to {positions} or less",
+            f"{key} must not exceed the {positions} positions of model {job.model!r}, got {longest};"
+            f" set job.{key}{others} to {positions} or less",
             reason=f"the model {job.model!r} has {positions} positions",
         )
     text_config = config.get_text_config()  # of a model that reads images too, the part that reads text

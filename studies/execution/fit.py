@@ -144,7 +144,9 @@ def fit_study(ready: Preparation, *, on_probe: Callable[[TrialParameters, Outcom
         return outcome
 
     # A batch on each device must not exceed all samples together.
-    setup = replace(ready.setup, num_train=ready.setup.num_train // ready.setup.num_devices)
+    share = ready.setup.num_devices
+    packed = {name: max(1, rows // share) for name, rows in ready.setup.num_packed.items()}
+    setup = replace(ready.setup, num_train=ready.setup.num_train // share, num_packed=packed)
     return fit_all(compute_configurations(ready.space), probe, Knowledge(setup=setup))
 
 
@@ -154,7 +156,7 @@ def fit_all(configurations: Iterable[TrialParameters], probe: Probe, knowledge: 
     Args:
         configurations: The configurations; their batch is not used.
         probe: Runs a configuration's probe to its outcome.
-        knowledge: What is known already; its setup's `num_train` is the largest batch that there is.
+        knowledge: What is known already; its setup's `num_rows` is the largest batch that there is.
     """
     for configuration in configurations:
         search = _Search(configuration=configuration, probe=probe, knowledge=knowledge)
@@ -178,7 +180,12 @@ class _Search:
     num_wrong: int = 0
 
     def __post_init__(self) -> None:
-        self.high = self.knowledge.setup.num_train + 1
+        self.high = self._num_rows + 1
+
+    @property
+    def _num_rows(self) -> int:
+        """The sequences that a batch may hold at most; packed, each is of several samples."""
+        return self.knowledge.setup.num_rows(self.configuration)
 
     def run(self) -> Fit:
         """Probe until the bracket is closed."""
@@ -188,22 +195,23 @@ class _Search:
             self._take(batch, self.probe(self._with(batch)))
         probed = None if self.largest is None else self.largest.measurements.probe
         found = probed is not None and self.failure is None
+        samples = self.low * self.knowledge.setup.num_train / self._num_rows
         return Fit(
             parameters=self._with(max(self.low, 1)),
             batch=self.low if found else None,
             peak_memory_mib=probed.memory.peak_memory_mib if probed is not None and found else None,
-            samples_per_s=self.low / probed.micro_step_time_s if probed is not None and found else None,
+            samples_per_s=samples / probed.micro_step_time_s if probed is not None and found else None,
             next_needs_mib=self.next_needs_mib,
             num_probes=self.num_probes,
             elapsed_s=time.perf_counter() - begin_s,
-            is_all=found and self.low == self.knowledge.setup.num_train,
+            is_all=found and self.low == self._num_rows,
             failure=self.failure,
         )
 
     def _next_batch(self) -> int:
         """Return where the line meets the limit; once a probe has shown the line to be wrong, ever farther away from there."""
         # Of a batch that can't have been measured, only a line can tell.
-        if self.knowledge.memory_mib(self._with(self.knowledge.setup.num_train + 1)) is None:
+        if self.knowledge.memory_mib(self._with(self._num_rows + 1)) is None:
             return self._without_a_line()
         fitting, too_large = self.low, self.high
         while too_large - fitting > 1:
@@ -224,7 +232,7 @@ class _Search:
 
     def _without_a_line(self) -> int:
         if not self._has_failed:
-            return min(self.low * GROWTH or FIRST_BATCH, self.knowledge.setup.num_train)
+            return min(self.low * GROWTH or FIRST_BATCH, self._num_rows)
         return max(self.low + 1, min(math.isqrt(max(self.low, 1) * self.high), self.high - 1))
 
     @property
@@ -234,7 +242,7 @@ class _Search:
     @property
     def _has_failed(self) -> bool:
         """True if the upper end of the bracket was probed."""
-        return self.high <= self.knowledge.setup.num_train
+        return self.high <= self._num_rows
 
     def _predicted(self, batch: int) -> float:
         memory = self.knowledge.memory_mib(self._with(batch))

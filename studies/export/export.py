@@ -18,7 +18,7 @@ from tradeoff.objectives.device.registry import device_class
 from tradeoff.objectives.device.temporary_folder import temporary_folder
 from tradeoff.objectives.job.arguments import job_of, jobs_of_data, training_arguments
 from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, parse_job
-from tradeoff.objectives.measurements.goals import cost_goals, learned_names
+from tradeoff.objectives.measurements.goals import GOALS, cost_goals, learned_names
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import spread_name
 from tradeoff.searchspace import TrialParameters
@@ -161,13 +161,16 @@ def _origin(job: AnyJob) -> dict[str, Any]:
     return {"build": job.build} if isinstance(job, CustomJob) else {"model": job.model, "data": job.data_settings()}
 
 
-def _expected(results: StudyResults, choice: Choice) -> str | None:
-    """Return the chosen trial's first learned value with name and source: "accuracy 0.612 ± 0.01, mean of trials 3 and 7"."""
+def _expected(results: StudyResults, choice: Choice) -> dict[str, str]:
+    """Return the chosen trial's time, and its first learned value: "accuracy 0.612 ± 0.01, mean of trials 3 and 7"."""
+    record, found = choice.record, {}
+    if (time_s := {**record.attributes.get("training", {}), **record.values}.get("train_time_s")) is not None:
+        found["time"] = GOALS["train_time_s"].show_with_spread(time_s, record.attributes.get(spread_name("train_time_s")))
     for name in learned_names(results.objectives):
-        if (value := choice.record.values.get(name)) is not None:
-            spread = "".join(f" ± {std:.2g}" for std in _spread(choice.record, name).values())
-            return f"{name} {value:g}{spread}, {choice.record.sources.get(name, 'unknown')}"
-    return None
+        if (value := record.values.get(name)) is not None:
+            spread = "".join(f" ± {std:.2g}" for std in _spread(record, name).values())
+            return found | {"learned": f"{name} {value:g}{spread}, {record.sources.get(name, 'unknown')}"}
+    return found
 
 
 def _spread(record: TrialRecord, objective: str) -> dict[str, float]:

@@ -49,7 +49,7 @@ def flags(arguments: Mapping[str, Any]) -> str:
 
 
 def training_files(
-    job: AnyJob, parameters: TrialParameters, *, title: str, expected: str | None, num_devices: int = 1
+    job: AnyJob, parameters: TrialParameters, *, title: str, expected: Mapping[str, str], num_devices: int = 1
 ) -> dict[str, str]:
     """Return `train.py` and what it needs beside it, by name; nothing for random tokens, which teach nothing."""
     if isinstance(job, TextClassificationJob) and job.dataset == RANDOM_TOKENS:

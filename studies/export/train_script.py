@@ -7,13 +7,16 @@ job it calls the user's function.
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from tradeoff.objectives.isolation.warm_server import server_environment
 from tradeoff.objectives.job.arguments import job_of_data, padding, settings_beside_arguments
 from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, TextClassificationJob
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob, gguf_file, local_path
 from tradeoff.searchspace import TrialParameters
 from tradeoff.searchspace.choices import Precision
+from tradeoff.searchspace.training_arguments import OF_EVALUATIONS
 from tradeoff.studies.reporting.templating import render
 
 # The same patterns as in `tradeoff.objectives.trainers.models`, which is not imported because it imports torch.
@@ -26,20 +29,30 @@ def launch_command(num_devices: int) -> str:
     return "python train.py" if num_devices == 1 else f"torchrun --nproc_per_node {num_devices} train.py"
 
 
-def train_script(job: AnyJob, parameters: TrialParameters, *, title: str, expected: str | None, num_devices: int = 1) -> str:
+def train_script(
+    job: AnyJob, parameters: TrialParameters, *, title: str, expected: Mapping[str, str], num_devices: int = 1
+) -> str:
     """Return the text of `train.py`.
 
     Args:
         job: The study's job.
         parameters: The chosen configuration; most of it is in `training_args.json`, padding and attention are not.
         title: The chosen configuration in words.
-        expected: The learned value that the study stored and where it comes from, in words; None where there is none.
+        expected: In words, where the study has them: the learned value and where it comes from as `learned`, and `time`.
         num_devices: Devices that train together.
 
     Raises:
         ValueError: The job's data are random tokens, from which nothing can be learned.
     """
-    shared = {"title": title, "command": launch_command(num_devices), "num_devices": num_devices, "expected": expected}
+    shared = {
+        "title": title,
+        "command": launch_command(num_devices),
+        "num_devices": num_devices,
+        "expected": expected.get("learned"),
+        "expected_time": expected.get("time"),
+        "spin_count": server_environment({})["GOMP_SPINCOUNT"],
+        "evaluates_alike": not OF_EVALUATIONS.isdisjoint(parameters),
+    }
     if isinstance(job, CustomJob):
         return render(_PACKAGE, "custom_train.py.jinja", job=job, **shared, **_custom_values(job, parameters))
     if isinstance(job, CausalLMJob):

@@ -162,7 +162,7 @@ def test_a_conversation_that_teaches_nothing_is_named_by_its_row(name, rows, mes
         ),
         ("a.jsonl", [{"messages": "hello"}], r"'messages' of .* must hold lists of messages, got text; a .jsonl or .parquet"),
         ("a.csv", [{"messages": "hello"}], r"'messages' of .* must hold lists of messages, got text; a .jsonl or .parquet"),
-        ("a.parquet", [{"messages": [{"from": "x", "value": "y"}]}], r"with role and content as text, got list<.*; convert it"),
+        ("a.parquet", [{"messages": [{"x": "y"}]}], r"with role and content as text, got list<.*; convert it"),
         ("a.parquet", [{"messages": {"role": "user"}}], r"lists of messages with role and content as text, got struct<"),
         ("a.jsonl", [{"prompt": "a", "completion": " "}], r"'completion' of .* must have no nulls or blanks, .* in row 1;"),
         ("a.jsonl", [{"prompt": "a", "completion": "b"}, {"prompt": "a"}], r"'completion' of .* no nulls .* in row 2; remove"),
@@ -185,6 +185,8 @@ def test_a_conversation_that_teaches_nothing_is_named_by_its_row(name, rows, mes
         ("a.parquet", [{"text": ["a"]}], r"text column 'text' of .* must hold text, got list<"),
         ("a.jsonl", [{"chat": "a"}], r"learns from a column messages, .* and .*a\.jsonl has chat; rename those that you mean"),
         ("a.csv", [{"review": "a", "stars": 1}], r"has review, stars; rename .* to text, or set job.task to text_classif"),
+        ("a.jsonl", [{"messages": [{"from": "human", "value": "a"}]}], "has from, value; rename from to role and value to"),
+        ("a.parquet", [{"messages": [{"from": "human", "value": "a"}]}], "rename from to role and value to content"),
         ("a.jsonl", [{"conversations": []}], r"has conversations; rename conversations to messages, and the keys"),
     ],
 )

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from running import SharedTrialServer, cache_folder, tiny_job
 from simulated_runner import setup
 
-from tradeoff.objectives.job.jobs import TextClassificationJob
+from tradeoff.objectives.job.arguments import name_of_data
+from tradeoff.objectives.job.jobs import CausalLMJob, TextClassificationJob
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, Memory, OutOfMemory, ProbeResult
 from tradeoff.searchspace import Categorical, Precision, SearchSpace, TrialParameters
@@ -74,6 +75,15 @@ def test_no_batch_is_larger_than_the_training_samples() -> None:
     (fit,) = bench.fit()
     assert (fit.batch, fit.is_all, fit.next_needs_mib) == (64, True, None)
     assert bench.tried == [8, 32, 64]
+
+
+def test_a_packed_sequence_counts_as_the_samples_that_are_in_it() -> None:
+    # 90 samples in 30 sequences: all of them are 180 samples a second, and there is no batch of 31.
+    bench = Bench(lambda batch: 10.0 + batch, limit_mib=5000.0)
+    job = CausalLMJob(packing=True)
+    known = setup(job=job, num_train=90, num_packed={name_of_data(job): 30}, memory_limit_mib=5000.0)
+    (fit,) = fit_all((PLAIN,), bench.probe, Knowledge(setup=known))
+    assert (fit.batch, fit.is_all, fit.samples_per_s) == (30, True, 180.0)
 
 
 def test_where_not_even_one_sample_fits_there_is_no_batch() -> None:

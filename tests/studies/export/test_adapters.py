@@ -87,7 +87,7 @@ def test_the_epochs_of_a_trial_are_those_of_its_card(tmp_path: Path) -> None:
     [
         {"lora_rank": 4, "dropout": 0.1},
         {"lora_rank": 2, "lora_alpha": 8.0, "lora_target_modules": "query,value", "max_length": 16},
-        {"frozen_layers": 1, "dropout": 0.1},
+        {"frozen_layers": 1, "dropout": 0.1, "label_smoothing_factor": 0.2},
     ],
     ids=str,
 )
@@ -95,9 +95,11 @@ def test_the_script_learns_what_the_training_of_an_export_learns(searched: dict[
     folder, ours = exported(tmp_path / "chosen", **searched), tmp_path / "model"
     printed = ran(str(folder / "train.py"), folder=tmp_path)
     results = train(folder, ours)
-    found = re.search(r"^accuracy (\S+)$", printed, re.MULTILINE)
-    assert found is not None
-    assert float(found[1]) == results["measured"]["accuracy"]
+    for measured in ("accuracy", "eval_loss"):
+        found = re.search(rf"^{measured} (\S+)$", printed, re.MULTILINE)
+        assert found is not None
+        assert float(found[1]) == pytest.approx(results["measured"][measured])
+    assert re.search(r"^training time \d+\.\d\d s \(the study has .*\)$", printed, re.MULTILINE)
     name = "adapter_model.safetensors" if "lora_rank" in searched else "model.safetensors"
     left, right = load_file(ours / name), load_file(folder / "model" / name)
     assert left.keys() == right.keys()

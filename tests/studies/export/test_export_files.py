@@ -210,14 +210,14 @@ def test_random_tokens_get_no_script_and_the_readme_says_why(tmp_path: Path) -> 
     assert not (folder / "train.py").exists()
     assert "there is nothing to train" in (folder / "README.md").read_text()
     with pytest.raises(ValueError, match="random-tokens"):
-        train_script(job, ANY, title="", expected=None)
+        train_script(job, ANY, title="", expected={})
 
 
 def test_a_hub_job_loads_the_same_splits_columns_and_samples() -> None:
     job = TextClassificationJob(
         model="bert-base-uncased", dataset="Yelp/yelp_review_full", train_samples=1000, eval_samples=500, data_seed=7
     )
-    text = train_script(job, ANY, title="trial 1", expected="0.6, measured")
+    text = train_script(job, ANY, title="trial 1", expected={"learned": "0.6, measured", "time": "1.20 ± 0.10"})
     compile(text, "train.py", "exec")
     assert 'load_dataset("Yelp/yelp_review_full", None, split=split)' in text
     assert 'parts = [read("train"), read("test")]' in text
@@ -246,7 +246,8 @@ CHANGES: tuple[dict[str, object], ...] = ({}, {"eval_samples": 0}, {"train_sampl
 )
 def test_every_script_is_formatted_python_without_an_unused_name(dataset: str, changes: dict[str, object]) -> None:
     job = TextClassificationJob(**{"dataset": dataset, "padding": "longest", "deterministic": False, **changes})
-    text = train_script(job, ANY, title='a "quoted" \\ title', expected=None)
+    parameters = ANY if changes else ANY.replace(label_smoothing_factor=0.1)
+    text = train_script(job, parameters, title='a "quoted" \\ title', expected={} if changes else {"time": "1.20"})
     compile(text, "train.py", "exec")
     # E402: torch reads the environment when it is imported.
     for command in (["check", "--select", "E,F,I,B,UP,SIM", "--ignore", "E402"], ["format", "--diff"]):
@@ -276,7 +277,7 @@ def test_no_text_of_a_study_becomes_code(job_of: Callable[[str], AnyJob]) -> Non
     parameters = ANY.replace(attn_implementation="eager")
 
     def statements(text: str) -> list[str]:
-        script = train_script(job_of(text), parameters, title=text, expected=text)
+        script = train_script(job_of(text), parameters, title=text, expected={"learned": text, "time": text})
         return [type(node).__name__ for node in ast.walk(ast.parse(script.encode("utf-8")))]
 
     assert statements(HOSTILE) == statements("plain")
@@ -311,7 +312,7 @@ def test_a_script_reads_local_files_as_the_study_does(tmp_path: Path) -> None:
     for name, text in modules(jobs[0]).items():
         (chosen / name).write_text(text)
     shown = 'print("samples", json.dumps([train.to_dict(), evaluation.to_dict(), names]))\n'
-    heads = [train_script(job, ANY, title="", expected=None).split("def compute_metrics")[0] + shown for job in jobs]
+    heads = [train_script(job, ANY, title="", expected={}).split("def compute_metrics")[0] + shown for job in jobs]
     # One process for all of them: importing the libraries takes most of the time.
     (chosen / "train.py").write_text(f"for head in {heads!r}:\n    exec(head, {{'__file__': __file__}})\n")
     found = [json.loads(line.removeprefix("samples ")) for line in run_script(chosen / "train.py").splitlines()]
@@ -334,12 +335,12 @@ def test_the_embedded_model_stands_alone_and_its_script_imports_nothing_of_ours(
 
 def test_the_script_does_what_training_arguments_have_no_place_for() -> None:
     eager = TrialParameters(per_device_train_batch_size=4, attn_implementation="eager", padding="longest")
-    text = train_script(TINY, eager, title="", expected=None)
+    text = train_script(TINY, eager, title="", expected={})
     assert 'from_config(config, dtype=torch.float32, attn_implementation="eager")' in text
     assert "padding=False" in text
     assert "data_collator=DataCollatorWithPadding(tokenizer)," in text
     padded = TrialParameters(per_device_train_batch_size=4, padding="max_length")
-    text = train_script(TINY, padded, title="", expected=None)
+    text = train_script(TINY, padded, title="", expected={})
     assert 'data_collator=DataCollatorWithPadding(tokenizer, padding="max_length", max_length=32),' in text
     assert "attn_implementation" not in text
 

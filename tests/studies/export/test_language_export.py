@@ -148,7 +148,7 @@ def test_a_script_makes_the_tokens_that_a_trial_trains_on(tmp_path: Path) -> Non
     for name, text in modules(jobs[0]).items():
         (tmp_path / name).write_text(text)
     shown = 'print("samples", json.dumps([list(each["input_ids"]) + list(each["labels"]) for each in (train, evaluation)]))\n'
-    heads = [train_script(job, ANY, title="", expected=None).split("settings =")[0] + shown for job in jobs]
+    heads = [train_script(job, ANY, title="", expected={}).split("settings =")[0] + shown for job in jobs]
     (tmp_path / "all.py").write_text(f"for head in {heads!r}:\n    exec(head, {{'__file__': __file__}})\n")
     lines = [line for line in ran("all.py", folder=tmp_path).splitlines() if line.startswith("samples ")]
     for job, line in zip(jobs, lines, strict=True):
@@ -213,7 +213,7 @@ def test_the_card_of_a_language_model_names_what_it_was_made_from() -> None:
     ids=str,
 )
 def test_every_script_of_a_language_model_is_formatted_python_without_an_unused_name(settings: dict[str, Any]) -> None:
-    text = train_script(CausalLMJob(**{"model": EMBEDDED, **settings}), ANY, title='a "title"', expected=None)
+    text = train_script(CausalLMJob(**{"model": EMBEDDED, **settings}), ANY, title='a "title"', expected={})
     for command in (["check", "--select", "E,F,I,B,UP,SIM", "--ignore", "E402"], ["format", "--diff"]):
         ruff = ["ruff", *command, "--isolated", "--no-cache", "--line-length", "128", "-"]
         checked = subprocess.run([sys.executable, "-m", *ruff], input=text, capture_output=True, text=True, timeout=60)
