@@ -18,16 +18,19 @@ from tradeoff.objectives.knowledge.other_workers import TRIAL_PLAN
 from tradeoff.objectives.measurements.records import DERIVED_FROM, TrialRecord, read_record
 from tradeoff.objectives.objective import Objective
 from tradeoff.studies.config.stored import NO_CODE, AllowedCode, stored_config
+from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import OtherDeviceError, TradeoffError
 from tradeoff.studies.execution.display import Display, describe_outcome
 from tradeoff.studies.execution.interrupts import Interrupts
-from tradeoff.studies.execution.preparation import prepare
+from tradeoff.studies.execution.preparation import Preparation, prepare
 from tradeoff.studies.execution.recovery import FaultTolerantStudy
 from tradeoff.studies.reporting.annotate import Annotator, artifact_folder
-from tradeoff.studies.results.front import pareto_front
-from tradeoff.studies.results.results import OUTCOME_WORDS, StudyResults
+from tradeoff.studies.results.evidence import judged_front
+from tradeoff.studies.results.results import BASELINES, OUTCOME_WORDS, StudyResults
 from tradeoff.studies.results.tables import short_configuration
-from tradeoff.studies.samplers.publishing import name_superseded
+from tradeoff.studies.samplers.build import build_sampler
+from tradeoff.studies.samplers.decoupled import DecoupledSampler
+from tradeoff.studies.samplers.publishing import name_superseded, store_outlook
 from tradeoff.studies.storage.retry_policy import RetryPolicy
 from tradeoff.studies.storage.stored_study import StoredStudy
 from tradeoff.studies.storage.study import check_contents
@@ -82,7 +85,8 @@ def to_confirm(results: StudyResults, trial: int | None = None) -> list[TrialRec
         TradeoffError: There is no such trial, or it holds no values.
     """
     if trial is None:
-        return [record for record in pareto_front(results.records, results.objectives) if record.is_derived]
+        stored = {record.number: record for record in results.records}
+        return [stored[record.number] for record in judged_front(results).records if record.is_derived]
     record = results.trial(trial)
     if trial in results.stands_for:
         return to_confirm(results, results.stands_for[trial].number)
@@ -197,7 +201,16 @@ def confirm_stored(
         try:
             return confirm(study, ready.objective(display), claims, on_end=ended, say=display.message)
         finally:
+            _expect_anew(study, config, ready)
             annotator.finish()
+
+
+def _expect_anew(study: StoredStudy, config: StudyConfig, ready: Preparation) -> None:
+    """Store what is expected now: what was confirmed counts too."""
+    objective = ready.objective(Display())
+    sampler = build_sampler(config, objective, baselines=study.user_attrs.get(BASELINES, {}), num_trials=0)
+    if isinstance(sampler, DecoupledSampler) and objective.setup.learned:
+        store_outlook(study, sampler.planner(objective.snapshot(study)))
 
 
 def _confirmed_by(trials: Sequence[FrozenTrial], objective: Objective, claimed: TrialRecord) -> TrialRecord | None:

@@ -30,11 +30,10 @@ from tradeoff.studies.execution.memory_estimate import MemoryEstimation
 from tradeoff.studies.execution.preparation import InterruptibleRunner, Preparation
 from tradeoff.studies.execution.recovery import FaultTolerantStudy
 from tradeoff.studies.execution.worker_number import take_worker_number
-from tradeoff.studies.results.expectation import EXPECTED, stored
-from tradeoff.studies.results.results import BASELINES, PREDICTED, UNTRAINED
+from tradeoff.studies.results.results import BASELINES
 from tradeoff.studies.samplers.build import build_sampler
 from tradeoff.studies.samplers.decoupled import DecoupledSampler
-from tradeoff.studies.samplers.publishing import publish
+from tradeoff.studies.samplers.publishing import publish, store_outlook
 from tradeoff.studies.storage.stored_study import StoredStudy
 
 MAX_FAILURES_IN_A_ROW = 5
@@ -44,8 +43,6 @@ MAX_ALIKE_FAILURES_IN_A_ROW = 15
 MAX_FREE_IN_A_ROW = 200
 # Configurations in a row that other workers are busy with, after which a worker waits for them instead of drawing more.
 MAX_DEFERRED_IN_A_ROW = 3
-# Predicted configurations that a study holds.
-MAX_PREDICTED = 20
 # How often a worker with nothing to do looks whether another one has ended a trial: soon at first, then less often.
 FIRST_LOOK_S = 0.1
 LONGEST_LOOK_S = 2.0
@@ -180,13 +177,10 @@ class Search:
                 self._enqueue_deferred()
 
     def store_untrained(self) -> None:
-        """Store the learning classes that were left untrained, with why, and what is expected of some."""
+        """Store what the search has left untrained, and what it expects."""
         sampler = self.study.sampler
         if isinstance(sampler, DecoupledSampler) and self.objective.setup.learned:
-            planner = sampler.planner(self._snapshot())
-            self.study.set_user_attr(UNTRAINED, [each.as_dict() for each in planner.untrained()])
-            self.study.set_user_attr(EXPECTED, stored(planner.expected))
-            self.study.set_user_attr(PREDICTED, [each.as_dict() for each in planner.predicted()[:MAX_PREDICTED]])
+            store_outlook(self.study, sampler.planner(self._snapshot()))
 
     def _publish(self) -> None:
         self._fault_tolerant.recover()

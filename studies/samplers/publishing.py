@@ -16,14 +16,19 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tradeoff.objectives.knowledge.setup import StudySetup
 from tradeoff.objectives.knowledge.snapshot import StudyReader
 from tradeoff.objectives.measurements.records import PUBLISHES, UNPUBLISHED, TrialRecord, stored_attributes
+from tradeoff.studies.results.expectation import EXPECTED, stored
 from tradeoff.studies.results.front import replaced
 from tradeoff.studies.results.publication import unpublished
+from tradeoff.studies.results.results import PREDICTED, UNTRAINED
+from tradeoff.studies.samplers.trial_planner import TrialPlanner
 from tradeoff.studies.storage.stored_study import StoredStudy
 
 # The study's user attribute that names, for each complete trial that no longer stands, the one in its place.
 SUPERSEDED = "superseded"
 # Trials that are published under one lock: a holder is thrown out after a minute.
 BATCH = 50
+# Predicted configurations that a study holds.
+MAX_PREDICTED = 20
 # A trial's own measurements that its published one does not repeat: what it cost, and what was predicted of it.
 _ITS_OWN = ("trial_time_s", "first_step_time_s", "seed", "predicted_", "estimated_")
 
@@ -60,6 +65,13 @@ def name_superseded(study: StoredStudy, records: Sequence[TrialRecord]) -> None:
     found = {str(number): current.number for number, current in replaced(records).items() if number in complete}
     if found != study.user_attrs.get(SUPERSEDED, {}):
         study.set_user_attr(SUPERSEDED, found)
+
+
+def store_outlook(study: StoredStudy, planner: TrialPlanner) -> None:
+    """Store what is expected of each trained class, which ones were left untrained and why, and what is predicted of some."""
+    study.set_user_attr(EXPECTED, stored(planner.expected))
+    study.set_user_attr(UNTRAINED, [each.as_dict() for each in planner.untrained()])
+    study.set_user_attr(PREDICTED, [each.as_dict() for each in planner.predicted()[:MAX_PREDICTED]])
 
 
 def _published(record: TrialRecord, setup: StudySetup) -> FrozenTrial:

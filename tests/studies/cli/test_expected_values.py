@@ -109,3 +109,23 @@ def test_expectations_that_a_later_training_has_overtaken_are_not_shown(tmp_path
 def test_without_the_search_values_are_those_that_were_measured(tmp_path: Path) -> None:
     storage = searched(tmp_path, "--set", "sampler=random", "--set", "trials=8")
     assert not any(row["measured"] for row in json.loads(shown(storage)))
+
+
+def test_a_confirmation_counts_in_what_is_expected(tmp_path: Path, storage: str) -> None:
+    storage = str(shutil.copytree(Path(storage).parent, tmp_path / "copy") / "a.db")
+    study = load_study("simulated", open_storage(storage))
+    before, derived = (
+        study.user_attrs[EXPECTED],
+        [row for row in json.loads(shown(storage)) if "trained in" in str(row["sources"])],
+    )
+    assert derived
+    held = simulated.SimulatedRunner(seed=9, noise=0.03)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tradeoff.studies.execution.confirm.TrialServer", lambda: simulated.SimulatedServer(held))
+        arguments = ["confirm", "--storage", storage, "--trial", str(derived[0]["trial"])]
+        result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    after = load_study("simulated", open_storage(storage)).user_attrs[EXPECTED]
+    assert [each["learning_class"] for each in after] == [each["learning_class"] for each in before]
+    assert after != before
+    assert all(row["measured"] for row in json.loads(shown(storage)))
