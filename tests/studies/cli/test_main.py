@@ -66,6 +66,7 @@ def test_the_front_as_json_has_parameters_values_and_sources(storage: str) -> No
         "train_time_s": 20.0,
         "peak_memory_mib": 1000.0,
         "sources": {"accuracy": "measured", "train_time_s": "measured", "peak_memory_mib": "measured"},
+        "measured": {},
         "marks": ["knee"],
         "baselines": {},
         "not_better_than_constant": False,
