@@ -45,7 +45,7 @@ def page_data(results: StudyResults, front: JudgedFront) -> dict[str, Any]:
     parameters = [_parameter(records, name) for name in parameter_names(records)]
     limit_mib = results.memory_limit_mib
     return {
-        "name": results.name,
+        "name": visible(results.name),
         "limitMib": limit_mib,
         "baselineName": results.baseline_name,
         "knee": None if front.knee is None else row[front.knee.number],

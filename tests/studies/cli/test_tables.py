@@ -76,7 +76,7 @@ TABLES_SHOWN: Mapping[str, FittedTable] = {
     "confirm": confirmations_table([Confirmation(claimed=RECORDS[2], measured=RECORDS[0])], OBJECTIVES),
     "fit": fit_table([FIT], 81920.0),
     "plan": estimates_table(ESTIMATES),
-    "plan --frontier": frontier_table(ESTIMATES, 24576.0),
+    "plan --frontier": frontier_table({each.parameters: each for each in ESTIMATES}, 24576.0),
     "plan --devices": gpus_table(fits_by_gpu(ESTIMATES)),
     "sweep": sweep.as_table(SWEEP, title="Reviews, by batch size", notes=["measured on a processor"]),
 }
