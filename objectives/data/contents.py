@@ -51,7 +51,7 @@ def local_contents(job: BuiltInJob) -> dict[str, str]:
     """Return the fingerprints of what a job reads here: `train`, `eval` if that is another file, and a local `model`."""
     model = local_path(job.model)
     contents = {"model": folder_fingerprint(model)} if job.model != EMBEDDED and os.path.isdir(model) else {}
-    if gguf_file(job.model) is not None and model.is_file():
+    if gguf_file(job.model) is not None and os.path.isfile(model):
         contents["model"] = file_fingerprint(model)
     if not job.is_local_file:
         return contents

@@ -48,7 +48,7 @@ def gguf_file(model: str) -> tuple[str, str] | None:
         return None
     path = local_path(model)
     on_hub, _, file = model.rpartition(":")
-    return (on_hub, file) if on_hub and not path.is_file() else (str(path.parent), path.name)
+    return (on_hub, file) if on_hub and not os.path.isfile(path) else (str(path.parent), path.name)
 
 
 class TrainingSettings(BaseModel):

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def read_gguf(model: str, cache_folder: Path) -> tuple[Path, str]:
     if model.endswith(f":{path.name}"):
         with hub_access("model", model):
             path = Path(hf_hub_download(*found))
-    elif not path.is_file():
+    elif not os.path.isfile(path):
         raise JobFault(f"the model file must exist, got {model}; a relative path starts at {Path.cwd()}")
     content = file_fingerprint(path)
     final = cache_folder / f"gguf-{short_hash({'file': content, 'version': transformers.__version__})}"

@@ -145,7 +145,7 @@ def _built_in_values(job: BuiltInJob, parameters: TrialParameters) -> dict[str, 
     local = local_path(job.model)
     is_local = os.path.isdir(local)
     model, file = gguf_file(job.model) or (job.model, None)
-    if is_local or local.is_file():
+    if is_local or os.path.isfile(local):
         model = str((local.parent if file else local).resolve())
     return {
         "reader": reader,

@@ -127,7 +127,10 @@ def test_a_note_of_a_training_that_cannot_be_read_is_refused(chosen: Path, tmp_p
         train_export(chosen, tmp_path / "model")
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-this-name/x", "/root/\x00", "x" * 300 + ".csv", "./" + "x" * 300])
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize("name", [LONG, "~nobody-of-this-name/x", "/root/\x00", f"{LONG}.csv", f"./{LONG}", f"{LONG}.gguf"])
 def test_a_name_that_no_file_can_have_is_exported_and_fingerprinted_as_one_that_is_not_there(name: str, tmp_path: Path) -> None:
     results = made_up(record(0, (0.25, 10.0, 100.0), params(8)), job=TINY.model_copy(update={"model": name, "dataset": name}))
     export(results, choose(results, Selection()), tmp_path / "named")
