@@ -21,6 +21,7 @@ from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import print_result
+from tradeoff.studies.execution.output import say
 from tradeoff.studies.execution.preparation import cache_folder, keep_compiled_code_in
 
 Attention = Literal["eager", "sdpa"]
@@ -103,9 +104,9 @@ def plan(
             tables.append(frontier_table(largest, device_memory))
     if largest and not any(largest.values()):
         least = min(estimate.upper_bound_mib for estimate in estimates)
-        say(f"no configuration fits: the smallest is certain to fit in {least:,.0f} MiB")
+        _note(f"no configuration fits: the smallest is certain to fit in {least:,.0f} MiB")
     if context_memory is None:
-        say(
+        _note(
             f"the CUDA context is taken to be {DEFAULT_CONTEXT_MEMORY_MIB:g} MiB, and the bounds allow for any that is known;"
             " nvidia-smi after torch.ones(1).cuda() tells it: --context-memory MIB"
         )
@@ -165,9 +166,9 @@ def estimate_memory(
     if not groups:
         raise TradeoffError(f"memory is not estimated with {names}, which allocates otherwise; tradeoff fit measures it")
     if left_out:
-        say(f"not planned: {names}, which allocates otherwise; a study's probes and tradeoff fit measure it")
+        _note(f"not planned: {names}, which allocates otherwise; a study's probes and tradeoff fit measure it")
     if config.devices_per_trial > 1:
-        say("a device of several is planned with its gradient buckets, and without what NCCL keeps beside them")
+        _note("a device of several is planned with its gradient buckets, and without what NCCL keeps beside them")
     estimates: list[RunEstimate] = []
     largest: dict[TrialParameters, RunEstimate | None] = {}
     failures: dict[str, ValueError] = {}
@@ -196,7 +197,7 @@ def estimate_memory(
             epochs=job.epochs,
             eval_batch_size=job.eval_batch_size if job.evaluates else None,
             cache_folder=cache_folder() / "traces",
-            progress=say,
+            progress=_note,
         )
         found: dict[TrialParameters, RunEstimate] = {}
         for is_on in (False, True):
@@ -212,13 +213,13 @@ def estimate_memory(
     if failures and not estimates:
         raise next(iter(failures.values()))
     for what, failure in failures.items():
-        say(f"not planned: {what}: {failure}")
+        _note(f"not planned: {what}: {failure}")
     return estimates, largest
 
 
-def say(line: str) -> None:
+def _note(line: str) -> None:
     """Print a line beside the table."""
-    print(line, file=sys.stderr)
+    say(line, file=sys.stderr)
 
 
 def _given(**options: Any) -> set[str]:

@@ -136,7 +136,8 @@ def select_next(
     if candidates and not trained and not pending and learned:
         return Decision(candidate=_first_guess(candidates, features, space.knobs if space else KNOBS), relative_gain=math.inf)
     volume = Volume(objectives, reference)
-    processes = [*fitted(trained, learned, reference, features, num_eval).values()]
+    by_name = fitted(trained, learned, reference, features, num_eval)
+    processes = [*by_name.values()]
     found = np.array([volume.scaled(point) for point in points]).reshape(-1, len(objectives))
     for candidate in pending:
         expected = [process.predict([candidate.learning_class])[0][0] for process in processes]
@@ -164,7 +165,7 @@ def select_next(
         relative_gain=gain if now else math.inf,
         is_repeat=is_repeat,
         gains=gains,
-        processes=dict(zip(learned, processes, strict=True)),
+        processes=by_name,
     )
 
 

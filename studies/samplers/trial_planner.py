@@ -170,8 +170,10 @@ class TrialPlanner:
     @cached_property
     def _processes(self) -> Mapping[str, MetricGP]:
         """What each learned objective is expected to be, by all trainings; empty while nothing is trained."""
-        if not isinstance(self.decision, str) or not self._known:
-            return {} if isinstance(self.decision, str) else self.decision.processes
+        if not isinstance(self.decision, str):
+            return self.decision.processes
+        if not self._known:
+            return {}
         features = Features.of({*self._known, *(each.learning_class for each in self.candidates)}, self._setup.space)
         return fitted(self._known, self._setup.learned, self._learned_reference, features, self._setup.num_eval)
 
