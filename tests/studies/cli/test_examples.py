@@ -15,6 +15,7 @@ import yaml
 from forked import run_python
 from running import Recorder, SharedTrialServer, cache_folder
 
+from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import load_config
 from tradeoff.studies.errors import TradeoffError
@@ -59,7 +60,7 @@ def stars(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
 def chosen(results: StudyResults, folder: Path, metric: str) -> Any:
     """Exports the best in a metric that was trained itself: what the study says of it, a script on its own must reach."""
     trained = [record for record in results.records if record.sources.get(metric) == "measured"]
-    best = min(trained, key=lambda record: record.values[metric])
+    best = min(trained, key=lambda record: GOALS[metric].cost(record.values[metric]))
     choice = choose(results, Selection(trial=best.number))
     export(results, choice, folder)
     return choice.record
@@ -103,14 +104,14 @@ def test_a_regression_head_is_exported_and_trained_again_to_the_same_error(stars
 
 
 @pytest.mark.slow
-def test_a_language_model_is_searched_by_its_perplexity_and_trained_again_after_a_kill(tmp_path: Path) -> None:
+def test_a_language_model_is_searched_by_its_right_answers_and_trained_again_after_a_kill(tmp_path: Path) -> None:
     results = searched("language_model", tmp_path)
-    assert results.objectives == ("eval_perplexity", "samples_per_s", "peak_memory_mib")
+    assert results.objectives == ("eval_rated_right", "samples_per_s", "peak_memory_mib")
     for record in results.records:
         if record.values:
-            assert record.values["eval_perplexity"] > 1
+            assert 0 < record.values["eval_rated_right"] < 1
             assert record.values["samples_per_s"] == pytest.approx(128 / record.attributes["train_time_s"])
-    record = chosen(results, tmp_path / "chosen", "eval_perplexity")
+    record = chosen(results, tmp_path / "chosen", "eval_rated_right")
     build = f"{ROOT}/examples/language_model:build"
     command = (
         "-c",
@@ -131,8 +132,9 @@ def test_a_language_model_is_searched_by_its_perplexity_and_trained_again_after_
     text = printed(python(*command, folder=tmp_path))
     trained = json.loads((tmp_path / "model" / "results.json").read_text())
     assert trained["resumed_from_step"] > 0
-    assert trained["measured"]["eval_perplexity"] == pytest.approx(record.values["eval_perplexity"], rel=1e-6)
-    assert f"perplexity {record.values['eval_perplexity']:,.4g} (expected {record.values['eval_perplexity']:,.4g})" in text
+    assert trained["measured"]["eval_rated_right"] == record.values["eval_rated_right"]
+    right = f"{record.values['eval_rated_right']:,.4g}"
+    assert f"rated right {right} (expected {right})" in text
     # The Trainer's own processing class is saved with the model.
     assert {"model.safetensors", "tokenizer.json", "config.json"} <= {path.name for path in (tmp_path / "model").iterdir()}
 
