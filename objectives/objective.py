@@ -132,7 +132,7 @@ class Objective:
             TrialFailed: A real error.
             KeyboardInterrupt: The user ended the study.
         """
-        trial_id = _id_of(trial)
+        trial_id = storage_number(trial)
         begun = trial.storage.get_trial(trial_id)
         if (why := self._refusal(trial.study, begun.system_attrs.get("fixed_params", {}))) is not None:
             store_attributes(trial, {"outcome": "skipped", "reason": why})
@@ -362,11 +362,11 @@ def _seed_of(trial: FrozenTrial) -> int | None:
 def constrain(trial: optuna.Trial, name: str, amount: float) -> None:
     """Mark a trial as infeasible, by `amount`, for Optuna's samplers and for optuna-dashboard alike."""
     trial.set_constraint(name, amount)
-    trial.storage.set_trial_system_attr(_id_of(trial), DASHBOARD_CONSTRAINTS, [amount])
+    trial.storage.set_trial_system_attr(storage_number(trial), DASHBOARD_CONSTRAINTS, [amount])
 
 
-def _id_of(trial: optuna.Trial) -> int:
-    """The storage's number of a trial."""
+def storage_number(trial: optuna.Trial) -> int:
+    """Return the storage's number of a trial."""
     study_id = trial.storage.get_study_id_from_name(trial.study.study_name)
     return trial.storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
 

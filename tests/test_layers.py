@@ -31,6 +31,7 @@ ROOMS = (
     "studies/execution",
     "studies/workers",
     "studies/export",
+    "studies/python",
     "studies/cli",
     "tradeoff",
 )

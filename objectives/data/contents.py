@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tradeoff.objectives.job.jobs import CustomJob
+from tradeoff.objectives.job.sent_function import received
 from tradeoff.objectives.job.settings import EMBEDDED, BuiltInJob, gguf_file, local_path
 
 BUILD = "build"
@@ -61,7 +62,7 @@ def local_contents(job: BuiltInJob) -> dict[str, str]:
 
 
 def custom_contents(job: CustomJob) -> dict[str, str]:
-    """Return the fingerprints of the files and models that `kwargs` name, as `kwargs.NAME`, and of the imported `build`."""
+    """Return the fingerprints of the files and models that `kwargs` name, as `kwargs.NAME`, and of the source of `build`."""
     contents = {}
     for name, value in job.kwargs.items():
         try:
@@ -72,10 +73,17 @@ def custom_contents(job: CustomJob) -> dict[str, str]:
                 contents[f"kwargs.{name}"] = folder_fingerprint(path)
         except (OSError, ValueError, RuntimeError):
             continue  # a text that no file can be called, or a file that is not ours to read
-    source = getattr(sys.modules.get(job.build.partition(":")[0]), "__file__", None)
-    if source is not None:
-        contents[BUILD] = file_fingerprint(Path(source))
+    if (fingerprint := code_fingerprint(job)) is not None:
+        contents[BUILD] = fingerprint
     return contents
+
+
+def code_fingerprint(job: CustomJob) -> str | None:
+    """Return the fingerprint of the source of `build`, which was imported or sent; None where there is none."""
+    if job.is_sent:
+        return None if (function := received()) is None else function.fingerprint
+    source = getattr(sys.modules.get(job.build.partition(":")[0]), "__file__", None)
+    return None if source is None else file_fingerprint(Path(source))
 
 
 def named(job: BuiltInJob | CustomJob, part: str) -> str:

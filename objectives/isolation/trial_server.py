@@ -59,11 +59,14 @@ class TrialServer:
         modules: Further modules to import before forking, such as the one that defines the model.
 
     Attributes:
+        function: The function that a job of this program's own names, packed (`tradeoff.objectives.job.sent_function`); None
+            for any other job. The server never sees it: it goes to each process that runs the job.
         log: The output of the last request's processes, without its middle if it is long.
     """
 
     def __init__(self, *, environment: Mapping[str, str] | None = None, modules: tuple[str, ...] = ()) -> None:
         self._server = ServerProcess(environment or {}, modules)
+        self.function: bytes | None = None
         self.log = ""
 
     def __enter__(self) -> Self:
@@ -182,6 +185,12 @@ class TrialServer:
         outcome = outcome_of(ranks[speaker], watch, time_limit_s)
         return outcome if len(ranks) == 1 else of_ranks(outcome, speaker, ranks)
 
+    def _send(self, request: Mapping[str, Any], process: Followed) -> None:
+        function = None if request["task"] == "describe" else self.function
+        process.channel.send({**request, "sends_function": function is not None})
+        if function is not None:
+            process.channel.send_function(function)
+
     def _request(
         self, request: dict[str, Any], on_progress: OnProgress | None = None, deadline: Deadline = lambda: None
     ) -> dict[str, Any]:
@@ -221,7 +230,7 @@ class TrialServer:
                     processes.append(process)
                     # The clock of a trial starts when its process does, not while the server still imports.
                     begin_s = time.perf_counter()
-                    process.channel.send(part)
+                    self._send(part, process)
                 if time_limit_s is not None:
                     end_s = begin_s + time_limit_s
                     deadline = lambda: end_s  # noqa: E731

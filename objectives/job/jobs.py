@@ -91,6 +91,8 @@ class CustomJob(TrainingSettings):
     """
 
     HOW_TO_EVALUATE: ClassVar[str] = "job.metric to a key of its evaluation"
+    # The module of a function that no process can import: the one that has defined it sends it to its trials.
+    PROGRAM: ClassVar[str] = "__main__"
 
     build: str = Field(description="`module:function` that takes TrainingArguments and returns a Trainer")
     python_path: str | None = Field(None, description="directory of the module; default: that of the study file")
@@ -111,6 +113,11 @@ class CustomJob(TrainingSettings):
         if self.metric is not None:
             metric_goal(self.metric, self.direction)
         return self
+
+    @property
+    def is_sent(self) -> bool:
+        """True if only the program that has defined the function can run it."""
+        return self.build.startswith(f"{self.PROGRAM}:")
 
     @property
     def evaluates(self) -> bool:

@@ -17,6 +17,7 @@ from tradeoff.objectives.data.samples import first_rows, num_rows
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.job.arguments import settings_beside_arguments, training_arguments
 from tradeoff.objectives.job.jobs import CustomJob
+from tradeoff.objectives.job.sent_function import load, received
 from tradeoff.objectives.measurements.goals import learned_value, metric_name
 from tradeoff.objectives.trainers.evaluations import numbers_of
 from tradeoff.objectives.trainers.model_files import JobFault
@@ -98,13 +99,20 @@ def _evaluate_and_save(trainer: Trainer, eval_strategy: str, save_strategy: str)
 
 
 def load_function(job: CustomJob) -> Callable[..., Any]:
-    """Import the user's module and return the function from it.
+    """Return the user's function: the one that was sent, or from its module, which is imported.
 
     Raises:
         JobFault: There is no such module or function.
-        Exception: Whatever the module itself raises when it is imported.
+        Exception: Whatever a module itself raises when it is imported.
     """
     module_name, _, name = job.build.partition(":")
+    if job.is_sent:
+        if (function := received()) is None:
+            raise JobFault(
+                f"job.build {name!r} is a function of the program that has made the study, which alone can run it: call"
+                " tradeoff.search there again, or keep the function in a module"
+            )
+        return load(function)
     folder = job.python_path or ""
     if folder not in sys.path:
         sys.path.insert(0, folder)

@@ -10,6 +10,7 @@ from tradeoff.objectives.data.contents import custom_contents, short_hash
 from tradeoff.objectives.device.registry import start_device
 from tradeoff.objectives.job.arguments import jobs_of_data, name_of_data
 from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob
+from tradeoff.objectives.job.sent_function import received
 from tradeoff.objectives.job.settings import EMBEDDED
 from tradeoff.objectives.trainers import prepared_data
 from tradeoff.objectives.trainers.baselines import best_baselines, measured_baselines
@@ -262,7 +263,9 @@ def _key(job: AnyJob, folders: Mapping[str, str], searched: Mapping[str, Sequenc
 
 
 def _source(job: CustomJob) -> str:
-    """Return the text of the user's module; empty where it is not a file."""
+    """Return the text of the user's module, empty where it is not a file; the fingerprint of a function that was sent."""
+    if job.is_sent and (function := received()) is not None:
+        return function.fingerprint
     name = job.build.partition(":")[0]
     path = Path(job.python_path or "", *name.split(".")).with_suffix(".py")
     return path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -46,6 +46,22 @@ class Channel(Generic[Message]):
         plain = message if isinstance(message, dict) else asdict(message)
         self._connection.send_bytes(json.dumps(plain).encode())
 
+    def send_function(self, packed: bytes) -> None:
+        """Send a function of this program's own, of `tradeoff.objectives.job.sent_function`, to a process that it has started.
+
+        Raises:
+            ConnectionError: The other end is gone.
+        """
+        self._connection.send_bytes(packed)
+
+    def receive_function(self) -> bytes:
+        """Wait for the function that the parent sends after it has said so.
+
+        Raises:
+            EOFError: The other end is gone.
+        """
+        return self._connection.recv_bytes()
+
     def poll(self, timeout_s: float | None = 0.0) -> bool:
         """Wait until a message, or the end of the conversation, can be received; return False if `timeout_s` passed before."""
         return self._connection.poll(timeout_s)

@@ -15,6 +15,7 @@ from typing import Any
 from tradeoff.objectives.device.base import Device, MemoryLimitExceededError
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
 from tradeoff.objectives.device.registry import device_class, see_one_device, start_device
+from tradeoff.objectives.job import sent_function
 from tradeoff.objectives.job.arguments import job_of
 from tradeoff.objectives.job.jobs import TextClassificationJob, parse_job
 from tradeoff.objectives.measurements.outcome import Completed, Failed, Measurements, OutOfMemory
@@ -44,6 +45,8 @@ def answer(channel: Channel[dict[str, Any]], listener: socket.socket | None = No
         The exit status of the process: 0 if a reply was sent.
     """
     request = channel.receive()
+    if request.get("sends_function"):
+        sent_function.receive(channel.receive_function())
     if folder := request.get("folder"):
         # Libraries and the user's code keep files under fixed names there, which another user may have taken in a shared one.
         os.environ["TMPDIR"] = tempfile.tempdir = folder

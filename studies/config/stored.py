@@ -57,6 +57,11 @@ class AllowedCode:
             is_same = isinstance(self.job, CustomJob) and (self.job.build, self.job.kwargs) == (job.build, job.kwargs)
             if isinstance(self.job, CustomJob) and is_same and self._searches(keywords):
                 return job.model_copy(update={"python_path": self.job.python_path})
+            if job.is_sent:
+                raise TradeoffError(
+                    f"{where} is of a function of a program, {job.build}, which alone can run it: call tradeoff.search there"
+                    " again, or keep the function in a module"
+                )
             given = {**job.kwargs, **{name: list(values) for name, values in keywords.items()}}
             arguments = f" with {textwrap.shorten(repr(given), 200)}" if given else ""
             raise TradeoffError(

@@ -139,17 +139,26 @@ def load_config(
         _assign(data, path, value)
     data |= {key: value for key, value in top_level.items() if value is not None}
     where = str(study_file) if study_file is not None else "the study"
+    job = data.get("job")
+    if isinstance(job, Mapping) and kind_of_job(job) == "custom":
+        folder, python_path = Path() if study_file is None else study_file.parent, job.get("python_path")
+        if python_path is None or isinstance(python_path, str):
+            data["job"] = {**job, "python_path": str((folder / (python_path or "")).resolve())}
+    return config_of(data, where=where)
+
+
+def config_of(data: Mapping[str, Any], *, where: str) -> StudyConfig:
+    """Return the study that a user has written as keys and values.
+
+    Raises:
+        TradeoffError: It is none; the message names the key and the remedy.
+    """
     if (why := _unstorable(data)) is not None:
         raise TradeoffError(f"{where}: {why}")
     if "early_stopping" in data:
         raise TradeoffError(
             f"{where}: there is no key 'early_stopping' any more, since every training runs to its end; leave it out"
         )
-    job = data.get("job")
-    if isinstance(job, Mapping) and kind_of_job(job) == "custom":
-        folder, python_path = Path() if study_file is None else study_file.parent, job.get("python_path")
-        if python_path is None or isinstance(python_path, str):
-            data["job"] = {**job, "python_path": str((folder / (python_path or "")).resolve())}
     return validated(data, where=where)
 
 

@@ -124,14 +124,17 @@ class LiveDisplay(PlainDisplay):
     @contextmanager
     def running(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> Iterator[None]:
         """Show the view until the block ends."""
-        self._config, self._begin_s = config, time.monotonic()
-        self._title = visible(f"{name} on {device['name']}")
+        self._begin(name, device, config)
         with Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True) as live:
             self._live = live
             try:
                 yield
             finally:
                 self._live = None
+
+    def _begin(self, name: str, device: Mapping[str, Any], config: StudyConfig) -> None:
+        self._config, self._begin_s = config, time.monotonic()
+        self._title = visible(f"{name} on {device['name']}")
 
     def trial_started(self, number: int, parameters: TrialParameters, *, worker: int = 0) -> None:
         """Show the trial's configuration."""

@@ -22,13 +22,18 @@ EXIT_STATUS = 130
 class Interrupts:
     """Handles SIGINT, SIGTERM and SIGHUP.
 
+    Args:
+        exits: True if the second one exits this process immediately; False raises KeyboardInterrupt wherever that is, in a
+            program or a notebook of the user's own.
+
     Attributes:
         requested: Whether the user asked to stop.
-        at_once: Called before this process exits immediately, to end other processes with it.
+        at_once: Called before the second one takes effect, to end other processes with it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, exits: bool = True) -> None:
         self.requested = False
+        self._exits = exits
         self.at_once: Callable[[], None] | None = None
         self._waiting = False
 
@@ -70,6 +75,8 @@ class Interrupts:
             # The trial's process ends with this one: its server sees the closed socket. The storage is transactional.
             if self.at_once is not None:
                 self.at_once()
+            if not self._exits:
+                raise KeyboardInterrupt
             os._exit(EXIT_STATUS)
         self.requested = True
         if self._waiting:

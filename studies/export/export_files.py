@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, TextClassificationJob
+from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, TextClassificationJob
 from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.export.train_script import modules, train_script
@@ -51,9 +51,11 @@ def flags(arguments: Mapping[str, Any]) -> str:
 def training_files(
     job: AnyJob, parameters: TrialParameters, *, title: str, expected: Mapping[str, str], num_devices: int = 1
 ) -> dict[str, str]:
-    """Return `train.py` and what it needs beside it, by name; nothing for random tokens, which teach nothing."""
+    """Return `train.py` and what it needs beside it, by name; nothing where it would have nothing to train."""
     if isinstance(job, TextClassificationJob) and job.dataset == RANDOM_TOKENS:
         return {}
+    if isinstance(job, CustomJob) and job.is_sent:
+        return {}  # no other program can import its function
     files = {"train.py": train_script(job, parameters, title=title, expected=expected, num_devices=num_devices)}
     if isinstance(job, BuiltInJob):
         files |= modules(job)

@@ -9,8 +9,10 @@ says which trial is superseded by which. Publishing the same knowledge twice cha
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import islice
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tradeoff.objectives.knowledge.setup import StudySetup
@@ -33,7 +35,7 @@ MAX_PREDICTED = 20
 _ITS_OWN = ("trial_time_s", "first_step_time_s", "seed", "predicted_", "estimated_")
 
 
-def publish(study: StoredStudy, setup: StudySetup) -> int:
+def publish(study: optuna.Study, setup: StudySetup) -> int:
     """Publish what is settled, unless another worker still runs a trial: the last one to end publishes.
 
     Args:
@@ -45,7 +47,7 @@ def publish(study: StoredStudy, setup: StudySetup) -> int:
     """
     reader, count = StudyReader(setup=setup), 0
     while True:
-        with study.lock():
+        with study.lock() if isinstance(study, StoredStudy) else nullcontext():
             snapshot = reader.snapshot(study)
             if snapshot.running:
                 return count
@@ -59,7 +61,7 @@ def publish(study: StoredStudy, setup: StudySetup) -> int:
         count += len(batch)
 
 
-def name_superseded(study: StoredStudy, records: Sequence[TrialRecord]) -> None:
+def name_superseded(study: optuna.Study, records: Sequence[TrialRecord]) -> None:
     """Store which complete trials no longer stand for their configuration, and which one does."""
     complete = {record.number for record in records if record.reason != UNPUBLISHED}
     found = {str(number): current.number for number, current in replaced(records).items() if number in complete}

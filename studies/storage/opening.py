@@ -93,7 +93,7 @@ def check_schema(name: str, attributes: Mapping[str, Any]) -> None:
     if (schema := attributes.get(SCHEMA_ATTRIBUTE, 1)) == SCHEMA:
         return
     if not isinstance(schema, int):
-        raise TradeoffError(f"the study {name!r} is damaged: its {SCHEMA_ATTRIBUTE} must be {SCHEMA}; choose another --name")
+        raise TradeoffError(f"the study {name!r} is damaged: its {SCHEMA_ATTRIBUTE} must be {SCHEMA}; choose another name")
     version = attributes.get("tradeoff_version", "an unknown version")
     remedy = (
         f"{LAST_BEFORE} is the last version that reads it (pip install tradeoff=={LAST_BEFORE})"
@@ -102,5 +102,5 @@ def check_schema(name: str, attributes: Mapping[str, Any]) -> None:
     )
     raise TradeoffError(
         f"the study {name!r} was created by tradeoff {version}, which stores trials differently:"
-        f" {remedy}; or choose another --name"
+        f" {remedy}; or choose another name"
     )

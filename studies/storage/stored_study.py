@@ -69,7 +69,7 @@ class StoredStudy(optuna.Study):
         except ValueError as error:
             raise TradeoffError(
                 f"the study {self.study_name!r} in {self.storage.place} is damaged, or another program has changed it:"
-                f" {what}{error}; restore a copy of the database, or choose another --name"
+                f" {what}{error}; restore a copy of the database, or choose another name"
             ) from error
 
     @cached_property

@@ -51,7 +51,7 @@ def open_study(
         if contents is not None:
             check_contents(study, config, contents)
     elif study.get_trials(deepcopy=False) or [direction.name.lower() for direction in study.directions] != directions:
-        raise TradeoffError(f"the study {config.name!r} was not created by tradeoff; choose another --name")
+        raise TradeoffError(f"the study {config.name!r} was not created by tradeoff; choose another name")
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -93,8 +93,7 @@ def _check_same(config: StudyConfig, stored: Mapping[str, Any]) -> None:
     )
     if lines:
         raise TradeoffError(
-            f"the study {config.name!r} exists with other settings; choose another --name, or set these back: "
-            + "; ".join(lines)
+            f"the study {config.name!r} exists with other settings; choose another name, or set these back: " + "; ".join(lines)
         )
 
 
@@ -107,14 +106,14 @@ def check_device(name: str, measured_on: Mapping[str, Any], device: Mapping[str,
     if (ours := device["name"]) != (theirs := measured_on["name"]):
         raise OtherDeviceError(
             f"the study {name!r} was measured on {theirs}, and this machine has {ours}: times and memory can't be compared;"
-            " choose another --name"
+            " choose another name"
         )
     ours, theirs = device.get("num_cpus"), measured_on.get("num_cpus")
     if device_class(device).uses_host_processors and None not in (ours, theirs) and ours != theirs:
         processors = "1 processor" if theirs == 1 else f"{theirs} processors"
         raise OtherDeviceError(
             f"the study {name!r} was measured with {processors} per trial, and here a trial has {ours}: times can't be"
-            " compared; set --workers to match, or choose another --name"
+            " compared; set --workers to match, or choose another name"
         )
 
 
@@ -135,7 +134,7 @@ def check_contents(study: StoredStudy, config: StudyConfig, contents: Mapping[st
         if part != BUILD and (before := stored.get(part, found)) != found:
             raise TradeoffError(
                 f"the content of {named(config.job, part)} ({part}) must be that which the study {config.name!r} has measured,"
-                f" and it has changed from {_short(before)} to {_short(found)}: choose another --name, or put the old one back"
+                f" and it has changed from {_short(before)} to {_short(found)}: choose another name, or put the old one back"
             )
     if contents.keys() - stored.keys():
         study.set_user_attr(CONTENTS, {**contents, **stored})
@@ -147,8 +146,8 @@ def changed_code(study: StoredStudy, config: StudyConfig, contents: Mapping[str,
     if not isinstance(config.job, CustomJob) or before in (None, contents.get(BUILD)):
         return None
     return (
-        f"the module of {config.job.build} has changed since earlier trials of this study: if what it trains has changed,"
-        " choose another --name"
+        f"the code of {config.job.build} has changed since earlier trials of this study: if what it trains has changed,"
+        " choose another name"
     )
 
 

@@ -169,6 +169,8 @@ class LocalWorkerPool(WorkerPool):
     def _assign(self, worker: _Worker) -> None:
         with contextlib.suppress(ConnectionError):  # one that is gone is noticed by the next read
             worker.channel.send(self.assignment(worker.index))
+            if self.run.function is not None:
+                worker.channel.send_function(self.run.function)
 
     def _hear(self, worker: _Worker, message: FromWorker) -> None:
         display = self.run.display

@@ -124,6 +124,7 @@ class WorkerPool(ABC):
             estimates_memory=index == 0,
             deadline_unix_s=None if deadline_s is None else time.time() + deadline_s - time.monotonic(),
             cache=None if self.run.cache is None else str(self.run.cache),
+            sends_function=self.run.function is not None,
         )
 
     def worker_ended(self, index: int, end: WorkerEnd) -> None:

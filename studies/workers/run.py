@@ -26,6 +26,8 @@ def run_study(
     timeout_s: float | None = None,
     display: Display | None = None,
     cache: Path | None = None,
+    function: bytes | None = None,
+    interrupts: Interrupts | None = None,
 ) -> optuna.Study:
     """Create the study of `config`, or resume it, and run it to its number of trials.
 
@@ -41,6 +43,8 @@ def run_study(
         timeout_s: No trial is started after this many seconds.
         display: Where progress is shown; nowhere by default.
         cache: Where prepared data is kept; see `tradeoff.studies.execution.preparation.cache_folder`.
+        function: The function that the job names, if only this program can run it; see `TrialServer`.
+        interrupts: What Ctrl-C does; by default the second one exits this process.
 
     Returns:
         The study, an ordinary Optuna study.
@@ -50,7 +54,7 @@ def run_study(
         StudyFailed: Five trials in a row failed, or every one of several workers died again and again.
         KeyboardInterrupt: The user stopped it; what was measured is stored, and the same call resumes it.
     """
-    return _run(config, storage, workers, timeout_s, display, cache, NO_CODE)
+    return _run(config, storage, workers, timeout_s, display, cache, NO_CODE, function, interrupts)
 
 
 def join_study(
@@ -95,13 +99,22 @@ def _run(
     display: Display | None,
     cache: Path | None,
     allowed: AllowedCode,
+    function: bytes | None = None,
+    interrupts: Interrupts | None = None,
 ) -> optuna.Study:
     if workers is not None and workers < 1:
         raise TradeoffError(f"workers must be at least 1, got {workers}")
-    display, interrupts, deadline_s = display or Display(), Interrupts(), deadline_after(timeout_s)
+    display, interrupts, deadline_s = display or Display(), interrupts or Interrupts(), deadline_after(timeout_s)
     with interrupts.handled():
         run = StudyRun.of(
-            study, storage, allowed=allowed, display=display, interrupts=interrupts, cache=cache, deadline_s=deadline_s
+            study,
+            storage,
+            allowed=allowed,
+            display=display,
+            interrupts=interrupts,
+            cache=cache,
+            deadline_s=deadline_s,
+            function=function,
         )
         num_devices = run.config.devices_per_trial
         if workers is None:

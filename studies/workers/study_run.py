@@ -43,6 +43,7 @@ class StudyRun:
         estimates_memory: Whether memory is estimated here, if the study holds no estimates.
         measured_on: The device of the stored study; None if the study does not exist yet.
         opened: The storage; None as long as it is a file that does not exist, which is created once the study is prepared.
+        function: The function that the job names, if only this program can run it; see `TrialServer`.
     """
 
     config: StudyConfig
@@ -55,6 +56,7 @@ class StudyRun:
     estimates_memory: bool = True
     measured_on: Mapping[str, Any] | None = None
     opened: RetryingStorage | None = None
+    function: bytes | None = None
 
     @classmethod
     def of(
@@ -131,6 +133,7 @@ class StudyRun:
             StudyFailed: Five trials in a row failed.
             KeyboardInterrupt: The user stopped it.
         """
+        server.function = self.function
         ready = prepare(
             self.config,
             server,

@@ -27,6 +27,7 @@ class Assignment:
         estimates_memory: Whether it estimates memory, for all workers.
         deadline_unix_s: No trial is started after this moment, in seconds since 1970.
         cache: Where prepared data is kept; None for the machine's default.
+        sends_function: Whether the function that the job names follows, as only the pool's own program has it.
     """
 
     config: Mapping[str, Any]
@@ -35,6 +36,7 @@ class Assignment:
     estimates_memory: bool
     deadline_unix_s: float | None
     cache: str | None
+    sends_function: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,14 @@ class WorkerEnd:
     kind: Literal["end"] = "end"
 
 
-def work(assignment: Assignment, server: TrialServer, *, display: Display, interrupts: Interrupts) -> WorkerEnd:
+def work(
+    assignment: Assignment,
+    server: TrialServer,
+    *,
+    display: Display,
+    interrupts: Interrupts,
+    function: bytes | None = None,
+) -> WorkerEnd:
     """Work on the study until it is complete, and return how that ended.
 
     Args:
@@ -63,6 +72,7 @@ def work(assignment: Assignment, server: TrialServer, *, display: Display, inter
         server: Where trials run.
         display: Where progress is shown.
         interrupts: What the user, or whoever placed the worker, has asked for.
+        function: The function that the job names, if it was sent with the assignment.
     """
     config, deadline_unix_s = StudyConfig.model_validate(assignment.config), assignment.deadline_unix_s
     settings: dict[str, Any] = {
@@ -71,6 +81,7 @@ def work(assignment: Assignment, server: TrialServer, *, display: Display, inter
         "cache": None if assignment.cache is None else Path(assignment.cache),
         "deadline_s": deadline_after(None if deadline_unix_s is None else deadline_unix_s - time.time()),
         "estimates_memory": assignment.estimates_memory,
+        "function": function,
         # Whoever placed this worker has the storage open: one that does not answer is away for a while, and not mistyped.
         "waits": True,
         # What the storage names by now is not necessarily what the user had when the pool was started.

@@ -72,17 +72,19 @@ class Inbox:
 
     def __init__(self, channel: Channel[Assignment]) -> None:
         self._channel = channel
-        self._assignments: queue.SimpleQueue[Assignment] = queue.SimpleQueue()
+        self._assignments: queue.SimpleQueue[tuple[Assignment, bytes | None]] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name="inbox", daemon=True).start()
 
-    def assignment(self) -> Assignment:
-        """Wait for the assignment."""
+    def assignment(self) -> tuple[Assignment, bytes | None]:
+        """Wait for the assignment, and the function that is sent with it."""
         return self._assignments.get()
 
     def _listen(self) -> None:
         with contextlib.suppress(EOFError):
             while True:
-                self._assignments.put(self._channel.receive())
+                assignment = self._channel.receive()
+                function = self._channel.receive_function() if assignment.sends_function else None
+                self._assignments.put((assignment, function))
         os.kill(os.getpid(), signal.SIGHUP)
 
 
@@ -101,11 +103,11 @@ def main(descriptor: int, *, processors: Sequence[int]) -> None:
         inbox = Inbox(channel)
         try:
             with interrupts.waiting():
-                assignment = inbox.assignment()
+                assignment, function = inbox.assignment()
         except KeyboardInterrupt:
             end = WorkerEnd(how="interrupted", reason="it was told to stop")
         else:
-            end = work(assignment, server, display=display, interrupts=interrupts)
+            end = work(assignment, server, display=display, interrupts=interrupts, function=function)
     display.send(end)
 
 

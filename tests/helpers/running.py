@@ -104,6 +104,19 @@ class SharedTrialServer:
         """Leaves the server to the next study."""
 
 
+class LentServer:
+    """The shared server for an owner that closes it, which does nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(shared_server(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(shared_server(), name, value)
+
+    def close(self) -> None:
+        """Leaves the server to the next owner."""
+
+
 class Events:
     """Remembers what a trial reports, and acts once when it first enters a stage."""
 

@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-c", "from tradeoff.studies.cli.main import main; main()"]
 # What makes objects, and so runs code, out of data.
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+# A function of the user's own program, which that program sends to a process that it has started: packed, and unpacked.
+SENDING = {"objectives/job/sent_function.py": {"pickle"}, "studies/python/functions.py": {"cloudpickle", "pickle"}}
 UNSAFE_CALLS = {"eval", "exec", "unsafe_load", "full_load", "load_all"}
 
 
@@ -45,7 +47,8 @@ def test_no_module_unpickles_or_evaluates_data(package: str) -> None:
     found = []
     for place, node in syntax_of(package):
         if isinstance(node, ast.Import):
-            found += [f"{place} {alias.name}" for alias in node.names if alias.name.split(".")[0] in UNSAFE_MODULES]
+            unsafe = UNSAFE_MODULES - SENDING.get(place.partition(":")[0], set())
+            found += [f"{place} {alias.name}" for alias in node.names if alias.name.split(".")[0] in unsafe]
         elif isinstance(node, ast.ImportFrom):
             is_unsafe = (node.module or "").split(".")[0] in UNSAFE_MODULES
             # An exception's name reads nothing.

@@ -49,7 +49,7 @@ def test_the_number_of_trials_the_sampler_and_the_time_limit_may_change(storage:
 
 def test_another_job_is_refused_with_every_key_that_differs(storage: Any) -> None:
     assert refusal(storage, job=tiny_job(epochs=2, seed=7).model_dump()) == (
-        "the study 'tiny' exists with other settings; choose another --name, or set these back:"
+        "the study 'tiny' exists with other settings; choose another name, or set these back:"
         " job.epochs: 1.0 -> 2.0; job.seed: 42 -> 7"
     )
 
@@ -78,7 +78,7 @@ def test_another_device_is_refused_by_name(storage: Any) -> None:
     text = refusal(storage, CPU | {"name": "a card"})
     assert text == (
         "the study 'tiny' was measured on a processor, and this machine has a card: times and memory can't be compared;"
-        " choose another --name"
+        " choose another name"
     )
 
 
@@ -91,13 +91,13 @@ def test_a_refused_study_keeps_its_config(storage: Any) -> None:
 def test_a_study_that_someone_else_made_is_refused(storage: Any) -> None:
     study = optuna.create_study(study_name="tiny", storage=storage, directions=["maximize", "minimize", "minimize"])
     study.add_trial(optuna.trial.create_trial(values=[0.5, 1.0, 2.0]))
-    with pytest.raises(TradeoffError, match="the study 'tiny' was not created by tradeoff; choose another --name"):
+    with pytest.raises(TradeoffError, match="the study 'tiny' was not created by tradeoff; choose another name"):
         open_study(tiny_study(), storage, CPU)
 
 
 def test_someone_elses_empty_study_with_other_directions_is_refused(storage: Any) -> None:
     optuna.create_study(study_name="tiny", storage=storage, directions=["maximize"])
-    with pytest.raises(TradeoffError, match="the study 'tiny' was not created by tradeoff; choose another --name"):
+    with pytest.raises(TradeoffError, match="the study 'tiny' was not created by tradeoff; choose another name"):
         open_study(tiny_study(), storage, CPU)
 
 
@@ -156,7 +156,7 @@ def test_a_file_that_a_custom_job_names_is_part_of_the_study_and_a_mended_module
     (tmp_path / "contents_module.py").write_text("def build(args): return 1\n")
     mended = custom_contents(job)
     check_contents(study, config, mended)
-    assert "the module of contents_module:build has changed" in str(changed_code(study, config, mended))
+    assert "the code of contents_module:build has changed" in str(changed_code(study, config, mended))
     (tmp_path / "rows.txt").write_text("2\n")
     with pytest.raises(TradeoffError, match=r"the content of .*rows\.txt \(kwargs\.rows\) must be"):
         check_contents(study, config, custom_contents(job))

@@ -1,0 +1,1 @@
+"""The product in Python: what `import tradeoff` offers."""

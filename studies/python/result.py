@@ -1,0 +1,276 @@
+"""What a search has found, for a program or a notebook."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from tradeoff.objectives.job.jobs import parse_job
+from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.export.export import export, export_files
+from tradeoff.studies.python.arguments import arguments_of
+from tradeoff.studies.reporting.plots import trade_off_plots
+from tradeoff.studies.reporting.report import check_report, html_report, markdown_report, write_report
+from tradeoff.studies.results.criteria import Limit, Within
+from tradeoff.studies.results.ending import nothing_completed
+from tradeoff.studies.results.evidence import JudgedFront, judged_front
+from tradeoff.studies.results.results import StudyResults, read_results
+from tradeoff.studies.results.selection import Choice, Selection, choose
+from tradeoff.studies.results.tables import front_as_json, parameter_names, short_configuration
+from tradeoff.studies.storage.opening import load_study, open_storage
+from tradeoff.studies.storage.urls import DEFAULT_STORAGE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MARKDOWN = (".md", ".markdown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """One configuration of a study, chosen from its front.
+
+    Example:
+        >>> knee = result.knee
+        >>> sorted(knee.values)
+        ['accuracy', 'peak_memory_mib', 'train_time_s']
+        >>> knee.why
+        'the knee of the front'
+        >>> files = knee.export("chosen")
+
+    Attributes:
+        trial: The number of its trial; None if it is derived and not published yet.
+        params: The searched parameters by name.
+        values: The objectives by name.
+        sources: For each objective, where its value comes from: "measured", "probe", "trained in trial 12", ...
+        why: Why it was chosen.
+    """
+
+    trial: int | None
+    params: Mapping[str, Any]
+    values: Mapping[str, float]
+    sources: Mapping[str, str]
+    why: str
+    _results: StudyResults
+    _choice: Choice
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value:g}" for name, value in self.values.items())
+        return f"<{short_configuration(self.params)}: {values}; {self.why}>"
+
+    def export(self, directory: str | Path) -> list[Path]:
+        """Write the configuration as files to train with, as `tradeoff export --no-confirm` does.
+
+        Args:
+            directory: A directory that does not exist yet, or is empty. `tradeoff.training_arguments` reads it.
+
+        Returns:
+            The files. `train.py` is not among them if the study's function is one of a notebook or a script.
+
+        Raises:
+            TradeoffError: It is not empty, or can't be written.
+        """
+        return export(self._results, self._choice, Path(directory))
+
+    def training_arguments(self, output_dir: str | Path = "model", **changes: Any) -> Any:
+        """Return the `transformers.TrainingArguments` that train it, as its trial did.
+
+        Args:
+            output_dir: Where the Trainer may write.
+            changes: Further arguments, or other values for some.
+        """
+        files = export_files(self._results, self._choice, output_dir=str(output_dir))
+        return arguments_of(parse_job(self._results.config["job"]), json.loads(files["training_args.json"]) | changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A study as of one read: its front, the choice from it, and what can be made of it.
+
+    In a notebook it is shown as its front.
+
+    Example:
+        >>> result = tradeoff.load("reviews")
+        >>> result.front["accuracy"].max() <= 1
+        True
+        >>> fastest = result.within(accuracy=0.005)
+        >>> path = result.report("report.html")
+
+    Attributes:
+        study: The study, an ordinary `optuna.Study`: `study.best_trials` is the front, and `optuna.visualization` draws it.
+    """
+
+    study: optuna.Study
+    _results: StudyResults
+
+    def __repr__(self) -> str:
+        return f"<study {self._results.name!r}: {self._results.summary()}; {len(self._judged.records)} on the front>"
+
+    def _repr_html_(self) -> str:
+        return str(self.front.to_html())
+
+    @cached_property
+    def _judged(self) -> JudgedFront:
+        return judged_front(self._results)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The names of the objectives, in the study's order."""
+        return self._results.objectives
+
+    @cached_property
+    def front(self) -> "pd.DataFrame":
+        """The Pareto front, a row for each configuration by the number of its trial, best in the first objective first.
+
+        Columns are the parameters, the objectives, their known standard deviations as `<objective>_std`, where each value
+        comes from as `<objective>_source`, and `marks`: knee, lowest peak memory, no better than a constant answer, ...
+        """
+        import pandas as pd
+
+        rows = json.loads(front_as_json(self._judged))
+        spreads = [f"{name}_std" for name in self.objectives]
+        records = [
+            row["params"]
+            | {name: row[name] for name in (*self.objectives, *spreads) if name in row}
+            | {f"{name}_source": row["sources"].get(name) for name in self.objectives}
+            | {"marks": ", ".join(row["marks"])}
+            for row in rows
+        ]
+        names = [*parameter_names(self._judged.records), *self.objectives]
+        known = [name for name in spreads if any(name in row for row in rows)]
+        columns = [*names, *known, *(f"{name}_source" for name in self.objectives), "marks"]
+        index = pd.Index([row["trial"] for row in rows], name="trial", dtype="Int64")
+        return pd.DataFrame(records, columns=columns, index=index)
+
+    @property
+    def knee(self) -> Configuration:
+        """The knee of the front: what is closest to the best of every objective.
+
+        Raises:
+            TradeoffError: Nothing has completed, or nothing is better than a constant answer.
+        """
+        return self.choose()
+
+    def within(self, **distances: float | str) -> Configuration:
+        """Choose the best in the first of the other objectives that is this close to the best.
+
+        Example:
+            >>> result.within(accuracy=0.005).why
+            'the best training time with accuracy within 0.005 of the best'
+
+        Args:
+            distances: The distance from the best that an objective may have: a number, or a share such as "10%".
+
+        Raises:
+            TradeoffError: An objective has another name, or nothing is this close in all of them.
+        """
+        return self.choose(within=distances)
+
+    def choose(
+        self,
+        *,
+        limits: Sequence[str] = (),
+        within: Mapping[str, float | str] | None = None,
+        trial: int | None = None,
+        maximize: str | None = None,
+        minimize: str | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> Configuration:
+        """Choose one configuration, as `tradeoff export` does; the knee of what satisfies the limits by default.
+
+        Example:
+            >>> result.choose(limits=["peak_memory_mib<=7000"], maximize="accuracy").why
+            'the largest accuracy on the front'
+
+        Args:
+            limits: Limits that it must satisfy, such as "peak_memory_mib<=7000".
+            within: As for `within`.
+            trial: Take this trial.
+            maximize: Take the largest value of this measurement.
+            minimize: Take the smallest value of this measurement.
+            weights: Take the knee with these weights of the objectives; 1 where one is not named.
+
+        Raises:
+            TradeoffError: A name is unknown, nothing qualifies, or several ways to choose are given.
+        """
+        if (why := nothing_completed(self._results)) is not None:
+            raise TradeoffError(why)
+        selection = Selection(
+            limits=tuple(Limit.parse(text) for text in limits),
+            within=tuple(Within.parse(f"{name}:{distance}") for name, distance in (within or {}).items()),
+            trial=trial,
+            maximize=maximize,
+            minimize=minimize,
+            weights=weights or {},
+        )
+        choice = choose(self._results, selection)
+        record = choice.record
+        return Configuration(
+            trial=record.number if record.number >= 0 else None,
+            params=dict(record.params),
+            values=dict(record.values),
+            sources=dict(record.sources),
+            why=choice.why,
+            _results=self._results,
+            _choice=choice,
+        )
+
+    def export(self, directory: str | Path) -> list[Path]:
+        """Write the knee as files to train with; see `Configuration.export`."""
+        return self.knee.export(directory)
+
+    def report(self, path: str | Path = "report.html") -> Path:
+        """Write the study's plots and tables as one HTML file that needs no network, or its tables as Markdown (`.md`).
+
+        Raises:
+            TradeoffError: The file can't be written.
+        """
+        path = Path(path)
+        check_report(path)
+        write = markdown_report if path.suffix.lower() in _MARKDOWN else html_report
+        write_report(write(self._results), path)
+        return path
+
+    def plot(self, x: str | None = None, y: str | None = None) -> Any:
+        """Return a `plotly` figure of two objectives, with the front and its knee.
+
+        Args:
+            x: An objective; by default the second one.
+            y: Another one; by default the first one.
+
+        Raises:
+            TradeoffError: One is not an objective of the study, or nothing has completed.
+        """
+        names = self.objectives
+        y = y or next(name for name in names if name != x)
+        x = x or next(name for name in names if name != y)
+        if x == y or not {x, y} <= set(names):
+            raise TradeoffError(f"x and y must be two of {', '.join(names)}, got {x} and {y}")
+        if (why := nothing_completed(self._results)) is not None:
+            raise TradeoffError(why)
+        first, second = sorted((x, y), key=names.index)
+        plots = {plot.name: plot.figure for plot in trade_off_plots(self._results, self._judged)}
+        return plots[f"{first}-over-{second}".replace("_", "-")]
+
+
+def load(name: str | None = None, *, storage: str = DEFAULT_STORAGE) -> Result:
+    """Return what a stored study has found, while it still runs too.
+
+    Example:
+        >>> result = tradeoff.load("reviews", storage="sqlite:///tradeoff.db")
+        >>> len(result.study.best_trials) >= 1
+        True
+
+    Args:
+        name: The study's name; None for the one created last.
+        storage: A database URL, or the path of a SQLite file.
+
+    Raises:
+        TradeoffError: There is no such study or storage.
+    """
+    study = load_study(name, open_storage(storage, create=False))
+    return Result(study=study, _results=read_results(study))
