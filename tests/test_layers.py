@@ -28,6 +28,7 @@ ROOMS = (
     "studies/results",
     "studies/samplers",
     "studies/reporting",
+    "studies/tracking",
     "studies/execution",
     "studies/workers",
     "studies/export",

@@ -38,6 +38,10 @@ def run(
     name: Annotated[str | None, typer.Option(metavar="NAME", help="The study's name.", show_default=False)] = None,
     storage: StorageUrl = DEFAULT_STORAGE,
     workers: Workers = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Write each trial to wandb, mlflow, tensorboard or trackio too. Repeatable."),
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -62,6 +66,7 @@ def run(
       tradeoff run
       tradeoff run study.yaml --trials 40 --set job.epochs=1
       tradeoff run --preset yelp-bert --storage sqlite:///yelp.db
+      tradeoff run study.yaml --track mlflow
       tradeoff run study.yaml --ray auto --storage @storage-url
     """
     display = terminal_display()
@@ -72,6 +77,7 @@ def run(
         trials=trials,
         name=name,
         stop_below_gain=0.0 if train_all else None,
+        track=track or None,
     )
     if ray_resource is not None and ray is None:
         raise TradeoffError("--ray-resource requires --ray ADDRESS, which was not given")

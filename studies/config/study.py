@@ -29,6 +29,7 @@ from tradeoff.studies.config.space import SpaceConfig, check_space
 # Of a grid all configurations are tried.
 MAX_GRID = 100_000
 SamplerName = Literal["decoupled", "tpe", "nsga2", "gp", "random", "grid"]
+TrackerName = Literal["wandb", "mlflow", "tensorboard", "trackio"]
 
 
 class _Model(BaseModel):
@@ -128,6 +129,9 @@ class StudyConfig(_Model):
         description="predict memory before anything runs: where it costs no time, in any case, or not at all",
     )
     trials: int = Field(24, ge=1, le=1_000_000, description="number of trials that are trained, or run out of memory or time")
+    track: tuple[TrackerName, ...] = Field(
+        (), description="experiment trackers to which each trial is written: wandb, mlflow, tensorboard, trackio"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -157,6 +161,11 @@ class StudyConfig(_Model):
         if job is not None:
             register_goals(job)
         return names
+
+    @field_validator("track")
+    @classmethod
+    def _once_each(cls, names: tuple[TrackerName, ...]) -> tuple[TrackerName, ...]:
+        return tuple(dict.fromkeys(names))
 
     @field_validator("prefer")
     @classmethod

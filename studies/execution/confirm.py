@@ -34,6 +34,7 @@ from tradeoff.studies.samplers.publishing import name_superseded, store_outlook
 from tradeoff.studies.storage.retry_policy import RetryPolicy
 from tradeoff.studies.storage.stored_study import StoredStudy
 from tradeoff.studies.storage.study import check_contents
+from tradeoff.studies.tracking.tracking import Tracking
 
 # Names the trial whose values a confirmation checks; if it is not published yet, the one that it is derived from.
 CONFIRMS = "confirms"
@@ -190,6 +191,7 @@ def confirm_stored(
         # Nothing is drawn; the default sampler would read the whole study to no end.
         study.sampler = optuna.samplers.RandomSampler()
         annotator = Annotator(study=study, artifacts=artifact_folder(study.storage))
+        tracking = Tracking(study=study, config=config, device=device["name"], say=display.message)
 
         def ended(confirmation: Confirmation) -> None:
             claimed, measured = confirmation.claimed, confirmation.measured
@@ -203,6 +205,7 @@ def confirm_stored(
         finally:
             _expect_anew(study, config, ready)
             annotator.finish()
+            tracking.finish()
 
 
 def _expect_anew(study: StoredStudy, config: StudyConfig, ready: Preparation) -> None:

@@ -9,7 +9,7 @@ and more trials would not mend it.
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -49,7 +49,7 @@ LONGEST_LOOK_S = 2.0
 
 
 class TrialListener(Protocol):
-    """Hears of each trial that has ended here, to write its note and its files."""
+    """Hears of each trial that has ended here, to write it down where people look."""
 
     def trial_ended(self, record: TrialRecord, *, log: str | None = None) -> None:
         """A trial has ended."""
@@ -61,7 +61,7 @@ def search(
     *,
     display: Display,
     interrupts: Interrupts,
-    listener: TrialListener,
+    listeners: Sequence[TrialListener],
     deadline_s: float | None,
 ) -> None:
     """Do a worker's part of a study; see `Search.run` for what it raises.
@@ -71,7 +71,7 @@ def search(
         ready: What was prepared to run it here.
         display: Where progress is shown.
         interrupts: What the user has asked for.
-        listener: Hears of each trial that has ended here.
+        listeners: Hear of each trial that has ended here.
         deadline_s: The moment of `time.monotonic` after which no trial is started.
     """
     objective = ready.objective(display)
@@ -89,7 +89,7 @@ def search(
     try:
         if estimation is not None:
             estimation.begin(study, objective)
-        loop = Search(study, ready.config, objective, ready.runner, display, interrupts, listener, estimation)
+        loop = Search(study, ready.config, objective, ready.runner, display, interrupts, listeners, estimation)
         loop.run(deadline_s)
         loop.store_untrained()
     finally:
@@ -108,7 +108,7 @@ class Search:
         runner: Where the objective runs it, for the log.
         display: Where progress is shown.
         interrupts: What the user has asked for.
-        listener: Hears of each trial that has ended here.
+        listeners: Hear of each trial that has ended here.
         estimation: The memory estimates in the making, polled between trials; None if there are none.
     """
 
@@ -118,7 +118,7 @@ class Search:
     runner: InterruptibleRunner
     display: Display
     interrupts: Interrupts
-    listener: TrialListener
+    listeners: Sequence[TrialListener]
     estimation: MemoryEstimation | None = None
     free: int = field(default=0, init=False)
     # Configurations that are settled once a trial of another worker has ended: its number, and theirs.
@@ -258,7 +258,8 @@ class Search:
         is_free = record.outcome == "skipped" or (record.is_derived and "probe" not in record.attributes)
         self.free = self.free + 1 if is_free else 0
         self.display.trial_ended(record)
-        self.listener.trial_ended(record, log=self.runner.log)
+        for listener in self.listeners:
+            listener.trial_ended(record, log=self.runner.log)
 
     def _finished(self, snapshot: StudySnapshot) -> str | None:
         """Return the reason why the sampler has nothing left to propose, or None."""

@@ -26,6 +26,7 @@ from tradeoff.studies.storage.retrying import RetryingStorage
 from tradeoff.studies.storage.stored_study import StoredStudy
 from tradeoff.studies.storage.study import changed_code, check_contents, open_study, stored_device
 from tradeoff.studies.storage.urls import storage_url
+from tradeoff.studies.tracking.tracking import Tracking, check_trackers
 
 
 @dataclass(kw_only=True)
@@ -80,10 +81,11 @@ class StudyRun:
 
         Raises:
             TradeoffError: The storage can't be opened, or holds no such study, one of this name with other settings, or one
-                whose code may not run.
+                whose code may not run; or a tracker is not installed.
         """
         display, interrupts = settings["display"], settings["interrupts"]
         if isinstance(study, StudyConfig):
+            check_trackers(study.track)
             if _is_new_file(url):
                 return cls(config=study, url=url, **settings)
             opened = _open(url, display, interrupts, waits=waits)
@@ -92,6 +94,7 @@ class StudyRun:
         found = load_study(study, opened)
         stored, settings = found.user_attrs, settings | {"only_trials": True}
         config = stored_config(stored, name=found.study_name, place=opened.place, allowed=allowed)
+        check_trackers(config.track)
         return cls(config=config, url=url, opened=opened, measured_on=stored["device"], **settings)
 
     @property
@@ -146,6 +149,7 @@ class StudyRun:
             deadline_s=self.deadline_s,
         )
         study, annotator = self.open(ready.device, ready.data["contents"])
+        tracking = Tracking(study=study, config=self.config, device=ready.device["name"], say=self.display.message)
         try:
             with self.display.running(study.study_name, ready.device, self.config):
                 search(
@@ -153,11 +157,12 @@ class StudyRun:
                     ready,
                     display=self.display,
                     interrupts=self.interrupts,
-                    listener=annotator,
+                    listeners=(annotator, tracking),
                     deadline_s=self.deadline_s,
                 )
         finally:
             annotator.finish()
+            tracking.finish()
         return study
 
 

@@ -1,0 +1,1 @@
+"""Trials as runs of experiment trackers: Weights & Biases, MLflow, TensorBoard, Trackio."""
