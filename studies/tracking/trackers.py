@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from tradeoff.studies.tracking.tracked_trial import TrackedTrial
 
@@ -36,7 +36,7 @@ class WandbTracker:
 
         self._wandb = wandb
         is_told = "WANDB_MODE" in os.environ or wandb.setup().settings.mode != "online"
-        self._mode = None if is_told or wandb.login(prompt=False, verify=False) else "offline"
+        self._mode: Literal["offline"] | None = None if is_told or wandb.login(prompt=False, verify=False) else "offline"
 
     def write(self, trial: TrackedTrial) -> None:
         """Write a run in the group of its study."""
@@ -152,7 +152,7 @@ class TrackioTracker:
 
 
 # By the name in a study file. Each has an extra of the same name.
-TRACKERS = {
+TRACKERS: dict[str, type[Tracker]] = {
     "wandb": WandbTracker,
     "mlflow": MlflowTracker,
     "tensorboard": TensorBoardTracker,

@@ -8,6 +8,7 @@ written, or are being written and by whom. No tracker can harm a study: one that
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from textwrap import shorten
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -78,11 +79,12 @@ class Tracking:
 
     def _claimed(self, runs: Sequence[TrackedTrial]) -> list[tuple[TrackedTrial, list[str], dict[str, Any]]]:
         """Return the trials that are to be written here, each with the trackers, and with those that have it by now."""
-        names, claimed = [name for name in self.config.track if self._tracker(name) is not None], []
+        names: list[str] = [name for name in self.config.track if self._tracker(name) is not None]
+        claimed = []
         with self.study.lock():
             marks = self.study.storage.get_study_system_attrs(self.study.study_id)
             for run in runs:
-                mark = marks.get(f"{_MARK}{run.number}", {})
+                mark = dict(marks.get(f"{_MARK}{run.number}") or {})
                 if free := [name for name in names if self._is_free(mark.get(name))]:
                     self._mark(run, {**mark, **dict.fromkeys(free, Owner.here().as_dict())})
                     claimed.append((run, free, {name: value for name, value in mark.items() if name not in free}))
@@ -93,9 +95,10 @@ class Tracking:
 
     def _is_free(self, mark: Any) -> bool:
         """Return True if nobody has written a trial and nobody who is alive is writing it."""
-        if mark in (None, True):
+        try:
+            owner = Owner.read(mark)
+        except (KeyError, TypeError):  # True, nothing, or what another program has written there
             return mark is None
-        owner = Owner.read(mark)
         return owner == Owner.here() or owner.is_gone(one_machine=self.study.storage.database.is_local_file) is True
 
     def _is_written(self, name: str, run: TrackedTrial) -> bool:
@@ -113,9 +116,10 @@ class Tracking:
             call()
         except Exception as error:  # noqa: BLE001  any library's, of a network, a disk or a server
             self._trackers[name] = None
+            reason = f"{type(error).__name__}: {shorten(str(error), 300)}"
             self.say(
-                f"track: {name} can't be written ({type(error).__name__}: {error}); the study continues without it, and the"
-                " next run of the study writes what is missing"
+                f"track: {name} can't be written ({reason}); the study continues without it, and the next run of the study"
+                " writes what is missing"
             )
             return False
         return True
