@@ -66,7 +66,8 @@ def prepare_workload(
         reaches in each learned objective, if that is known, `contents`, what data and models are, whatever their names,
         `lacks`, the values that can't be trained with, each as `values` and `reason`, `notices`, lines for the user, and of
         texts `longest`, the tokens of the longest one, and `num_packed`, the sequences to train on where texts are packed,
-        under the names of `folders`, and `tokenizers`, the number of different ones.
+        under the names of `folders`, `tokenizers`, the number of different ones, and `longest_cut`, the tokens of the longest
+        evaluation text that is cut, or None.
 
     Raises:
         ValueError: The job can't be run as the user wrote it.
@@ -126,9 +127,16 @@ def prepare_workload(
         "baselines": best_baselines(baselines),
         "num_packed": {name: each["num_packed"] for name, each in found.items() if each["num_packed"] is not None},
         "tokenizers": len({each["tokenizer_content"] for each in found.values()}),
+        "longest_cut": max(_longest_cut(one, found[name_of_data(one)]) for one in jobs if name_of_data(one) in found) or None,
         "notices": list(dict.fromkeys(notices)),
         "lacks": [asdict(lack) for lack in _summed_up(lacks, searched or {})],
     }
+
+
+def _longest_cut(job: AnyJob, facts: Mapping[str, Any]) -> int:
+    """Return the tokens of the longest evaluation text if a language model reads only a part of it, otherwise 0."""
+    longest = facts["longest_eval"] or 0
+    return longest if isinstance(job, CausalLMJob) and longest > (job.eval_max_length or job.max_length) else 0
 
 
 def _of_model(lacks: Iterable[Lack], model: str, searched: Mapping[str, Sequence[Any]] | None) -> list[Lack]:

@@ -32,7 +32,7 @@ from tradeoff.objectives.trainers.samples.samples import Samples
 
 _FACTS = "prepared.json"
 _MODEL = "model"
-_FORMAT = 7  # of the facts: data that another version of this file wrote is prepared again
+_FORMAT = 8  # of the facts: data that another version of this file wrote is prepared again
 _LIBRARIES = ("datasets", "tokenizers", "transformers")
 
 
@@ -55,6 +55,7 @@ class PreparedData:
         label_names: The classes in the order of their numbers, if the data has words for labels.
         num_packed: Sequences to train on if texts are packed; None if they are not.
         num_characters: Characters on which a language model's loss is evaluated.
+        longest_eval: Tokens of the longest evaluation sample of a language model before it is cut.
         tokenizer_content: A hash of the tokenizer, by which losses of a token can be compared; empty if there are no texts.
     """
 
@@ -72,6 +73,7 @@ class PreparedData:
     label_names: list[str] | None = None
     num_packed: int | None = None
     num_characters: int | None = None
+    longest_eval: int | None = None
     tokenizer_content: str = ""
 
     @cached_property

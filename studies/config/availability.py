@@ -72,7 +72,7 @@ def check_batches(space: SearchSpace, num_train: int, num_devices: int = 1) -> N
 
 
 def check_tokenizers(config: StudyConfig, data: Mapping[str, Any]) -> None:
-    """Refuse to compare language models by the loss of a token where their tokens differ.
+    """Refuse to compare language models whose tokens differ by the loss of a token, or on texts that are cut at other places.
 
     Raises:
         TradeoffError: They do.
@@ -83,6 +83,11 @@ def check_tokenizers(config: StudyConfig, data: Mapping[str, Any]) -> None:
         raise TradeoffError(
             f"objectives: {of_tokens[0]} is of tokens, and the models of space.model have different tokenizers, so it can't"
             " be compared; take bits_per_character instead"
+        )
+    if (longest := data.get("longest_cut")) is not None:
+        raise TradeoffError(
+            "job.eval_max_length must hold every evaluation text where models with different tokenizers are compared, since"
+            f" each cuts it elsewhere, and the longest has {longest} tokens; set it to {longest} or more"
         )
 
 

@@ -66,6 +66,7 @@ def language_samples(job: CausalLMJob, model_folder: Path, cache_folder: Path) -
     facts: dict[str, Any] = {"notices": notices}
     if "eval" in parts:
         facts["num_characters"] = num_characters(parts["eval"], tokenizer)
+        facts["longest_eval"] = max(map(len, whole["eval"].with_format(None)["input_ids"]))
     if job.packing:
         parts["packed"] = packed(parts["train"], job.max_length)
         facts["num_packed"] = len(parts["packed"])

@@ -125,6 +125,17 @@ def test_a_shorter_training_is_evaluated_at_the_full_length(cache: Path, tmp_pat
     assert max(prepared[1].train["length"]) == 24
 
 
+def test_an_evaluation_text_that_is_cut_is_told_with_its_length(cache: Path) -> None:
+    whole, cut_off = (
+        prepare_workload(lm_job(eval_max_length=length), cache, searched=None, measures_baselines=False)["longest_cut"]
+        for length in (10_000, 24)
+    )
+    assert whole is None
+    assert cut_off > 24
+    told = prepare_workload(lm_job(eval_max_length=cut_off), cache, searched=None, measures_baselines=False)
+    assert told["longest_cut"] is None
+
+
 @pytest.mark.parametrize("settings", [{}, {"lora": {"r": 4}}, {"packing": True}], ids=["padded", "lora", "packed"])
 def test_splits_of_an_effective_batch_learn_the_same(settings: dict[str, Any], cache: Path, tmp_path: Path) -> None:
     found = []

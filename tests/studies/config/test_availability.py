@@ -3,7 +3,14 @@ from typing import Any
 import pytest
 from running import tiny_study
 
-from tradeoff.studies.config.availability import available_space, check_batches, check_warmup, trainable_space
+from tradeoff.studies.config.availability import (
+    available_space,
+    check_batches,
+    check_tokenizers,
+    check_warmup,
+    trainable_space,
+)
+from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.fit import compute_configurations
 
@@ -151,3 +158,16 @@ def test_a_warm_up_that_no_training_comes_to_the_end_of_is_refused() -> None:
         checked(500)
     assert "of which the shortest has 3" in str(checked(4))
     assert (checked(2), checked(0.1)) == (None, None)
+
+
+def language_study(objective: str) -> StudyConfig:
+    return StudyConfig.model_validate({"job": {"task": "causal_lm"}, "objectives": [objective, "train_time_s"]})
+
+
+def test_models_with_different_tokenizers_are_compared_by_whole_texts_and_their_characters_alone() -> None:
+    check_tokenizers(language_study("eval_loss"), {"tokenizers": 1, "longest_cut": 200})
+    check_tokenizers(language_study("bits_per_character"), {"tokenizers": 2, "longest_cut": None})
+    with pytest.raises(TradeoffError, match=r"eval_loss is of tokens.*; take bits_per_character instead"):
+        check_tokenizers(language_study("eval_loss"), {"tokenizers": 2, "longest_cut": None})
+    with pytest.raises(TradeoffError, match=r"the longest has 200 tokens; set it to 200 or more"):
+        check_tokenizers(language_study("bits_per_character"), {"tokenizers": 2, "longest_cut": 200})
