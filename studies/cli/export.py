@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tradeoff.objectives.job.arguments import job_of
 from tradeoff.objectives.job.jobs import CustomJob, parse_job
 from tradeoff.studies.cli import options
 from tradeoff.studies.cli.confirm import confirm_choice
@@ -16,6 +17,7 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.output import say
 from tradeoff.studies.export.export import check_output
 from tradeoff.studies.export.export import export as write_export
+from tradeoff.studies.export.targets import Target, check_target
 from tradeoff.studies.results.selection import choose
 from tradeoff.studies.results.tables import capitalized
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
@@ -32,6 +34,10 @@ def export(
     maximize: options.Maximize = None,
     minimize: options.Minimize = None,
     weight: options.Weights = None,
+    to: Annotated[
+        list[Target] | None,
+        typer.Option("--to", help="Add the files of another trainer: its configuration of the same training. Repeatable."),
+    ] = None,
     confirm_first: Annotated[
         bool, typer.Option("--confirm/--no-confirm", help="Train a derived configuration first, to measure it.")
     ] = True,
@@ -52,6 +58,7 @@ def export(
       tradeoff export --output chosen
       tradeoff export my-study --limit "peak_memory_mib<=7000" --maximize accuracy --output chosen
       tradeoff export --within accuracy:0.005 --output fast
+      tradeoff export --to trl --to deepspeed --output chosen
     """
     selection = selection_of(
         limit=limit, within=within, trial=trial, knee=knee, maximize=maximize, minimize=minimize, weight=weight
@@ -60,6 +67,8 @@ def export(
     check_output(output)
     results = results_of(name, storage)
     choice = choose(results, selection)
+    for target in to or ():
+        check_target(target, job_of(parse_job(results.config["job"]), choice.record.params))
     if confirm_first and choice.record.is_derived:
         results, choice = confirm_choice(results, choice, selection, storage=storage, allowed=allowed)
     # train.py runs what the job names, from where it says.
@@ -71,7 +80,7 @@ def export(
     if isinstance(job, CustomJob):
         _check_module(job)
     results = replace(results, config={**results.config, "job": job.model_dump(mode="json")})
-    written = write_export(results, choice, output)
+    written = write_export(results, choice, output, targets=to or ())
     say(f"{capitalized(choice.record.origin)} of {results.name}: {choice.why}.")
     for path in written:
         say(f"  {path}")

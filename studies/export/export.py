@@ -8,7 +8,7 @@ not at all.
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.export_files import accelerate_config, flags, training_files
 from tradeoff.studies.export.memory_advice import memory_to_leave_free_mib
 from tradeoff.studies.export.model_card import model_card
+from tradeoff.studies.export.targets import Configuration, Target, target_files
 from tradeoff.studies.reporting.notes import MEMORY_INSTRUMENTS
 from tradeoff.studies.reporting.templating import yaml_text
 from tradeoff.studies.results.expectation import MEASURED
@@ -40,22 +41,23 @@ OTHER_MEASUREMENTS = (
 )  # fmt: skip
 
 
-def export(results: StudyResults, choice: Choice, output: Path) -> list[Path]:
+def export(results: StudyResults, choice: Choice, output: Path, *, targets: Sequence[Target] = ()) -> list[Path]:
     """Write the chosen configuration.
 
     Args:
         results: The study.
         choice: The choice of `tradeoff.studies.results.selection.choose`.
         output: A directory that does not exist yet, or is empty.
+        targets: Other trainers whose files are added.
 
     Returns:
         The files written.
 
     Raises:
-        TradeoffError: The directory is not empty, or can't be written.
+        TradeoffError: The directory is not empty, or can't be written; or a target can't train the job.
     """
     check_output(output)
-    files = export_files(results, choice, output_dir=str(output / "model"))
+    files = export_files(results, choice, output_dir=str(output / "model"), targets=targets)
     try:
         # A sibling, so that the last step is a rename on the same file system: complete, or not there.
         with temporary_folder(f".{output.name}-", output.absolute().parent) as temporary:
@@ -87,7 +89,7 @@ def check_output(output: Path) -> None:
         raise TradeoffError(f"--output must be in a directory that exists, and {output.parent} does not; make it first")
 
 
-def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> dict[str, str]:
+def export_files(results: StudyResults, choice: Choice, *, output_dir: str, targets: Sequence[Target] = ()) -> dict[str, str]:
     """Return the text of each file by name; `output_dir` is the Trainer's."""
     parameters = TrialParameters(**choice.record.params)
     results = _with_evaluation_length(results, parameters)
@@ -109,6 +111,9 @@ def export_files(results: StudyResults, choice: Choice, *, output_dir: str) -> d
     with contextlib.suppress(ValueError):
         files["flags.txt"] = flags(arguments)
     title = f"{choice.record.origin} of the study {results.name}"
+    chosen = Configuration(job=job, parameters=parameters, arguments=arguments, num_devices=results.num_devices, title=title)
+    for target in targets:
+        files |= target_files(target, chosen)
     files |= training_files(job, parameters, title=title, expected=_expected(results, choice), num_devices=results.num_devices)
     return files | {"README.md": model_card(results, choice, arguments, list(files))}
 

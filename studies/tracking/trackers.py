@@ -62,6 +62,7 @@ class MlflowTracker:
     """MLflow, by its tracking URI; by default a database in the working directory."""
 
     def __init__(self) -> None:
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # its own lines would stand between those of the study
         import mlflow
 
         self._client = mlflow.MlflowClient()
