@@ -17,7 +17,7 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.output import say
 from tradeoff.studies.export.export import check_output
 from tradeoff.studies.export.export import export as write_export
-from tradeoff.studies.export.targets import Target, check_target
+from tradeoff.studies.export.targets import TARGETS, check_target, targets_of
 from tradeoff.studies.results.selection import choose
 from tradeoff.studies.results.tables import capitalized
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
@@ -35,8 +35,8 @@ def export(
     minimize: options.Minimize = None,
     weight: options.Weights = None,
     to: Annotated[
-        list[Target] | None,
-        typer.Option("--to", help="Add the files of another trainer: its configuration of the same training. Repeatable."),
+        list[str] | None,
+        typer.Option("--to", metavar="PROGRAM", help=f"Add what another program reads: {', '.join(TARGETS)}. Repeatable."),
     ] = None,
     confirm_first: Annotated[
         bool, typer.Option("--confirm/--no-confirm", help="Train a derived configuration first, to measure it.")
@@ -67,7 +67,8 @@ def export(
     check_output(output)
     results = results_of(name, storage)
     choice = choose(results, selection)
-    for target in to or ():
+    targets = targets_of(to or ())
+    for target in targets:
         check_target(target, job_of(parse_job(results.config["job"]), choice.record.params))
     if confirm_first and choice.record.is_derived:
         results, choice = confirm_choice(results, choice, selection, storage=storage, allowed=allowed)
@@ -80,7 +81,7 @@ def export(
     if isinstance(job, CustomJob):
         _check_module(job)
     results = replace(results, config={**results.config, "job": job.model_dump(mode="json")})
-    written = write_export(results, choice, output, targets=to or ())
+    written = write_export(results, choice, output, targets=targets)
     say(f"{capitalized(choice.record.origin)} of {results.name}: {choice.why}.")
     for path in written:
         say(f"  {path}")

@@ -6,9 +6,9 @@ https://docs.axolotl.ai/docs/config-reference.html, https://llamafactory.readthe
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -20,6 +20,7 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.visible import visible
 
 Target = Literal["axolotl", "trl", "llamafactory", "accelerate", "deepspeed"]
+TARGETS: tuple[Target, ...] = get_args(Target)
 # Fields of TRL's SFTConfig that say what a job's own settings say too.
 _OF_THE_JOB = {"max_length", "packing", "eval_packing", "activation_offloading"}
 # What changes neither training nor memory, and is the other program's own business.
@@ -64,6 +65,18 @@ class Configuration:
     arguments: Mapping[str, Any]
     num_devices: int
     title: str
+
+
+def targets_of(names: Collection[str]) -> list[Target]:
+    """Return the targets of these names.
+
+    Raises:
+        TradeoffError: There is no such target.
+    """
+    found = [target for name in names for target in TARGETS if target == name]
+    if unknown := [name for name in names if name not in TARGETS]:
+        raise TradeoffError(f"--to must be one of {', '.join(TARGETS)}, got {unknown[0]!r}")
+    return found
 
 
 def check_target(target: Target, job: AnyJob) -> None:

@@ -13,7 +13,7 @@ from tradeoff.objectives.job.jobs import CausalLMJob
 from tradeoff.objectives.job.settings import Lora
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.export import export
-from tradeoff.studies.export.targets import Target, check_target
+from tradeoff.studies.export.targets import Target, check_target, targets_of
 from tradeoff.studies.results.selection import Selection, choose
 
 JOB = CausalLMJob(
@@ -119,3 +119,9 @@ def test_accelerate_reads_its_file(tmp_path: Path) -> None:
 def test_a_job_that_a_target_can_not_train_is_refused_in_a_sentence(target: Target, job: Any, why: str) -> None:
     with pytest.raises(TradeoffError, match=f"--to {target} .*{why}.*; choose accelerate or deepspeed"):
         check_target(target, job)
+
+
+def test_a_program_that_is_not_known_is_refused_with_those_that_are() -> None:
+    assert targets_of(["deepspeed", "trl"]) == ["deepspeed", "trl"]
+    with pytest.raises(TradeoffError, match="^--to must be one of axolotl, trl, .*, got 'unsloth'$"):
+        targets_of(["trl", "unsloth"])
