@@ -123,5 +123,5 @@ def test_a_job_that_a_target_can_not_train_is_refused_in_a_sentence(target: Targ
 
 def test_a_program_that_is_not_known_is_refused_with_those_that_are() -> None:
     assert targets_of(["deepspeed", "trl"]) == ["deepspeed", "trl"]
-    with pytest.raises(TradeoffError, match="^--to must be one of axolotl, trl, .*, got 'unsloth'$"):
+    with pytest.raises(TradeoffError, match=r"^--to must be one of axolotl, trl, .*, got 'unsloth'$"):
         targets_of(["trl", "unsloth"])
