@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -56,6 +56,27 @@ def temporary_folder(prefix: str = "tradeoff-", parent: Path | None = None) -> I
         yield folder.path
     finally:
         folder.remove()
+
+
+def put_in_place(finished: Path, final: Path, is_whole: Callable[[Path], bool]) -> None:
+    """Move a finished directory to its place, where another process may have put an equal one meanwhile.
+
+    Args:
+        finished: The directory, in a temporary one on the same disk: a damaged one in its place goes there.
+        final: Its place.
+        is_whole: Returns True if a directory is there and nothing of it is damaged.
+
+    Raises:
+        OSError: It can't be moved.
+    """
+    if not is_whole(final):
+        with contextlib.suppress(FileNotFoundError):
+            final.rename(finished.with_name("damaged"))
+    try:
+        finished.rename(final)
+    except OSError:
+        if not is_whole(final):
+            raise
 
 
 def end_processes_in(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """The files of a model: its weights and its tokenizer."""
 
-import contextlib
 import importlib.util
 import json
 import os
@@ -16,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tradeoff.objectives.data.contents import file_fingerprint, short_hash
 from tradeoff.objectives.data.hub import hub_access
 from tradeoff.objectives.device.out_of_memory import out_of_memory_details
-from tradeoff.objectives.device.temporary_folder import temporary_folder
+from tradeoff.objectives.device.temporary_folder import put_in_place, temporary_folder
 from tradeoff.objectives.job.settings import gguf_file
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json")
@@ -139,15 +138,7 @@ def read_gguf(model: str, cache_folder: Path) -> tuple[Path, str]:
             ) from error
         for part in (tokenizer, read):
             part.save_pretrained(folder / "whole")
-        # Another process may be doing the same: whichever of them is first, one of two equal directories stays.
-        if not is_whole(str(final)):
-            with contextlib.suppress(FileNotFoundError):
-                final.rename(folder / "damaged")
-        try:
-            (folder / "whole").rename(final)
-        except OSError:
-            if not is_whole(str(final)):
-                raise
+        put_in_place(folder / "whole", final, lambda each: is_whole(str(each)))
     return final, content
 
 

@@ -5,7 +5,6 @@ it depends on. A trial maps that directory into memory. Directories appear compl
 another name and renamed. One that was damaged since, whichever of its files, is noticed before it is used, and made again.
 """
 
-import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +19,7 @@ from transformers import AutoTokenizer
 
 from tradeoff.objectives.data import generated_conversations, reviews
 from tradeoff.objectives.data.contents import file_fingerprint, local_contents, short_hash
-from tradeoff.objectives.device.temporary_folder import temporary_folder
+from tradeoff.objectives.device.temporary_folder import put_in_place, temporary_folder
 from tradeoff.objectives.job.jobs import CausalLMJob, TextClassificationJob
 from tradeoff.objectives.job.settings import EMBEDDED, BuiltInJob, gguf_file
 from tradeoff.objectives.measurements.goals import learned_goals
@@ -136,15 +135,7 @@ def prepare(job: BuiltInJob, cache_folder: Path, say: Callable[[str], None] = la
     with temporary_folder(".preparing-", final.parent) as folder:
         unfinished = folder / "data"
         _write(job, contents, unfinished, cache_folder.resolve())
-        # Another process may be doing the same: whichever of them is first, one of two equal directories stays.
-        if not _is_whole(final):
-            with contextlib.suppress(FileNotFoundError):
-                final.rename(folder / "damaged")
-        try:
-            unfinished.rename(final)
-        except OSError:
-            if not _is_whole(final):
-                raise
+        put_in_place(unfinished, final, _is_whole)
     return _checked(load(final))
 
 
