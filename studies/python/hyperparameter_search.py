@@ -31,6 +31,8 @@ _PARTS = (
     "data_collator", "train_dataset", "eval_dataset", "processing_class", "compute_metrics", "compute_loss_func",
     "preprocess_logits_for_metrics",
 )  # fmt: skip
+# A name for each direction: within a program a metric has one.
+_METRICS = {"minimize": "objective", "maximize": "score"}
 # hp_space is called as often, to see whether it always suggests the same.
 _CALLS = 20
 
@@ -59,7 +61,7 @@ def hyperparameter_search(
         ... )
         >>> for name, value in best.hyperparameters.items():
         ...     setattr(trainer.args, name, value)
-        >>> sorted(best.run_summary.front["per_device_train_batch_size"].unique()) <= [8, 16]
+        >>> set(best.run_summary.front["per_device_train_batch_size"]) <= {8, 16}
         True
 
     Args:
@@ -84,25 +86,26 @@ def hyperparameter_search(
 
     if getattr(trainer, "model_init", None) is None:
         raise TradeoffError("each trial needs a new model, and the Trainer has no model_init; build it with model_init=...")
-    if direction not in ("minimize", "maximize"):
+    if not isinstance(direction, str) or direction not in _METRICS:
         raise TradeoffError(
             f"direction must be minimize or maximize, got {direction!r}; training time and peak memory are objectives anyway"
         )
+    metric = _METRICS[direction]
+    found = f"eval_{metric}"
     result = search(
-        _Rebuilt.of(trainer, compute_objective or default_compute_objective),
+        _Rebuilt.of(trainer, compute_objective or default_compute_objective, found),
         source=trainer.model_init,
-        job={**_job_of(trainer.args), "metric": "objective", "direction": direction},
+        job={**_job_of(trainer.args), "metric": metric, "direction": direction},
         space=_space(trainer.args, hp_space),
         trials=n_trials,
         **settings,
     )
-    found = "eval_objective"
     best = result.choose(maximize=found) if direction == "maximize" else result.choose(minimize=found)
     hyperparameters: dict[str, Any] = {}
     for name, value in best.params.items():
         knob = KNOBS[name]
         hyperparameters |= knob.as_arguments(value) if knob.target is Target.ARGUMENTS else {name: value}
-    return BestRun(str(best.trial), best.values["eval_objective"], hyperparameters, result)
+    return BestRun(str(best.trial), best.values[found], hyperparameters, result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +118,7 @@ class _Rebuilt:
         arguments: The other Trainer's arguments.
         parts: What else its class takes.
         compute_objective: Returns the value to optimize.
+        found: The value's key in an evaluation.
     """
 
     kind: type
@@ -122,9 +126,10 @@ class _Rebuilt:
     arguments: Any
     parts: Mapping[str, Any]
     compute_objective: Callable[[dict[str, float]], float]
+    found: str
 
     @classmethod
-    def of(cls, trainer: Any, compute_objective: Callable[[dict[str, float]], float]) -> "_Rebuilt":
+    def of(cls, trainer: Any, compute_objective: Callable[[dict[str, float]], float], found: str) -> "_Rebuilt":
         from transformers import EarlyStoppingCallback
 
         parts = {name: getattr(trainer, name) for name in _PARTS if getattr(trainer, name, None) is not None}
@@ -143,17 +148,18 @@ class _Rebuilt:
             arguments=trainer.args,
             parts=parts,
             compute_objective=compute_objective,
+            found=found,
         )
 
     def __call__(self, args: Any, **hyperparameters: Any) -> Any:
         takes_trial = bool(inspect.signature(self.model_init).parameters)
         model = self.model_init(optuna.trial.FixedTrial(hyperparameters)) if takes_trial else self.model_init()
         trainer = self.kind(model=model, args=self._arguments(args), **self.parts)
-        evaluate, compute_objective = trainer.evaluate, self.compute_objective
+        evaluate = trainer.evaluate
 
         def with_objective(*positional: Any, **named: Any) -> dict[str, float]:
             metrics: dict[str, float] = evaluate(*positional, **named)
-            return {**metrics, "eval_objective": float(compute_objective(dict(metrics)))}
+            return {**metrics, self.found: float(self.compute_objective(dict(metrics)))}
 
         trainer.evaluate = with_objective
         return trainer

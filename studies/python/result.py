@@ -95,7 +95,7 @@ class Result:
 
     Example:
         >>> result = tradeoff.load("reviews")
-        >>> result.front["accuracy"].max() <= 1
+        >>> set(result.front["precision"]) <= {"fp32", "bf16"}
         True
         >>> fastest = result.within(accuracy=0.005)
         >>> path = result.report("report.html")

@@ -295,6 +295,17 @@ def test_ctrl_c_while_a_trial_loads_its_model_ends_it_and_its_configuration_is_q
     poll(lambda: not is_alive(loads[0]), "the end of the trial's process")
 
 
+def test_in_a_program_of_the_users_own_the_second_ctrl_c_is_raised_and_ends_nothing_else() -> None:
+    interrupts, ended = Interrupts(exits=False), []
+    interrupts.at_once = lambda: ended.append("workers")
+    with interrupts.handled():
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert ended == ["workers"]
+
+
 def test_ctrl_c_twice_ends_at_once_and_leaves_nobody(command: Command) -> None:
     command.wait_for_training()
     (server,) = Children(command.process.pid).servers()

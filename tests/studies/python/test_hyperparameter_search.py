@@ -16,7 +16,7 @@ from tradeoff.studies.python.hyperparameter_search import _Rebuilt, _space, _sug
 from tradeoff.studies.workers import run as runner
 
 
-def made(model_init: Callable[..., Any] = line_trainer.Line, **arguments: Any) -> Trainer:
+def made(model_init: Callable[..., Any] = lambda: line_trainer.Line(), **arguments: Any) -> Trainer:
     usual = {"output_dir": "out", "num_train_epochs": 1, "use_cpu": True, "report_to": "none", "eval_strategy": "epoch"}
     return Trainer(
         model_init=model_init,
@@ -54,7 +54,7 @@ def test_the_same_script_gets_the_best_run_and_the_trade_off(tmp_path: Path, mon
     assert isinstance(after, BestRun)
     assert before.hyperparameters.keys() <= after.hyperparameters.keys()
     front = after.run_summary.front
-    assert after.objective == front["eval_objective"].max() < 0
+    assert after.objective == front["eval_score"].max() < 0
     assert after.hyperparameters["width"] in (1, 2)
     assert after.hyperparameters["bf16"] is False
 
@@ -69,11 +69,11 @@ def test_what_is_not_suggested_is_as_the_trainer_says() -> None:
 
 
 def test_a_trial_trains_with_the_trainers_own_arguments_where_it_sets_none() -> None:
-    trainer = made(label_smoothing_factor=0.1, remove_unused_columns=False, save_steps=7, push_to_hub=False, logging_steps=3)
-    rebuilt = _Rebuilt.of(trainer, lambda metrics: 1.0)
+    trainer = made(adam_beta1=0.8, remove_unused_columns=False, save_steps=7, push_to_hub=False, logging_steps=3)
+    rebuilt = _Rebuilt.of(trainer, lambda metrics: 1.0, "eval_score")
     trial = TrainingArguments("trial", use_cpu=True, per_device_train_batch_size=2, report_to="none")
     found = rebuilt(trial).args
-    assert (found.label_smoothing_factor, found.remove_unused_columns, found.per_device_train_batch_size) == (0.1, False, 2)
+    assert (found.adam_beta1, found.remove_unused_columns, found.per_device_train_batch_size) == (0.8, False, 2)
     assert (found.save_steps, found.output_dir) == (500, "trial")
 
 
