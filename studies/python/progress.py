@@ -14,6 +14,8 @@ from rich.console import Console
 
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.execution.display import Display, LiveDisplay, standard_console, terminal_display
+from tradeoff.studies.storage.urls import masked_words
+from tradeoff.studies.visible import visible
 
 _WIDTH = 110
 _INTERVAL_S = 0.5
@@ -30,7 +32,7 @@ class NotebookDisplay(LiveDisplay):
 
     def message(self, line: str) -> None:
         """Add the line to those that stay."""
-        self._lines.append(self._drawn(lambda: super(NotebookDisplay, self).message(line)))
+        self._lines.append(visible(masked_words(line)))
         self._update(at_once=True)
 
     @contextmanager
@@ -63,17 +65,13 @@ class NotebookDisplay(LiveDisplay):
         from IPython.display import HTML, display
 
         self._drawn_at_s = time.monotonic()
-        view = self._drawn(lambda: self._console.print(self._render())) if self._config is not None else ""
-        html = HTML(f"<pre>{escape(''.join(self._lines) + view)}</pre>")
+        view = self._console.render_lines(self._render(), pad=False) if self._config is not None else []
+        text = "\n".join([*self._lines, *("".join(segment.text for segment in line) for line in view)])
+        html = HTML(f"<pre>{escape(text)}</pre>")
         if self._handle is None:
             self._handle = display(html, display_id=True)
         else:
             self._handle.update(html)
-
-    def _drawn(self, draw: Any) -> str:
-        file = self._console.file = io.StringIO()
-        draw()
-        return file.getvalue()
 
 
 def progress_display(progress: bool) -> Display:
