@@ -13,6 +13,7 @@ from tradeoff.objectives.job.jobs import parse_job
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.export.export import export, export_files
 from tradeoff.studies.python.arguments import arguments_of
+from tradeoff.studies.python.errors import speaking_python
 from tradeoff.studies.reporting.plots import trade_off_plots
 from tradeoff.studies.reporting.report import check_report, html_report, markdown_report, write_report
 from tradeoff.studies.results.criteria import Limit, Within
@@ -62,11 +63,12 @@ class Configuration:
         values = ", ".join(f"{name}={value:g}" for name, value in self.values.items())
         return f"<{short_configuration(self.params)}: {values}; {self.why}>"
 
-    def export(self, directory: str | Path) -> list[Path]:
+    @speaking_python
+    def export(self, output: str | Path) -> list[Path]:
         """Write the configuration as files to train with, as `tradeoff export --no-confirm` does.
 
         Args:
-            directory: A directory that does not exist yet, or is empty. `tradeoff.training_arguments` reads it.
+            output: A directory that does not exist yet, or is empty. `tradeoff.training_arguments` reads it.
 
         Returns:
             The files. `train.py` is not among them if the study's function is one of a notebook or a script.
@@ -74,7 +76,7 @@ class Configuration:
         Raises:
             TradeoffError: It is not empty, or can't be written.
         """
-        return export(self._results, self._choice, Path(directory))
+        return export(self._results, self._choice, Path(output))
 
     def training_arguments(self, output_dir: str | Path = "model", **changes: Any) -> Any:
         """Return the `transformers.TrainingArguments` that train it, as its trial did.
@@ -170,6 +172,7 @@ class Result:
         """
         return self.choose(within=distances)
 
+    @speaking_python
     def choose(
         self,
         *,
@@ -219,17 +222,18 @@ class Result:
             _choice=choice,
         )
 
-    def export(self, directory: str | Path) -> list[Path]:
+    def export(self, output: str | Path) -> list[Path]:
         """Write the knee as files to train with; see `Configuration.export`."""
-        return self.knee.export(directory)
+        return self.knee.export(output)
 
-    def report(self, path: str | Path = "report.html") -> Path:
+    @speaking_python
+    def report(self, output: str | Path = "report.html") -> Path:
         """Write the study's plots and tables as one HTML file that needs no network, or its tables as Markdown (`.md`).
 
         Raises:
             TradeoffError: The file can't be written.
         """
-        path = Path(path)
+        path = Path(output)
         check_report(path)
         write = markdown_report if path.suffix.lower() in _MARKDOWN else html_report
         write_report(write(self._results), path)
@@ -257,6 +261,7 @@ class Result:
         return plots[f"{first}-over-{second}".replace("_", "-")]
 
 
+@speaking_python
 def load(name: str | None = None, *, storage: str = DEFAULT_STORAGE) -> Result:
     """Return what a stored study has found, while it still runs too.
 

@@ -5,12 +5,14 @@ from typing import Any
 
 from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.python.configuration import Build, configured
+from tradeoff.studies.python.errors import speaking_python
 from tradeoff.studies.python.progress import progress_display, quiet_optuna
 from tradeoff.studies.python.result import Result, load
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 from tradeoff.studies.workers.run import run_study
 
 
+@speaking_python
 def search(
     build: Build | None = None,
     *,

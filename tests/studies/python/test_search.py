@@ -47,6 +47,7 @@ def test_a_closure_is_searched_and_its_front_is_a_table(capfd: pytest.CaptureFix
     assert result.front.loc[result.knee.trial, "eval_loss"] == result.knee.values["eval_loss"]
     assert "eval_loss" in result._repr_html_()
     assert result.plot().data
+    assert optuna.visualization.plot_pareto_front(result.study).data
     best = result.within(eval_loss="0%")
     assert best.values["eval_loss"] == result.front["eval_loss"].min()
     files = {path.name for path in best.export(tmp_path / "chosen")}
@@ -171,6 +172,23 @@ def test_a_built_in_job_needs_no_function() -> None:
         job={"train_samples": 64, "eval_samples": 32, "max_length": 32, "epochs": 1}, trials=1, memory_estimate="off"
     )
     assert result.objectives == ("accuracy", "train_time_s", "peak_memory_mib")
+
+
+def test_an_error_names_arguments_and_no_options(tmp_path: Path) -> None:
+    result = searched(line_trainer.build)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(tradeoff.TradeoffError, match="^output must be a new or empty directory, and .*full is neither"):
+        result.export(tmp_path / "full")
+    with pytest.raises(tradeoff.TradeoffError, match="got maximize and minimize; keep one of them"):
+        result.choose(maximize="eval_loss", minimize="eval_loss")
+
+
+@pytest.mark.slow
+def test_two_workers_are_each_sent_the_function() -> None:
+    width = 2
+    result = searched(lambda args: line_trainer.build(args, width), workers=2, sampler="grid")
+    assert [trial.user_attrs["outcome"] for trial in result.study.trials] == ["completed"] * 2
 
 
 def test_an_empty_study_has_an_empty_front_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
