@@ -1,14 +1,14 @@
 """`tradeoff.hyperparameter_search`: the search of `Trainer.hyperparameter_search` for a script that calls that one."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution
 
-from tradeoff.searchspace import KNOBS
+from tradeoff.searchspace import ACCUMULATION, KNOBS, MICRO_BATCH
 from tradeoff.searchspace.knob import Target
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.python.progress import quiet_optuna
@@ -26,6 +26,10 @@ _OF_THE_RUN = (
     "local_rank", "ddp_", "disable_tqdm", "do_", "max_steps", "use_cpu", "auto_find", "fp16", "bf16",
     "gradient_checkpointing", "warmup_ratio",
 )  # fmt: skip
+# What a trial sets even where nothing is searched, with the value that it has then.
+_FIXED = {"dataloader_num_workers": 0, "train_sampling_strategy": "random"}
+# What is a trial's own, whatever is searched.
+_OF_TRIALS = {*_JOB_ARGUMENTS, *_FIXED, MICRO_BATCH, ACCUMULATION}
 # What a Trainer is made of beside its model and its arguments.
 _PARTS = (
     "data_collator", "train_dataset", "eval_dataset", "processing_class", "compute_metrics", "compute_loss_func",
@@ -92,11 +96,12 @@ def hyperparameter_search(
         )
     metric = _METRICS[direction]
     found = f"eval_{metric}"
+    space = _space(trainer.args, hp_space)
     result = search(
-        _Rebuilt.of(trainer, compute_objective or default_compute_objective, found),
+        _Rebuilt.of(trainer, compute_objective or default_compute_objective, found, set_by_trials=_OF_TRIALS | space.keys()),
         source=trainer.model_init,
         job={**_job_of(trainer.args), "metric": metric, "direction": direction},
-        space=_space(trainer.args, hp_space),
+        space=space,
         trials=n_trials,
         **settings,
     )
@@ -119,6 +124,7 @@ class _Rebuilt:
         parts: What else its class takes.
         compute_objective: Returns the value to optimize.
         found: The value's key in an evaluation.
+        set_by_trials: The arguments that are a trial's own.
     """
 
     kind: type
@@ -127,9 +133,12 @@ class _Rebuilt:
     parts: Mapping[str, Any]
     compute_objective: Callable[[dict[str, float]], float]
     found: str
+    set_by_trials: Set[str]
 
     @classmethod
-    def of(cls, trainer: Any, compute_objective: Callable[[dict[str, float]], float], found: str) -> "_Rebuilt":
+    def of(
+        cls, trainer: Any, compute_objective: Callable[[dict[str, float]], float], found: str, *, set_by_trials: Set[str]
+    ) -> "_Rebuilt":
         from transformers import EarlyStoppingCallback
 
         parts = {name: getattr(trainer, name) for name in _PARTS if getattr(trainer, name, None) is not None}
@@ -149,6 +158,7 @@ class _Rebuilt:
             parts=parts,
             compute_objective=compute_objective,
             found=found,
+            set_by_trials=frozenset(set_by_trials),
         )
 
     def __call__(self, args: Any, **hyperparameters: Any) -> Any:
@@ -168,10 +178,10 @@ class _Rebuilt:
         """Return a trial's arguments, with what the Trainer's own say beside them, in their class."""
         kept = {}
         for field in fields(self.arguments):
-            has, usual = getattr(self.arguments, field.name), getattr(args, field.name, field.default)
-            is_usual = not hasattr(args, field.name) or usual == field.default
-            if field.init and has != usual and is_usual and not field.name.startswith(_OF_THE_RUN):
-                kept[field.name] = has
+            if field.init and field.name not in self.set_by_trials and not field.name.startswith(_OF_THE_RUN):
+                has = getattr(self.arguments, field.name)
+                if has != getattr(args, field.name, None):
+                    kept[field.name] = has
         if type(self.arguments) is type(args):
             for name, value in kept.items():
                 setattr(args, name, value)
@@ -187,10 +197,11 @@ def _job_of(arguments: Any) -> dict[str, Any]:
 
 def _space(arguments: Any, hp_space: Callable[[optuna.Trial], Mapping[str, Any]] | None) -> dict[str, Any]:
     """Return the space that `hp_space` suggests, with the Trainer's own value of what it leaves out."""
+    fixed = {name: getattr(arguments, name) for name, usual in _FIXED.items() if getattr(arguments, name) != usual}
     if hp_space is None:
-        return {"learning_rate": {"low": 1e-6, "high": 1e-4, "log": True}}
+        return fixed | {"learning_rate": {"low": 1e-6, "high": 1e-4, "log": True}}
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
-    own = {
+    own = fixed | {
         "per_device_train_batch_size": arguments.per_device_train_batch_size,
         "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
         "gradient_checkpointing": arguments.gradient_checkpointing,

@@ -60,21 +60,24 @@ def test_the_same_script_gets_the_best_run_and_the_trade_off(tmp_path: Path, mon
 
 
 def test_what_is_not_suggested_is_as_the_trainer_says() -> None:
-    trainer = made(per_device_train_batch_size=4, gradient_accumulation_steps=2, bf16=True)
+    trainer = made(per_device_train_batch_size=4, gradient_accumulation_steps=2, bf16=True, dataloader_num_workers=1)
     space = _space(
         trainer.args, lambda trial: {"weight_decay": trial.suggest_float("weight_decay", 0.0, 0.1), "max_grad_norm": 2}
     )
-    assert space["per_device_train_batch_size"] == 4
+    assert (space["per_device_train_batch_size"], space["dataloader_num_workers"]) == (4, 1)
+    assert "train_sampling_strategy" not in space
     assert (space["gradient_accumulation_steps"], space["precision"], space["max_grad_norm"]) == (2, "bf16", [2])
 
 
 def test_a_trial_trains_with_the_trainers_own_arguments_where_it_sets_none() -> None:
-    trainer = made(adam_beta1=0.8, remove_unused_columns=False, save_steps=7, push_to_hub=False, logging_steps=3)
-    rebuilt = _Rebuilt.of(trainer, lambda metrics: 1.0, "eval_score")
+    trainer = made(adam_beta1=0.8, remove_unused_columns=False, weight_decay=0.1, save_steps=7, logging_steps=3)
+    rebuilt = _Rebuilt.of(
+        trainer, lambda metrics: 1.0, "eval_score", set_by_trials={"weight_decay", "per_device_train_batch_size"}
+    )
     trial = TrainingArguments("trial", use_cpu=True, per_device_train_batch_size=2, report_to="none")
     found = rebuilt(trial).args
     assert (found.adam_beta1, found.remove_unused_columns, found.per_device_train_batch_size) == (0.8, False, 2)
-    assert (found.save_steps, found.output_dir) == (500, "trial")
+    assert (found.save_steps, found.output_dir, found.weight_decay) == (500, "trial", 0.0)
 
 
 def sometimes(trial: Any) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def test_an_error_names_arguments_and_no_options(tmp_path: Path) -> None:
     result = searched(line_trainer.build)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    with pytest.raises(tradeoff.TradeoffError, match="^output must be a new or empty directory, and .*full is neither"):
+    with pytest.raises(tradeoff.TradeoffError, match=r"^output must be a new or empty directory, and .*full is neither"):
         result.export(tmp_path / "full")
     with pytest.raises(tradeoff.TradeoffError, match="got maximize and minimize; keep one of them"):
         result.choose(maximize="eval_loss", minimize="eval_loss")
