@@ -6,6 +6,7 @@ requested at the peak.
 
 import gc
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,10 +125,8 @@ def estimated_mib(case: Case) -> float:
 
 
 def counted_mib(case: Case) -> float:
-    """The peak of torch's CPU allocator in a real run, from before the model exists."""
+    """The peak of torch's CPU allocator in a real run of a case."""
     torch.manual_seed(0)
-    # Else the last case's model would be released within the profile and counted against this one.
-    gc.collect()
     with tempfile.TemporaryDirectory() as folder:
         arguments: dict[str, Any] = {
             "output_dir": folder,
@@ -143,10 +142,20 @@ def counted_mib(case: Case) -> float:
             "disable_tqdm": True,
             "use_cpu": True,
         }
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            trainer = build(case, arguments)
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
+        return counted_peak_mib(lambda: train(build(case, arguments)))
+
+
+def train(trainer: Trainer) -> None:
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+
+
+def counted_peak_mib(run: Callable[[], None]) -> float:
+    """The peak of torch's CPU allocator during a run, which builds its model itself."""
+    # Else the last case's model would be released within the profile and counted against this one.
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
     current = peak = 0
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):

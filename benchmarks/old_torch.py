@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tradeoff.objectives.memory_estimator.events import Event
 from tradeoff.objectives.memory_estimator.tracing.cuda_dispatch import Operator, softmax
-from tradeoff.objectives.memory_estimator.tracing.optimizers import parameter_groups
+from tradeoff.objectives.memory_estimator.tracing.optimizers import AdamW8bit, parameter_groups
 from tradeoff.objectives.memory_estimator.tracing.trace import Tracer
 
 
@@ -54,6 +54,13 @@ class Torch110LoopAdamWTracer(Torch110Tracer):
 
     def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         return LoopAdamW(parameter_groups(model, self._settings.weight_decay), {})
+
+
+class Torch110Adam8bitTracer(Torch110Tracer):
+    """The same, with bitsandbytes 0.26: a scale for 2,048 elements, and embeddings in 8 bits without the Trainer's say."""
+
+    def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        return AdamW8bit(parameter_groups(model, self._settings.weight_decay), block_size=2048)
 
 
 class Moments(torch.optim.Optimizer):

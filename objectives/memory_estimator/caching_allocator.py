@@ -28,7 +28,7 @@ class AllocationError(Exception):
     """A request exceeds the capacity."""
 
 
-class _Block:
+class Block:
     """A range of a segment, linked to its neighbours in address order."""
 
     __slots__ = ("address", "left", "num_bytes", "requested_bytes", "right", "small", "used")
@@ -39,8 +39,8 @@ class _Block:
         self.small = small
         self.used = False
         self.requested_bytes = 0
-        self.left: _Block | None = None
-        self.right: _Block | None = None
+        self.left: Block | None = None
+        self.right: Block | None = None
 
 
 class CachingAllocator:
@@ -72,9 +72,9 @@ class CachingAllocator:
         self.peak_requested_bytes = 0
         self.num_retries = 0
         self._requested_bytes = 0
-        self._blocks: dict[Hashable, _Block] = {}
+        self._blocks: dict[Hashable, Block] = {}
         # Free blocks by (size, address), the order in which the allocator searches them.
-        self._free: dict[bool, list[tuple[int, int, _Block]]] = {True: [], False: []}
+        self._free: dict[bool, list[tuple[int, int, Block]]] = {True: [], False: []}
         self._next_address = SMALL_SEGMENT_BYTES
 
     def allocate(self, key: Hashable, num_bytes: int) -> int:
@@ -93,7 +93,7 @@ class CachingAllocator:
         small = size <= LARGEST_SMALL_REQUEST_BYTES
         block = self._take_free(size, small) or self._reserve(size, small)
         rest = block.num_bytes - size
-        if rest >= MIN_BLOCK_BYTES if small else rest > LARGEST_SMALL_REQUEST_BYTES:
+        if self._is_split(rest, small):
             self._split(block, size)
         block.used = True
         block.requested_bytes = num_bytes
@@ -134,6 +134,10 @@ class CachingAllocator:
         self._add_free(block)
         return num_bytes
 
+    def rename(self, key: Hashable, new_key: Hashable) -> None:
+        """Keep an allocation under another key."""
+        self._blocks[new_key] = self._blocks.pop(key)
+
     def __contains__(self, key: Hashable) -> bool:
         return key in self._blocks
 
@@ -142,12 +146,15 @@ class CachingAllocator:
         blocks = list(self._blocks.values()) + [entry[2] for pool in self._free.values() for entry in pool]
         return sorted((block.address, block.num_bytes, block.used) for block in blocks)
 
-    def _take_free(self, size: int, small: bool) -> _Block | None:
+    def _is_split(self, rest: int, small: bool) -> bool:
+        return rest >= MIN_BLOCK_BYTES if small else rest > LARGEST_SMALL_REQUEST_BYTES
+
+    def _take_free(self, size: int, small: bool) -> Block | None:
         pool = self._free[small]
         position = bisect_left(pool, (size,))
         return pool.pop(position)[2] if position < len(pool) else None
 
-    def _reserve(self, size: int, small: bool) -> _Block:
+    def _reserve(self, size: int, small: bool) -> Block:
         segment = segment_size(size)
         if self.capacity_bytes is not None and self.reserved_bytes + segment > self.capacity_bytes:
             self.num_retries += 1
@@ -156,7 +163,7 @@ class CachingAllocator:
                 raise AllocationError(
                     f"{segment} bytes do not fit: {self.reserved_bytes} of {self.capacity_bytes} are reserved"
                 )
-        block = _Block(self._next_address, segment, small)
+        block = Block(self._next_address, segment, small)
         # A gap after each segment keeps blocks of two segments from being neighbours.
         self._next_address += segment + SEGMENT_STEP_BYTES
         self.reserved_bytes += segment
@@ -169,8 +176,8 @@ class CachingAllocator:
             self.reserved_bytes -= sum(block.num_bytes for block in whole)
             self._free[small] = [entry for entry in pool if entry[2].left is not None or entry[2].right is not None]
 
-    def _split(self, block: _Block, size: int) -> None:
-        rest = _Block(block.address + size, block.num_bytes - size, block.small)
+    def _split(self, block: Block, size: int) -> None:
+        rest = Block(block.address + size, block.num_bytes - size, block.small)
         rest.left, rest.right = block, block.right
         if rest.right is not None:
             rest.right.left = rest
@@ -178,10 +185,10 @@ class CachingAllocator:
         block.num_bytes = size
         self._add_free(rest)
 
-    def _add_free(self, block: _Block) -> None:
+    def _add_free(self, block: Block) -> None:
         insort(self._free[block.small], (block.num_bytes, block.address, block))
 
-    def _drop_free(self, block: _Block) -> None:
+    def _drop_free(self, block: Block) -> None:
         pool = self._free[block.small]
         del pool[bisect_left(pool, (block.num_bytes, block.address))]
 

@@ -55,6 +55,7 @@ class MemoryEstimator:
             need less: before the first one there is no optimizer state.
         epochs: Passes over the data.
         eval_batch_size: The batch size of an evaluation before and after training; None for no evaluation.
+        num_kept_batches: The batches of an evaluation whose predictions are kept on the GPU.
         cache_folder: The directory to store traces in; None to keep them in memory only.
         progress: Called with a sentence before each trace.
         say: Called with a line for the user if a stored trace is damaged, or none can be stored. Default: `progress`.
@@ -73,6 +74,7 @@ class MemoryEstimator:
         train_samples: int | None = None,
         epochs: float = 1.0,
         eval_batch_size: int | None = None,
+        num_kept_batches: int = 0,
         cache_folder: Path | None = None,
         progress: Callable[[str], None] | None = None,
         say: Callable[[str], None] | None = None,
@@ -85,6 +87,7 @@ class MemoryEstimator:
         self._train_samples = train_samples
         self._epochs = epochs
         self._eval_batch_size = eval_batch_size
+        self._num_kept_batches = num_kept_batches
         self._progress = progress or (lambda _: None)
         self._config = load_config(model_config)
         self._store = TraceStore(self._config.to_dict(), settings, cache_folder, say or self._progress)
@@ -176,7 +179,11 @@ class MemoryEstimator:
         retained = []
         for seed in range(_NUM_ORDERS):
             late = replay_run(
-                with_late_releases(segments, seed), accumulation_steps=accumulation_steps, length=length, evaluation=evaluation
+                with_late_releases(segments, seed),
+                accumulation_steps=accumulation_steps,
+                length=length,
+                evaluation=evaluation,
+                expandable_segments=self._gpu.expandable_segments,
             )
             retained.append(late.reserved_bytes - late.allocated_bytes)
         more_bytes = max(retained) - (peak.reserved_bytes - peak.allocated_bytes)
@@ -194,6 +201,8 @@ class MemoryEstimator:
                 length=length,
                 capacity_bytes=capacity_bytes,
                 evaluation=evaluation,
+                num_kept_batches=self._num_kept_batches,
+                expandable_segments=self._gpu.expandable_segments,
             )
 
         free, capacity = run(None), self._gpu.allocator_bytes

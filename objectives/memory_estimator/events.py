@@ -21,6 +21,10 @@ class Category(StrEnum):
     WORKSPACE = "workspace"
 
 
+# The beginnings of the keys of what is kept until the next forward pass, and of what is kept from the one before.
+HELD, PREVIOUS = "held ", "previous "
+
+
 class Event(NamedTuple):
     """A block is requested (`num_bytes` is its size) or released (`num_bytes` is None).
 
@@ -44,6 +48,7 @@ class Segments:
         first_step: Clipping, and the optimizer's first step, which creates its state.
         next_step: Clipping, and a later step.
         zero_gradients: The gradients are dropped.
+        predictions: What an evaluation keeps of a batch until its end.
     """
 
     build: tuple[Event, ...]
@@ -53,6 +58,7 @@ class Segments:
     first_step: tuple[Event, ...]
     next_step: tuple[Event, ...]
     zero_gradients: tuple[Event, ...]
+    predictions: tuple[Event, ...] = ()
 
     def as_mapping(self) -> Mapping[str, tuple[Event, ...]]:
         """Return the segments by name."""

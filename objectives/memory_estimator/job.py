@@ -14,7 +14,7 @@ from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimate, MemoryEstimates
 from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator
 from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB, GpuMemory, RunEstimate
-from tradeoff.objectives.memory_estimator.settings import OPTIMIZERS, TraceSettings
+from tradeoff.objectives.memory_estimator.settings import OPTIMIZERS, Loop, Task, TraceSettings
 from tradeoff.searchspace import MemoryClass, TrialParameters
 from tradeoff.searchspace.choices import PADDINGS
 from tradeoff.searchspace.job_knobs import JOB_KNOBS
@@ -43,6 +43,7 @@ def trace_settings(
     optimizer: str | None = None,
     foreach: bool = True,
     num_devices: int = 1,
+    loop: Loop = "trainer",
 ) -> TraceSettings:
     """Return how a job's steps are traced.
 
@@ -53,17 +54,20 @@ def trace_settings(
         optimizer: A name of `TrainingArguments.optim`; None for `job.optim`.
         foreach: Whether AdamW and SGD update all parameters at once.
         num_devices: Devices that train a configuration.
+        loop: As in `TraceSettings`; a plain one computes a language model's own loss, and not TRL's.
 
     Raises:
         ValueError: Memory can't be estimated with such a setting.
     """
-    writes = isinstance(job, CausalLMJob)
+    is_plain = loop == "plain"
+    writer: Task = "causal-lm" if is_plain else "sft"
     return TraceSettings(
         sequence_length=job.max_length if sequence_length is None else sequence_length,
         eval_length=job.eval_max_length if isinstance(job, CausalLMJob) and sequence_length is None else None,
-        task="sft" if writes else "sequence-classification",
+        task=writer if isinstance(job, CausalLMJob) else "sequence-classification",
+        loop=loop,
         num_labels=job.num_labels if isinstance(job, TextClassificationJob) else None,
-        packed=isinstance(job, CausalLMJob) and job.packing,
+        packed=isinstance(job, CausalLMJob) and job.packing and not is_plain,
         lora=job.lora,
         frozen_layers=job.frozen_layers,
         num_devices=num_devices,
@@ -73,7 +77,7 @@ def trace_settings(
         optimizer=job.optim if optimizer is None else optimizer,
         foreach=foreach,
         weight_decay=job.weight_decay,
-        max_grad_norm=job.max_grad_norm,
+        max_grad_norm=0.0 if is_plain else job.max_grad_norm,
     )
 
 

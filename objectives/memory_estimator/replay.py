@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from random import Random
 
 from tradeoff.objectives.memory_estimator.caching_allocator import AllocationError, CachingAllocator
-from tradeoff.objectives.memory_estimator.events import Category, Event, Segments
+from tradeoff.objectives.memory_estimator.events import HELD, PREVIOUS, Category, Event, Segments
+from tradeoff.objectives.memory_estimator.expandable_segments import ExpandableAllocator
 
 # Steps after which a run repeats itself: the first creates the optimizer's state, the next ones settle the blocks.
 MAX_STEPS = 6
@@ -71,6 +72,8 @@ def replay_run(
     length: RunLength | None = None,
     capacity_bytes: int | None = None,
     evaluation: Segments | None = None,
+    num_kept_batches: int = 0,
+    expandable_segments: bool = False,
 ) -> RunPeak:
     """Replay a training run.
 
@@ -80,14 +83,16 @@ def replay_run(
         length: How long training lasts; None for long enough to repeat itself.
         capacity_bytes: The most that the allocator may reserve; None for no limit.
         evaluation: The stages at the evaluation batch's size, to evaluate before and after training; None for no evaluation.
+        num_kept_batches: The batches of an evaluation whose predictions are kept.
+        expandable_segments: Whether the allocator grows its segments.
 
     Returns:
         The peak; that until the failure, if the run ran out of memory.
     """
-    replay = _Replay(capacity_bytes)
+    replay = _Replay((ExpandableAllocator if expandable_segments else CachingAllocator)(capacity_bytes))
     failed_at = None
     try:
-        for stage, events in _stages(segments, accumulation_steps, length, evaluation, replay):
+        for stage, events in _stages(segments, accumulation_steps, length, evaluation, num_kept_batches, replay):
             failed_at = stage
             replay.play(events)
         failed_at = None
@@ -124,19 +129,27 @@ def with_late_releases(segments: Segments, seed: int) -> Segments:
 
 
 def _stages(
-    segments: Segments, accumulation_steps: int, length: RunLength | None, evaluation: Segments | None, replay: "_Replay"
+    segments: Segments,
+    accumulation_steps: int,
+    length: RunLength | None,
+    evaluation: Segments | None,
+    num_kept_batches: int,
+    replay: "_Replay",
 ) -> Iterator[tuple[str, tuple[Event, ...]]]:
     allocator = replay.allocator
     yield "model", segments.build
-    if evaluation is not None:
-        yield "evaluation", evaluation.evaluation
+    evaluate = () if evaluation is None else tuple(_evaluation(evaluation, num_kept_batches))
+    for events in evaluate:
+        yield "evaluation", events
     for step, group in enumerate(accumulation_groups(accumulation_steps, length)):
         before_step = allocator.peak_reserved_bytes
         # Gradients are held between steps if zeroing them does not drop them.
         held = step > 0 and not segments.zero_gradients
+        replay.keep_held()
         yield "forward and backward", segments.next_micro_batch if held else segments.first_micro_batch
         for _ in range(min(group - 1, MAX_MICRO_BATCHES)):
             before = allocator.peak_reserved_bytes
+            replay.keep_held()
             yield "forward and backward", segments.next_micro_batch
             if allocator.peak_reserved_bytes == before and allocator.num_retries == 0:
                 break
@@ -144,15 +157,33 @@ def _stages(
         yield "zero gradients", segments.zero_gradients
         if step > 1 and allocator.peak_reserved_bytes == before_step and allocator.num_retries == 0:
             break
-    if evaluation is not None:
-        yield "evaluation", evaluation.evaluation
+    for events in evaluate:
+        yield "evaluation", events
+
+
+def _evaluation(segments: Segments, num_kept_batches: int) -> Iterator[tuple[Event, ...]]:
+    """Yield the events of an evaluation: the Trainer appends each batch's predictions to a copy of the earlier ones.
+
+    Between the first and the last batch only that is replayed, since all need the same beside it.
+    """
+    yield segments.evaluation
+    kept: list[str] = []
+    for batch in range(1, num_kept_batches + 1 if segments.predictions else 1):
+        if batch > 1 and batch in (2, num_kept_batches):
+            yield segments.evaluation
+        for index, (key, num_bytes, category) in enumerate(segments.predictions):
+            assert num_bytes is not None
+            appended = Event(f"{key} of {batch} batches", batch * num_bytes, category)
+            yield (appended, Event(kept[index], None)) if batch > 1 else (appended,)
+        kept = [f"{event.key} of {batch} batches" for event in segments.predictions]
+    yield tuple(Event(key, None) for key in kept)
 
 
 class _Replay:
     """An allocator, with what its blocks in use are for."""
 
-    def __init__(self, capacity_bytes: int | None) -> None:
-        self.allocator = CachingAllocator(capacity_bytes)
+    def __init__(self, allocator: CachingAllocator) -> None:
+        self.allocator = allocator
         self.parts_at_peak: dict[Category, int] = dict.fromkeys(Category, 0)
         self._parts = dict.fromkeys(Category, 0)
         self._categories: dict[str, Category] = {}
@@ -178,6 +209,13 @@ class _Replay:
             self._categories[key] = category
             growing = True
         self._note_peak()
+
+    def keep_held(self) -> None:
+        """Let what a plain loop holds be that of the micro-batch before."""
+        for key in [each for each in self._categories if each.startswith(HELD) and each in self.allocator]:
+            previous = PREVIOUS + key.removeprefix(HELD)
+            self.allocator.rename(key, previous)
+            self._categories[previous] = self._categories[key]
 
     def _release(self, key: str) -> None:
         num_bytes = self.allocator.release(key)

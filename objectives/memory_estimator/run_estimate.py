@@ -70,6 +70,7 @@ class GpuMemory:
         context_mib: The CUDA context after initialisation; None if nobody has measured it.
         loaded_code_mib: How much the context grows while training runs; 0 if it was measured afterwards, or if all code is
             loaded at once (before CUDA 11.7, or with CUDA_MODULE_LOADING=EAGER).
+        expandable_segments: Whether torch's allocator is set to grow its segments (`PYTORCH_CUDA_ALLOC_CONF`).
 
     Raises:
         ValueError: A value is out of range.
@@ -78,6 +79,7 @@ class GpuMemory:
     total_mib: float | None = None
     context_mib: float | None = None
     loaded_code_mib: float = LOADED_CODE_MEMORY_MIB
+    expandable_segments: bool = False
 
     def __post_init__(self) -> None:
         for name in ("context_mib", "loaded_code_mib"):

@@ -8,10 +8,13 @@ from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.searchspace import Precision
 
 # `sft` is a causal language model with the loss of TRL's SFTTrainer, which never holds all logits.
-Task = Literal["sequence-classification", "causal-lm", "sft"]
+# `own` is a Trainer of the user's own, which brings its model and its rows.
+Task = Literal["sequence-classification", "causal-lm", "sft", "own"]
 Attention = Literal["eager", "sdpa"]
+Loop = Literal["trainer", "plain"]
 # Names of `TrainingArguments.optim`.
-OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd")
+OPTIMIZERS_OF_8_BITS = ("adamw_8bit", "adamw_bnb_8bit")
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", *OPTIMIZERS_OF_8_BITS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +33,8 @@ class TraceSettings:
         sequence_length: Tokens of each sequence: the longest that the run will see.
         eval_length: Tokens of each sequence of an evaluation; None for `sequence_length`.
         task: The head on the model, and the loss.
+        loop: `trainer` is the Trainer's; `plain` one that keeps the model's outputs, caches included, until the next forward
+            pass, and neither clips gradients nor evaluates.
         num_labels: Classes of a classification head; None for the number in the model's configuration.
         attention: `eager` keeps the attention weights, `sdpa` runs torch's scaled dot product attention; None for
             transformers' choice.
@@ -54,6 +59,7 @@ class TraceSettings:
     sequence_length: int
     eval_length: int | None = None
     task: Task = "sequence-classification"
+    loop: Loop = "trainer"
     num_labels: int | None = None
     attention: Attention | None = None
     padded: bool = True

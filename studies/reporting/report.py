@@ -5,6 +5,7 @@ The HTML file holds its data and the scripts that draw it, asks no server for an
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tradeoff.studies.reporting.report_data import counted_out, error_of, page_d
 from tradeoff.studies.reporting.report_tables import STATUSES, maps, steps, trust
 from tradeoff.studies.reporting.templating import render, render_html
 from tradeoff.studies.results.evidence import JudgedFront, judged_front
+from tradeoff.studies.results.fitted_table import FittedTable
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.tables import is_elsewhere, short_configuration, with_spread
 
@@ -96,6 +98,12 @@ def html_report(results: StudyResults) -> str:
             json.dumps(data | {"palettes": PALETTES}, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
         ),
     )
+
+
+def tables_page(title: str, tables: Sequence[FittedTable], notes: Sequence[str] = ()) -> str:
+    """Return tables, with sentences above them, as one HTML page that needs no network."""
+    palettes = {name: Markup(_variables(palette)) for name, palette in PALETTES.items()}
+    return render_html(PACKAGE, "tables.html.jinja", **palettes, font=FONT, title=title, tables=tables, notes=notes)
 
 
 def markdown_report(results: StudyResults) -> str:

@@ -33,7 +33,8 @@ def build_fake_model(config: PretrainedConfig, settings: TraceSettings, fake: Fa
     """
     # A copy: the caller's configuration may be used for other settings.
     config = type(config).from_dict(config.to_dict())
-    config.use_cache = False
+    if settings.loop == "trainer":
+        config.use_cache = False
     if settings.task == "sequence-classification":
         if settings.num_labels is not None:
             config.num_labels = settings.num_labels
@@ -67,7 +68,7 @@ def build_fake_model(config: PretrainedConfig, settings: TraceSettings, fake: Fa
         writes = settings.task != "sequence-classification"
         with torch.device("meta"):
             model = _with_adapters(model, settings, writes=writes)
-    _make_fake(model, fake)
+    make_fake(model, fake)
     model.train()
     return model  # type: ignore[no-any-return]
 
@@ -90,8 +91,12 @@ def fake_batch(model: Any, batch_size: int, settings: TraceSettings, *, evaluate
     return batch
 
 
-def _make_fake(model: torch.nn.Module, fake: FakeTensorMode) -> None:
-    """Put fake tensors of the CPU in place of a model's meta tensors, on which peft can build its adapters."""
+def make_fake(model: torch.nn.Module, fake: FakeTensorMode) -> dict[torch.Tensor, torch.Tensor]:
+    """Put fake tensors of the CPU in place of a model's own: of real ones, or of meta tensors, on which peft builds adapters.
+
+    Returns:
+        The fake tensor of each.
+    """
     made: dict[torch.Tensor, torch.Tensor] = {}  # a tied weight is one tensor in several places
 
     def of(tensor: torch.Tensor) -> torch.Tensor:
@@ -107,6 +112,7 @@ def _make_fake(model: torch.nn.Module, fake: FakeTensorMode) -> None:
                 setattr(module, name, of(parameter))
             for name, buffer in list(module.named_buffers(recurse=False, remove_duplicate=False)):
                 setattr(module, name, of(buffer))
+    return made
 
 
 def _with_adapters(model: Any, settings: TraceSettings, *, writes: bool) -> Any:

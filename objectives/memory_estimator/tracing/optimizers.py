@@ -4,11 +4,13 @@ Only the order and the size of their allocations matter, and these differ betwee
 parameters needs room for one of them, the foreach form for all at once, the fused form for none.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from tradeoff.objectives.memory_estimator.settings import OPTIMIZERS_OF_8_BITS
 
 # transformers.Trainer.get_decay_parameter_names.
 _WITHOUT_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
@@ -35,7 +37,44 @@ def build_optimizer(model: nn.Module, name: str, *, foreach: bool, weight_decay:
 
         adafactor: torch.optim.Optimizer = Adafactor(groups, lr=1e-5, scale_parameter=False, relative_step=False)
         return adafactor
+    if name in OPTIMIZERS_OF_8_BITS:
+        # The Trainer keeps the states of embeddings in 32 bits.
+        whole = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+        return AdamW8bit(groups, whole=whole)
     raise AssertionError(f"settings allow no optimizer {name!r}")
+
+
+class AdamW8bit(torch.optim.Optimizer):
+    """The states of AdamW in 8 bits: bitsandbytes/optim/optimizer.py, `Optimizer2State.init_state`.
+
+    Its kernels update parameters in place, one after the other; the states of one appear right before its first update.
+
+    Args:
+        parameters: Parameters, or groups of them.
+        whole: Parameters whose states have 32 bits.
+        block_size: Elements of a state that share a scale.
+    """
+
+    SMALLEST = 4096  # elements of a parameter whose states have 8 bits
+
+    def __init__(self, parameters: Any, *, whole: Iterable[Tensor] = (), block_size: int = 256) -> None:
+        super().__init__(parameters, {})
+        self._whole = {id(parameter) for parameter in whole}
+        self._block_size = block_size
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Create the states of parameters that have none yet."""
+        for parameter in (parameter for group in self.param_groups for parameter in group["params"]):
+            state = self.state[parameter]
+            if parameter.grad is None or state:
+                continue
+            is_whole = parameter.numel() < self.SMALLEST or id(parameter) in self._whole
+            for moment in ("state1", "state2"):
+                state[moment] = torch.empty(parameter.shape, dtype=torch.float32 if is_whole else torch.uint8)
+            if not is_whole:
+                for scales in ("absmax1", "absmax2"):
+                    state[scales] = torch.empty(-(-parameter.numel() // self._block_size), dtype=torch.float32)
 
 
 def clip_gradients(gradients: list[Tensor], max_norm: float) -> None:

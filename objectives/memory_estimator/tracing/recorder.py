@@ -1,5 +1,7 @@
 """Records when each storage of a running program is allocated and released."""
 
+import math
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -8,8 +10,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
-from tradeoff.objectives.memory_estimator.events import Category, Event
+from tradeoff.objectives.memory_estimator.events import HELD, PREVIOUS, Category, Event
 from tradeoff.objectives.memory_estimator.tracing.workspaces import MATRIX_PRODUCTS, kernel_workspace
+
+
+class TakesTooLong(Exception):
+    """A program runs longer than it may."""
 
 
 class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -25,6 +31,7 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         events: Everything recorded since the last call of `start`.
         in_backward: Set while a backward pass runs: on a GPU its thread has a workspace of its own.
         category: The category of what is being recorded.
+        until_s: The process's own time, as `time.process_time` has it, at which recording ends with `TakesTooLong`.
         skip_scalars: Leave out tensors without dimensions (the optimizer's step counters, which stay on the host).
     """
 
@@ -34,6 +41,7 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.events: list[Event] = []
         self.in_backward = False
         self.category = Category.ACTIVATIONS
+        self.until_s = math.inf
         self.skip_scalars = False
         self._prefix = ""
         self._num_keys = 0
@@ -69,9 +77,26 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for event in self.events
         ]
 
+    def hold(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Rename what this segment has allocated for these tensors, and what it leaves to the next one thereby."""
+        made = {tensor.untyped_storage()._cdata: tensor for tensor in tensors}
+        own = [tensor for address, tensor in made.items() if address in self._live and self._is_own(address)]
+        self.rename({f"{HELD}{index}": tensor for index, tensor in enumerate(own)}, Category.ACTIVATIONS)
+
+    def keep_held(self) -> None:
+        """Let what was held be that of an earlier segment, in the events to come."""
+        for address, (key, reference) in self._live.items():
+            if key.startswith(HELD):
+                self._live[address] = (PREVIOUS + key.removeprefix(HELD), reference)
+
+    def _is_own(self, address: int) -> bool:
+        return self._live[address][0].startswith(f"{self._prefix} ")
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if time.process_time() > self.until_s:
+            raise TakesTooLong
         result = func(*args, **(kwargs or {}))
         if func.namespace != "aten":
             return result

@@ -1,5 +1,6 @@
 """Traces the stages of a training run on fake tensors: what each one allocates and releases, in order."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -19,10 +20,14 @@ from tradeoff.objectives.memory_estimator.tracing.fake_tensors import (
 )
 from tradeoff.objectives.memory_estimator.tracing.language_loss import as_on_a_gpu, loss_of
 from tradeoff.objectives.memory_estimator.tracing.optimizers import bucket_sizes, build_optimizer, clip_gradients
-from tradeoff.objectives.memory_estimator.tracing.recorder import StorageRecorder
+from tradeoff.objectives.memory_estimator.tracing.outputs import tensors_in
+from tradeoff.objectives.memory_estimator.tracing.recorder import StorageRecorder, TakesTooLong
 from tradeoff.searchspace import Precision
 
-_HALF = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+# Of one core for one batch size. BERT-base takes 3 to 5 s; code that goes from token to token takes hours.
+MAX_TRACE_S = 300.0
+
+HALF = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
 
 class Tracer:
@@ -41,7 +46,7 @@ class Tracer:
         self._name = config.model_type
         self._fake = FakeTensorMode()
         self._recorder = StorageRecorder(settings.blas if settings.target == "cuda" else None)
-        self._model: Any = build_fake_model(config, settings, self._fake)
+        self._model: Any = self.build_model(config)
         self._recorder.start("build", Category.WEIGHTS)
         self._recorder.track(_in_order_of_transfer(self._model), "weight", Category.WEIGHTS)
         buckets = bucket_sizes(self._model.parameters()) if settings.num_devices > 1 else []
@@ -51,6 +56,7 @@ class Tracer:
         )
         self._checkpointing = False
         self._loss_outside = False
+        self._held: Any = None
         self._steps: tuple[tuple[Event, ...], tuple[Event, ...], tuple[Event, ...]] | None = None
 
     def trace(self, step_class: StepClass, batch_size: int) -> Segments:
@@ -68,6 +74,10 @@ class Tracer:
         self._loss_outside = True
         return self._trace(step_class, batch_size)
 
+    def build_model(self, config: PretrainedConfig) -> torch.nn.Module:
+        """Return the model on fake tensors, in training mode."""
+        return build_fake_model(config, self._settings, self._fake)
+
     def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer whose steps are traced."""
         settings = self._settings
@@ -78,10 +88,24 @@ class Tracer:
         return tuple(Event(key, None) for key in gradients)
 
     def _trace(self, step_class: StepClass, batch_size: int) -> Segments:
+        self._recorder.until_s = time.process_time() + MAX_TRACE_S
+        try:
+            return self._trace_stages(step_class, batch_size)
+        except TakesTooLong as error:
+            raise ValueError(
+                f"the memory of {self._name} models can't be estimated, since their code takes more than {MAX_TRACE_S:g} s"
+                " to trace: probes measure it anyway"
+            ) from error
+
+    def _trace_stages(self, step_class: StepClass, batch_size: int) -> Segments:
         model, recorder = self._model, self._recorder
         self._set_checkpointing(step_class.gradient_checkpointing)
         with self._tracing():
-            evaluation = self._evaluation(step_class, batch_size)
+            evaluation, predictions = self._evaluation(step_class, batch_size)
+            if self._settings.loop == "plain":
+                # What the first micro-batch finds is what another one has left.
+                self._micro_batch("before", step_class, batch_size)
+                model.zero_grad(set_to_none=True)
             self._micro_batch("first", step_class, batch_size)
             gradients = {f"gradient {index}": p.grad for index, p in enumerate(model.parameters()) if p.grad is not None}
             recorder.rename(gradients, Category.GRADIENTS)
@@ -91,11 +115,13 @@ class Tracer:
                 # The optimizer depends on the parameters alone: one trace is enough for every class.
                 self._steps = self._optimizer_steps(tuple(gradients))
             del gradients
+            self._held = None
             model.zero_grad(set_to_none=True)
         first_step, next_step, zero_gradients = self._steps
         return Segments(
             build=self._build,
             evaluation=evaluation,
+            predictions=predictions,
             first_micro_batch=first,
             next_micro_batch=following,
             first_step=first_step,
@@ -120,17 +146,21 @@ class Tracer:
             (model.enable_input_require_grads if on else model.disable_input_require_grads)()
         self._checkpointing = on
 
-    def _evaluation(self, step_class: StepClass, batch_size: int) -> tuple[Event, ...]:
+    def _evaluation(self, step_class: StepClass, batch_size: int) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
+        """Trace a batch of an evaluation; its predictions are few numbers, or none are kept."""
+        if self._settings.loop == "plain":
+            return (), ()
         self._recorder.start("evaluation", Category.ACTIVATIONS)
         self._model.eval()
         with torch.no_grad():
             self._forward(step_class, batch_size, evaluates=True)
         self._model.train()
-        return tuple(self._recorder.events)
+        return tuple(self._recorder.events), ()
 
     def _micro_batch(self, name: str, step_class: StepClass, batch_size: int) -> tuple[Event, ...]:
         """Trace one call of `Trainer.training_step`."""
         self._recorder.start(name, Category.ACTIVATIONS)
+        self._recorder.keep_held()
         loss = self._forward(step_class, batch_size)
         if step_class.precision is Precision.FP16:
             loss = loss * torch.full((), 65536.0)
@@ -140,6 +170,7 @@ class Tracer:
         finally:
             self._recorder.in_backward = False
         del loss
+        self._recorder.hold(tensors_in(self._held))
         return tuple(self._recorder.events)
 
     def _forward(self, step_class: StepClass, batch_size: int, *, evaluates: bool = False) -> Any:
@@ -148,10 +179,12 @@ class Tracer:
         if self._settings.task == "sft":
             inputs |= {"fused_lm_head": True, "use_cache": False}
         labels = inputs.pop("labels") if self._loss_outside else None
-        half = _HALF.get(step_class.precision)
+        half = HALF.get(step_class.precision)
         with torch.autocast("cpu", dtype=half) if half is not None else nullcontext():
             outputs = self._model(**inputs)
-        if half is not None:
+        if self._settings.loop == "plain":
+            self._held = outputs
+        elif half is not None:
             outputs = {name: _to_float32(value) for name, value in outputs.items()}
         if labels is not None:
             if labels.is_floating_point():

@@ -18,10 +18,23 @@ MATRIX_PRODUCTS = frozenset(
 
 def kernel_workspace(name: str, arguments: Sequence[Any], blas: BlasWorkspace) -> list[int]:
     """Return the sizes in bytes of what an operator allocates while it runs, besides its results."""
-    if name == "aten::addmm":
-        return [blas.cublaslt_bytes]
+    if name in MATRIX_PRODUCTS:
+        return _matrix_copies(arguments) + ([blas.cublaslt_bytes] if name == "aten::addmm" else [])
     formula = _FORMULAS.get(name)
     return formula(arguments) if formula is not None else []
+
+
+def _matrix_copies(arguments: Sequence[Any]) -> list[int]:
+    """Blas.cpp, prepare_matrix_for_cublas: rows and columns that cuBLAS can't read, as an expanded gradient's, are copied."""
+    matrices = [each for each in arguments if isinstance(each, torch.Tensor) and each.dim() >= 2]
+    return [each.numel() * each.element_size() for each in matrices if not _is_readable(each)]
+
+
+def _is_readable(matrix: torch.Tensor) -> bool:
+    (num_rows, num_columns), (row, column) = matrix.shape[-2:], matrix.stride()[-2:]
+    if 1 in (num_rows, num_columns) and 0 not in (row, column):
+        return True
+    return (row == 1 and column >= max(1, num_rows)) or (column == 1 and row >= max(1, num_columns))
 
 
 def _embedding_backward(arguments: Sequence[Any]) -> list[int]:

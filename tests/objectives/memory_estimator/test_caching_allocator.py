@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradeoff.objectives.memory_estimator.caching_allocator import MIB, AllocationError, CachingAllocator
+from tradeoff.objectives.memory_estimator.expandable_segments import ExpandableAllocator
 
 
 def held(allocator):
@@ -152,14 +153,46 @@ def test_what_is_requested_is_counted_without_rounding():
     assert allocator.peak_requested_bytes == 11 * MIB + 100
 
 
+def test_an_expandable_segment_grows_at_its_end_by_what_is_missing():
+    allocator = ExpandableAllocator()
+    allocator.allocate("a", 30 * MIB)
+    assert allocator.reserved_bytes == 40 * MIB
+    # Of 15 MiB, 10 are free at the end.
+    allocator.allocate("b", 15 * MIB)
+    assert allocator.reserved_bytes == 60 * MIB
+    allocator.release("a")
+    # What "a" has left comes before the end.
+    allocator.allocate("c", 14 * MIB)
+    allocator.allocate("d", 16 * MIB)
+    assert allocator.reserved_bytes == 60 * MIB
+    allocator.allocate("e", 20 * MIB)
+    assert allocator.reserved_bytes == 80 * MIB
+
+
+def test_a_full_gpu_gets_the_free_end_of_an_expandable_segment_back():
+    allocator = ExpandableAllocator(100 * MIB)
+    allocator.allocate("a", 30 * MIB)
+    allocator.allocate("b", 50 * MIB)
+    allocator.release("b")
+    assert allocator.reserved_bytes == 80 * MIB
+    # 50 MiB are free, in one block that ends at 80: two steps of 20.
+    for number in range(31):
+        allocator.allocate(number, MIB)
+    assert allocator.num_retries == 1
+    assert allocator.reserved_bytes == (80 - 40 + 2 * 16) * MIB
+    with pytest.raises(AllocationError):
+        allocator.allocate("c", 60 * MIB)
+
+
 SIZES = st.one_of(
     st.integers(1, 2000), st.integers(MIB // 2, 3 * MIB), st.sampled_from([MIB, 10 * MIB, 20 * MIB]), st.integers(MIB, 50 * MIB)
 )
 
 
+@pytest.mark.parametrize("kind", [CachingAllocator, ExpandableAllocator])
 @given(st.lists(st.tuples(st.booleans(), SIZES, st.integers(0, 100)), max_size=60), st.sampled_from([None, 64 * MIB]))
-def test_blocks_never_overlap_and_cover_what_is_reserved(steps, capacity_bytes):
-    allocator = CachingAllocator(capacity_bytes)
+def test_blocks_never_overlap_and_cover_what_is_reserved(kind, steps, capacity_bytes):
+    allocator = kind(capacity_bytes)
     live = []
     for number, (releases, num_bytes, chosen) in enumerate(steps):
         if releases and live:

@@ -70,6 +70,16 @@ def test_what_depends_on_the_data_is_told_apart(operation):
         operation(torch.ones(3))
 
 
+def test_an_expanded_matrix_is_copied_for_its_product():
+    recorder = StorageRecorder(BlasWorkspace(cublas_bytes=0, cublaslt_bytes=0))
+    recorder.start("step", Category.ACTIVATIONS)
+    with FakeTensorMode(), recorder:
+        matrix = torch.ones(8, 4)
+        torch.mm(torch.ones(()).expand(16, 8), matrix)
+        torch.mm(torch.ones(8, 16).T, matrix)
+    assert [event.num_bytes for event in recorder.events if event.category is Category.WORKSPACE] == [0, 16 * 8 * 4]
+
+
 def test_a_recorder_names_operators_and_their_workspaces_and_sees_the_last_reference_go():
     recorder = StorageRecorder(BlasWorkspace(cublas_bytes=1000, cublaslt_bytes=10))
     recorder.start("step", Category.ACTIVATIONS)

@@ -40,6 +40,11 @@ def test_a_second_step_can_not_reuse_the_block_that_the_state_split():
     assert reserved_mib(accumulation_steps=1) == 120
 
 
+def test_a_segment_that_grows_joins_what_the_gradient_left_to_what_the_state_left():
+    # Weights 20, activation 40, gradient 20; then state and 40 free, which the activation takes, and another gradient.
+    assert reserved_mib(accumulation_steps=1, expandable_segments=True) == 100
+
+
 def test_accumulation_adds_the_gradients_that_are_held():
     # Weights 20, activation 40, gradient 20, and 20 to be added to it.
     assert reserved_mib(accumulation_steps=2, length=RunLength(micro_batches_per_epoch=2, epochs=1)) == 100

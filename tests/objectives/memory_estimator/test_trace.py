@@ -170,6 +170,23 @@ def test_adafactor_keeps_less_than_one_moment():
     assert 0 < left_bytes(segments.first_step, Category.OPTIMIZER) < 0.2 * parameters
 
 
+def test_an_optimizer_of_8_bits_keeps_two_bytes_and_two_scales_in_256_but_for_embeddings_and_small_parameters():
+    config = BertConfig(**CONFIG.to_diff_dict() | {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 16})
+    segments = Tracer(config, settings(optimizer="adamw_8bit")).trace(PLAIN, 2)
+    expected = 0
+    for name, parameter in BertForSequenceClassification(config).named_parameters():
+        elements = parameter.numel()
+        is_whole = elements < 4096 or name.endswith("embeddings.weight")
+        expected += 8 * elements if is_whole else 2 * elements + 2 * 4 * -(-elements // 256)
+    assert left_bytes(segments.first_step, Category.OPTIMIZER) == expected
+
+
+def test_a_model_that_takes_too_long_to_trace_is_named_in_a_sentence(monkeypatch):
+    monkeypatch.setattr("tradeoff.objectives.memory_estimator.tracing.trace.MAX_TRACE_S", 0.0)
+    with pytest.raises(ValueError, match="the memory of bert models can't be estimated, since their code takes more than 0 s"):
+        Tracer(CONFIG, settings()).trace(PLAIN, 2)
+
+
 def test_checkpointing_takes_less_for_activations(tracer):
     checkpointed = tracer.trace(StepClass(gradient_checkpointing=True, precision=Precision.FP32), 8)
     assert peak_bytes(checkpointed.next_micro_batch) < 0.8 * peak_bytes(tracer.trace(PLAIN, 8).next_micro_batch)

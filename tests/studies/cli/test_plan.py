@@ -2,7 +2,9 @@
 
 import json
 import sys
+from pathlib import Path
 
+import own_trainers
 import pytest
 from transformers import AlbertConfig, BertConfig, LongformerConfig, ViTConfig
 
@@ -157,7 +159,11 @@ def test_a_language_model_is_planned_with_the_loss_of_its_trainer(capsys):
     rows = printed(capsys, preset="embedded-lm", overrides=[*small, *ONCE, "space.packing=[false, true]"])
     assert [row["params"]["packing"] for row in rows] == [False, True]
     # Two texts of 32 tokens, and a tile of 32,768 words for each that has a successor.
-    assert all(row["lower_bound_mib"] - 274 > 62 * 32_768 * 4 / 1024**2 for row in rows)
+    tile_mib = 62 * 32_768 * 4 / 1024**2
+    assert all(row["lower_bound_mib"] - 274 > tile_mib for row in rows)
+    # A loop of one's own has all logits instead, of a vocabulary much smaller than a tile.
+    [plain] = printed(capsys, preset="embedded-lm", overrides=[*small, *ONCE, "space.packing=false"], loop="plain")
+    assert plain["lower_bound_mib"] - 274 < tile_mib
 
 
 def test_compiled_code_is_not_planned_and_that_is_said(capsys, study_file):
@@ -191,6 +197,55 @@ def test_each_of_several_devices_holds_the_buckets_of_its_gradients(capsys, stud
     assert "without what NCCL keeps" in err
 
 
+OWN = """
+job: {{build: "own_trainers:{function}", python_path: {folder}, metric: null}}
+space:
+  per_device_train_batch_size: [2, 4]
+  gradient_accumulation_steps: [1]
+  gradient_checkpointing: [false]
+  precision: [fp32, bf16]
+  learning_rate: [1.0e-5, 1.0e-4]
+"""
+
+
+@pytest.fixture
+def own_study(tmp_path):
+    def write(function):
+        path = tmp_path / f"{function}.yaml"
+        path.write_text(OWN.format(function=function, folder=Path(own_trainers.__file__).parent))
+        return path
+
+    return write
+
+
+def test_a_trainer_of_ones_own_is_planned_as_the_built_in_tasks_are(capsys, own_study):
+    rows = printed(capsys, study_file=own_study("images"), device_memory=8000)
+    assert [(row["params"]["per_device_train_batch_size"], row["params"]["precision"]) for row in rows] == [
+        (2, "fp32"), (2, "bf16"), (4, "fp32"), (4, "bf16"),
+    ]  # fmt: skip
+    assert all(row["fits"] for row in rows)
+    assert rows[0]["parts"]["optimizer"] == pytest.approx(2 * rows[0]["parts"]["weights"], rel=0.1) != 0
+
+
+def test_a_trainer_of_ones_own_that_fails_is_said_in_a_sentence(own_study):
+    with pytest.raises(TradeoffError, match=r"job.build 'own_trainers:broken' fails .*: RuntimeError: no such data"):
+        plan(own_study("broken"))
+    with pytest.raises(TradeoffError, match="--loop plain is for the built-in tasks"):
+        plan(own_study("images"), loop="plain")
+
+
+def test_a_page_holds_the_tables_and_needs_nothing_but_itself(capsys, study_file, tmp_path):
+    page = tmp_path / "memory.html"
+    plan(study_file, device_memory=8000, output_format="html", output=page)
+    assert str(page) in capsys.readouterr().out
+    text = page.read_text()
+    for title in ("Estimated peak memory, MiB", "The largest batch that fits in 8,000 MiB"):
+        assert f"<h2>{title}</h2>" in text
+    assert "The CUDA context is taken to be 417 MiB" in text
+    assert "http" not in text
+    assert text.count("<tr>") == 2 + 4 + 2
+
+
 def test_the_embedded_study_needs_no_file(capsys):
     rows = printed(capsys, preset="embedded", overrides=["space.precision=fp32", "space.per_device_train_batch_size=8"])
     assert {row["params"]["per_device_train_batch_size"] for row in rows} == {8}
@@ -204,6 +259,7 @@ def test_the_embedded_study_needs_no_file(capsys):
         ([], {"device_memory": 100}, "must exceed its CUDA context"),
         ([], {"sequence_length": 4000}, "must not exceed the 512 positions"),
         ([], {"frontier": True}, "--frontier requires the GPU's memory"),
+        ([], {"output": Path("memory.html")}, "--output is the file of an HTML page"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(study_file, overrides, arguments, message):

@@ -16,11 +16,11 @@ from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.memory_estimator.job import estimate_for_search
 from tradeoff.searchspace import Categorical, LearningClass, Precision, SearchSpace, TrialParameters
-from tradeoff.studies.cli.plan import estimate_memory
 from tradeoff.studies.config.availability import available_space
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import validated
 from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.execution.space_estimates import estimate_memory
 from tradeoff.studies.results.tables import short_class, short_configuration, show_parameter
 from tradeoff.studies.samplers.metric_gp import MetricGP
 from tradeoff.studies.samplers.survey import Depth, next_probe
@@ -205,7 +205,7 @@ def test_compiling_counts_in_the_time_of_a_training_and_not_in_that_of_a_step() 
 
 
 def test_a_plan_has_every_optimizer_that_a_study_searches() -> None:
-    estimates, _ = estimate_memory(study(optim=["sgd", "adafactor"]))
+    estimates = estimate_memory(study(optim=["sgd", "adafactor"])).estimates
     assert {estimate.parameters["optim"] for estimate in estimates} == {"sgd", "adafactor"}
 
 
