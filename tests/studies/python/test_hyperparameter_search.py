@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import BestRun
 
 import tradeoff
-from tradeoff.studies.python.hyperparameter_search import _Rebuilt, _space, _suggested
+from tradeoff.studies.python.hyperparameter_search import _OF_TRIALS, _Rebuilt, _space, _suggested
 from tradeoff.studies.workers import run as runner
 
 
@@ -70,10 +70,15 @@ def test_what_is_not_suggested_is_as_the_trainer_says() -> None:
 
 
 def test_a_trial_trains_with_the_trainers_own_arguments_where_it_sets_none() -> None:
-    trainer = made(adam_beta1=0.8, remove_unused_columns=False, weight_decay=0.1, save_steps=7, logging_steps=3)
-    rebuilt = _Rebuilt.of(
-        trainer, lambda metrics: 1.0, "eval_score", set_by_trials={"weight_decay", "per_device_train_batch_size"}
+    trainer = made(
+        per_device_train_batch_size=4,
+        adam_beta1=0.8,
+        remove_unused_columns=False,
+        weight_decay=0.1,
+        save_steps=7,
+        logging_steps=3,
     )
+    rebuilt = _Rebuilt.of(trainer, lambda metrics: 1.0, "eval_score", set_by_trials=_OF_TRIALS)
     trial = TrainingArguments("trial", use_cpu=True, per_device_train_batch_size=2, report_to="none")
     found = rebuilt(trial).args
     assert (found.adam_beta1, found.remove_unused_columns, found.per_device_train_batch_size) == (0.8, False, 2)
