@@ -7,14 +7,15 @@ if TYPE_CHECKING:
     from tradeoff.objectives.objective import TrialFailed
     from tradeoff.studies.errors import StudyFailed, TradeoffError
     from tradeoff.studies.python.arguments import training_arguments
+    from tradeoff.studies.python.chosen import Configuration
     from tradeoff.studies.python.hyperparameter_search import hyperparameter_search
     from tradeoff.studies.python.objective import DecoupledSampler, Objective
-    from tradeoff.studies.python.result import Configuration, Result, load
+    from tradeoff.studies.python.result import Result, load
     from tradeoff.studies.python.search import search
 
 # Where each name is from: importing the package itself imports no other library.
 _PLACES = {
-    "Configuration": "tradeoff.studies.python.result",
+    "Configuration": "tradeoff.studies.python.chosen",
     "DecoupledSampler": "tradeoff.studies.python.objective",
     "Objective": "tradeoff.studies.python.objective",
     "Result": "tradeoff.studies.python.result",

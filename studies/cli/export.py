@@ -1,8 +1,6 @@
 """`tradeoff export`: writes a configuration of the front as files to train with."""
 
-import sys
 from dataclasses import replace
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +11,7 @@ from tradeoff.objectives.job.jobs import CustomJob, parse_job
 from tradeoff.studies.cli import options
 from tradeoff.studies.cli.confirm import confirm_choice
 from tradeoff.studies.cli.options import code_and_study, results_of, selection_of
-from tradeoff.studies.errors import TradeoffError
+from tradeoff.studies.config.stored import check_module
 from tradeoff.studies.execution.output import say
 from tradeoff.studies.export.export import check_output
 from tradeoff.studies.export.export import export as write_export
@@ -79,23 +77,9 @@ def export(
         searched={name: [value] for name, value in choice.record.params.items()},
     )
     if isinstance(job, CustomJob):
-        _check_module(job)
+        check_module(job)
     results = replace(results, config={**results.config, "job": job.model_dump(mode="json")})
     written = write_export(results, choice, output, targets=targets)
     say(f"{capitalized(choice.record.origin)} of {results.name}: {choice.why}.")
     for path in written:
         say(f"  {path}")
-
-
-def _check_module(job: CustomJob) -> None:
-    """Check that the exported script will find the module of a function.
-
-    Raises:
-        TradeoffError: It is not there.
-    """
-    package = job.build.partition(":")[0].partition(".")[0]
-    if PathFinder.find_spec(package, [job.python_path or "", *sys.path]) is None:
-        raise TradeoffError(
-            f"job.build {job.build!r} must name a module, and there is no {package} in {job.python_path}; name its directory:"
-            f" --build DIRECTORY/{job.build}"
-        )

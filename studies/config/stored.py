@@ -7,9 +7,11 @@ has named the same, in an option of the command or in a study file of their own.
 
 import os
 import shlex
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +131,17 @@ def stored_config(attributes: Mapping[str, Any], *, name: str, place: str, allow
 def values_of(space: SearchSpace) -> dict[str, tuple[Any, ...]]:
     """Return the values of each parameter of a space, or the ends of a range."""
     return {name: domain.examples() for name, domain in space.domains.items()}
+
+
+def check_module(job: CustomJob) -> None:
+    """Check that the exported script will find the module of a function.
+
+    Raises:
+        TradeoffError: It is not there.
+    """
+    package = job.build.partition(":")[0].partition(".")[0]
+    if PathFinder.find_spec(package, [job.python_path or "", *sys.path]) is None:
+        raise TradeoffError(
+            f"job.build {job.build!r} must name a module, and there is no {package} in {job.python_path}; name its directory:"
+            f" --build DIRECTORY/{job.build}"
+        )

@@ -1,7 +1,7 @@
 """What a search has found, for a program or a notebook."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from tradeoff.objectives.job.jobs import parse_job
+from tradeoff.studies.config.stored import NO_CODE, AllowedCode
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.export.export import export, export_files
-from tradeoff.studies.python.arguments import arguments_of
+from tradeoff.studies.python.chosen import Configuration
 from tradeoff.studies.python.errors import speaking_python
+from tradeoff.studies.python.functions import job_of as job_of_function
 from tradeoff.studies.reporting.plots import trade_off_plots
 from tradeoff.studies.reporting.report import check_report, html_report, markdown_report, write_report
 from tradeoff.studies.results.criteria import Limit, Within
 from tradeoff.studies.results.ending import nothing_completed
 from tradeoff.studies.results.evidence import JudgedFront, judged_front
 from tradeoff.studies.results.results import StudyResults, read_results
-from tradeoff.studies.results.selection import Choice, Selection, choose
-from tradeoff.studies.results.tables import front_as_json, parameter_names, short_configuration
+from tradeoff.studies.results.selection import Selection, choose
+from tradeoff.studies.results.tables import front_as_json, parameter_names
 from tradeoff.studies.storage.opening import load_study, open_storage
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 
@@ -29,64 +29,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MARKDOWN = (".md", ".markdown")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Configuration:
-    """One configuration of a study, chosen from its front.
-
-    Example:
-        >>> knee = result.knee
-        >>> sorted(knee.values)
-        ['accuracy', 'peak_memory_mib', 'train_time_s']
-        >>> knee.why
-        'the knee of the front'
-        >>> files = knee.export("chosen")
-
-    Attributes:
-        trial: The number of its trial; None if it is derived and not published yet.
-        params: The searched parameters by name.
-        values: The objectives by name.
-        sources: For each objective, where its value comes from: "measured", "probe", "trained in trial 12", ...
-        why: Why it was chosen.
-    """
-
-    trial: int | None
-    params: Mapping[str, Any]
-    values: Mapping[str, float]
-    sources: Mapping[str, str]
-    why: str
-    _results: StudyResults
-    _choice: Choice
-
-    def __repr__(self) -> str:
-        values = ", ".join(f"{name}={value:g}" for name, value in self.values.items())
-        return f"<{short_configuration(self.params)}: {values}; {self.why}>"
-
-    @speaking_python
-    def export(self, output: str | Path) -> list[Path]:
-        """Write the configuration as files to train with, as `tradeoff export --no-confirm` does.
-
-        Args:
-            output: A directory that does not exist yet, or is empty. `tradeoff.training_arguments` reads it.
-
-        Returns:
-            The files. `train.py` is not among them if the study's function is one of a notebook or a script.
-
-        Raises:
-            TradeoffError: It is not empty, or can't be written.
-        """
-        return export(self._results, self._choice, Path(output))
-
-    def training_arguments(self, output_dir: str | Path = "model", **changes: Any) -> Any:
-        """Return the `transformers.TrainingArguments` that train it, as its trial did.
-
-        Args:
-            output_dir: Where the Trainer may write.
-            changes: Further arguments, or other values for some.
-        """
-        files = export_files(self._results, self._choice, output_dir=str(output_dir))
-        return arguments_of(parse_job(self._results.config["job"]), json.loads(files["training_args.json"]) | changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +50,7 @@ class Result:
 
     study: optuna.Study
     _results: StudyResults
+    _allowed: AllowedCode = NO_CODE
 
     def __repr__(self) -> str:
         return f"<study {self._results.name!r}: {self._results.summary()}; {len(self._judged.records)} on the front>"
@@ -220,11 +163,12 @@ class Result:
             why=choice.why,
             _results=self._results,
             _choice=choice,
+            _allowed=self._allowed,
         )
 
-    def export(self, output: str | Path) -> list[Path]:
+    def export(self, output: str | Path, *, to: Sequence[str] = ()) -> list[Path]:
         """Write the knee as files to train with; see `Configuration.export`."""
-        return self.knee.export(output)
+        return self.knee.export(output, to=to)
 
     @speaking_python
     def report(self, output: str | Path = "report.html") -> Path:
@@ -262,7 +206,13 @@ class Result:
 
 
 @speaking_python
-def load(name: str | None = None, *, storage: str = DEFAULT_STORAGE) -> Result:
+def load(
+    name: str | None = None,
+    *,
+    storage: str = DEFAULT_STORAGE,
+    build: str | Callable[..., Any] | None = None,
+    trust_remote_code: bool = False,
+) -> Result:
     """Return what a stored study has found, while it still runs too.
 
     Example:
@@ -273,9 +223,20 @@ def load(name: str | None = None, *, storage: str = DEFAULT_STORAGE) -> Result:
     Args:
         name: The study's name; None for the one created last.
         storage: A database URL, or the path of a SQLite file.
+        build: The function of the study, or `[DIRECTORY/]MODULE:FUNCTION`: an export calls it only if you name it too, since
+            whoever can write to the storage could name any.
+        trust_remote_code: Let an export run code that comes with its model or data set from the Hub.
 
     Raises:
         TradeoffError: There is no such study or storage.
     """
+    named = None if build is None else job_of_function(build)[0] if callable(build) else build
+    if isinstance(named, dict):
+        named = f"{named['python_path']}/{named['build']}"
+    return read(name, storage, AllowedCode(build=named, trust_remote_code=trust_remote_code))
+
+
+def read(name: str | None, storage: str, allowed: AllowedCode) -> Result:
+    """Return what a stored study has found, with the code that its exports may name."""
     study = load_study(name, open_storage(storage, create=False))
-    return Result(study=study, _results=read_results(study))
+    return Result(study=study, _results=read_results(study), _allowed=allowed)

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tradeoff.studies.config.stored import AllowedCode
 from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.python.configuration import Build, configured
 from tradeoff.studies.python.errors import speaking_python
 from tradeoff.studies.python.progress import progress_display, quiet_optuna
-from tradeoff.studies.python.result import Result, load
+from tradeoff.studies.python.result import Result, read
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 from tradeoff.studies.workers.run import run_study
 
@@ -89,4 +90,4 @@ def search(
             function=function,
             interrupts=Interrupts(exits=False),
         )
-        return load(config.name, storage=storage)
+        return read(config.name, storage, AllowedCode(job=config.job, space=config.search_space()))

@@ -61,8 +61,17 @@ def test_a_closure_is_searched_and_its_front_is_a_table(capfd: pytest.CaptureFix
 
 def test_a_study_of_a_function_of_a_module_is_exported_with_a_script() -> None:
     result = searched(line_trainer.build)
-    assert "train.py" in {path.name for path in result.export("chosen")}
+    assert "train.py" in {path.name for path in result.export("chosen", to=["deepspeed"])}
     assert tradeoff.load().front.equals(result.front)
+
+
+def test_a_loaded_study_is_exported_only_with_code_that_is_named_again(tmp_path: Path) -> None:
+    searched(line_trainer.build, trials=1)
+    with pytest.raises(tradeoff.TradeoffError, match=r"code runs only if you name it yourself, .* names line_trainer:build"):
+        tradeoff.load().export("chosen")
+    assert not (tmp_path / "chosen").exists()
+    for position, build in enumerate((line_trainer.build, f"{Path(line_trainer.__file__).parent}/line_trainer:build")):
+        assert tradeoff.load(build=build).export(f"chosen-{position}")
 
 
 def test_the_same_call_goes_on_and_a_changed_function_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
