@@ -49,6 +49,7 @@ def cuda_dispatch(*, flash_attention: bool = True, operators: Mapping[str, Opera
         "softmax.int": softmax(torch.ops.aten._softmax.default),
         "log_softmax.int": softmax(torch.ops.aten._log_softmax.default),
         "scaled_dot_product_attention": _attention(flash_attention),
+        "_grouped_mm": _grouped_product,
     }
     library: Any = Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     try:
@@ -83,6 +84,27 @@ def _dropout(input: Tensor, p: float, train: bool) -> Tensor:
     if not train or p == 0 or input.numel() == 0:
         return input
     return torch.native_dropout(input, p, train)[0]
+
+
+class _GroupedProduct(torch.autograd.Function):
+    """Products of groups of rows with a matrix each, whatever their type: fake tensors know those of bfloat16 alone."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, matrices: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, matrices)
+        return rows.new_empty(rows.size(0), matrices.size(-1))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        return tuple(  # type: ignore[return-value]
+            gradient.new_empty(saved.shape) if needed else None
+            for saved, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True)
+        )
+
+
+def _grouped_product(rows: Tensor, matrices: Tensor, offs: Tensor, bias: None = None, out_dtype: None = None) -> Any:
+    # A mixture of experts; aten/src/ATen/native/cuda/GroupedBlas.cpp allocates nothing but the result.
+    return _GroupedProduct.apply(rows, matrices)  # type: ignore[no-untyped-call]
 
 
 def softmax(kernel: Operator) -> Operator:

@@ -6,7 +6,14 @@ import pytest
 import torch
 from memory_events import left_bytes, peak_bytes
 from torch.nn import functional
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.objectives.memory_estimator.events import Category, LinearSegments
@@ -179,6 +186,20 @@ def test_an_optimizer_of_8_bits_keeps_two_bytes_and_two_scales_in_256_but_for_em
         is_whole = elements < 4096 or name.endswith("embeddings.weight")
         expected += 8 * elements if is_whole else 2 * elements + 2 * 4 * -(-elements // 256)
     assert left_bytes(segments.first_step, Category.OPTIMIZER) == expected
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_a_mixture_of_experts_is_traced_in_every_precision(precision):
+    config = MixtralConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, vocab_size=50
+    )
+    step_class = StepClass(gradient_checkpointing=False, precision=precision)
+    segments = Tracer(config, settings(task="causal-lm")).trace(step_class, 2)
+    weights = sum(each.numel() * 4 for each in MixtralForCausalLM(config).parameters())
+    assert left_bytes(segments.first_micro_batch, Category.GRADIENTS) == weights
+    # Each of 32 tokens goes to two of the experts, whose first product has 2 x 64 columns, in the type of their weights.
+    rows = 2 * 32
+    assert rows * 2 * 64 * 4 in [event.num_bytes for event in segments.evaluation]
 
 
 def test_a_model_that_takes_too_long_to_trace_is_named_in_a_sentence(monkeypatch):
