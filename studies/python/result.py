@@ -1,6 +1,7 @@
 """What a search has found, for a program or a notebook."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ from tradeoff.studies.results.ending import nothing_completed
 from tradeoff.studies.results.evidence import JudgedFront, judged_front
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Selection, choose
-from tradeoff.studies.results.tables import front_as_json, parameter_names
+from tradeoff.studies.results.tables import front_as_json, front_table, parameter_names
 from tradeoff.studies.storage.opening import load_study, open_storage
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 
@@ -35,7 +36,7 @@ _MARKDOWN = (".md", ".markdown")
 class Result:
     """A study as of one read: its front, the choice from it, and what can be made of it.
 
-    In a notebook it is shown as its front.
+    In a notebook it is shown as its front, and printed as the table of `tradeoff front`.
 
     Example:
         >>> result = tradeoff.load("reviews")
@@ -54,6 +55,12 @@ class Result:
 
     def __repr__(self) -> str:
         return f"<study {self._results.name!r}: {self._results.summary()}; {len(self._judged.records)} on the front>"
+
+    def __str__(self) -> str:
+        if not self._judged.records:
+            return repr(self)
+        table = front_table(self._judged, title=f"Pareto front of {self._results.name}", caption=self._results.summary())
+        return "\n".join(line.plain for line in table.lines(shutil.get_terminal_size().columns))
 
     def _repr_html_(self) -> str:
         return str(self.front.to_html())

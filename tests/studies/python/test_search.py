@@ -46,6 +46,8 @@ def test_a_closure_is_searched_and_its_front_is_a_table(capfd: pytest.CaptureFix
     assert "knee" in result.front.loc[result.knee.trial, "marks"]
     assert result.front.loc[result.knee.trial, "eval_loss"] == result.knee.values["eval_loss"]
     assert "eval_loss" in result._repr_html_()
+    assert str(result).startswith("Pareto front of study\n")
+    assert repr(result).startswith("<study 'study': 3 trials: 3 completed; ")
     assert result.plot().data
     assert optuna.visualization.plot_pareto_front(result.study).data
     best = result.within(eval_loss="0%")
@@ -203,6 +205,7 @@ def test_two_workers_are_each_sent_the_function() -> None:
 def test_an_empty_study_has_an_empty_front_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     result = searched(line_trainer.build, timeout_s=0)
     assert result.front.empty
+    assert str(result) == repr(result)
     with pytest.raises(tradeoff.TradeoffError, match="nothing has completed"):
         _ = result.knee
     with pytest.raises(tradeoff.TradeoffError, match="nothing has completed"):
