@@ -4,6 +4,7 @@ import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -56,6 +57,18 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._num_keys = 0
         self._blas_threads = set()
         self.category = category
+
+    def segment(self) -> tuple[Event, ...]:
+        """Return the events in an order that every trace of the segment has.
+
+        What is released at once, as the copies that autocast keeps of weights, comes in an order of addresses; after the last
+        of these releases the allocator is the same in any order.
+        """
+        ordered: list[Event] = []
+        for is_release, events in groupby(self.events, key=lambda event: event.num_bytes is None):
+            run = list(events)
+            ordered += sorted(run) if is_release else run
+        return tuple(ordered)
 
     def track(self, tensors: Iterable[torch.Tensor], name: str, category: Category) -> None:
         """Record storages that exist already as allocated now, named in order."""

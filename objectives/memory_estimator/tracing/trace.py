@@ -109,7 +109,7 @@ class Tracer:
             self._micro_batch("first", step_class, batch_size)
             gradients = {f"gradient {index}": p.grad for index, p in enumerate(model.parameters()) if p.grad is not None}
             recorder.rename(gradients, Category.GRADIENTS)
-            first = tuple(recorder.events)
+            first = recorder.segment()
             following = self._micro_batch("next", step_class, batch_size)
             if self._steps is None:
                 # The optimizer depends on the parameters alone: one trace is enough for every class.
@@ -155,7 +155,7 @@ class Tracer:
         with torch.no_grad():
             self._forward(step_class, batch_size, evaluates=True)
         self._model.train()
-        return tuple(self._recorder.events), ()
+        return self._recorder.segment(), ()
 
     def _micro_batch(self, name: str, step_class: StepClass, batch_size: int) -> tuple[Event, ...]:
         """Trace one call of `Trainer.training_step`."""
@@ -171,7 +171,7 @@ class Tracer:
             self._recorder.in_backward = False
         del loss
         self._recorder.hold(tensors_in(self._held))
-        return tuple(self._recorder.events)
+        return self._recorder.segment()
 
     def _forward(self, step_class: StepClass, batch_size: int, *, evaluates: bool = False) -> Any:
         """Run `Trainer.compute_loss` for a model prepared by accelerate, which converts half-precision outputs to float32."""
@@ -212,7 +212,7 @@ class Tracer:
             }
             recorder.rename(state, Category.OPTIMIZER)
             del state
-            steps.append(tuple(recorder.events))
+            steps.append(recorder.segment())
         recorder.skip_scalars = False
         return steps[0], steps[1], self.zero_gradients(gradients)
 

@@ -98,7 +98,7 @@ class TrainerTracer(Tracer):
         sizes = [tensor.nbytes for tensor in tensors_in(kept)]
         del kept
         predictions = tuple(Event(f"predictions {index}", size, Category.ACTIVATIONS) for index, size in enumerate(sizes))
-        return tuple(recorder.events), predictions
+        return recorder.segment(), predictions
 
     def _forward(self, step_class: StepClass, batch_size: int, *, evaluates: bool = False) -> Any:
         trainer = self._trainer
