@@ -36,7 +36,7 @@ _AXOLOTL = {
         for name in (
             "gradient_accumulation_steps", "learning_rate", "lr_scheduler_kwargs", "weight_decay", "max_grad_norm",
             "adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "optim_target_modules", "seed", "bf16", "fp16", "tf32",
-            "gradient_checkpointing", "gradient_checkpointing_kwargs", "dataloader_num_workers", "dataloader_pin_memory",
+            "gradient_checkpointing", "gradient_checkpointing_kwargs", "dataloader_num_workers",
             "dataloader_prefetch_factor", "dataloader_drop_last", "torch_compile", "torch_compile_backend",
             "torch_compile_mode", "neftune_noise_alpha", "ddp_bucket_cap_mb", "ddp_broadcast_buffers",
             "ddp_find_unused_parameters",
