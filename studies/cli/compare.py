@@ -1,11 +1,10 @@
 """`tradeoff compare`: two trials, or two studies, side by side."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tradeoff.searchspace.domains import is_number
 from tradeoff.studies.cli.options import StorageUrl, TableOrJson
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.display import print_result
@@ -69,22 +68,8 @@ def as_json(comparison: Comparison) -> str:
 
 def as_table(comparison: Comparison) -> FittedTable:
     """Return the comparison for a person, with the better value of each line in bold."""
-    lines = []
-    for row in comparison.rows:
-        change = "" if row.difference is None or row.difference == 0 else f"{row.difference:+,.{row.digits}f}"
-        if change and row.ratio is not None:
-            change += f" (x {row.ratio:.2f})"
-        lines.append([row.label, _show(row.a, row.digits), _show(row.b, row.digits), change])
     better = {(position, 1 + "ab".index(row.better)) for position, row in enumerate(comparison.rows) if row.better}
     head = ["", comparison.a, comparison.b, "B minus A"]
-    return FittedTable(head=head, rows=lines, left=[""], notes=comparison.notes, bold=frozenset(better))
-
-
-def _show(value: Any, digits: int | None) -> str:
-    if is_number(value):
-        return f"{value:g}" if digits is None else f"{value:,.{digits}f}"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, list):
-        return ", ".join(_show(item, None) for item in value)
-    return "" if value is None else str(value)
+    return FittedTable(
+        head=head, rows=[row.texts() for row in comparison.rows], left=[""], notes=comparison.notes, bold=frozenset(better)
+    )

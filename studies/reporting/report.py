@@ -20,6 +20,7 @@ from tradeoff.studies.reporting.plot_style import FONT
 from tradeoff.studies.reporting.report_data import counted_out, error_of, page_data
 from tradeoff.studies.reporting.report_tables import STATUSES, maps, steps, trust
 from tradeoff.studies.reporting.templating import render, render_html
+from tradeoff.studies.results.compare import compare_studies
 from tradeoff.studies.results.evidence import JudgedFront, judged_front
 from tradeoff.studies.results.fitted_table import FittedTable
 from tradeoff.studies.results.results import StudyResults
@@ -56,13 +57,24 @@ _EXPECTED = (
     '<path d="M3 3h10v10H3z" fill="none" stroke="var(--soft)" stroke-width="1.4" stroke-dasharray="2 2"/>',
     "expected on the front, not trained",
 )
+_OTHER = '<path d="M3.5 3.5h9v9h-9z" fill="var(--soft)" stroke="var(--ink)" stroke-width="1.2"/>'
 _ERRORS = ('<path d="M8 1v14" stroke="var(--ink)" stroke-width="1.6" stroke-dasharray="2 2"/>', "its error")
 
 
-def html_report(results: StudyResults) -> str:
-    """Return the report as one HTML page that needs no network."""
+def html_report(results: StudyResults, other: StudyResults | None = None) -> str:
+    """Return the report as one HTML page that needs no network.
+
+    Args:
+        results: The study.
+        other: Another one, whose front is shown beside the study's; None for no other.
+
+    Raises:
+        TradeoffError: The two have different objectives or devices.
+    """
+    if other is not None:
+        _check_comparable(results, other)
     front = judged_front(results)
-    data = page_data(results, front)
+    data = page_data(results, front, None if other is None else (other, judged_front(other)))
     trust_lines, trust_rows = trust(results)
     over = any(record.outcome == "out_of_memory" for record in results.records)
     direction = {"maximize": ("up", "right"), "minimize": ("down", "left")}
@@ -78,7 +90,15 @@ def html_report(results: StudyResults) -> str:
         better=f"{first[0]} and {others[0][1]}" if len({each[1] for each in others}) == 1 else f"{first[0]}",
         num_objectives=len(front.objectives),
         headings=[GOALS[name].short for name in front.objectives],
-        legend=[*_LEGEND, _ERRORS, *([_OVER] if over else []), *([_EXPECTED] if results.predicted else [])],
+        other=None if other is None else other.name,
+        comparison=None if other is None else compare_studies(results, other),
+        legend=[
+            *_LEGEND,
+            *([(_OTHER, f"on the front of {other.name}")] if other else []),
+            _ERRORS,
+            *([_OVER] if over else []),
+            *([_EXPECTED] if results.predicted else []),
+        ],
         has_axes=len(front.candidates) > 1,
         has_elsewhere=any(is_elsewhere(record, name) for record in front.candidates for name in front.objectives),
         has_hypervolume=bool(data["hypervolume"]),
@@ -104,6 +124,20 @@ def tables_page(title: str, tables: Sequence[FittedTable], notes: Sequence[str] 
     """Return tables, with sentences above them, as one HTML page that needs no network."""
     palettes = {name: Markup(_variables(palette)) for name, palette in PALETTES.items()}
     return render_html(PACKAGE, "tables.html.jinja", **palettes, font=FONT, title=title, tables=tables, notes=notes)
+
+
+def _check_comparable(a: StudyResults, b: StudyResults) -> None:
+    beside = f"{a.name} and {b.name} can't be shown in one report"
+    if set(a.objectives) != set(b.objectives):
+        raise TradeoffError(
+            f"{beside}: the objectives are {', '.join(a.objectives)}, and {', '.join(b.objectives)};"
+            f" `tradeoff compare {a.name} {b.name}` shows what they share"
+        )
+    if (ours := a.device.get("name")) != (theirs := b.device.get("name")):
+        raise TradeoffError(
+            f"{beside}: times and memory of different devices can't be compared, and theirs are {ours} and {theirs};"
+            f" `tradeoff compare {a.name} {b.name}` shows both in a table"
+        )
 
 
 def markdown_report(results: StudyResults) -> str:

@@ -37,12 +37,23 @@ def shown_records(results: StudyResults, front: JudgedFront) -> list[TrialRecord
     ]
 
 
-def page_data(results: StudyResults, front: JudgedFront) -> dict[str, Any]:
-    """Return the data of the page, for JSON."""
-    records = shown_records(results, front)
-    row = {record.number: position for position, record in enumerate(records)}
+# A study, and its front as it is judged.
+Judged = tuple[StudyResults, JudgedFront]
+
+
+def page_data(results: StudyResults, front: JudgedFront, other: Judged | None = None) -> dict[str, Any]:
+    """Return the data of the page, for JSON; of another study its front alone, behind all trials of the first."""
+    own = shown_records(results, front)
+    row = {record.number: position for position, record in enumerate(own)}
+    shown = [(results, front, record) for record in own]
+    fronts = [(front, row)]
+    if other is not None:
+        theirs = other[1]
+        shown += [(*other, record) for record in theirs.records]
+        fronts.append((theirs, {record.number: len(own) + place for place, record in enumerate(theirs.records)}))
+    records = [record for _, _, record in shown]
     settings: dict[str, int] = {}
-    parameters = [_parameter(records, name) for name in parameter_names(records)]
+    parameters = [_parameter(own, name) for name in parameter_names(own)]
     limit_mib = results.memory_limit_mib
     return {
         "name": visible(results.name),
@@ -73,18 +84,28 @@ def page_data(results: StudyResults, front: JudgedFront) -> dict[str, Any]:
                 if name in measured_names(records)
             ],
             "front": [row[record.number] for record in front.records],
-            "weak": [row[n] for n, standing in front.standings.items() if standing.not_better_than_constant],
-            "ahead": {row[r.number]: [row[other.number] for other in front.ahead_of(r)] for r in front.records},
+            "weak": [
+                places[n]
+                for judged, places in fronts
+                for n, standing in judged.standings.items()
+                if standing.not_better_than_constant
+            ],
+            "ahead": {
+                places[record.number]: [places[better.number] for better in judged.ahead_of(record)]
+                for judged, places in fronts
+                for record in judged.records
+            },
             "words": {
-                position: visible(text) for position, record in enumerate(records) if (text := ", ".join(_words(record, front)))
+                position: visible(text) for position, record in enumerate(own) if (text := ", ".join(_words(record, front)))
             },
             "needMib": {
                 position: _short(limit_mib + float(record.attributes.get("memory_shortfall_mib") or 0.0))
-                for position, record in enumerate(records)
+                for position, record in enumerate(own)
                 if record.outcome == "out_of_memory" and limit_mib is not None
             },
-            **_sources(results, front, records),
+            **_sources(shown, front.objectives),
         },
+        "other": None if other is None else {"name": visible(other[0].name), "front": list(range(len(own), len(records)))},
         "settings": list(settings),
         "predicted": [
             {
@@ -125,15 +146,17 @@ def source_kind(source: str) -> int:
     return PREDICTED if source in ("model", "estimate") else DERIVED
 
 
-def _sources(results: StudyResults, front: JudgedFront, records: Sequence[TrialRecord]) -> dict[str, Any]:
+def _sources(shown: Sequence[tuple[StudyResults, JudgedFront, TrialRecord]], objectives: Sequence[str]) -> dict[str, Any]:
     """Return for each value where it comes from, its error, and what the error is of, as places in lists of words."""
     told = {"measured": "measured", "probe": "from a probe", "model": "predicted, not run", "estimate": "estimated, not run"}
     sources: dict[str, int] = {}
     reasons: dict[str, int] = {"": 0}
     columns: dict[str, list[list[Any]]] = {"source": [], "error": [], "why": []}
-    for name in front.objectives:
-        found = [(r.sources.get(name, "measured"), *error_of(results, front, r, name)) if name in r.values else None
-                 for r in records]  # fmt: skip
+    for name in objectives:
+        found = [
+            (record.sources.get(name, "measured"), *error_of(results, front, record, name)) if name in record.values else None
+            for results, front, record in shown
+        ]
         columns["source"].append([None if each is None else sources.setdefault(each[0], len(sources)) for each in found])
         columns["error"].append([0 if each is None else _short(each[1], 3) for each in found])
         columns["why"].append([0 if each is None else reasons.setdefault(each[2], len(reasons)) for each in found])

@@ -54,6 +54,13 @@ class Row:
         """The ratio `b / a` of two numbers above 0."""
         return self.b / self.a if self.difference is not None and self.a > 0 and self.b > 0 else None
 
+    def texts(self) -> list[str]:
+        """Return the line as it is shown: label, both values, and their difference."""
+        change = f"{self.difference:+,.{self.digits}f}" if self.difference else ""
+        if change and self.ratio is not None:
+            change += f" (x {self.ratio:.2f})"
+        return [self.label, _show(self.a, self.digits), _show(self.b, self.digits), change]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
@@ -162,6 +169,16 @@ def _trial_notes(results: StudyResults, a: TrialRecord, b: TrialRecord) -> list[
         ]
         notes += [f"not measured by the trial itself: {'; '.join(elsewhere)}"] if elsewhere else []
     return notes
+
+
+def _show(value: Any, digits: int | None) -> str:
+    if is_number(value):
+        return f"{value:g}" if digits is None else f"{value:,.{digits}f}"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list):
+        return ", ".join(_show(item, None) for item in value)
+    return "" if value is None else str(value)
 
 
 def _settings(results: StudyResults) -> dict[str, Any]:

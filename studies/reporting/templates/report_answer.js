@@ -18,7 +18,7 @@ const limitText = (o) => `${O[o].label} ${O[o].maximize ? "of at least" : "up to
 const limitDigits = (o, x) => (O[o].learned || O[o].freeScale ? String(Number(x.toPrecision(4))) : Number(x.toPrecision(5)).toLocaleString("en"));
 
 function select(i) {
-  state.trial = T.outcome[i] === COMPLETED ? i : state.trial;
+  if (i < N && T.outcome[i] === COMPLETED) state.trial = i;
   changed();
 }
 function command(i) {
@@ -59,7 +59,14 @@ function drawAnswer() {
   } else {
     parts.push(...aboutPick(i, pick, candidates, sound));
   }
+  if (D.other) parts.push(inOther(i));
   place.replaceChildren(...parts);
+}
+function inOther(i) {
+  const pick = otherPick();
+  if (pick === null) return el("p", {class: "alternative"}, `In ${D.other.name}: nothing that keeps these limits and is worth taking.`);
+  const words = O.map((_, o) => (i === null ? `${O[o].label} ${value(o, pick)}` : difference(o, pick, i)));
+  return el("p", {class: "alternative", id: "in-other"}, `In ${D.other.name}: `, el("strong", {}, T.configuration[pick]), `, ${words.join(", ")}.`);
 }
 function aboutPick(i, pick, candidates, sound) {
   const parts = [], isChosen = state.trial !== null && i !== pick;

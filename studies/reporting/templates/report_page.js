@@ -117,7 +117,7 @@ function buildScatter(view, k) {
     const at = nearestTo(x, y);
     host.style.cursor = at ? "pointer" : "crosshair";
     if (!at) return hideTip();
-    hover(at.i ?? null);
+    hover(at.i < N ? at.i : null);
     showTip(at, event.clientX, event.clientY);
   });
   host.addEventListener("pointerleave", hideTip);
@@ -298,6 +298,11 @@ function start() {
     }, () => 320, "Learning curves");
     picture.linked = true;
   }
+  byId("other")?.addEventListener("click", (event) => {
+    state.other = !state.other;
+    event.currentTarget.setAttribute("aria-pressed", String(state.other));
+    changed();
+  });
   byId("search")?.addEventListener("input", (event) => { state.search = event.target.value; changed(); });
   byId("table-more")?.addEventListener("click", () => { state.all = true; drawTable(); });
   byId("table-clear")?.addEventListener("click", () => { state.search = ""; state.brushes = {}; byId("search").value = ""; changed(); });

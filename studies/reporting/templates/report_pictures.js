@@ -24,10 +24,11 @@ function padded(o, values, hasRoom = 0.05) {
   const log = low > 0 && high / low > 8 && !O[o].learned, room = log ? (high / low) ** hasRoom : (high - low) * hasRoom || Math.abs(high) * 0.1 || 1;
   return log ? [low / room, high * room, true] : [low - room, high + room, false];
 }
+const others = () => (state.other ? theirs : []);
 const overNeeds = Object.values(T.needMib);
 function rangeOf(o, view) {
   const zoomed = state.zoom[`${view.y}-${view.x}`]?.[o];
-  const values = near(points.map((i) => T.v[o][i]));
+  const values = near([...points, ...others()].map((i) => T.v[o][i]));
   if (O[o].baseline !== null) values.push(O[o].baseline);
   if (O[o].name === MEMORY && D.limitMib !== null) {
     if (overNeeds.length || D.limitMib < 2.5 * Math.max(...values)) values.push(D.limitMib * 1.08);
@@ -76,7 +77,8 @@ function scatter(pen, width, height, view, colors) {
     }
   }
   const drawn = points.map((i) => ({i, x: x(T.v[view.x][i]), y: y(T.v[view.y][i])})).filter((at) => inside(at.x, at.y));
-  stairs(pen, view, x, y, box, colors);
+  stairs(pen, view, x, y, box, points, {stroke: colors.blue, width: 1.5, alpha: 0.75});
+  if (others().length) stairs(pen, view, x, y, box, others(), {stroke: colors.soft, width: 1.5, dash: [6, 4]});
   const passed = new Set(passing().filter(keeps)), {shown: pick} = answer();
   const big = T.front.length > MANY ? 4.6 : 6.5;
   const order = (at) => (passed.has(at.i) ? 2 : 0) + (onFront.has(at.i) ? 1 : 0);
@@ -91,6 +93,12 @@ function scatter(pen, width, height, view, colors) {
       if (front) mark(pen, shapeOf(i), each.x, each.y, r, {fill: colors.ground, stroke: colors.ink, width: 1.4, alpha});
       mark(pen, shapeOf(i), each.x, each.y, front ? r - 2 : r, {fill: colors.ground, stroke: isPale && !front ? colors.grey : color, width: front ? 2.6 : 1.6, alpha});
     }
+  }
+  for (const i of others()) {
+    const at = {i, x: x(T.v[view.x][i]), y: y(T.v[view.y][i])};
+    if (!inside(at.x, at.y)) continue;
+    mark(pen, "square", at.x, at.y, 4.5, {fill: colors.soft, stroke: colors.ink, width: 1.2, alpha: keeps(i) ? 1 : 0.22});
+    drawn.push(at);
   }
   D.predicted.forEach((each, k) => {
     const px = x(each.v[view.x]), py = y(each.v[view.y]);
@@ -114,9 +122,9 @@ function scatter(pen, width, height, view, colors) {
 }
 
 // The best that can be reached on these two axes alone.
-function stairs(pen, view, x, y, box, colors) {
+function stairs(pen, view, x, y, box, among, style) {
   const sign = (o) => (O[o].maximize ? -1 : 1);
-  const order = [...points].sort((a, b) => sign(view.x) * (T.v[view.x][a] - T.v[view.x][b]) || sign(view.y) * (T.v[view.y][a] - T.v[view.y][b]));
+  const order = [...among].sort((a, b) => sign(view.x) * (T.v[view.x][a] - T.v[view.x][b]) || sign(view.y) * (T.v[view.y][a] - T.v[view.y][b]));
   const clamp = (v, a, b) => Math.max(Math.min(a, b), Math.min(Math.max(a, b), v));
   const path = [];
   let best = Infinity;
@@ -129,7 +137,7 @@ function stairs(pen, view, x, y, box, colors) {
     best = c;
   }
   if (path.length) path.push([O[view.x].maximize ? box.left : box.right, path.at(-1)[1]]);
-  pen.line(path, {stroke: colors.blue, width: 1.5, alpha: 0.75});
+  pen.line(path, style);
 }
 
 // Errors: solid over seeds and repeats, dotted where they are of samples or of a model.

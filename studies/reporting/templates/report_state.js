@@ -1,13 +1,15 @@
 "use strict";
 // What the page knows and has been asked for, and what follows: the candidates, the pick, and every value in words.
 const D = JSON.parse(document.getElementById("data").textContent);
-const T = D.trials, O = D.objectives, P = D.parameters, N = T.n.length;
+const T = D.trials, O = D.objectives, P = D.parameters, N = D.other ? D.other.front[0] ?? T.n.length : T.n.length;
 T.configuration = T.configuration.map((places) => places.map((place) => D.settings[place]).join(", "));
 const COMPLETED = 0, MEASURED = 0, PREDICTED = 2;
 const rows = Array.from({length: N}, (_, i) => i);
 const points = rows.filter((i) => T.outcome[i] === COMPLETED);
 const onFront = new Set(T.front), weak = new Set(T.weak);
-const state = {limits: {}, want: null, brushes: {}, trial: null, sort: "", search: "", hover: null, all: false, zoom: {}, tab: 0};
+// The front of another study comes after all trials of this one.
+const theirs = D.other ? D.other.front : [];
+const state = {limits: {}, want: null, brushes: {}, trial: null, sort: "", search: "", hover: null, all: false, zoom: {}, tab: 0, other: true};
 
 const cost = (o, i) => (O[o].maximize ? -T.v[o][i] : T.v[o][i]);
 const shown = (number, digits) => number.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits});
@@ -36,8 +38,8 @@ function own(o, i) {
   return k < 0 || T.measured[k][i] === null ? "" : show(o, T.measured[k][i]);
 }
 // The least certain of a trial's values names it: measured, derived, predicted.
-const kind = rows.map((i) => Math.max(0, ...O.map((_, o) => (T.source[o][i] === null ? 0 : T.sources[T.source[o][i]][1]))));
-const trialName = (i) => (T.n[i] === null ? "a configuration that is not published yet" : `trial ${T.n[i]}`);
+const kind = T.n.map((_, i) => Math.max(0, ...O.map((_, o) => (T.source[o][i] === null ? 0 : T.sources[T.source[o][i]][1]))));
+const trialName = (i) => (T.n[i] === null ? "a configuration that is not published yet" : `trial ${T.n[i]}${i < N ? "" : ` of ${D.other.name}`}`);
 
 function keeps(i) {
   return Object.entries(state.limits).every(([o, limit]) => (O[o].maximize ? T.v[o][i] >= limit : T.v[o][i] <= limit));
@@ -83,6 +85,10 @@ function answer() {
   const candidates = T.front.filter(keeps), sound = recommended(candidates);
   const pick = sound.length ? choose(sound) : null;
   return {candidates, sound, pick, shown: state.trial === null ? pick : state.trial};
+}
+function otherPick() {
+  const sound = recommended(theirs.filter(keeps));
+  return sound.length ? choose(sound) : null;
 }
 function nearest() {
   const excess = (i) => Object.entries(state.limits).reduce((sum, [o, limit]) => {
@@ -160,7 +166,7 @@ function rowText(i) {
 }
 function remark(i) {
   const words = T.outcome[i] === COMPLETED ? KINDS[kind[i]] : D.outcomes[T.outcome[i]];
-  const all = [words, ...(onFront.has(i) ? ["front"] : []), ...(i === D.knee ? ["best balance"] : []), ...(T.words[i] ? [T.words[i]] : [])];
+  const all = [words, ...(onFront.has(i) || i >= N ? ["front"] : []), ...(i === D.knee ? ["best balance"] : []), ...(T.words[i] ? [T.words[i]] : [])];
   return all.join(", ");
 }
 

@@ -16,6 +16,7 @@ from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.reporting.report import html_report, markdown_report, write_report
 from tradeoff.studies.reporting.report_tables import SAME_BY_DESIGN, steps
 from tradeoff.studies.results import savings
+from tradeoff.studies.results.front import pareto_front
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.storage.opening import open_storage
 
@@ -206,3 +207,24 @@ def test_values_have_their_spread_and_what_it_is_of() -> None:
     assert "| 0.800 ± 0.020 | 40.00 ± 1.50 |" in text
     for shown in (page, text):
         assert "± standard deviation" in shown
+
+
+def test_two_studies_are_one_page_with_their_comparison(results: StudyResults) -> None:
+    other = read_results(make_study(in_memory(), name="other"))
+    page = html_report(results, other)
+    found = data_of(page)
+    own, both = len(data_of(html_report(results))["trials"]["n"]), len(found["trials"]["n"])
+    assert found["other"] == {"name": "other", "front": list(range(own, both))}
+    assert both - own == len(pareto_front(other.records, other.objectives))
+    assert len(found["parameters"]) == len(data_of(html_report(results))["parameters"])
+    assert "hypervolume of the front" in markup(page)
+    assert "on the front of other" in markup(page)
+
+
+def test_two_studies_that_can_not_be_compared_are_refused_in_a_sentence(results: StudyResults) -> None:
+    other = dataclasses.replace(results, name="other", device={**results.device, "name": "another GPU"})
+    with pytest.raises(TradeoffError, match=r"times and memory of different devices.*`tradeoff compare \S+ other`"):
+        html_report(results, other)
+    fewer = dataclasses.replace(results, name="other", objectives=results.objectives[:2])
+    with pytest.raises(TradeoffError, match=r"one report: the objectives are accuracy, train_time_s, peak_memory_mib, and"):
+        html_report(results, fewer)

@@ -60,9 +60,11 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
     """Opens the page of a study; the test fails on an error in it or on a request to anywhere."""
     wrong: list[str] = []
 
-    def open_page(results: StudyResults, fragment: str = "", *, width: int = 1280, **options: Any) -> Any:
+    def open_page(
+        results: StudyResults, fragment: str = "", *, other: StudyResults | None = None, width: int = 1280, **options: Any
+    ) -> Any:
         path = tmp_path / "report.html"
-        path.write_text(html_report(results), encoding="utf-8")
+        path.write_text(html_report(results, other), encoding="utf-8")
         page = browser.new_page(viewport={"width": width, "height": 900}, **options)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on(
@@ -283,3 +285,31 @@ def test_two_thousand_trials_are_drawn_at_once(opened: Open) -> None:
 def test_small_studies_have_a_page(trials: Any, objectives: tuple[str, ...], expected: str, opened: Open) -> None:
     page = opened(read_results(make_study(in_memory(), trials, objectives=objectives)))
     assert taken(page).startswith(expected)
+
+
+def test_a_second_study_is_picked_from_by_the_same_limits_and_can_be_hidden(results: StudyResults, opened: Open) -> None:
+    trials = [
+        completed((0.8, 20.0, 900.0), params(8, 1)),
+        completed((0.6, 8.0, 500.0), params(16, 1)),
+        completed((0.1, 1.0, 100.0), params(32, 1)),  # worse than the constant answer
+    ]
+    other = dataclasses.replace(
+        read_results(make_study(in_memory(), tuple(trials), name="<b>other")), baselines={"accuracy": 0.3}
+    )
+    page = opened(results, "#want=accuracy", other=other)
+    alone = taken(page)
+    assert "In <b>other: 8 x 1" in page.inner_text("#in-other")
+    assert "accuracy" in page.inner_text("#in-other")
+    drawn = "pictures[0].at.drawn.filter((at) => at.i >= N).length"
+    assert page.evaluate(drawn) == 3
+    page.goto(page.url.split("#")[0] + "#train_time_s=10&want=accuracy")
+    page.wait_for_timeout(250)
+    assert "In <b>other: 16 x 1" in page.inner_text("#in-other")
+    page.goto(page.url.split("#")[0] + "#train_time_s=1.5&want=accuracy")
+    page.wait_for_timeout(250)
+    assert "nothing that keeps these limits and is worth taking" in page.inner_text("#answer")
+    page.click("#other")
+    assert page.evaluate(drawn) == 0
+    # It changes nothing of what is said of the study itself.
+    assert taken(opened(results, "#want=accuracy")) == alone
+    assert page.evaluate("tableRows().every((i) => i < N)")
