@@ -36,6 +36,10 @@ def train(
     merge: Annotated[
         bool, typer.Option("--merge", help="Add the trained adapters to the weights of their model, and keep that alone.")
     ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="REPO", help="Upload the model to this repository of the Hugging Face Hub.", show_default=False),
+    ] = None,
     build: Build = None,
     trust_remote_code: TrustRemoteCode = False,
     study_file: OwnStudyFile = None,
@@ -50,6 +54,7 @@ def train(
       tradeoff train chosen --output model
       tradeoff train chosen --train-samples 50000 --output model
       tradeoff train chosen --merge --output model
+      tradeoff train chosen --output model --push ada/reviews
       tradeoff train chosen --build stars:build --output model
     """
     allowed, _ = code_and_study(build, trust_remote_code, study_file)
@@ -67,6 +72,7 @@ def train(
                 on_progress=on_progress,
                 allowed=allowed,
                 merge=merge,
+                repo=push,
             )
     except KeyboardInterrupt:
         say("ended; rerun the same command to resume from the last checkpoint")

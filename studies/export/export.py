@@ -24,7 +24,7 @@ from tradeoff.objectives.measurements.seeds import spread_name
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.space import ParameterConfig
 from tradeoff.studies.errors import TradeoffError
-from tradeoff.studies.export.export_files import accelerate_config, flags, training_files
+from tradeoff.studies.export.export_files import EXAMPLE, accelerate_config, example_arguments, flags, training_files
 from tradeoff.studies.export.memory_advice import memory_to_leave_free_mib
 from tradeoff.studies.export.model_card import model_card
 from tradeoff.studies.export.targets import Configuration, Target, target_files
@@ -94,7 +94,8 @@ def export_files(results: StudyResults, choice: Choice, *, output_dir: str, targ
     parameters = TrialParameters(**choice.record.params)
     results = _with_evaluation_length(results, parameters)
     job = job_of(parse_job(results.config["job"]), parameters)
-    arguments = training_arguments(job, parameters, output_dir=output_dir)
+    # The Trainer itself does not read the last two, and scripts that use it do.
+    arguments = training_arguments(job, parameters, output_dir=output_dir) | {"do_train": True, "do_eval": job.evaluates}
     if device_class(results.device).uses_host_processors:
         # As in the trials; without it transformers refuses bf16 where there is no GPU.
         arguments["use_cpu"] = True
@@ -107,6 +108,8 @@ def export_files(results: StudyResults, choice: Choice, *, output_dir: str, targ
         "tradeoff.yaml": yaml_text(provenance(results, choice)),
         "accelerate_config.yaml": accelerate_config(arguments, num_devices=results.num_devices),
     }
+    if (example := example_arguments(job, parameters, arguments)) is not None:
+        files[EXAMPLE] = json.dumps(example | {"output_dir": "model"}, indent=2) + "\n"
     # Where a shell would take one of the values apart, training_args.json alone holds them.
     with contextlib.suppress(ValueError):
         files["flags.txt"] = flags(arguments)

@@ -3,28 +3,28 @@
 import json
 import os
 import re
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tradeoff.objectives.device.registry import device_class
-from tradeoff.objectives.job.arguments import job_of, padding
-from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, TextClassificationJob, parse_job
-from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, BuiltInJob, gguf_file, local_path
-from tradeoff.objectives.measurements.goals import GOALS
+from tradeoff.objectives.job.arguments import job_of
+from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, parse_job
+from tradeoff.objectives.job.settings import EMBEDDED, RANDOM_TOKENS, gguf_file, local_path
+from tradeoff.objectives.measurements.goals import GOALS, learned_names
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.stored import option_for
+from tradeoff.studies.export.export_files import EXAMPLE, has_hub_data, is_on_hub
 from tradeoff.studies.export.memory_advice import MARGIN, memory_to_leave_free_mib
-from tradeoff.studies.export.train_script import launch_command, parts_used
+from tradeoff.studies.export.train_script import launch_command
 from tradeoff.studies.reporting.templating import render
 from tradeoff.studies.reporting.text_tables import TextTable, parameter_columns
 from tradeoff.studies.results.evidence import JudgedFront, judged_front
+from tradeoff.studies.results.expectation import MEASURED
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.selection import Choice
 from tradeoff.studies.results.tables import front_notes, is_elsewhere, marks, short_configuration, shown_value, with_spread
-from tradeoff.studies.visible import visible
 
 
 def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, Any], files: Collection[str]) -> str:
@@ -53,7 +53,7 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
         job=job,
         parameters=parameters,
         num_devices=num_devices,
-        front_matter=_front_matter(job),
+        front_matter=_front_matter(job) | _model_index(results, record, job),
         title=_title(job),
         configuration=short_configuration(record.params),
         device=str(results.device.get("name", "an unnamed device")),
@@ -76,7 +76,7 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
         has_script="train.py" in files,
         launch=launch_command(num_devices),
         code_option=option_for(job),
-        example_script=_example_script(job, parameters, num_devices) if "flags.txt" in files else None,
+        example_script=f"{_launcher(num_devices)} run_classification.py {EXAMPLE}" if EXAMPLE in files else None,
         arguments_json=json.dumps({name: value for name, value in arguments.items() if name != "output_dir"}, indent=2),
     )
 
@@ -91,10 +91,44 @@ def _front_matter(job: AnyJob) -> dict[str, Any]:
         "library_name": "transformers" if job.lora is None else "peft",
         "pipeline_tag": "text-generation" if isinstance(job, CausalLMJob) else "text-classification",
         **({"metrics": ["perplexity" if isinstance(job, CausalLMJob) else "accuracy"]} if job.evaluates else {}),
-        **({"base_model": model} if model != EMBEDDED and _is_on_hub(model) else {}),
-        **({"tags": [f"base_model:adapter:{model}", "lora"]} if job.lora is not None and _is_on_hub(model) else {}),
-        **({"datasets": [job.dataset]} if _has_hub_data(job) else {}),
+        **({"base_model": model} if model != EMBEDDED and is_on_hub(model) else {}),
+        **({"tags": [f"base_model:adapter:{model}", "lora"]} if job.lora is not None and is_on_hub(model) else {}),
+        **({"datasets": [job.dataset]} if has_hub_data(job) else {}),
     }
+
+
+def _model_index(results: StudyResults, record: TrialRecord, job: AnyJob) -> dict[str, Any]:
+    """Return the learned values of the chosen configuration as measured, in the form in which the hub lists results."""
+    names = [name for name in learned_names(results.objectives) if name in record.values]
+    if isinstance(job, CustomJob) or not names:  # of a job of the user's own, nobody knows the data
+        return {}
+    from huggingface_hub import EvalResult
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    measured = {**record.values, **record.attributes.get(MEASURED, {})}
+    task = "text-generation" if isinstance(job, CausalLMJob) else "text-classification"
+    data: dict[str, Any] = {"dataset_type": "generated" if job.dataset == EMBEDDED else "local"}
+    if has_hub_data(job):
+        part = {"dataset_config": job.dataset_config, "dataset_split": job.eval_split}
+        data = {"dataset_type": job.dataset} | {name: text for name, text in part.items() if text and is_on_hub(text)}
+    found = [
+        EvalResult(
+            task_type=task,
+            dataset_name=str(data["dataset_type"]),
+            metric_type=name.removeprefix("eval_"),
+            metric_name=GOALS[name].label,
+            metric_value=measured[name],
+            **data,
+        )
+        for name in names
+    ]
+    # Like every name in a front matter, one that holds no markup.
+    name = re.sub(r"[^\w.-]+", "-", results.name, flags=re.ASCII)
+    return {"model-index": eval_results_to_model_index(name, found)}
+
+
+def _launcher(num_devices: int) -> str:
+    return "python" if num_devices == 1 else f"torchrun --nproc_per_node {num_devices}"
 
 
 def _adapters(job: AnyJob) -> str | None:
@@ -118,15 +152,6 @@ def _title(job: AnyJob) -> str:
     return f"{Path(model).name if is_local_model else model} on {Path(data).name if job.is_local_file else data}"
 
 
-def _has_hub_data(job: BuiltInJob) -> bool:
-    return not job.is_local_file and job.dataset not in (EMBEDDED, RANDOM_TOKENS) and _is_on_hub(job.dataset)
-
-
-def _is_on_hub(name: str) -> bool:
-    # What can't be one of the hub's is left out: a viewer may show what stands in a card's front matter as HTML.
-    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) is not None and not os.path.exists(local_path(name))
-
-
 def _trade_offs(front: JudgedFront, shown: Sequence[TrialRecord], *, chosen: int) -> TextTable:
     names, cells = parameter_columns(shown)
     found = marks(front)
@@ -141,33 +166,3 @@ def _trade_offs(front: JudgedFront, shown: Sequence[TrialRecord], *, chosen: int
         for position, record in enumerate(shown)
     ]
     return TextTable(header, rows)
-
-
-def _example_script(job: AnyJob, parameters: TrialParameters, num_devices: int) -> str | None:
-    """Return the command that trains with transformers' examples/pytorch/text-classification/run_classification.py.
-
-    None where that script can't: it classifies, reads data and models of the hub alone, trains all of their weights as they
-    are, and has no option for the attention.
-    """
-    if not isinstance(job, TextClassificationJob) or not _has_hub_data(job) or job.model == EMBEDDED:
-        return None
-    if "attn_implementation" in parameters or parts_used(job):
-        return None
-    options = {
-        "model_name_or_path": job.model,
-        "dataset_name": job.dataset,
-        "dataset_config_name": job.dataset_config,
-        "train_split_name": job.train_split,
-        "validation_split_name": job.eval_split,
-        "text_column_names": job.text_column,
-        "label_column_name": job.label_column,
-        "max_seq_length": job.max_length,
-        "pad_to_max_length": padding(job, parameters) == "max_length",
-        "shuffle_train_dataset": True,
-        "shuffle_seed": job.data_seed,
-        "max_train_samples": job.train_samples,
-    }
-    words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    launcher = "python" if num_devices == 1 else f"torchrun --nproc_per_node {num_devices}"
-    command = shlex.join([*words, "--do_train", *(["--do_eval"] if job.evaluates else [])])
-    return visible(f"{launcher} run_classification.py $(cat flags.txt) {command}")

@@ -24,7 +24,7 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 # Fields of TRL's SFTConfig that say what a job's own settings say too.
 _OF_THE_JOB = {"max_length", "packing", "eval_packing", "activation_offloading"}
 # What changes neither training nor memory, and is the other program's own business.
-_OWN = {"output_dir", "report_to", "logging_strategy", "save_strategy", "eval_strategy", "use_cpu"}
+_OWN = {"output_dir", "report_to", "logging_strategy", "save_strategy", "eval_strategy", "use_cpu", "do_train", "do_eval"}
 _AXOLOTL = {
     "per_device_train_batch_size": "micro_batch_size",
     "per_device_eval_batch_size": "eval_batch_size",

@@ -22,8 +22,9 @@ from tradeoff.studies.config.study_file import read_json
 from tradeoff.studies.environment import library_versions, tradeoff_version
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.preparation import cache_folder, keep_compiled_code_in
-from tradeoff.studies.export.expected import expected_measurements, training_measurements
+from tradeoff.studies.export.expected import comparison_lines, expected_measurements, training_measurements
 from tradeoff.studies.export.exported import full_job, read_export
+from tradeoff.studies.export.hub import check_push, push, write_model_card
 from tradeoff.studies.export.train_script import launch_command
 
 RESULTS = "results.json"
@@ -40,6 +41,7 @@ def train_export(
     on_progress: Callable[[Mapping[str, Any]], None] = lambda event: None,
     allowed: AllowedCode = NO_CODE,
     merge: bool = False,
+    repo: str | None = None,
 ) -> dict[str, Any]:
     """Train an exported configuration, or resume a training that was ended.
 
@@ -56,14 +58,18 @@ def train_export(
         on_progress: Called with each stage, step and evaluation, as `tradeoff.objectives.trial.retraining.retrain` says.
         allowed: The code that the export may run: whoever wrote it can name any.
         merge: Add the trained adapters to the weights of their model, and keep that alone.
+        repo: The repository of the Hub to which the finished model is uploaded; None for none.
 
     Returns:
         The content of `results.json`: `expected` and `measured` values by name, and their origin.
 
     Raises:
         TradeoffError: The directory is no export, has no adapters to merge, or would run code that is not allowed; the output
-            holds something else; the device lacks the precision; the data can't be used; or memory ran out.
+            holds something else; the device lacks the precision; the data can't be used; memory ran out; or the model can't be
+            uploaded.
     """
+    if repo is not None:
+        check_push(repo)
     exported = read_export(directory)
     if (num_devices := exported.get("devices_per_trial", 1)) > 1:
         raise TradeoffError(
@@ -160,9 +166,13 @@ def train_export(
         "expected_device": exported["device"].get("name"),
         "versions": library_versions(),
     }
+    write_model_card(directory, output, results["measured"], comparison_lines(results), is_merged=merge)
     # Written last: a directory that holds it holds a finished model.
     _write_json(output / RESULTS, results)
     remove_checkpoints(output)
+    if repo is not None:
+        say(f"uploading the model to {repo}")
+        say(f"the model is at {push(output, repo, leave_out=[_REQUEST])}")
     return results
 
 

@@ -53,10 +53,11 @@ def test_the_card_names_the_model_and_its_adapters(tmp_path: Path) -> None:
     folder = exported(tmp_path / "chosen", TINY.model_copy(update={"model": "someone/model"}), lora_rank=4)
     card = (folder / "README.md").read_text()
     assert "LoRA adapters of rank 4 (alpha 8, all-linear) of the model someone/model" in card
-    assert front_matter(folder) | {"metrics": 0} == {
+    assert front_matter(folder) | {"metrics": 0, "model-index": 0} == {
         "library_name": "peft",
         "pipeline_tag": "text-classification",
         "metrics": 0,
+        "model-index": 0,
         "base_model": "someone/model",
         "tags": ["base_model:adapter:someone/model", "lora"],
     }
@@ -132,9 +133,8 @@ def test_merged_adapters_are_a_part_of_a_model_that_answers_as_before(tmp_path: 
     folder, beside, merged = exported(tmp_path / "chosen", lora_rank=4), tmp_path / "beside", tmp_path / "merged"
     measured = [train(folder, beside)["measured"], train(folder, merged, "--merge")["measured"]]
     assert measured[0]["eval_loss"] == measured[1]["eval_loss"]
-    assert {
-        path.name for path in merged.iterdir() if "adapter" in path.name or path.name in ("base_model", "README.md")
-    } == set()
+    assert {path.name for path in merged.iterdir() if "adapter" in path.name or path.name == "base_model"} == set()
+    assert (front_matter(beside)["library_name"], front_matter(merged)["library_name"]) == ("peft", "transformers")
     tokens = AutoTokenizer.from_pretrained(merged)("the food was good", return_tensors="pt")
     model = AutoModelForSequenceClassification.from_pretrained(merged)
     adapted = AutoPeftModelForSequenceClassification.from_pretrained(beside, num_labels=5).eval()

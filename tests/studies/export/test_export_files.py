@@ -353,7 +353,8 @@ def test_no_text_of_a_study_becomes_markup_in_the_model_card(tmp_path: Path) -> 
     card = (exported(tmp_path, results, 3) / "README.md").read_text()
     front_matter, body = card.removeprefix("---\n").split("\n---\n", 1)
     # Neither is a name of the hub.
-    assert yaml.safe_load(front_matter).keys() == {"library_name", "pipeline_tag", "metrics"}
+    assert yaml.safe_load(front_matter).keys() == {"library_name", "pipeline_tag", "metrics", "model-index"}
+    assert "<" not in front_matter
     outside = "".join(re.split(r"^(````*).*?^\1$", body, flags=re.MULTILINE | re.DOTALL)[::2])
     assert "<img" not in outside
     assert "# heading\n" not in outside.replace("\\# heading", "")
