@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,12 +104,17 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--slow-share", type=float, default=0.0, help="share of measurements that another program disturbs")
+    parser.add_argument(
+        "--unshared", action="store_true", help="tell the methods that splits of an effective batch don't learn the same"
+    )
     parser.add_argument("--curves", type=Path, help="write all curves as JSON, for the plot")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     curves: dict[str, dict[str, list[list[list[float]]]]] = {}
     for path in options.tables:
         table = Table.load(path)
+        if options.unshared:
+            table = replace(table, job={**table.job, "shares_accuracy": False})
         scorer = Scorer(table)
         costs: dict[str, dict[float, list[float]]] = {name: {share: [] for share in SHARES} for name in options.methods}
         areas: dict[str, list[float]] = {name: [] for name in options.methods}
@@ -121,7 +127,8 @@ def main() -> None:
                 curves.setdefault(table.name, {}).setdefault(name, []).append(curve.tolist())
                 print(
                     f"{table.name} seed {seed} {name}: {curve[-1, 1]:.1%} of the selection volume, {volume:.1%} of the"
-                    f" hypervolume, {bench.num_trainings} trainings, {bench.spent_s:,.0f} s",
+                    f" hypervolume, {bench.num_trainings} trainings, {bench.num_out_of_memory} out of memory,"
+                    f" {bench.spent_s:,.0f} s",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -1,6 +1,6 @@
 """Measure a table of a study's job: every configuration, several seeds and times of each.
 
-    python benchmarks/fronts/measure.py embedded RAW.json trainings     # can share the machine: what is learned stays the same
+    python benchmarks/fronts/measure.py embedded RAW.json trainings     # can share the machine: only what is learned is taken
     python benchmarks/fronts/measure.py embedded RAW.json times         # wants an idle machine
     python benchmarks/fronts/measure.py embedded RAW.json table         # writes tables/embedded.json
 
@@ -13,6 +13,7 @@ within the limit is measured once.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -59,7 +60,7 @@ def language() -> StudyConfig:
 
 
 STUDIES: dict[str, Callable[[], StudyConfig]] = {"embedded": embedded, "rate": rate, "embedded-lm": language}
-BY_CLASS = frozenset[str]()
+BY_CLASS = frozenset({"embedded", "rate", "embedded-lm"})
 
 
 class Measured:
@@ -193,23 +194,25 @@ def table(measured: Measured, *, by_class: bool) -> Json:
         probe_s = statistics.median(step["probe_time_s"] for step in steps)
         if limited is not None:  # until it has run out
             probe_s = max(limited["measurements"]["trial_time_s"] - start_s, 0.0)
+        num_epochs = round(parameters.get("num_train_epochs", job.epochs))
+        num_batches = math.ceil(measured.data["num_eval"] / job.eval_batch_size)
+        eval_batch_s = statistics.median(step["eval_batch_time_s"] for step in steps)
         rows.append(
             {
                 "parameters": parameters.as_dict(),
                 "learning_class": name,
-                "num_epochs": round(parameters.get("num_train_epochs", job.epochs)),
+                "num_epochs": num_epochs,
                 "micro_step_s": [round(step["micro_step_time_s"], 6) for step in steps],
                 "update_s": round(statistics.median(step["optimizer_step_time_s"] for step in steps), 6),
                 "num_micro_steps": schedule.num_micro_batches,
                 "num_updates": schedule.num_updates,
-                "eval_s": 0.0,
+                "eval_s": round(eval_batch_s * num_batches * num_epochs, 3),
                 "peak_memory_mib": round(peak_mib, 2),
                 "start_s": round(start_s, 3),
                 "probe_s": round(probe_s, 3),
                 "num_rows": steps[0]["num_rows"],
             }
         )
-    _add_evaluation(rows, measured)
     loads = [probe["load"] for probes in measured.raw["probes"].values() for probe in probes]
     return {
         "name": config.name,
@@ -242,19 +245,6 @@ def _class_name(parameters: TrialParameters, space: SearchSpace, *, by_class: bo
         if name not in space.domains or len(space.domains[name].values() or ()) != 1
     }
     return json.dumps(varied, sort_keys=True)
-
-
-def _add_evaluation(rows: list[Json], measured: Measured) -> None:
-    """Book what the evaluations of a training take: the median over all trainings of one seed after another."""
-    times_s = [
-        each["measurements"]["training"]["eval_time_s"]
-        for trainings in measured.raw["trainings"].values()
-        for each in trainings.values()
-        if each["kind"] == "completed"
-    ]
-    eval_s = round(statistics.median(times_s), 3)
-    for row in rows:
-        row["eval_s"] = eval_s
 
 
 def main() -> None:

@@ -173,6 +173,7 @@ class Bench:
         slow_share: The share of measurements that another program makes slower, by 20 to 100%.
         spent_s: Seconds of everything asked for, and of the method's own decisions.
         num_trainings, num_samples: Trainings, and the samples that they went through.
+        num_out_of_memory: Trials that ran out of memory.
         claims: What the method would recommend, each time that it said so, after so many seconds.
     """
 
@@ -182,6 +183,7 @@ class Bench:
     spent_s: float = 0.0
     num_trainings: int = 0
     num_samples: int = 0
+    num_out_of_memory: int = 0
     claims: list[tuple[float, Mapping[Key, Values]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -235,6 +237,7 @@ class Bench:
         row = self.table.rows[key_of(parameters)]
         self.spent_s += row.start_s
         fits = self.table.fits(row)
+        self.num_out_of_memory += not fits
         if probes or not fits:
             self.spent_s += row.probe_s
         return Answer(row=row, kind="completed" if fits else "out_of_memory", micro_step_s=self._timed(row))
