@@ -186,7 +186,7 @@ def work(url: str, worker: int, trials: int, trial_s: float, begin: Any, output:
     study, goal = open_study(url), new_objective(runner)
     study.sampler = build_sampler(CONFIG, goal, baselines={}, num_trials=0, worker=worker)
     display, share = Display(), Share(runner, trials)
-    search = Search(study, CONFIG, goal, runner, display, share, runner)  # type: ignore[arg-type]
+    search = Search(study, CONFIG, goal, runner, display, share, (runner,))  # type: ignore[arg-type]
     search.objective.snapshot(study)
     joined_s = time.monotonic() - begin_s
     begin.wait(600)

@@ -93,7 +93,7 @@ def _work(url: str, config: dict[str, Any], worker: int, trial_s: float, begin: 
     goal = simulated.objective(log)  # type: ignore[arg-type]
     study = simulated.new_study(optuna.samplers.RandomSampler(), storage=open_storage(url), name=settings.name)
     study.sampler = build_sampler(settings, goal, baselines={"accuracy": 0.2}, num_trials=0, worker=worker)
-    search = Search(study, settings, goal, log, Recorder(), Interrupts(), log)  # type: ignore[arg-type]
+    search = Search(study, settings, goal, log, Recorder(), Interrupts(), (log,))  # type: ignore[arg-type]
     begin.wait(120)
     search.run(None)
     Path(output).write_text(json.dumps({"runs": log.runs, "told_s": log.told_s}))
