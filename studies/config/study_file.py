@@ -140,7 +140,8 @@ def load_config(
     data |= {key: value for key, value in top_level.items() if value is not None}
     where = str(study_file) if study_file is not None else "the study"
     job = data.get("job")
-    if isinstance(job, Mapping) and kind_of_job(job) == "custom":
+    # What can't be stored is refused below, and is no path to look for.
+    if isinstance(job, Mapping) and kind_of_job(job) == "custom" and _unstorable(data) is None:
         folder, python_path = Path() if study_file is None else study_file.parent, job.get("python_path")
         if python_path is None or isinstance(python_path, str):
             data["job"] = {**job, "python_path": str((folder / (python_path or "")).resolve())}
