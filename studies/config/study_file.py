@@ -139,17 +139,16 @@ def load_config(
         _assign(data, path, value)
     data |= {key: value for key, value in top_level.items() if value is not None}
     where = str(study_file) if study_file is not None else "the study"
-    job = data.get("job")
-    # What can't be stored is refused below, and is no path to look for.
-    if isinstance(job, Mapping) and kind_of_job(job) == "custom" and _unstorable(data) is None:
-        folder, python_path = Path() if study_file is None else study_file.parent, job.get("python_path")
-        if python_path is None or isinstance(python_path, str):
-            data["job"] = {**job, "python_path": str((folder / (python_path or "")).resolve())}
-    return config_of(data, where=where)
+    return config_of(data, where=where, folder=Path() if study_file is None else study_file.parent)
 
 
-def config_of(data: Mapping[str, Any], *, where: str) -> StudyConfig:
+def config_of(data: Mapping[str, Any], *, where: str, folder: Path | None) -> StudyConfig:
     """Return the study that a user has written as keys and values.
+
+    Args:
+        data: The keys and values.
+        where: Where they stand, for errors.
+        folder: The directory from which `job.python_path` starts; None if that needs no change.
 
     Raises:
         TradeoffError: It is none; the message names the key and the remedy.
@@ -160,6 +159,11 @@ def config_of(data: Mapping[str, Any], *, where: str) -> StudyConfig:
         raise TradeoffError(
             f"{where}: there is no key 'early_stopping' any more, since every training runs to its end; leave it out"
         )
+    job = data.get("job")
+    if folder is not None and isinstance(job, Mapping) and kind_of_job(job) == "custom":
+        python_path = job.get("python_path")
+        if python_path is None or isinstance(python_path, str):
+            data = {**data, "job": {**job, "python_path": str((folder / (python_path or "")).resolve())}}
     return validated(data, where=where)
 
 

@@ -1,7 +1,7 @@
 """A study as it is written in Python: the keys of a study file as arguments, a function in the place of `job.build`."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -44,12 +44,10 @@ def configured(
             raise TradeoffError(f"{where} takes a function or job['build'], got both; leave one of them out")
         own, function = job_of(build, source=source)
         named |= own
-    elif isinstance(named.get("build"), str) and isinstance(path := named.get("python_path") or "", str):
-        named["python_path"] = os.path.abspath(path)
     data = {"job": named, **{name: value for name, value in keys.items() if value is not None}}
     if space is not None:
         data["space"] = {name: _plain(name, values) for name, values in space.items()}
-    return config_of(_as_in_a_file(data), where=where), function
+    return config_of(_as_in_a_file(data), where=where, folder=Path() if build is None else None), function
 
 
 def _plain(name: str, values: Any) -> Any:
