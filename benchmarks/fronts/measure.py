@@ -1,14 +1,13 @@
 """Measure a table of a study's job: every configuration, several seeds and times of each.
 
+    python benchmarks/fronts/measure.py embedded RAW.json times         # first, on an idle machine
     python benchmarks/fronts/measure.py embedded RAW.json trainings     # can share the machine: only what is learned is taken
-    python benchmarks/fronts/measure.py embedded RAW.json times         # wants an idle machine
     python benchmarks/fronts/measure.py embedded RAW.json table         # writes tables/embedded.json
 
-The first argument names a study of `STUDIES`. Both measurements go on where they were ended. `trainings` trains each
-configuration that fits with so many seeds; of a study in `BY_CLASS`, whose trainings are long, each learning class by its
-fastest member. `times` probes every configuration in rounds, one after another, so that whatever the machine does meanwhile
-spreads over all of them, and without the limit of memory, so that the peak of what does not fit is known; what that costs
-within the limit is measured once.
+The first argument names a study of `STUDIES`. Both measurements go on where they were ended. `times` probes every configuration
+in rounds, one after another, so that whatever the machine does meanwhile spreads over all of them, and without the limit of
+memory, so that the peak of what does not fit is known; what that costs within the limit is measured once. `trainings` trains
+each learning class of which something fits by its fastest member, with several seeds.
 """
 
 import argparse
@@ -60,7 +59,6 @@ def language() -> StudyConfig:
 
 
 STUDIES: dict[str, Callable[[], StudyConfig]] = {"embedded": embedded, "rate": rate, "embedded-lm": language}
-BY_CLASS = frozenset({"embedded", "rate", "embedded-lm"})
 
 
 class Measured:
@@ -112,9 +110,9 @@ def measure_times(measured: Measured, num_rounds: int) -> None:
             measured.save()
 
 
-def measure_trainings(measured: Measured, num_seeds: int, *, by_class: bool) -> None:
-    """Train every configuration, or every class, with several seeds; the least seeds come first."""
-    wanted = list(_by_class(measured) if by_class else measured.space.grid())
+def measure_trainings(measured: Measured, num_seeds: int) -> None:
+    """Train every class with several seeds; the least seeds come first."""
+    wanted = list(_fastest_members(measured))
     first = measured.config.job.seed
     begin_s = time.monotonic()
     for seed in range(first, first + num_seeds):
@@ -137,7 +135,7 @@ def _is_too_large(measured: Measured, parameters: TrialParameters) -> bool:
     return has_failed or (limit_mib is not None and bool(probes) and _peak_mib(probes) > limit_mib)
 
 
-def _by_class(measured: Measured) -> Iterator[TrialParameters]:
+def _fastest_members(measured: Measured) -> Iterator[TrialParameters]:
     """Yield the fastest member of each class that fits; its times were measured before."""
     fastest: dict[Any, tuple[float, TrialParameters]] = {}
     for parameters in measured.space.grid():
@@ -169,7 +167,7 @@ def _peak_mib(probes: list[Json]) -> float:
 # --------------------------------------------------------------------------------------------------------------- the table
 
 
-def table(measured: Measured, *, by_class: bool) -> Json:
+def table(measured: Measured) -> Json:
     """Return the table of what was measured."""
     config, job = measured.config, measured.config.job
     learned = config.objectives[0]
@@ -179,7 +177,7 @@ def table(measured: Measured, *, by_class: bool) -> Json:
         peak_mib = _peak_mib(probes)
         steps = [probe["measurements"]["probe"] for probe in probes]
         limited = measured.raw["limited"].get(key(parameters.structure))
-        name = _class_name(parameters, measured.space, by_class=by_class)
+        name = _class_name(parameters, measured.space)
         trainings = [
             each["measurements"]["training"]
             for each in measured.raw["trainings"].get(key(parameters), {}).values()
@@ -237,11 +235,10 @@ def table(measured: Measured, *, by_class: bool) -> Json:
     }
 
 
-def _class_name(parameters: TrialParameters, space: SearchSpace, *, by_class: bool) -> str:
-    plain = dict(parameters.learning_class()) if by_class else parameters.as_dict()
+def _class_name(parameters: TrialParameters, space: SearchSpace) -> str:
     varied = {
         name: value
-        for name, value in plain.items()
+        for name, value in parameters.learning_class().items()
         if name not in space.domains or len(space.domains[name].values() or ()) != 1
     }
     return json.dumps(varied, sort_keys=True)
@@ -256,13 +253,12 @@ def main() -> None:
     config = STUDIES[options.study]()
     with TrialServer() as server:
         measured = Measured(config, options.raw, server)
-        by_class = options.study in BY_CLASS
         if options.what == "times":
             measure_times(measured, NUM_ROUNDS)
         elif options.what == "trainings":
-            measure_trainings(measured, NUM_SEEDS, by_class=by_class)
+            measure_trainings(measured, NUM_SEEDS)
         else:
-            write(table(measured, by_class=by_class))
+            write(table(measured))
 
 
 def write(content: Json) -> None:
