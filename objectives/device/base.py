@@ -38,6 +38,7 @@ class DeviceInfo:
         measures_energy: True if the device's energy can be read; NVML does not count it for a MIG instance.
         num_cards: GPUs that this process may use; None on a CPU. (The name is the one that is stored.)
         extras: What some values of a space need and is available: see `tradeoff.objectives.device.extras`.
+        memory_measure: The number of the way in which its memory is measured: peaks measured in different ways differ.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class DeviceInfo:
     measures_energy: bool = False
     num_cards: int | None = None
     extras: tuple[str, ...] = ()
+    memory_measure: int = 1
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types; `from_dict` reads them."""

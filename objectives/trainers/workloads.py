@@ -3,6 +3,7 @@
 Everything else (the probe, the training, `tradeoff train`) works with a `Workload` and does not depend on the type of job.
 """
 
+import importlib
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,7 +18,13 @@ from tradeoff.objectives.job.jobs import AnyJob, CausalLMJob, CustomJob, TextCla
 from tradeoff.objectives.job.settings import BuiltInJob, gguf_file
 from tradeoff.objectives.trainers import prepared_data as data
 from tradeoff.objectives.trainers.accuracy import compute_metrics
-from tradeoff.objectives.trainers.custom_trainer import ExplainedError, build_trainer, examine_trainer, explained
+from tradeoff.objectives.trainers.custom_trainer import (
+    ExplainedError,
+    build_trainer,
+    examine_trainer,
+    explained,
+    load_function,
+)
 from tradeoff.objectives.trainers.model_files import JobFault, first_line
 from tradeoff.objectives.trainers.models import build_model, check_sizes, name_labels
 from tradeoff.objectives.trainers.samples.labelled import collator
@@ -37,6 +44,10 @@ class Workload(ABC):
     """
 
     arguments_class: type[TrainingArguments] = TrainingArguments
+
+    @abstractmethod
+    def import_ahead(self) -> None:
+        """Import what building a Trainer imports, so that a peak that is measured from here on does not count it."""
 
     @abstractmethod
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:
@@ -79,6 +90,12 @@ class BuiltIn(Workload):
     def __init__(self, job: BuiltInJob, folder: Path) -> None:
         self._job = job
         self._data = data.load(folder)
+
+    def import_ahead(self) -> None:  # noqa: D102
+        if self._data.model.module is not None:
+            importlib.import_module(self._data.model.module)
+        if self._job.lora is not None:
+            importlib.import_module("peft")
 
     def examine(self, trainer: Trainer) -> dict[str, Any]:  # noqa: D102
         check_sizes(self._job, trainer.model, highest_token=data.highest_token(self._data))
@@ -141,6 +158,10 @@ class LanguageModel(BuiltIn):
         super().__init__(job, folder)
         self.arguments_class = SFTConfig
 
+    def import_ahead(self) -> None:  # noqa: D102
+        super().import_ahead()
+        importlib.import_module("tradeoff.objectives.trainers.language_trainer")
+
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
         from tradeoff.objectives.trainers.language_trainer import LanguageTrainer
 
@@ -174,6 +195,9 @@ class Custom(Workload):
 
     def __init__(self, job: CustomJob) -> None:
         self._job = job
+
+    def import_ahead(self) -> None:  # noqa: D102
+        load_function(self._job)
 
     def trainer(self, arguments: TrainingArguments, parameters: TrialParameters) -> Trainer:  # noqa: D102
         return build_trainer(self._job, arguments, parameters)

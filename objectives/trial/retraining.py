@@ -83,7 +83,6 @@ def retrain(
         parameters=parameters,
         workload=workload,
         device=device,
-        meter=device.memory_meter(),
         reporter=_CallbackReporter(on_progress),
         folder=str(folder),
         begin_s=begin_s,

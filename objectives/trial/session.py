@@ -33,19 +33,22 @@ class TrialSession:
     parameters: TrialParameters
     workload: Workload
     device: Device
-    meter: MemoryMeter
     memory_limit_mib: float | None
     reporter: Reporter
     folder: str
     begin_s: float
     measures_power: bool = False
     ranks: Ranks = field(default_factory=Ranks)
+    meter: MemoryMeter = field(init=False)
     probe_result: ProbeResult | None = None
     training_result: TrainingResult | None = None
     first_step_time_s: float | None = None
     memory_by_stage_mib: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # Whoever trains, a study or `tradeoff train`, measures from here: what is imported is not the training's memory.
+        self.workload.import_ahead()
+        self.meter = self.device.memory_meter()
         if self.job.deterministic:
             torch.use_deterministic_algorithms(True, warn_only=True)
             # Filling new tensors with NaN would cost time and memory, and changes nothing for code that writes before it reads.

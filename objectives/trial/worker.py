@@ -131,9 +131,6 @@ def run_trial(
     try:
         ranks = Ranks.of(request, listener)
         device = start_device(index=ranks.rank, connect=ranks.connect)
-        meter = device.memory_meter()
-        if request["memory_limit_mib"] is not None and request.get("enforced", True):
-            device.enforce_memory_limit(request["memory_limit_mib"])
         reporter.enter("data")
         parameters = TrialParameters(**request["parameters"])
         job = job_of(parse_job(request["job"]), parameters)
@@ -142,7 +139,6 @@ def run_trial(
             parameters=parameters,
             workload=load_workload(job, request["data_folders"]),
             device=device,
-            meter=meter,
             memory_limit_mib=request["memory_limit_mib"],
             reporter=reporter,
             folder=request["folder"],
@@ -150,6 +146,8 @@ def run_trial(
             measures_power=request.get("measures_power", False),
             ranks=ranks,
         )
+        if request["memory_limit_mib"] is not None and request.get("enforced", True):
+            device.enforce_memory_limit(request["memory_limit_mib"])
         if "probe" in request["stages"]:
             probe(session)
         else:

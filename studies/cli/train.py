@@ -88,7 +88,8 @@ def _progress(console: Console, say: Callable[[str], None]) -> Iterator[Callable
     # The bar has the room that the numbers leave.
     shrinking = BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=40))
     columns = (TextColumn("{task.description}"), shrinking, MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True, expand=True) as bar:
+    bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True, expand=True)
+    try:
         task = bar.add_task("steps", total=None, visible=False)
         last_line_s = time.monotonic()
 
@@ -106,9 +107,12 @@ def _progress(console: Console, say: Callable[[str], None]) -> Iterator[Callable
             elif "step" not in event:
                 say(_STAGES.get(event["stage"], event["stage"]))
             elif console.is_terminal:
+                bar.start()  # not before there are steps: until the data is prepared there is no other thread (`forked`)
                 bar.update(task, completed=event["step"], total=event["total"], visible=True)
             elif time.monotonic() - last_line_s >= _PLAIN_INTERVAL_S:
                 last_line_s = time.monotonic()
                 say(f"step {event['step']} of {event['total']}")
 
         yield show
+    finally:
+        bar.stop()

@@ -3,17 +3,20 @@
 It needs the export alone; the study itself need not be at hand. After a kill, the same call resumes.
 """
 
+import importlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tradeoff.objectives.data.contents import local_contents
+from tradeoff.objectives.device.base import DeviceInfo
 from tradeoff.objectives.device.extras import first_missing
-from tradeoff.objectives.isolation.warm_server import server_environment
+from tradeoff.objectives.isolation.forked import forked
+from tradeoff.objectives.isolation.warm_server import PRELOADED, server_environment
 from tradeoff.objectives.job.arguments import job_of
-from tradeoff.objectives.job.jobs import parse_job
+from tradeoff.objectives.job.jobs import AnyJob, parse_job
 from tradeoff.objectives.job.settings import BuiltInJob
 from tradeoff.objectives.measurements.records import measurement_attributes
 from tradeoff.searchspace import TrialParameters
@@ -101,15 +104,15 @@ def train_export(
     os.environ.update(server_environment(dict(os.environ)))
     keep_compiled_code_in(cache or cache_folder())
     say("importing torch and transformers")
+    for module in PRELOADED:
+        importlib.import_module(module)  # as where the study ran: what is imported later would count as the training's memory
     from tradeoff.objectives.device.out_of_memory import out_of_memory_details
     from tradeoff.objectives.device.registry import see_one_device, start_device
-    from tradeoff.objectives.trainers.preparation import prepare_workload
     from tradeoff.objectives.trainers.workloads import load_workload, merge_adapters
     from tradeoff.objectives.trial.retraining import remove_checkpoints, retrain
 
     see_one_device()
-    device = start_device()
-    info = device.info
+    info = forked(_described, refusal=TradeoffError)
     if parameters.precision.value not in info.precisions:
         raise TradeoffError(
             f"{info.name} trains in {', '.join(info.precisions)}, and the configuration needs {parameters.precision.value};"
@@ -119,21 +122,14 @@ def train_export(
         raise TradeoffError(f"{why}; install it, or export another configuration")
     say(f"device: {info.name}")
     say("preparing the data")
-    try:
-        data = prepare_workload(job, cache or cache_folder(), searched)
-    except ValueError as error:
-        raise TradeoffError(str(error)) from error
-    except OSError as error:
-        raise TradeoffError(
-            f"the data can't be prepared ({error}); mend that, or set TRADEOFF_CACHE to another directory"
-        ) from error
+    data = forked(_prepared, job, cache or cache_folder(), searched, refusal=TradeoffError)
     if data["lacks"]:
         raise TradeoffError(f"{data['lacks'][0]['reason']}; export another configuration")
     for notice in data["notices"]:
         say(notice)
     say(f"{data['num_train']:,} training and {data['num_eval']:,} evaluation samples")
     try:
-        workload = load_workload(job, data["folders"])
+        workload, device = load_workload(job, data["folders"]), start_device()
         trained = retrain(job, parameters, workload, device, output=output, on_progress=on_progress)
         if merge and adapted is not None:
             say("merging the adapters into their model")
@@ -174,6 +170,25 @@ def train_export(
         say(f"uploading the model to {repo}")
         say(f"the model is at {push(output, repo, leave_out=[_REQUEST])}")
     return results
+
+
+def _described() -> DeviceInfo:
+    from tradeoff.objectives.device.registry import start_device
+
+    return start_device().info
+
+
+def _prepared(job: AnyJob, cache: Path, searched: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    from tradeoff.objectives.trainers.preparation import prepare_workload
+
+    try:
+        return prepare_workload(job, cache, searched)
+    except ValueError as error:
+        raise TradeoffError(str(error)) from error
+    except OSError as error:
+        raise TradeoffError(
+            f"the data can't be prepared ({error}); mend that, or set TRADEOFF_CACHE to another directory"
+        ) from error
 
 
 def _claim(output: Path, request: Mapping[str, Any]) -> None:

@@ -47,6 +47,7 @@ class _Device(BaseModel):
     num_cpus: int | None = None
     num_cards: int | None = None
     context_mib: float | None = Field(None, allow_inf_nan=False)
+    memory_measure: int = 1
 
 
 class _Curve(BaseModel):

@@ -108,6 +108,11 @@ def check_device(name: str, measured_on: Mapping[str, Any], device: Mapping[str,
             f"the study {name!r} was measured on {theirs}, and this machine has {ours}: times and memory can't be compared;"
             " choose another name"
         )
+    if device.get("memory_measure", 1) != measured_on.get("memory_measure", 1):
+        raise OtherDeviceError(
+            f"the study {name!r} was measured by another version of tradeoff, which counts memory differently: the old and the"
+            " new can't be compared; choose another name"
+        )
     ours, theirs = device.get("num_cpus"), measured_on.get("num_cpus")
     if device_class(device).uses_host_processors and None not in (ours, theirs) and ours != theirs:
         processors = "1 processor" if theirs == 1 else f"{theirs} processors"

@@ -120,6 +120,8 @@ def test_a_study_of_two_workers_is_refused_where_a_trial_would_have_more_process
     stored = ran.study.user_attrs["device"]
     with pytest.raises(TradeoffError, match="set --workers to match"):
         check_device("both", stored, {**stored, "num_cpus": stored["num_cpus"] + 1})
+    with pytest.raises(TradeoffError, match="counts memory differently"):
+        check_device("both", {**stored, "memory_measure": 1}, stored)  # one from before the number was stored has none
 
 
 @pytest.fixture
