@@ -48,7 +48,7 @@ def _call(
 ) -> None:
     ours.close()  # the other end is closed once the parent is gone, and not before
     try:
-        told = (function(*arguments), None)
+        told: tuple[Any, Exception | None] = (function(*arguments), None)
     except refusal as error:
         told = (None, error)
     theirs.send(told)
