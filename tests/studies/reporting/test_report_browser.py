@@ -313,3 +313,16 @@ def test_a_second_study_is_picked_from_by_the_same_limits_and_can_be_hidden(resu
     # It changes nothing of what is said of the study itself.
     assert taken(opened(results, "#want=accuracy")) == alone
     assert page.evaluate("tableRows().every((i) => i < N)")
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_wrong_with_the_page_of_one_study_or_two(
+    results: StudyResults, opened: Open, scheme: str, width: int
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python").Axe()
+    for other, fragment in ((None, ""), (varied(20), "#peak_memory_mib=100")):
+        page = opened(results, fragment, other=other, width=width, color_scheme=scheme)
+        page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        page.wait_for_timeout(250)
+        assert [(fault["id"], node["html"]) for fault in axe.run(page).response["violations"] for node in fault["nodes"]] == []
