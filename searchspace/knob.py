@@ -34,6 +34,7 @@ class Target(Enum):
     DATA = "data collator"
     JOB = "job"
     KEYWORD = "job.build"
+    DEVICE = "device"
 
 
 def _itself(value: Any) -> Any:
@@ -135,6 +136,11 @@ class Knob:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", self.label or self.name)
+
+    @property
+    def is_beside_arguments(self) -> bool:
+        """True if what builds the Trainer takes the value, and `TrainingArguments` do not."""
+        return self.target not in (Target.ARGUMENTS, Target.DEVICE)
 
     @property
     def changes_learning_only(self) -> bool:

@@ -20,7 +20,7 @@ from tradeoff.searchspace.choices import (
     Precision,
 )
 from tradeoff.searchspace.job_knobs import JOB_KNOBS
-from tradeoff.searchspace.kinds import Anything, Names, Numbers, Switch, WholeNumbers
+from tradeoff.searchspace.kinds import Anything, Names, Numbers, OrNone, Switch, WholeNumbers
 from tradeoff.searchspace.knob import Conflict, Knob, Learning, Memory, Need, Target
 from tradeoff.searchspace.training_arguments import FIELDS, OPEN_FIELDS
 
@@ -207,6 +207,15 @@ _DECLARED = (
         changes_time=True,
         learning=Learning.ROUNDING,
         needs=_compiler_need,
+    ),
+    Knob(
+        name="power_limit_w",
+        kind=OrNone(kind=Numbers(must="be positive", allows=lambda limit_w: limit_w > 0)),
+        description="power limit of the GPU while a trial runs, in watts, which root alone can set; null: as it is",
+        label="power limit",
+        # The GPU computes the same, with a slower clock.
+        changes_time=True,
+        target=Target.DEVICE,
     ),
     *JOB_KNOBS,
     *FIELDS,

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
@@ -293,6 +294,20 @@ class Device(ABC):
 
     def release_cached_memory(self) -> None:
         """Give memory that torch keeps for reuse back to the device."""
+
+    # Power
+
+    def check_power_limits(self, limits_w: Sequence[float]) -> None:
+        """Refuse power limits that the device can't be given.
+
+        Raises:
+            ValueError: It can't be given one; the sentence says why.
+        """
+        raise ValueError(f"space.power_limit_w: {self.info.name} has no power limit that can be set; leave it out")
+
+    def limit_power(self, limit_w: float, folder: Path) -> None:
+        """Set a power limit that was checked, until `power_limit.restore_power_limits` is given the directory `folder`."""
+        raise NotImplementedError
 
     # What the driver reports
 

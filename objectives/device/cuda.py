@@ -6,11 +6,13 @@ the process holds on the GPU at its peak, the CUDA context included, because tha
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 from tradeoff.objectives.device.base import Device, DeviceInfo, DeviceMonitor, MemoryMeter, num_cpus
 from tradeoff.objectives.device.extras import has_compiler, is_installed
 from tradeoff.objectives.device.nvml import NvmlReader, driver_version, gpu_uuids, used_memory_by_uuid_mib
+from tradeoff.objectives.device.power_limit import check_power_limits, set_power_limit
 from tradeoff.objectives.measurements.outcome import Memory
 from tradeoff.searchspace import Precision
 
@@ -140,6 +142,12 @@ class CudaDevice(Device):
         import torch
 
         torch.cuda.empty_cache()
+
+    def check_power_limits(self, limits_w: Sequence[float]) -> None:  # noqa: D102
+        check_power_limits(str(self.info.uuid), limits_w, name=self.info.name)
+
+    def limit_power(self, limit_w: float, folder: Path) -> None:  # noqa: D102
+        set_power_limit(str(self.info.uuid), limit_w, folder)
 
     def monitor(self) -> DeviceMonitor:
         """Return NVML's figures; NVML measures neither utilisation nor energy of a MIG instance."""

@@ -117,7 +117,7 @@ class NvmlReader(DeviceMonitor):
 def used_memory_by_uuid_mib() -> dict[str, float]:
     """Return the memory in use on each GPU and each MIG instance of the machine; empty if NVML does not report it."""
     used: dict[str, float] = {}
-    with contextlib.suppress(pynvml.NVMLError), _started():
+    with contextlib.suppress(pynvml.NVMLError), started():
         for gpu, instances in _gpus():
             for handle in (gpu, *instances):
                 # A GPU that refuses leaves the others readable.
@@ -128,20 +128,25 @@ def used_memory_by_uuid_mib() -> dict[str, float]:
 
 def gpu_uuids() -> dict[str, list[str]]:
     """Return the UUIDs of the machine's GPUs in NVML's order, each with those of its MIG instances; empty without NVML."""
-    with contextlib.suppress(pynvml.NVMLError), _started():
+    with contextlib.suppress(pynvml.NVMLError), started():
         return {_uuid(gpu): [_uuid(instance) for instance in instances] for gpu, instances in _gpus()}
     return {}
 
 
 def driver_version() -> str | None:
     """Return the version of NVIDIA's driver, or None if NVML does not report it."""
-    with contextlib.suppress(pynvml.NVMLError), _started():
+    with contextlib.suppress(pynvml.NVMLError), started():
         return str(pynvml.nvmlSystemGetDriverVersion())
     return None
 
 
 @contextmanager
-def _started() -> Iterator[None]:
+def started() -> Iterator[None]:
+    """Have NVML started for the time of a block.
+
+    Raises:
+        pynvml.NVMLError: There is none, or it refuses.
+    """
     pynvml.nvmlInit()
     try:
         yield

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from tradeoff.objectives.device.power_limit import restore_power_limits
+
 _OWNER = ".tradeoff-owner"
 
 
@@ -103,5 +105,6 @@ def _remove_abandoned(prefix: str, parent: Path) -> None:
 
 def _remove(folder: Path) -> None:
     end_processes_in(folder)
+    restore_power_limits(folder)
     # What can't be removed now, as on a network's file system while a process still has it open, is left to the system.
     shutil.rmtree(folder, ignore_errors=True)

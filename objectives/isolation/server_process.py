@@ -7,8 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
+from tradeoff.objectives.device.power_limit import restore_power_limits
 from tradeoff.objectives.device.temporary_folder import TemporaryFolder, end_processes_in
 from tradeoff.objectives.isolation.endings import ProcessResult, kill
 from tradeoff.objectives.isolation.following import Followed
@@ -79,10 +81,15 @@ class ServerProcess:
             self._folder.remove()
             self._folder = None
 
-    def temporary_folder(self) -> tempfile.TemporaryDirectory[str]:
-        """Return a directory for a trial, to be entered; the server has been started."""
+    @contextlib.contextmanager
+    def temporary_folder(self) -> Iterator[str]:
+        """Make a directory for a trial, which must have ended at the end of the block; the server has been started."""
         assert self._folder is not None
-        return tempfile.TemporaryDirectory(prefix="trial-", dir=self._folder.path, ignore_cleanup_errors=True)
+        with tempfile.TemporaryDirectory(prefix="trial-", dir=self._folder.path, ignore_cleanup_errors=True) as folder:
+            try:
+                yield folder
+            finally:
+                restore_power_limits(Path(folder))
 
     def fork(
         self,

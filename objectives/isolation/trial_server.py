@@ -87,6 +87,14 @@ class TrialServer:
         """Return the device that trials will run on, as `tradeoff.objectives.device.base.DeviceInfo.as_dict` does."""
         return self._request({"task": "describe"})
 
+    def check_power_limits(self, limits_w: Sequence[float]) -> None:
+        """Refuse power limits that the device can't be given.
+
+        Raises:
+            JobError: It can't be given one.
+        """
+        self._request({"task": "check_power_limits", "limits_w": list(limits_w)})
+
     def prepare(
         self,
         job: Mapping[str, Any],

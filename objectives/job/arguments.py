@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from tradeoff.objectives.job.jobs import CausalLMJob, TextClassificationJob
 from tradeoff.objectives.job.settings import BuiltInJob, Lora, TrainingSettings
 from tradeoff.searchspace import TrialParameters
-from tradeoff.searchspace.knob import Target
 
 SomeJob = TypeVar("SomeJob", bound=TrainingSettings)
 
@@ -92,7 +91,7 @@ def job_of(job: SomeJob, parameters: Mapping[str, Any]) -> SomeJob:
 
 def settings_beside_arguments(parameters: TrialParameters) -> dict[str, Any]:
     """Return what a configuration sets that `TrainingArguments` does not take: of the model, and of how batches are made."""
-    return {name: value for name, value in parameters.items() if parameters.knobs[name].target is not Target.ARGUMENTS}
+    return {name: value for name, value in parameters.items() if parameters.knobs[name].is_beside_arguments}
 
 
 def padding(job: TextClassificationJob, parameters: TrialParameters) -> str:

@@ -21,7 +21,6 @@ from tradeoff.objectives.trainers.try_out import TryOut, failing_options, option
 from tradeoff.objectives.trainers.workloads import load_workload
 from tradeoff.searchspace import KNOBS, MICRO_BATCH, TrialParameters
 from tradeoff.searchspace.conditions import Conditions
-from tradeoff.searchspace.knob import Target
 
 _TRIED = "tried-{}"
 _LIBRARIES = ("accelerate", "torch", "transformers")
@@ -185,7 +184,7 @@ def _tried(
     on_attempt()
     workload = load_workload(job, facts["folders"])
     if isinstance(job, CustomJob):
-        keywords = [name for name in searched or {} if KNOBS[name].target is not Target.ARGUMENTS]
+        keywords = [name for name in searched or {} if KNOBS[name].is_beside_arguments]
         try:
             check_keywords(job, keywords, [name for name, needed in conditions.items() if needed])
         except JobFault:
@@ -249,7 +248,7 @@ def _base(job: AnyJob, searched: Mapping[str, Sequence[Any]]) -> TrialParameters
     smallest = min(batches)
     # Batch normalization can't train on a single sample.
     batch = {MICRO_BATCH: max(smallest, 2) if searched else smallest}
-    keywords = [name for name in searched if isinstance(job, CustomJob) and KNOBS[name].target is not Target.ARGUMENTS]
+    keywords = [name for name in searched if isinstance(job, CustomJob) and KNOBS[name].is_beside_arguments]
     return TrialParameters(**batch, **{name: searched[name][0] for name in keywords})
 
 

@@ -32,7 +32,7 @@ from tradeoff.searchspace import TrialParameters
 # A kill loses at most a twentieth of the training.
 CHECKPOINT_SHARE = 0.05
 _MARKER = "tradeoff-complete.json"
-_CHECKPOINTS = "checkpoints"
+CHECKPOINTS = "checkpoints"
 
 Progress = Callable[[Mapping[str, Any]], None]
 
@@ -75,7 +75,7 @@ def retrain(
     Raises:
         Exception: Whatever the Trainer raises; most often that memory ran out.
     """
-    folder = output / _CHECKPOINTS
+    folder = output / CHECKPOINTS
     folder.mkdir(exist_ok=True)
     begin_s = time.perf_counter()
     session = TrialSession(
@@ -166,7 +166,7 @@ def _sizes(checkpoint: Path) -> dict[str, int]:
 
 def remove_checkpoints(output: Path) -> None:
     """Remove the checkpoints of a finished training."""
-    shutil.rmtree(output / _CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
 
 
 class _CallbackReporter(Reporter):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class TrialSession:
         # Whoever trains, a study or `tradeoff train`, measures from here: what is imported is not the training's memory.
         self.workload.import_ahead()
         self.meter = self.device.memory_meter()
+        if (limit_w := self.parameters.get("power_limit_w")) is not None:
+            self.device.limit_power(limit_w, Path(self.folder))
         if self.job.deterministic:
             torch.use_deterministic_algorithms(True, warn_only=True)
             # Filling new tensors with NaN would cost time and memory, and changes nothing for code that writes before it reads.

@@ -56,6 +56,8 @@ def answer(channel: Channel[dict[str, Any]], listener: socket.socket | None = No
     try:
         if request["task"] == "describe":
             reporter.finish(Answer(answer=start_device().info.as_dict()))
+        elif request["task"] == "check_power_limits":
+            reporter.finish(_check_power_limits(request["limits_w"]))
         elif request["task"] == "prepare":
             reporter.finish(_prepare(request, reporter))
         elif request["task"] == "estimate_memory":
@@ -66,6 +68,14 @@ def answer(channel: Channel[dict[str, Any]], listener: socket.socket | None = No
     except ConnectionError:
         return 1  # the parent is gone
     return 0
+
+
+def _check_power_limits(limits_w: list[float]) -> Answer | Refusal:
+    try:
+        start_device().check_power_limits(limits_w)
+    except ValueError as error:
+        return Refusal(error=str(error))
+    return Answer(answer={})
 
 
 def _prepare(request: dict[str, Any], reporter: Reporter) -> Answer | Refusal:

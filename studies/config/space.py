@@ -161,7 +161,7 @@ def check_space(config: SpaceConfig, space: SearchSpace, job: TrainingSettings) 
 def _check_changes(config: SpaceConfig, job: TrainingSettings) -> None:
     for name, told in config.read().items():
         knob = KNOBS[name]
-        is_keyword = isinstance(job, CustomJob) and knob.target is not Target.ARGUMENTS
+        is_keyword = isinstance(job, CustomJob) and knob.is_beside_arguments
         if told.changes is None or knob.is_open or is_keyword:
             continue
         known = (knob.memory is not None, knob.changes_time, knob.learning > Learning.ROUNDING)

@@ -17,7 +17,6 @@ from typing import Any
 
 from tradeoff.objectives.job.jobs import AnyJob, CustomJob
 from tradeoff.searchspace import KNOBS, SearchSpace
-from tradeoff.searchspace.knob import Target
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.config.study_file import validated
 from tradeoff.studies.errors import TradeoffError
@@ -55,7 +54,7 @@ class AllowedCode:
             folder, slash, function = (self.build or "").rpartition("/")
             if function == job.build:
                 return job.model_copy(update={"python_path": str(Path(folder + slash).expanduser().resolve())})
-            keywords = {name: values for name, values in searched.items() if KNOBS[name].target is not Target.ARGUMENTS}
+            keywords = {name: values for name, values in searched.items() if KNOBS[name].is_beside_arguments}
             is_same = isinstance(self.job, CustomJob) and (self.job.build, self.job.kwargs) == (job.build, job.kwargs)
             if isinstance(self.job, CustomJob) and is_same and self._searches(keywords):
                 return job.model_copy(update={"python_path": self.job.python_path})

@@ -199,6 +199,8 @@ def prepare(
         display.message("preparing the data")
         try:
             searched = {name: domain.examples() for name, domain in space.domains.items()}
+            if limits_w := [limit_w for limit_w in searched.get("power_limit_w", ()) if limit_w is not None]:
+                server.check_power_limits(limits_w)
             data = server.prepare(
                 job_of_data(config.job, space.domains).model_dump(),
                 folder,

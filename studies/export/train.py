@@ -13,6 +13,7 @@ from typing import Any
 from tradeoff.objectives.data.contents import local_contents
 from tradeoff.objectives.device.base import DeviceInfo
 from tradeoff.objectives.device.extras import first_missing
+from tradeoff.objectives.device.power_limit import restore_power_limits
 from tradeoff.objectives.isolation.forked import forked
 from tradeoff.objectives.isolation.warm_server import PRELOADED, server_environment
 from tradeoff.objectives.job.arguments import job_of
@@ -109,10 +110,10 @@ def train_export(
     from tradeoff.objectives.device.out_of_memory import out_of_memory_details
     from tradeoff.objectives.device.registry import see_one_device, start_device
     from tradeoff.objectives.trainers.workloads import load_workload, merge_adapters
-    from tradeoff.objectives.trial.retraining import remove_checkpoints, retrain
+    from tradeoff.objectives.trial.retraining import CHECKPOINTS, remove_checkpoints, retrain
 
     see_one_device()
-    info = forked(_described, refusal=TradeoffError)
+    info = forked(_described, parameters.get("power_limit_w"), refusal=TradeoffError)
     if parameters.precision.value not in info.precisions:
         raise TradeoffError(
             f"{info.name} trains in {', '.join(info.precisions)}, and the configuration needs {parameters.precision.value};"
@@ -147,6 +148,8 @@ def train_export(
             f"out of memory: {details.message} (the study measured a peak of {peak_mib} MiB);"
             " free memory, or export with a tighter --limit"
         ) from error
+    finally:
+        restore_power_limits(output / CHECKPOINTS)
     results = {
         "tradeoff_version": tradeoff_version(),
         "study": exported["study"]["name"],
@@ -172,10 +175,16 @@ def train_export(
     return results
 
 
-def _described() -> DeviceInfo:
+def _described(power_limit_w: float | None) -> DeviceInfo:
     from tradeoff.objectives.device.registry import start_device
 
-    return start_device().info
+    device = start_device()
+    try:
+        if power_limit_w is not None:
+            device.check_power_limits([power_limit_w])
+    except ValueError as error:
+        raise TradeoffError(str(error)) from error
+    return device.info
 
 
 def _prepared(job: AnyJob, cache: Path, searched: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import optuna
 from optuna.distributions import BaseDistribution
 
 from tradeoff.searchspace import ACCUMULATION, KNOBS, MICRO_BATCH
-from tradeoff.searchspace.knob import Target
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.python.progress import quiet_optuna
 from tradeoff.studies.python.search import search
@@ -109,7 +108,7 @@ def hyperparameter_search(
     hyperparameters: dict[str, Any] = {}
     for name, value in best.params.items():
         knob = KNOBS[name]
-        hyperparameters |= knob.as_arguments(value) if knob.target is Target.ARGUMENTS else {name: value}
+        hyperparameters |= {name: value} if knob.is_beside_arguments else knob.as_arguments(value)
     return BestRun(str(best.trial), best.values[found], hyperparameters, result)
 
 

@@ -5,6 +5,7 @@
  * `parent` is "-" for a card and the card's uuid for a MIG instance; sizes are in bytes. `pid` is a process id, "self" for the
  * caller's own, or "-" for no process. A line "refuse FUNCTION CODE" makes a function return that code.
  * The file is read anew by each call, so a test can change the figures while they are sampled.
+ * Beside it, the file NAME.UUID holds the power limit of a card in milliwatts, which may be from 100 to 400 W; 300 W without it.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,6 +154,39 @@ int nvmlDeviceGetUtilizationRates(void *handle, Utilization *rates) {
     ENTER("nvmlDeviceGetUtilizationRates");
     FIGURE(device(handle)->busy, &rates->gpu);
     rates->memory = 0;
+    return SUCCESS;
+}
+
+static void limit_file(void *handle, char *name) { snprintf(name, 512, "%s.%s", getenv("NVML_STUB"), device(handle)->uuid); }
+
+int nvmlDeviceGetPowerManagementLimitConstraints(void *handle, unsigned *low, unsigned *high) {
+    ENTER("nvmlDeviceGetPowerManagementLimitConstraints");
+    if (strcmp(device(handle)->parent, "-") != 0) return NOT_SUPPORTED;
+    *low = 100000, *high = 400000;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetPowerManagementLimit(void *handle, unsigned *limit) {
+    char name[512];
+    ENTER("nvmlDeviceGetPowerManagementLimit");
+    limit_file(handle, name);
+    *limit = 300000;
+    FILE *file = fopen(name, "r");
+    if (file != NULL) {
+        if (fscanf(file, "%u", limit) != 1) *limit = 0;
+        fclose(file);
+    }
+    return SUCCESS;
+}
+
+int nvmlDeviceSetPowerManagementLimit(void *handle, unsigned limit) {
+    char name[512];
+    ENTER("nvmlDeviceSetPowerManagementLimit");
+    limit_file(handle, name);
+    FILE *file = fopen(name, "w");
+    if (file == NULL) return 999;
+    fprintf(file, "%u", limit);
+    fclose(file);
     return SUCCESS;
 }
 

@@ -48,11 +48,19 @@ class NvmlStub:
     def refuse(self, function: str, code: int) -> None:
         self.lines.append(f"refuse {function} {code}")
 
+    def power_limit_w(self, uuid: str) -> float | None:
+        """The power limit that a card was given; None if nobody has set it."""
+        path = self.state.with_name(f"{self.state.name}.{uuid}")
+        return int(path.read_text()) / 1000 if path.exists() else None
+
+    def environment(self) -> dict[str, str]:
+        """Variables with which a process finds the library and the cards."""
+        self.state.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+        return {"NVML_STUB": str(self.state), "LD_LIBRARY_PATH": "" if self.library is None else str(self.library)}
+
     def run(self, code: str, **environment: str) -> Any:
         """Runs `code` in a fresh process, in which `answer` is to be set, and returns that."""
-        self.state.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
-        env = {**os.environ, "NVML_STUB": str(self.state), "PYTHONPATH": str(ROOT), **environment}
-        env["LD_LIBRARY_PATH"] = "" if self.library is None else str(self.library)
+        env = {**os.environ, "PYTHONPATH": str(ROOT), **environment, **self.environment()}
         script = f"{code}\nimport json\nprint(json.dumps(answer))"
         done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
