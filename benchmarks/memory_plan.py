@@ -20,15 +20,13 @@ from published_rows import Loops, Published, Runs, matched
 
 from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator
 from tradeoff.objectives.memory_estimator.run_estimate import (
-    DEFAULT_CONTEXT_MEMORY_MIB,
-    LOADED_CODE_MEMORY_MIB,
     MIB,
+    GpuMemory,
     RunEstimate,
 )
 
 BUILD = Path("build/memory_plan")
 ROWS = Path(__file__).with_name("tables") / "published_memory.json"
-CONTEXT_MIB = DEFAULT_CONTEXT_MEMORY_MIB + LOADED_CODE_MEMORY_MIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +108,7 @@ def of_loops(group: Loops) -> list[Result]:
             estimated_mib=allocated,
             low_mib=requested,
             high_mib=1.01 * reserved,
-            fits=reserved + CONTEXT_MIB <= group.device_mib,
+            fits=_fits(reserved, group.device_mib),
         )
         for (_, published), (allocated, requested, reserved) in zip(group.runs, peaks, strict=True)
     ]
@@ -162,6 +160,14 @@ def main() -> None:
             writer = csv.DictWriter(file, list(results[0].row()))
             writer.writeheader()
             writer.writerows(each.row() for each in results)
+
+
+def _fits(reserved_mib: float, device_mib: float) -> bool | None:
+    """Whether what is reserved fits beside a context that nobody has measured; None if that decides."""
+    bounds = GpuMemory(total_mib=device_mib).allocator_bounds_bytes
+    assert bounds is not None
+    verdicts = {reserved_mib * MIB <= capacity for capacity in bounds}
+    return verdicts.pop() if len(verdicts) == 1 else None
 
 
 def _yes_or_no(value: bool | None) -> str:

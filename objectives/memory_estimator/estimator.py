@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tradeoff.objectives.memory_estimator.events import LinearSegments, NotAligned, Segments
 from tradeoff.objectives.memory_estimator.largest_batch import largest_batch
 from tradeoff.objectives.memory_estimator.replay import (
-    MAX_MICRO_BATCHES,
+    Replays,
     RunLength,
     RunPeak,
     accumulation_groups,
@@ -42,7 +42,7 @@ class MemoryEstimator:
         >>> from transformers import BertConfig
         >>> small = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=100)
         >>> settings = TraceSettings(sequence_length=16, num_labels=5)
-        >>> estimator = MemoryEstimator(small, settings=settings, gpu=GpuMemory(total_mib=1000))
+        >>> estimator = MemoryEstimator(small, settings=settings, gpu=GpuMemory(total_mib=1000, context_mib=417))
         >>> [estimate] = estimator.estimate([TrialParameters(per_device_train_batch_size=4)])
         >>> estimate.fits
         True
@@ -95,8 +95,9 @@ class MemoryEstimator:
         self._tracer: Tracer | None = None
         self._linear: dict[StepClass, LinearSegments | None] = {}
         self._recent: dict[tuple[StepClass, int], Segments] = {}
-        self._replays: dict[tuple[Any, ...], tuple[RunPeak, RunPeak | None]] = {}
+        self._replays = Replays()
         self._margins: dict[tuple[Any, ...], float] = {}
+        self._largest: dict[StepClass, int] = {}
 
     def estimate(self, configurations: Iterable[TrialParameters]) -> list[RunEstimate]:
         """Return the estimate of each configuration, in the order given.
@@ -109,8 +110,12 @@ class MemoryEstimator:
         for parameters in configurations:
             step_class = _step_class(parameters)
             largest[step_class] = max(largest.get(step_class, 0), self._batch_size(parameters), self._eval_batch_size or 0)
-        # Neighbours share their segments, which are then made once. The largest batch of a class comes first, for its margin.
-        ordered = sorted(dict.fromkeys(configurations), key=lambda each: (str(_step_class(each)), -self._batch_size(each)))
+        # Neighbours share their segments, which are then made once. The largest batch of a class comes first, for its margin,
+        # and the most accumulation, whose replay is often that of less.
+        ordered = sorted(
+            dict.fromkeys(configurations),
+            key=lambda each: (str(_step_class(each)), -self._batch_size(each), -each.gradient_accumulation_steps),
+        )
         estimates = {parameters: self._estimate(parameters, largest[_step_class(parameters)]) for parameters in ordered}
         return [estimates[parameters] for parameters in configurations]
 
@@ -130,85 +135,112 @@ class MemoryEstimator:
         return {one: self._largest_fitting(one, batches) for one, batches in known.items()}
 
     def _largest_fitting(self, one: TrialParameters, known: list[int]) -> RunEstimate | None:
-        step_class = _step_class(one)
+        step_class, capacity = _step_class(one), self._gpu.allocator_bytes
+        assert capacity is not None
 
-        def at(batch: int) -> RunEstimate:
-            return self._estimate(one.replace(per_device_train_batch_size=batch), max(known))
+        def at(batch: int) -> TrialParameters:
+            return one.replace(per_device_train_batch_size=batch)
 
-        best = largest_batch(lambda batch: bool(at(batch).fits), known, most=self._train_samples or _MOST_SEARCHED)
+        best = largest_batch(
+            lambda batch: self._holds(at(batch), max(known), capacity),
+            known,
+            most=self._train_samples or _MOST_SEARCHED,
+            guess=self._guess(at, sorted(known), capacity),
+        )
         linear = self._linear.get(step_class)
-        if best is None or linear is None or best <= max(known) or linear.at(best) == self._traced(step_class, best):
-            return None if best is None else at(best)
-        # Beyond the batches at which sizes were checked they are no lines any more.
-        self._linear[step_class] = None
-        self._recent.clear()
-        self._replays.clear()
-        return self._largest_fitting(one, [best])
+        if best is not None and linear is not None and best > max(known) and linear.at(best) != self._traced(step_class, best):
+            # Beyond the batches at which sizes were checked they are no lines any more.
+            self._linear[step_class] = None
+            self._recent.clear()
+            self._replays = Replays()
+            return self._largest_fitting(one, [best])
+        if best is None:
+            return None
+        self._largest[step_class] = best
+        return self._estimate(at(best), max(known))
+
+    def _guess(self, at: Callable[[int], TrialParameters], known: list[int], capacity: int) -> int | None:
+        """Return a batch that may be the largest that fits: that of other accumulation, or where a line reaches the limit."""
+        best = self._largest.get(_step_class(at(1)))
+        if best is not None or len(known) < 2:
+            return best
+        (small, small_bytes), (large, large_bytes) = (
+            (batch, self._free_peak(at(batch), known[-1]).reserved_bytes) for batch in known[-2:]
+        )
+        if large_bytes <= small_bytes:
+            return None
+        return max(1, large + int((capacity - large_bytes) * (large - small) / (large_bytes - small_bytes)))
 
     def _estimate(self, parameters: TrialParameters, largest: int) -> RunEstimate:
-        step_class = _step_class(parameters)
-        batch, accumulation_steps = self._batch_size(parameters), parameters.gradient_accumulation_steps
+        capacity = self._gpu.allocator_bytes
+        limited = None if capacity is None else self._peak(parameters, largest, capacity)
+        free = self._free_peak(parameters, largest)
+        margin_of = _step_class(parameters), parameters.gradient_accumulation_steps > 1
+        if margin_of not in self._margins:
+            self._margins[margin_of] = self._margin(free, parameters, largest)
+        fits = self._fits(parameters, largest)
+        return estimate_run(parameters, free, limited, self._gpu, fits=fits, order_margin=self._margins[margin_of])
+
+    def _fits(self, parameters: TrialParameters, largest: int) -> bool | None:
+        bounds = self._gpu.allocator_bounds_bytes
+        if bounds is None:
+            return None
+        # It may fit beside a small context alone.
+        verdicts = {self._holds(parameters, largest, capacity) for capacity in bounds}
+        return verdicts.pop() if len(verdicts) == 1 else None
+
+    def _holds(self, parameters: TrialParameters, largest: int, capacity: int) -> bool:
+        """Return whether a run stays within what the allocator may reserve."""
+        return self._peak(parameters, largest, capacity).failed_at is None
+
+    def _free_peak(self, parameters: TrialParameters, largest: int) -> RunPeak:
+        """Return the peak of a run without a limit, which one that never felt its limit is as well."""
+        if (capacity := self._gpu.allocator_bytes) is not None:
+            limited = self._peak(parameters, largest, capacity)
+            if not limited.felt_limit:
+                return limited
+        return self._peak(parameters, largest)
+
+    def _peak(
+        self, parameters: TrialParameters, largest: int, capacity: int | None = None, *, seed: int | None = None
+    ) -> RunPeak:
+        """Replay a run, or know its peak from one that is the same.
+
+        Args:
+            parameters: The run.
+            largest: The largest batch for which sizes are checked to be lines.
+            capacity: The bytes that the allocator may reserve; None for no limit.
+            seed: That of another order of releases; None for the order that was traced.
+        """
+        step_class, batch = _step_class(parameters), self._batch_size(parameters)
         length = None
         if self._train_samples is not None:
             length = RunLength(micro_batches_per_epoch=-(-self._train_samples // batch), epochs=self._epochs)
-        # Equal groups of micro-batches are equal runs: 16 and 32 steps of accumulation need the same replay.
-        groups = tuple(min(group, MAX_MICRO_BATCHES + 1) for group in accumulation_groups(accumulation_steps, length))
-        key = (step_class, batch, groups)
-        if key not in self._replays:
+
+        def replay() -> RunPeak:
             segments = self._segments(step_class, batch, largest)
             evaluation = None
             if self._eval_batch_size is not None:
                 evaluation = self._segments(step_class, self._eval_batch_size, largest)
-            self._replays[key] = self._replay(segments, evaluation, accumulation_steps, length)
-            accumulates = accumulation_steps > 1
-            if (step_class, accumulates) not in self._margins:
-                peak = self._replays[key][0]
-                self._margins[step_class, accumulates] = self._margin(peak, segments, evaluation, accumulation_steps, length)
-        margin = self._margins[step_class, accumulation_steps > 1]
-        return estimate_run(parameters, *self._replays[key], self._gpu, order_margin=margin)
-
-    def _margin(
-        self,
-        peak: RunPeak,
-        segments: Segments,
-        evaluation: Segments | None,
-        accumulation_steps: int,
-        length: RunLength | None,
-    ) -> float:
-        """Return the share by which other orders of releases raise what the allocator retains beside what is in use."""
-        retained = []
-        for seed in range(_NUM_ORDERS):
-            late = replay_run(
-                with_late_releases(segments, seed),
-                accumulation_steps=accumulation_steps,
-                length=length,
-                evaluation=evaluation,
-                expandable_segments=self._gpu.expandable_segments,
-            )
-            retained.append(late.reserved_bytes - late.allocated_bytes)
-        more_bytes = max(retained) - (peak.reserved_bytes - peak.allocated_bytes)
-        return max(MIN_ORDER_MARGIN, more_bytes / peak.reserved_bytes)
-
-    def _replay(
-        self, segments: Segments, evaluation: Segments | None, accumulation_steps: int, length: RunLength | None
-    ) -> tuple[RunPeak, RunPeak | None]:
-        """Replay a run without a limit, and within the GPU's memory where that is known."""
-
-        def run(capacity_bytes: int | None) -> RunPeak:
             return replay_run(
-                segments,
-                accumulation_steps=accumulation_steps,
+                segments if seed is None else with_late_releases(segments, seed),
+                accumulation_steps=parameters.gradient_accumulation_steps,
                 length=length,
-                capacity_bytes=capacity_bytes,
+                capacity_bytes=capacity,
                 evaluation=evaluation,
                 num_kept_batches=self._num_kept_batches,
                 expandable_segments=self._gpu.expandable_segments,
             )
 
-        free, capacity = run(None), self._gpu.allocator_bytes
-        if capacity is None:
-            return free, None
-        return free, free if free.reserved_bytes <= capacity else run(capacity)
+        groups = accumulation_groups(parameters.gradient_accumulation_steps, length)
+        return self._replays.peak((step_class, batch, capacity, seed), groups, replay)
+
+    def _margin(self, peak: RunPeak, parameters: TrialParameters, largest: int) -> float:
+        """Return the share by which other orders of releases raise what the allocator retains beside what is in use."""
+        late = [self._peak(parameters, largest, seed=seed) for seed in range(_NUM_ORDERS)]
+        retained = max(each.reserved_bytes - each.allocated_bytes for each in late)
+        more_bytes = retained - (peak.reserved_bytes - peak.allocated_bytes)
+        return max(MIN_ORDER_MARGIN, more_bytes / peak.reserved_bytes)
 
     def _batch_size(self, parameters: TrialParameters) -> int:
         batch = parameters.per_device_train_batch_size

@@ -20,6 +20,9 @@ class Category(StrEnum):
     ACTIVATIONS = "activations"
     WORKSPACE = "workspace"
 
+    # An enum hashes in Python, which is felt where millions of events are counted by it.
+    __hash__ = str.__hash__
+
 
 # The beginnings of the keys of what is kept until the next forward pass, and of what is kept from the one before.
 HELD, PREVIOUS = "held ", "previous "
@@ -90,26 +93,8 @@ class LinearSegments:
 
     def __post_init__(self) -> None:
         assert self.small_batch < self.large_batch
-        for _ in self._pairs():
-            pass
-
-    def at(self, batch: int) -> Segments:
-        """Return the segments at `batch`; exact from the smaller of the two traced sizes on."""
-        segments: dict[str, list[Event]] = {name: [] for name in Segments.__slots__}
         span = self.large_batch - self.small_batch
-        for name, small, large in self._pairs():
-            if small.num_bytes is None or large.num_bytes is None:
-                segments[name].append(small)
-                continue
-            slope = (large.num_bytes - small.num_bytes) // span
-            segments[name].append(small._replace(num_bytes=small.num_bytes + slope * (batch - self.small_batch)))
-        return Segments(**{name: tuple(events) for name, events in segments.items()})
-
-    def _pairs(self) -> Iterator[tuple[str, Event, Event]]:
-        span = self.large_batch - self.small_batch
-        large_segments = self.large.as_mapping()
-        for name, small_events in self.small.as_mapping().items():
-            large_events = large_segments[name]
+        for name, small_events, large_events in self._by_stage():
             if len(small_events) != len(large_events):
                 raise NotAligned(
                     f"{name}: {len(small_events)} events at {self.small_batch}, {len(large_events)} at {self.large_batch}"
@@ -119,4 +104,22 @@ class LinearSegments:
                     raise NotAligned(f"{name}: {small.key} at {self.small_batch}, {large.key} at {self.large_batch}")
                 if small.num_bytes is not None and large.num_bytes is not None and (large.num_bytes - small.num_bytes) % span:
                     raise NotAligned(f"{name}: {small.key} takes {small.num_bytes} and {large.num_bytes} bytes")
-                yield name, small, large
+
+    def at(self, batch: int) -> Segments:
+        """Return the segments at `batch`; exact from the smaller of the two traced sizes on."""
+        span = self.large_batch - self.small_batch
+
+        def between(small: Event, large: Event) -> Event:
+            if small.num_bytes == large.num_bytes:
+                return small
+            assert small.num_bytes is not None
+            assert large.num_bytes is not None
+            slope = (large.num_bytes - small.num_bytes) // span
+            return Event(small.key, small.num_bytes + slope * (batch - self.small_batch), small.category)
+
+        return Segments(**{name: tuple(map(between, *events)) for name, *events in self._by_stage()})
+
+    def _by_stage(self) -> Iterator[tuple[str, tuple[Event, ...], tuple[Event, ...]]]:
+        large = self.large.as_mapping()
+        for name, events in self.small.as_mapping().items():
+            yield name, events, large[name]

@@ -69,6 +69,7 @@ def trace_settings(
         num_labels=job.num_labels if isinstance(job, TextClassificationJob) else None,
         packed=isinstance(job, CausalLMJob) and job.packing and not is_plain,
         lora=job.lora,
+        four_bit=isinstance(job, CausalLMJob) and job.load_in_4bit,
         frozen_layers=job.frozen_layers,
         num_devices=num_devices,
         attention=attention,  # type: ignore[arg-type]  # checked there

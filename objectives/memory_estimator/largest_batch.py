@@ -3,29 +3,29 @@
 from collections.abc import Callable, Collection
 
 
-def largest_batch(fits: Callable[[int], bool], known: Collection[int], *, most: int) -> int | None:
+def largest_batch(fits: Callable[[int], bool], known: Collection[int], *, most: int, guess: int | None = None) -> int | None:
     """Return the largest micro-batch that fits; None if a batch of 1 does not.
 
     Args:
         fits: Whether a micro-batch fits, which is looked at as seldom as possible.
         known: Micro-batches for which that is known already.
         most: The largest micro-batch to look at.
+        guess: The one to look at first; None for no idea.
     """
-    fitting = [batch for batch in known if batch <= most and fits(batch)]
-    low = max(fitting, default=0)
-    too_large = [batch for batch in known if low < batch <= most]
-    high = min(too_large, default=most + 1)
-    if not too_large:
-        step = max(1, low)
-        while low + step < high:
-            if not fits(low + step):
-                high = low + step
-                break
-            low, step = low + step, 2 * step
+    low = max((batch for batch in known if batch <= most and fits(batch)), default=0)
+    high = min((batch for batch in known if low < batch <= most), default=most + 1)
+
+    def look_at(batch: int) -> None:
+        nonlocal low, high
+        low, high = (batch, high) if fits(batch) else (low, batch)
+
+    for batch in () if guess is None else (guess, guess + 1, guess - 1):
+        if low < batch < high:
+            look_at(batch)
+    step = max(1, low)
+    while high > most and low + step < high:
+        look_at(low + step)
+        step *= 2
     while high - low > 1:
-        middle = (low + high) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle
+        look_at((low + high) // 2)
     return low or None

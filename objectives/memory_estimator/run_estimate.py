@@ -35,7 +35,8 @@ class RunEstimate:
         lower_bound_mib: The context, and what tensors and kernels request at the peak: nothing retained, nothing rounded.
         upper_bound_mib: The peak, with the code of kernels loaded while training runs, and a margin for the order of blocks.
             Where nobody has measured the context, both bounds allow for any that is known of.
-        fits: Whether training completes within the GPU's memory; None if that is not known.
+        fits: Whether training completes within the GPU's memory; None if that is not known, or depends on a context that
+            nobody has measured.
         fails_at: The stage that runs out of memory; None if none does.
         parts: What the peak consists of, in MiB: `context`, `weights`, `gradients`, `optimizer`, `activations`, `workspace`,
             and `retained`, which the allocator holds and nothing uses.
@@ -105,13 +106,30 @@ class GpuMemory:
     @property
     def allocator_bytes(self) -> int | None:
         """The most that torch's allocator may reserve; None if the total is not known."""
-        if self.total_mib is None:
-            return None
-        return max(0, int((self.total_mib - self.likely_context_mib - self.loaded_code_mib) * MIB))
+        return self._allocator_bytes(self.likely_context_mib + self.loaded_code_mib)
+
+    @property
+    def allocator_bounds_bytes(self) -> tuple[int, int] | None:
+        """The least and the most that this can be: another than that if nobody has measured the context."""
+        if self.context_mib is not None:
+            known = self.allocator_bytes
+            return None if known is None else (known, known)
+        least_mib, most_mib = _CONTEXTS_MIB
+        least, most = self._allocator_bytes(most_mib), self._allocator_bytes(least_mib)
+        return None if least is None or most is None else (least, most)
+
+    def _allocator_bytes(self, others_mib: float) -> int | None:
+        return None if self.total_mib is None else max(0, int((self.total_mib - others_mib) * MIB))
 
 
 def estimate_run(
-    parameters: TrialParameters, free: RunPeak, limited: RunPeak | None, gpu: GpuMemory, *, order_margin: float
+    parameters: TrialParameters,
+    free: RunPeak,
+    limited: RunPeak | None,
+    gpu: GpuMemory,
+    *,
+    fits: bool | None,
+    order_margin: float,
 ) -> RunEstimate:
     """Return the estimate for a run, from its replay without a limit and, where that is known, within the GPU's memory.
 
@@ -120,11 +138,11 @@ def estimate_run(
         free: The replay without a limit.
         limited: The one within the GPU's memory; None if that is not known.
         gpu: The GPU's memory.
+        fits: Whether it fits, as in `RunEstimate`.
         order_margin: The share by which another order of releases may raise what is reserved.
     """
-    fits = None if limited is None else limited.failed_at is None
     # A run that fits only because the allocator returned free segments stays within the GPU's memory.
-    peak = limited if limited is not None and fits else free
+    peak = limited if limited is not None and limited.failed_at is None else free
     parts = {category.value: peak.parts[category] / MIB for category in Category}
     reserved_mib = peak.reserved_bytes / MIB
     least_mib, most_mib = gpu.context_bounds_mib

@@ -41,6 +41,7 @@ class TraceSettings:
         padded: Whether batches hold padding, so that the attention mask can't be left out.
         packed: Whether a batch of `sft` is one row of many texts, with their positions and without a mask.
         lora: The adapters that are trained instead of the model's weights.
+        four_bit: Whether the weights beside the adapters have 4 bits (QLoRA).
         frozen_layers: The first layers that are not trained, and the embeddings with them.
         num_devices: Devices that train together; each of several holds the buckets in which gradients are exchanged.
         optimizer: One of `OPTIMIZERS`.
@@ -65,6 +66,7 @@ class TraceSettings:
     padded: bool = True
     packed: bool = False
     lora: Lora | None = None
+    four_bit: bool = False
     frozen_layers: int = 0
     num_devices: int = 1
     optimizer: str = "adamw_torch"

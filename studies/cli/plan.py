@@ -101,7 +101,7 @@ def plan(
     else:
         chosen = [each for each in largest.values() if each is not None] if frontier else estimates
         rows = [estimate.as_dict() for estimate in chosen]
-        tables = [] if frontier else [estimates_table(estimates)]
+        tables = [] if frontier else [estimates_table(estimates, device_memory)]
         if device_memory is not None:
             tables.append(frontier_table(largest, device_memory))
     notes = []

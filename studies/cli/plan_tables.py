@@ -11,7 +11,7 @@ from tradeoff.studies.results.fitted_table import FittedTable
 from tradeoff.studies.results.tables import parameter_cell
 
 _PARTS = ("context", "weights", "gradients", "optimizer", "activations", "workspace", "retained")
-_VERDICTS = {True: "yes", False: "no", None: ""}
+_VERDICTS = {True: "yes", False: "no"}
 
 
 def fits_by_gpu(estimates: Sequence[RunEstimate]) -> list[dict[str, Any]]:
@@ -48,8 +48,9 @@ def gpus_table(rows: Sequence[Mapping[str, Any]]) -> FittedTable:
     return FittedTable(head=head, rows=cells, left=["GPU"], title="What is certain to fit on a GPU")
 
 
-def estimates_table(estimates: Sequence[RunEstimate]) -> FittedTable:
+def estimates_table(estimates: Sequence[RunEstimate], device_memory_mib: float | None = None) -> FittedTable:
     """Return a row for each configuration: the estimate, its bounds, the verdict, and the parts of the peak."""
+    unknown = "" if device_memory_mib is None else "maybe"
     further = _further([each.parameters for each in estimates])
     rows = [
         [
@@ -59,7 +60,7 @@ def estimates_table(estimates: Sequence[RunEstimate]) -> FittedTable:
             "yes" if each.parameters.gradient_checkpointing else "no",
             each.parameters.precision.value,
             *_bounds(each),
-            _VERDICTS[each.fits],
+            unknown if each.fits is None else _VERDICTS[each.fits],
             *(_mib(each.parts[name]) for name in _PARTS),
         ]
         for each in estimates

@@ -23,12 +23,15 @@ from tradeoff.studies.execution.preparation import cache_folder, keep_compiled_c
 Attention = Literal["eager", "sdpa"]
 
 # What changes memory in ways that no trace on fake tensors shows.
-_NOT_PLANNED = ("torch_compile", "load_in_4bit", "activation_offloading")
+_NOT_PLANNED = ("torch_compile", "activation_offloading")
+# And what a function may do with a keyword of that name, in a job of one's own.
+_NOT_PLANNED_OF_OWN = (*_NOT_PLANNED, "load_in_4bit")
 
 # The parameters that memory depends on; the others would only repeat the same rows.
 _DECISIVE = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "precision", "model", "max_length",
-    "packing", "dropout", "frozen_layers", "lora_rank", "lora_target_modules", "optim", "attn_implementation", *_NOT_PLANNED,
+    "packing", "dropout", "frozen_layers", "lora_rank", "lora_target_modules", "optim", "attn_implementation",
+    *_NOT_PLANNED_OF_OWN,
 )  # fmt: skip
 
 # Configurations that differ in these alone are traced with one model.
@@ -140,7 +143,8 @@ def _groups(config: StudyConfig, assumed: Assumptions) -> Iterable[_Group]:
     given = {name for name, value in (("attn_implementation", assumed.attention), ("optim", assumed.optimizer)) if value}
     for parameters in memory_space(config, without=given).grid():
         chosen = job_of(job, parameters)
-        if unknown := [name for name in _NOT_PLANNED if parameters.get(name) or getattr(chosen, name, False)]:
+        names = _NOT_PLANNED_OF_OWN if isinstance(chosen, CustomJob) else _NOT_PLANNED
+        if unknown := [name for name in names if parameters.get(name) or getattr(chosen, name, False)]:
             left_out.update(unknown)
             continue
         if isinstance(chosen, CustomJob):
@@ -154,11 +158,11 @@ def _groups(config: StudyConfig, assumed: Assumptions) -> Iterable[_Group]:
             key = chosen, attention, optimizer
             group = _built_in_group(chosen, config, replace(assumed, attention=attention, optimizer=optimizer))
         groups.setdefault(key, group).configurations.append(parameters)
-    names = ", ".join(name for name in _NOT_PLANNED if name in left_out)
+    them = ", ".join(name for name in _NOT_PLANNED_OF_OWN if name in left_out)
     if not groups:
-        raise TradeoffError(f"memory is not estimated with {names}, which allocates otherwise; tradeoff fit measures it")
+        raise TradeoffError(f"memory is not estimated with {them}, which allocates otherwise; tradeoff fit measures it")
     if left_out:
-        note(f"not planned: {names}, which allocates otherwise; a study's probes and tradeoff fit measure it")
+        note(f"not planned: {them}, which allocates otherwise; a study's probes and tradeoff fit measure it")
     if config.devices_per_trial > 1:
         note("a device of several is planned with its gradient buckets, and without what NCCL keeps beside them")
     return groups.values()

@@ -14,6 +14,7 @@ from transformers.initialization import no_init_weights
 
 from tradeoff.objectives.memory_estimator.settings import TraceSettings
 from tradeoff.objectives.memory_estimator.tracing.fake_tensors import FakeTensorMode
+from tradeoff.objectives.memory_estimator.tracing.four_bit import pack_weights, with_four_bit_layers
 from tradeoff.objectives.memory_estimator.tracing.language_loss import add_head
 from tradeoff.objectives.memory_estimator.tracing.model_config import first_line
 from tradeoff.objectives.trainers.trained_parts import adapted, freeze
@@ -62,13 +63,23 @@ def build_fake_model(config: PretrainedConfig, settings: TraceSettings, fake: Fa
     model.tie_weights()
     if settings.task == "sft":
         add_head(model)
+    if settings.four_bit:
+        with_four_bit_layers(model)
     if settings.lora is None:
         freeze(model, settings.frozen_layers, name=config.model_type)
     else:
         writes = settings.task != "sequence-classification"
         with torch.device("meta"):
             model = _with_adapters(model, settings, writes=writes)
+    if settings.four_bit and settings.task == "sft":
+        # SFTTrainer keeps adapters beside quantized weights in half precision.
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
     make_fake(model, fake)
+    if settings.four_bit:
+        with fake:
+            pack_weights(model)
     model.train()
     return model  # type: ignore[no-any-return]
 

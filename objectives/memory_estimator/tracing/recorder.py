@@ -14,6 +14,9 @@ from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.objectives.memory_estimator.events import HELD, PREVIOUS, Category, Event
 from tradeoff.objectives.memory_estimator.tracing.workspaces import MATRIX_PRODUCTS, kernel_workspace
 
+# How often the clock is looked at.
+_OPERATORS_BETWEEN_LOOKS = 100
+
 
 class TakesTooLong(Exception):
     """A program runs longer than it may."""
@@ -46,6 +49,7 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.skip_scalars = False
         self._prefix = ""
         self._num_keys = 0
+        self._num_operators = 0
         self._operator = ""
         self._live: dict[int, tuple[str, weakref.ref[Any]]] = {}
         self._blas_threads: set[bool] = set()
@@ -59,16 +63,8 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.category = category
 
     def segment(self) -> tuple[Event, ...]:
-        """Return the events in an order that every trace of the segment has.
-
-        What is released at once, as the copies that autocast keeps of weights, comes in an order of addresses; after the last
-        of these releases the allocator is the same in any order.
-        """
-        ordered: list[Event] = []
-        for is_release, events in groupby(self.events, key=lambda event: event.num_bytes is None):
-            run = list(events)
-            ordered += sorted(run) if is_release else run
-        return tuple(ordered)
+        """Return the events in an order that every trace of the segment has."""
+        return in_common_order(self.events)
 
     def track(self, tensors: Iterable[torch.Tensor], name: str, category: Category) -> None:
         """Record storages that exist already as allocated now, named in order."""
@@ -108,11 +104,13 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if time.process_time() > self.until_s:
-            raise TakesTooLong
         result = func(*args, **(kwargs or {}))
-        if func.namespace != "aten":
+        if func.namespace not in ("aten", "bitsandbytes"):
             return result
+        self._num_operators += 1
+        # Asking for the time may take longer than an operator.
+        if self._num_operators % _OPERATORS_BETWEEN_LOOKS == 0 and time.process_time() > self.until_s:
+            raise TakesTooLong
         self._operator = func._opname
         self._visit(result)
         if self.blas is not None:
@@ -161,3 +159,16 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = f"{self._prefix} {self._num_keys} {self._operator}"
         self._num_keys += 1
         return key
+
+
+def in_common_order(events: Iterable[Event]) -> tuple[Event, ...]:
+    """Return events in an order that every trace of their segment has.
+
+    What is released at once, as the copies that autocast keeps of weights, comes in an order of addresses; after the last
+    of these releases the allocator is the same in any order.
+    """
+    ordered: list[Event] = []
+    for is_release, together in groupby(events, key=lambda event: event.num_bytes is None):
+        run = list(together)
+        ordered += sorted(run) if is_release else run
+    return tuple(ordered)

@@ -1,7 +1,7 @@
 """Traces the stages of a training run on fake tensors: what each one allocates and releases, in order."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -18,10 +18,12 @@ from tradeoff.objectives.memory_estimator.tracing.fake_tensors import (
     KnownMasks,
     explained,
 )
+from tradeoff.objectives.memory_estimator.tracing.four_bit import compute_in
 from tradeoff.objectives.memory_estimator.tracing.language_loss import as_on_a_gpu, loss_of
 from tradeoff.objectives.memory_estimator.tracing.optimizers import bucket_sizes, build_optimizer, clip_gradients
 from tradeoff.objectives.memory_estimator.tracing.outputs import tensors_in
-from tradeoff.objectives.memory_estimator.tracing.recorder import StorageRecorder, TakesTooLong
+from tradeoff.objectives.memory_estimator.tracing.recorder import StorageRecorder, TakesTooLong, in_common_order
+from tradeoff.objectives.memory_estimator.tracing.repeated_layers import GRADIENT, NotRepeated, RepeatedLayers, repeated_layers
 from tradeoff.searchspace import Precision
 
 # Of one core for one batch size. BERT-base takes 3 to 5 s; code that goes from token to token takes hours.
@@ -54,6 +56,9 @@ class Tracer:
             *self._recorder.events,
             *(Event(f"bucket {index}", size, Category.GRADIENTS) for index, size in enumerate(buckets)),
         )
+        self._layers: RepeatedLayers | None = None
+        if settings.task != "own" and settings.loop == "trainer":
+            self._layers = repeated_layers(self._model, self._recorder)
         self._checkpointing = False
         self._loss_outside = False
         self._held: Any = None
@@ -74,6 +79,11 @@ class Tracer:
         self._loss_outside = True
         return self._trace(step_class, batch_size)
 
+    @property
+    def traces_few_layers(self) -> bool:
+        """Whether the model's layers are alike, so that a few of them stand for all."""
+        return self._layers is not None
+
     def build_model(self, config: PretrainedConfig) -> torch.nn.Module:
         """Return the model on fake tensors, in training mode."""
         return build_fake_model(config, self._settings, self._fake)
@@ -90,6 +100,13 @@ class Tracer:
     def _trace(self, step_class: StepClass, batch_size: int) -> Segments:
         self._recorder.until_s = time.process_time() + MAX_TRACE_S
         try:
+            if self._layers is not None:
+                try:
+                    return self._trace_stages(step_class, batch_size)
+                except DependsOnData:
+                    raise
+                except (NotRepeated, ValueError, LookupError):
+                    self._trace_every_layer()
             return self._trace_stages(step_class, batch_size)
         except TakesTooLong as error:
             raise ValueError(
@@ -97,9 +114,19 @@ class Tracer:
                 " to trace: probes measure it anyway"
             ) from error
 
+    def _trace_every_layer(self) -> None:
+        """Trace all layers from now on: with fewer, the model's code fails or allocates otherwise."""
+        assert self._layers is not None
+        self._set_checkpointing(False)
+        self._model.zero_grad(set_to_none=True)
+        self._layers.remove()
+        self._layers = None
+
     def _trace_stages(self, step_class: StepClass, batch_size: int) -> Segments:
         model, recorder = self._model, self._recorder
         self._set_checkpointing(step_class.gradient_checkpointing)
+        if self._settings.four_bit:
+            compute_in(model, HALF.get(step_class.precision, torch.float32))
         with self._tracing():
             evaluation, predictions = self._evaluation(step_class, batch_size)
             if self._settings.loop == "plain":
@@ -107,13 +134,13 @@ class Tracer:
                 self._micro_batch("before", step_class, batch_size)
                 model.zero_grad(set_to_none=True)
             self._micro_batch("first", step_class, batch_size)
-            gradients = {f"gradient {index}": p.grad for index, p in enumerate(model.parameters()) if p.grad is not None}
+            gradients = {GRADIENT + name: p.grad for name, p in model.named_parameters() if p.grad is not None}
             recorder.rename(gradients, Category.GRADIENTS)
-            first = recorder.segment()
+            first = self._segment()
             following = self._micro_batch("next", step_class, batch_size)
             if self._steps is None:
                 # The optimizer depends on the parameters alone: one trace is enough for every class.
-                self._steps = self._optimizer_steps(tuple(gradients))
+                self._steps = self._optimizer_steps(gradients)
             del gradients
             self._held = None
             model.zero_grad(set_to_none=True)
@@ -150,16 +177,16 @@ class Tracer:
         """Trace a batch of an evaluation; its predictions are few numbers, or none are kept."""
         if self._settings.loop == "plain":
             return (), ()
-        self._recorder.start("evaluation", Category.ACTIVATIONS)
+        self._start("evaluation")
         self._model.eval()
         with torch.no_grad():
             self._forward(step_class, batch_size, evaluates=True)
         self._model.train()
-        return self._recorder.segment(), ()
+        return self._segment(), ()
 
     def _micro_batch(self, name: str, step_class: StepClass, batch_size: int) -> tuple[Event, ...]:
         """Trace one call of `Trainer.training_step`."""
-        self._recorder.start(name, Category.ACTIVATIONS)
+        self._start(name)
         self._recorder.keep_held()
         loss = self._forward(step_class, batch_size)
         if step_class.precision is Precision.FP16:
@@ -171,7 +198,17 @@ class Tracer:
             self._recorder.in_backward = False
         del loss
         self._recorder.hold(tensors_in(self._held))
-        return self._recorder.segment()
+        return self._segment()
+
+    def _start(self, name: str) -> None:
+        self._recorder.start(name, Category.ACTIVATIONS)
+        if self._layers is not None:
+            self._layers.start()
+
+    def _segment(self) -> tuple[Event, ...]:
+        """Return what was recorded since `_start`, of all layers."""
+        events = self._recorder.events
+        return in_common_order(events if self._layers is None else self._layers.of_all(events))
 
     def _forward(self, step_class: StepClass, batch_size: int, *, evaluates: bool = False) -> Any:
         """Run `Trainer.compute_loss` for a model prepared by accelerate, which converts half-precision outputs to float32."""
@@ -192,8 +229,14 @@ class Tracer:
             return torch.nn.functional.cross_entropy(outputs["logits"], labels)
         return loss_of(outputs) if self._settings.task == "sft" else outputs["loss"]
 
-    def _optimizer_steps(self, gradients: tuple[str, ...]) -> tuple[tuple[Event, ...], tuple[Event, ...], tuple[Event, ...]]:
+    def _optimizer_steps(self, gradients: Collection[str]) -> tuple[tuple[Event, ...], tuple[Event, ...], tuple[Event, ...]]:
         max_grad_norm, recorder = self._settings.max_grad_norm, self._recorder
+        if self._layers is not None:
+            self._layers.whole()
+            for name, parameter in self._model.named_parameters():
+                if parameter.grad is None and GRADIENT + self._layers.traced_name(name) in gradients:
+                    parameter.grad = torch.empty_like(parameter)
+        gradients = [GRADIENT + name for name, each in self._model.named_parameters() if each.grad is not None]
         optimizer = self.build_optimizer(self._model)
         recorder.skip_scalars = True
         steps = []
@@ -214,6 +257,9 @@ class Tracer:
             del state
             steps.append(recorder.segment())
         recorder.skip_scalars = False
+        if self._layers is not None:
+            self._model.zero_grad(set_to_none=True)
+            self._layers.few()
         return steps[0], steps[1], self.zero_gradients(gradients)
 
     @contextmanager

@@ -74,6 +74,16 @@ def _norms(arguments: Sequence[Any]) -> list[int]:
     return [len(tensors) * chunks * 4]
 
 
+def _four_bit_product(arguments: Sequence[Any]) -> list[int]:
+    """bitsandbytes/backends/cuda/ops.py, `_dequant_linear_fallback`: a weight's scales twice, the weight in its input's type.
+
+    Small batches do without on some GPUs.
+    """
+    rows, packed = arguments[0], arguments[1]
+    scales = -(-2 * packed.numel() // arguments[4]) * 4
+    return [scales, scales, 2 * packed.numel() * rows.element_size()]
+
+
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
@@ -83,4 +93,5 @@ _FORMULAS: dict[str, Callable[[Sequence[Any]], list[int]]] = {
     "aten::_scaled_dot_product_flash_attention_backward": _flash_backward,
     "aten::_scaled_dot_product_efficient_attention_backward": _efficient_backward,
     "aten::_foreach_norm": _norms,
+    "bitsandbytes::gemm_4bit": _four_bit_product,
 }

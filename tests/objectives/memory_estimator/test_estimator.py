@@ -78,7 +78,7 @@ def test_the_largest_batch_that_fits_is_found_for_each_class(estimates):
 
 
 def test_a_class_in_which_nothing_fits_is_shown_as_such(estimates):
-    estimator = MemoryEstimator(CONFIG, settings=SETTINGS, gpu=GpuMemory(total_mib=550))
+    estimator = MemoryEstimator(CONFIG, settings=SETTINGS, gpu=GpuMemory(total_mib=550, context_mib=417))
     found = estimator.estimate([configuration(4096)])
     assert found[0].fits is False
     assert estimator.largest_fitting(found) == {configuration(1): None}
@@ -238,6 +238,15 @@ def test_a_context_that_nobody_measured_is_assumed_and_widens_the_bounds(estimat
     # From 274 to 1,343 with all code, where 417 and 128 of code are told.
     assert told.lower_bound_mib - untold.lower_bound_mib == pytest.approx(417 - 274)
     assert untold.upper_bound_mib - told.upper_bound_mib == pytest.approx(1343 - 417 - 128)
+
+
+def test_what_fits_beside_a_small_context_alone_has_no_verdict(estimates):
+    [told] = estimates(CONFIG, [configuration(2)], gpu=GpuMemory(context_mib=0, loaded_code_mib=0))
+    verdicts = [
+        estimates(CONFIG, [configuration(2)], gpu=GpuMemory(total_mib=context_mib + told.peak_memory_mib))[0].fits
+        for context_mib in (417 + 128, 1342, 1343)
+    ]
+    assert verdicts == [None, None, True]
 
 
 def test_the_upper_bound_leaves_at_least_a_hundredth_for_the_order_of_blocks(estimates):

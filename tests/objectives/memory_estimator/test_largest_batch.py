@@ -27,3 +27,16 @@ def test_few_batches_are_looked_at():
     assert largest_batch(fits, (16, 32, 64), most=65_536) == 50
     # The three that are known, and 48, 56, 52, 50, 51.
     assert len(looked_at) == 8
+
+
+@pytest.mark.parametrize("guess", [1, 30, 49, 50, 51, 63, 64, 900])
+def test_a_guess_changes_only_how_many_are_looked_at(guess):
+    looked_at = []
+
+    def fits(batch):
+        looked_at.append(batch)
+        return batch <= 50
+
+    assert largest_batch(fits, (16, 32, 64), most=65_536, guess=guess) == 50
+    if guess == 50:
+        assert looked_at == [16, 32, 64, 50, 51]

@@ -6,7 +6,13 @@ import pytest
 
 from tradeoff.objectives.memory_estimator.caching_allocator import MIB
 from tradeoff.objectives.memory_estimator.events import Category, Event, LinearSegments, NotAligned, Segments
-from tradeoff.objectives.memory_estimator.replay import RunLength, accumulation_groups, replay_run, with_late_releases
+from tradeoff.objectives.memory_estimator.replay import (
+    Replays,
+    RunLength,
+    accumulation_groups,
+    replay_run,
+    with_late_releases,
+)
 
 ACTIVATION = (Event("activation", 40 * MIB, Category.ACTIVATIONS),)
 SEGMENTS = Segments(
@@ -136,3 +142,19 @@ def test_another_order_has_the_same_requests_and_releases_some_of_them_one_reque
         # Two requests later it is gone.
         assert following is None or released < late.index(following)
     assert with_late_releases(SEGMENTS, seed=0).build == SEGMENTS.build
+
+
+def test_a_run_is_replayed_once_of_several_that_are_the_same():
+    replays = Replays()
+    replayed = []
+
+    def peak(accumulation_steps):
+        def replay():
+            replayed.append(accumulation_steps)
+            return replay_run(SEGMENTS, accumulation_steps=accumulation_steps)
+
+        return replays.peak("all the rest", accumulation_groups(accumulation_steps, None), replay).reserved_bytes
+
+    # From the third micro-batch of a step on nothing changes.
+    assert [peak(steps) for steps in (16, 4, 3, 2, 1)] == [120 * MIB] * 5
+    assert replayed == [16, 2, 1]

@@ -52,7 +52,7 @@ def test_json_holds_a_row_for_each_configuration_that_differs_in_memory(capsys, 
 
 
 def test_the_limit_of_the_study_is_the_cards_memory_unless_one_is_given(capsys, study_file):
-    rows = printed(capsys, study_file=study_file, overrides=["limits.peak_memory_mib=500"])
+    rows = printed(capsys, study_file=study_file, overrides=["limits.peak_memory_mib=500"], context_memory=417)
     assert {row["fits"] for row in rows} == {False}
     assert {row["fits"] for row in printed(capsys, study_file=study_file)} == {None}
 
