@@ -27,7 +27,7 @@ from tradeoff.objectives.measurements.outcome import Memory
 from tradeoff.searchspace import Precision
 
 # 2: what a trial imports is not its memory. In 1, TRL and the code of a model were, some 8 MiB of a language model.
-_MEMORY_MEASURE = 2
+MEMORY_MEASURE = 2
 # glibc keeps up to 40 MiB of stacks for reuse: four of 8 MiB.
 _NUM_CACHED_STACKS = 4
 
@@ -83,7 +83,7 @@ class CpuDevice(Device):
                 precisions=(Precision.FP32.value, Precision.BF16.value),
                 num_cpus=num_cpus(),
                 extras=cls.extras(),
-                memory_measure=_MEMORY_MEASURE,
+                memory_measure=MEMORY_MEASURE,
             )
         )
 

@@ -19,7 +19,7 @@ from postgres import PostgresServer
 from running import poll
 from under_fire import DIVERGES, TOO_LARGE, Command, UnderFire, study_under_fire
 
-from tradeoff.objectives.device.cpu import processor_name
+from tradeoff.objectives.device.cpu import MEMORY_MEASURE, processor_name
 from tradeoff.studies.execution.interrupts import EXIT_STATUS
 from tradeoff.studies.storage.opening import open_storage
 from tradeoff.studies.storage.study import open_study
@@ -59,7 +59,7 @@ def test_a_study_that_meets_a_fault_of_each_kind_ends_with_exactly_what_was_aske
     # Made before anything runs, so that all start at once: with as many processors for a trial as each worker will have.
     num_cpus = max(1, len(os.sched_getaffinity(0)) // fire.num_in_pool)
     device = {"kind": "cpu", "name": processor_name(), "num_cpus": num_cpus, "precisions": ["fp32", "bf16"]}
-    device["total_memory_mib"] = psutil.virtual_memory().total / 2**20
+    device |= {"total_memory_mib": psutil.virtual_memory().total / 2**20, "memory_measure": MEMORY_MEASURE}
     study = open_study(study_under_fire(ENDLESS), open_storage(fire.url), device)
     study.enqueue_trial(TOO_LARGE)
     run, joined = fire.run(trials=ENDLESS), fire.join()
