@@ -50,6 +50,22 @@ def run(scorer: Scorer, name: str, seed: int, slow_share: float) -> tuple[Array,
     return scorer.curve(bench), bench, scorer.hypervolume(bench.claims[-1][1] if bench.claims else {})
 
 
+def errors(table: Table, bench: Bench) -> Array:
+    """How far each of the last claims is off, of shape (number of claims, 3): learned; time and memory in shares."""
+    last = bench.claims[-1][1] if bench.claims else {}
+    claims = [(table.truth[key], values) for key, values in last.items() if key in table.truth]
+    return np.array(
+        [
+            (
+                abs(claimed.learned - true.learned),
+                abs(claimed.train_time_s / true.train_time_s - 1),
+                abs(claimed.peak_memory_mib / true.peak_memory_mib - 1),
+            )
+            for true, claimed in claims
+        ]
+    ).reshape(-1, 3)
+
+
 def horizon_s(table: Table) -> float:
     """The time that every method is given."""
     return NUM_TRAININGS * float(np.median([values.train_time_s for values in table.truth.values()]))
@@ -84,12 +100,24 @@ def _times(ratio: float) -> str:
     return "others never" if not np.isfinite(ratio) else f"{ratio:.1f} x"
 
 
-def report(table: Table, costs: Mapping[str, Mapping[float, list[float]]], areas: Mapping[str, list[float]]) -> None:
+def report(
+    table: Table,
+    costs: Mapping[str, Mapping[float, list[float]]],
+    areas: Mapping[str, list[float]],
+    off: Mapping[str, Sequence[Array]],
+) -> None:
     """Print the figures of a table."""
     print(f"\n{table.name}: {len(table.rows)} configurations, {len(table.rows) - len(table.truth)} out of memory")
     for name, reached in costs.items():
         cells = "   ".join(f"{share:.0%}: {interval(reached[share])} s" for share in SHARES)
         print(f"  {name:40}{cells}   mean {np.mean(areas[name]):.1%}")
+    for name, each in off.items():
+        learned, time_s, memory = np.median(together := np.vstack(each), axis=0)
+        most = together.max(axis=0)
+        print(
+            f"  {name:40}last claims are off by {learned:.3f} {table.learned} (at most {most[0]:.3f}), {time_s:.1%} time"
+            f" ({most[1]:.0%}), {memory:.1%} memory ({most[2]:.0%})"
+        )
     for share in SHARES if OURS in costs and len(costs) > 1 else ():
         best = min((name for name in costs if name != OURS), key=lambda name: (_median(costs[name][share]), name))
         print(f"  {share:.0%}: {OURS} against {best}: {ratios(costs[best][share], costs[OURS][share])}")
@@ -118,12 +146,14 @@ def main() -> None:
         scorer = Scorer(table)
         costs: dict[str, dict[float, list[float]]] = {name: {share: [] for share in SHARES} for name in options.methods}
         areas: dict[str, list[float]] = {name: [] for name in options.methods}
+        off: dict[str, list[Array]] = {name: [] for name in options.methods}
         for seed in range(options.seeds):
             for name in options.methods:
                 curve, bench, volume = run(scorer, name, seed, options.slow_share)
                 for share in SHARES:
                     costs[name][share].append(held(curve, share))
                 areas[name].append(area(curve, horizon_s(table)))
+                off[name].append(errors(table, bench))
                 curves.setdefault(table.name, {}).setdefault(name, []).append(curve.tolist())
                 print(
                     f"{table.name} seed {seed} {name}: {curve[-1, 1]:.1%} of the selection volume, {volume:.1%} of the"
@@ -132,7 +162,7 @@ def main() -> None:
                     file=sys.stderr,
                     flush=True,
                 )
-        report(table, costs, areas)
+        report(table, costs, areas, off)
     print(f"\nload of the machine: {os.getloadavg()[1]:.1f}")
     if options.curves:
         options.curves.write_text(json.dumps(curves))

@@ -1,4 +1,4 @@
-"""What a user would write today, for `search_cost.py real`: one process, the Trainer in it, Optuna around it.
+"""What a user would write today, for on_the_clock.py: one process, the Trainer in it, Optuna around it.
 
 It is given what helps it: the tokenised data, a sampler that models parameters jointly, and out-of-memory as a pruned trial. A
 limit on the data of a process that has run other trials before would also count what the allocator keeps of them, so a
@@ -8,11 +8,12 @@ configuration that the table knows to run out of memory is stopped with torch's 
 import gc
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
+from fronts.table import Key, key_of
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tradeoff.objectives.job.arguments import training_arguments
@@ -23,6 +24,8 @@ from tradeoff.objectives.trainers.prepared_data import load
 from tradeoff.objectives.trainers.samples.labelled import collator
 from tradeoff.searchspace import SearchSpace, TrialParameters
 
+# Peak memory in MiB; None of what does not fit.
+Peaks = Mapping[Key, float | None]
 OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."
 
 
@@ -30,10 +33,10 @@ class OutOfMemoryAfterOneStep(TrainerCallback):
     """Raises torch's error after the first step of a configuration that does not fit."""
 
     def __init__(self, fits: bool) -> None:
-        self._fits = fits
+        self.fits = fits
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        if not self._fits:
+        if not self.fits:
             raise RuntimeError(OUT_OF_MEMORY)
 
 
@@ -50,12 +53,11 @@ def make_trainer(job: TextClassificationJob, data: Any, parameters: TrialParamet
     )
 
 
-def run_plain(
-    table: dict[str, Any], space: SearchSpace, fits: Any, *, seed: int, max_s: float
-) -> Iterator[tuple[float, dict[str, Any], tuple[float, float, float] | None, int]]:
-    """Runs trial after trial; yields seconds so far, parameters, values (None out of memory) and training samples."""
-    job = TextClassificationJob(**table["config"]["job"])
-    data = load(Path(next(iter(table["prepared"]["folders"].values()))))
+def plain_trials(
+    job: TextClassificationJob, space: SearchSpace, folder: Path, peaks: Peaks, *, seed: int, max_s: float
+) -> Iterator[tuple[float, dict[str, Any], tuple[float, float, float] | None]]:
+    """Run trial after trial; yield seconds so far, parameters, and accuracy, seconds and MiB (None out of memory)."""
+    data = load(folder)
     study = optuna.create_study(
         directions=["maximize", "minimize", "minimize"], sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True)
     )
@@ -63,9 +65,9 @@ def run_plain(
     while time.perf_counter() - begin_s < max_s:
         trial = study.ask()
         parameters = space.suggest(trial)
-        memory_mib = fits(parameters)
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = make_trainer(job, data, parameters, folder, fits=memory_mib is not None)
+        memory_mib = peaks[key_of(parameters.as_dict())]
+        with tempfile.TemporaryDirectory() as output:
+            trainer = make_trainer(job, data, parameters, output, fits=memory_mib is not None)
             try:
                 train_s = trainer.train().metrics["train_runtime"]
             except RuntimeError as error:
@@ -73,34 +75,35 @@ def run_plain(
                     raise
                 trial.set_constraint("memory", 1.0)
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-                samples = parameters.effective_batch_size()
-                yield time.perf_counter() - begin_s, parameters.as_dict(), None, samples
+                yield time.perf_counter() - begin_s, parameters.as_dict(), None
                 continue
         accuracy = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry][-1]
+        assert memory_mib is not None
         values = (accuracy, float(train_s), memory_mib)
         study.tell(trial, values)
         del trainer
         gc.collect()
-        yield time.perf_counter() - begin_s, parameters.as_dict(), values, round(len(data.train) * job.epochs)
+        yield time.perf_counter() - begin_s, parameters.as_dict(), values
 
 
-def hyperparameter_search(table: dict[str, Any], space: SearchSpace, fits: Any, *, seed: int) -> tuple[int, str]:
+def hyperparameter_search(
+    job: TextClassificationJob, space: SearchSpace, folder: Path, peaks: Peaks, *, seed: int
+) -> tuple[int, str]:
     """`Trainer.hyperparameter_search` as far as it goes: the number of trials it began, and what ended it."""
-    job = TextClassificationJob(**table["config"]["job"])
-    data = load(Path(next(iter(table["prepared"]["folders"].values()))))
+    data = load(folder)
     begun: list[TrialParameters] = []
     callback = OutOfMemoryAfterOneStep(True)
 
     def hp_space(trial: optuna.Trial) -> dict[str, Any]:
         begun.append(space.suggest(trial))
-        callback._fits = fits(begun[-1]) is not None
+        callback.fits = peaks[key_of(begun[-1].as_dict())] is not None
         arguments = training_arguments(job, begun[-1], output_dir="")
         names = ("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "bf16")
         return {name: arguments.get(name, False) for name in names}
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as output:
         first = TrialParameters(per_device_train_batch_size=32)
-        trainer = make_trainer(job, data, first, folder, fits=True)
+        trainer = make_trainer(job, data, first, output, fits=True)
         trainer.model_init = lambda: build_model(job, data.model)
         trainer.add_callback(callback)
         try:

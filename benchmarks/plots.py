@@ -1,7 +1,6 @@
-"""Draws the README's plots: the front of a stored study, and the cost of a front.
+"""Draws the README's plots: the front of a stored study, and what a front costs with each method.
 
     python benchmarks/plots.py front sqlite:///tradeoff.db NAME docs/images/front.png
-    python benchmarks/plots.py cost curves.json docs/images/cost.png      # written by search_cost.py --curves
     python benchmarks/plots.py fronts curves.json docs/images/fronts.png  # written by compare_fronts.py --curves
 
 Needs `pip install kaleido` and a Chromium or Chrome (BROWSER_PATH names it where it is not found).
@@ -30,7 +29,8 @@ from tradeoff.studies.storage.opening import load_study, open_storage
 
 COLORS = ("#888888", "#bbbbbb", "#E69F00", "#56B4E9", "#0072B2", "#D55E00")  # Okabe-Ito, safe for colour-blind readers
 OURS = "decoupled"
-END_S = 150.0  # of the cost plot's axis
+# From here on an axis has hours, and minutes below.
+HOURS_FROM_S = 6 * 3600.0
 FONT = {"family": "DejaVu Sans, Arial, sans-serif", "size": 14, "color": "#1f2933"}
 GRID = {"gridcolor": "#e4e7eb", "zeroline": False, "linecolor": "#9aa5b1"}
 
@@ -104,43 +104,28 @@ def _bars(records: Sequence[TrialRecord], objective: str) -> dict[str, Any] | No
     return {"type": "data", "array": spreads, "color": "#52606d", "thickness": 1, "width": 3} if any(spreads) else None
 
 
-def cost_plot(path: Path) -> go.Figure:
-    """Draw the share of the reference hypervolume over the cost: the median over seeds, for each arm."""
-    figure = go.Figure()
-    # (d) is the same as (f) nearly up to its end.
-    curves = {name: runs for name, runs in json.loads(path.read_text()).items() if not name.startswith("(d)")}
-    for colour, (name, runs) in zip(COLORS, curves.items(), strict=False):
-        times = np.linspace(0, END_S, 300)
-        shares = [[_at(run, time_s) for time_s in times] for run in runs]
-        label = "(f) decoupled, with default settings" if name.startswith("(f)") else name
-        figure.add_scatter(x=times, y=np.median(shares, axis=0), mode="lines", name=label, line={"color": colour, "width": 3})
-    figure.add_hline(y=0.95, line={"color": "#9aa5b1", "dash": "dot"})
-    figure.update_xaxes(title="seconds spent on trials and on choosing them", **GRID)
-    figure.update_yaxes(title="share of the reference hypervolume", range=[0, 1.02], tickformat=".0%", **GRID)
-    return figure
-
-
 def fronts_plot(path: Path) -> go.Figure:
     """Draw the selection volume over the time, for each table: the median over seeds, and a band from lowest to highest."""
     tables: dict[str, dict[str, list[list[list[float]]]]] = json.loads(path.read_text())
     figure = make_subplots(cols=len(tables), horizontal_spacing=0.07, shared_yaxes=True, subplot_titles=list(tables))
     for column, methods in enumerate(tables.values(), start=1):
-        end_h = max(run[-1][0] for runs in methods.values() for run in runs) / 3600
-        times_h = np.geomspace(end_h / 300, end_h, 300)
+        end_s = max(run[-1][0] for runs in methods.values() for run in runs)
+        unit, unit_s = ("hours", 3600.0) if end_s > HOURS_FROM_S else ("minutes", 60.0)
+        times = np.geomspace(end_s / 300, end_s, 300) / unit_s
         others = [name for name in methods if name != OURS]
         colors = dict(zip(others, itertools.cycle(COLORS[:-1]), strict=False)) | {OURS: COLORS[-1]}
         for name in (*others, OURS):
             runs, colour = methods[name], colors[name]
-            shares = [[_at(run, time_h * 3600) for time_h in times_h] for run in runs]
+            shares = [[_at(run, time * unit_s) for time in times] for run in runs]
             low, middle, high = np.min(shares, axis=0), np.median(shares, axis=0), np.max(shares, axis=0)
-            band = {"x": np.concatenate([times_h, times_h[::-1]]), "y": np.concatenate([high, low[::-1]])}
+            band = {"x": np.concatenate([times, times[::-1]]), "y": np.concatenate([high, low[::-1]])}
             place = {"row": 1, "col": column, "legendgroup": name}
             figure.add_scatter(
                 **band, fill="toself", fillcolor=colour, opacity=0.15, mode="none", showlegend=False, hoverinfo="skip", **place
             )
             line = {"color": colour, "width": 4 if name == OURS else 2}
-            figure.add_scatter(x=times_h, y=middle, mode="lines", name=name, line=line, showlegend=column == 1, **place)
-        figure.update_xaxes(title="hours of training (log)", type="log", row=1, col=column, **GRID)
+            figure.add_scatter(x=times, y=middle, mode="lines", name=name, line=line, showlegend=column == 1, **place)
+        figure.update_xaxes(title=f"{unit} (log)", type="log", row=1, col=column, **GRID)
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%", **GRID)
     figure.update_yaxes(title="selection volume", row=1, col=1)
     return figure
@@ -153,7 +138,7 @@ def _at(run: list[list[float]], time_s: float) -> float:
 
 def main() -> None:
     what, *arguments, output = sys.argv[1:]
-    draw = {"front": front_plot, "cost": cost_plot, "fronts": fronts_plot}[what]
+    draw = {"front": front_plot, "fronts": fronts_plot}[what]
     figure = draw(*arguments) if what == "front" else draw(Path(arguments[0]))
     # The names of the fronts' methods take two lines.
     height, top, legend_y = (460, 120, 1.4) if what == "fronts" else (420, 70, 1.22)

@@ -172,8 +172,10 @@ def table(measured: Measured) -> Json:
     config, job = measured.config, measured.config.job
     learned = config.objectives[0]
     rows, curves = [], {}
+    steps_of = _steps_by_micro_batch(measured)
     for parameters in measured.space.grid():
         probes = measured.raw["probes"][key(parameters.structure)]
+        timed = steps_of[_without_accumulation(parameters)]
         peak_mib = _peak_mib(probes)
         steps = [probe["measurements"]["probe"] for probe in probes]
         limited = measured.raw["limited"].get(key(parameters.structure))
@@ -200,8 +202,8 @@ def table(measured: Measured) -> Json:
                 "parameters": parameters.as_dict(),
                 "learning_class": name,
                 "num_epochs": num_epochs,
-                "micro_step_s": [round(step["micro_step_time_s"], 6) for step in steps],
-                "update_s": round(statistics.median(step["optimizer_step_time_s"] for step in steps), 6),
+                "micro_step_s": [round(step["micro_step_time_s"], 6) for step in timed],
+                "update_s": round(statistics.median(step["optimizer_step_time_s"] for step in timed), 6),
                 "num_micro_steps": schedule.num_micro_batches,
                 "num_updates": schedule.num_updates,
                 "eval_s": round(eval_batch_s * num_batches * num_epochs, 3),
@@ -233,6 +235,19 @@ def table(measured: Measured) -> Json:
         "curves": curves,
         "rows": rows,
     }
+
+
+def _steps_by_micro_batch(measured: Measured) -> dict[str, list[Json]]:
+    """The timed steps of all configurations that differ in accumulation alone: they run the same steps, a few more or fewer."""
+    found: dict[str, list[Json]] = {}
+    for structure in measured.space.structures:
+        steps = [probe["measurements"]["probe"] for probe in measured.raw["probes"][key(structure)]]
+        found.setdefault(_without_accumulation(structure), []).extend(steps)
+    return found
+
+
+def _without_accumulation(parameters: TrialParameters) -> str:
+    return key(parameters.structure.replace(gradient_accumulation_steps=1))
 
 
 def _class_name(parameters: TrialParameters, space: SearchSpace) -> str:

@@ -23,6 +23,7 @@ from tradeoff.objectives.measurements.outcome import (
     ProbeResult,
     TrainingResult,
 )
+from tradeoff.objectives.memory_estimator.estimates import MEMORY_ESTIMATES, MemoryEstimates
 from tradeoff.objectives.objective import Objective, TrialFailed
 from tradeoff.searchspace import TrialParameters
 from tradeoff.studies.config.study import StudyConfig
@@ -32,6 +33,7 @@ from tradeoff.studies.samplers.decoupled import DecoupledSampler
 from tradeoff.studies.storage.study import open_study
 
 COSTS = ("train_time_s", "peak_memory_mib")
+EPOCHS = "num_train_epochs"
 DIRECTIONS = ("maximize", "minimize", "minimize")
 # A method runs on a table until it has spent so many seconds, or ends by itself.
 Method = Callable[[Bench, int, float], None]
@@ -43,6 +45,16 @@ def thinking(bench: Bench) -> Iterator[None]:
     begin_s = time.process_time()
     yield
     bench.spent_s += time.process_time() - begin_s
+
+
+def reached(answer: Answer, drawn: Mapping[str, Any], longest: int) -> dict[Key, Values]:
+    """What a training is after so many epochs: nothing yet, unless the space has trainings of as many."""
+    assert answer.curve is not None
+    done, values = len(answer.curve), answer.values
+    if EPOCHS not in drawn:
+        return {key_of(drawn): values} if done == longest else {}
+    time_s = values.train_time_s * done / longest
+    return {key_of(dict(drawn) | {EPOCHS: done}): Values(values.learned, time_s, values.peak_memory_mib)}
 
 
 # ------------------------------------------------------------------------------------------------------------ plain methods
@@ -200,7 +212,7 @@ def _config(table: Table, seed: int) -> StudyConfig:
     )
 
 
-def decoupled(bench: Bench, seed: int, horizon_s: float) -> None:
+def decoupled(bench: Bench, seed: int, horizon_s: float, estimates: MemoryEstimates | None = None) -> None:
     """The product's search with its defaults: its sampler and its objective, with a table in place of the trials' processes."""
     from memory_storage import in_memory
 
@@ -211,6 +223,8 @@ def decoupled(bench: Bench, seed: int, horizon_s: float) -> None:
     setup = config.setup(space, device, num_train=table.num_train, num_eval=table.num_eval, num_packed=table.num_packed)
     objective = Objective(setup=setup, data_folders={}, runner=TableRunner(bench, first_seed=config.job.seed))
     study = open_study(config, in_memory(), device)
+    if estimates is not None:
+        study.set_user_attr(MEMORY_ESTIMATES, estimates.as_dict())
     study.sampler = build_sampler(config, objective, baselines={table.learned: table.baseline}, num_trials=0)
     assert isinstance(study.sampler, DecoupledSampler)
     objectives = (table.learned, *COSTS)

@@ -15,10 +15,9 @@ from syne_tune.backend.trial_status import Trial
 from syne_tune.optimizer.scheduler import SchedulerDecision
 from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
 
-from fronts.methods import thinking
-from fronts.table import Answer, Bench, Key, Values, key_of
+from fronts.methods import EPOCHS, reached, thinking
+from fronts.table import Answer, Bench, Key, Values
 
-EPOCHS = "num_train_epochs"
 METRICS = ["loss", "train_time_s", "peak_memory_mib"]
 
 
@@ -42,7 +41,7 @@ def moasha(bench: Bench, seed: int, horizon_s: float) -> None:
                 break
             with thinking(bench):
                 decision = scheduler.on_trial_result(trial, _result(answer))
-                found |= _claims(answer, drawn, longest)
+                found |= reached(answer, drawn, longest)
             if decision == SchedulerDecision.STOP:
                 break
         bench.claim(found)
@@ -53,13 +52,3 @@ def _result(answer: Answer) -> dict[str, float]:
     assert answer.curve is not None
     costs = {"train_time_s": values.train_time_s, "peak_memory_mib": values.peak_memory_mib}
     return {"epoch": len(answer.curve), "loss": -values.learned, **costs}
-
-
-def _claims(answer: Answer, drawn: dict[str, object], longest: int) -> dict[Key, Values]:
-    """What a training is after so many epochs: nothing yet, unless the space has trainings of as many."""
-    assert answer.curve is not None
-    done, values = len(answer.curve), answer.values
-    if EPOCHS not in drawn:
-        return {key_of(drawn): values} if done == longest else {}
-    time_s = values.train_time_s * done / longest
-    return {key_of(drawn | {EPOCHS: done}): Values(values.learned, time_s, values.peak_memory_mib)}

@@ -139,7 +139,7 @@ class CostGoal(Goal):
     Attributes:
         measured: Returns its value in the results of a training and of the probe before it, or None.
         estimated: Returns its value for a configuration that was not run, with its source, or None.
-        typical_error: The usual relative error of a value whose source is "model" (benchmarks/search_cost.py).
+        typical_error: The usual relative error of a value whose source is "model", on the tables of benchmarks/.
         varies_with_time: True if it is proportional to the training time or to its inverse, and so has its relative error.
         limited_by_memory: True if the worst value that counts is the study's memory limit; otherwise it is the worst of all
             configurations that fit.

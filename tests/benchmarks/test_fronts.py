@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compare_fronts import errors
 from fronts.methods import METHODS, decoupled
 from fronts.score import Scorer, area, held
 from fronts.table import Bench, Row, Table, Values, key_of
@@ -72,6 +73,24 @@ def test_a_claim_that_breaks_its_limit_or_takes_the_place_of_a_better_one_costs_
     flattered = scorer.front | {other: Values(0.99, of_other.train_time_s, of_other.peak_memory_mib)}
     assert scorer.selection_volume(flattered) < 0.98
     assert scorer.hypervolume(flattered) == pytest.approx(1)
+
+
+def test_the_last_claims_are_held_against_what_is_true():
+    bench = Bench(table(), 0)
+    right, slow, too_large = (
+        key_of({"per_device_train_batch_size": batch, "gradient_accumulation_steps": 1}) for batch in (4, 8, 32)
+    )
+    true = bench.table.truth
+    bench.claim({right: Values(0.1, 1.0, 1.0)})
+    bench.claim(
+        {
+            right: true[right],
+            slow: replace(true[slow], learned=true[slow].learned - 0.02, train_time_s=true[slow].train_time_s * 1.1),
+            too_large: Values(0.9, 1.0, 1.0),
+        }
+    )
+    assert errors(bench.table, bench) == pytest.approx(np.array([[0.0, 0.0, 0.0], [0.02, 0.1, 0.0]]))
+    assert errors(bench.table, Bench(table(), 0)).shape == (0, 3)
 
 
 def test_what_runs_out_of_memory_is_worth_nothing_whatever_is_claimed():
