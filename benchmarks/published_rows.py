@@ -240,7 +240,7 @@ _UNMATCHED = {
     "https://github.com/Lightning-AI/litgpt": "model code of another library, lengths not told",
     "https://github.com/pytorch/torchtune": "model code of another library, most of it compiled",
     "https://github.com/huggingface/peft": "batch and lengths not told",
-    "https://github.com/huggingface/blog/blob/main/4bit-transformers-bitsandbytes.md": "base weights of 4 or 8 bits",
+    "https://github.com/huggingface/blog/blob/main/4bit-transformers-bitsandbytes.md": "rank of the adapters not told",
     "https://github.com/itu-rad/GPUMemNet": "precision, optimizer or lengths not told, cuDNN's workspaces",
     "https://github.com/deepspeedai/DeepSpeed/pull/260": "model code of another library",
     "https://github.com/axolotl-ai-cloud/axolotl": "model and settings not told",

@@ -229,14 +229,16 @@ class _Replay:
         self.settled: list[int] = []
 
     def play(self, events: tuple[Event, ...]) -> None:
-        allocator = self.allocator
+        allocator, parts, categories = self.allocator, self._parts, self._categories
+        allocate, release, note_peak = allocator.allocate, allocator.release, self._note_peak
         growing = False
         for key, num_bytes, category in events:
             if num_bytes is None:
                 if growing:
                     growing = False
-                    self._note_peak()
-                self._release(key)
+                    note_peak()
+                if released := release(key):
+                    parts[categories[key]] -= released
                 continue
             if key in allocator:
                 # Left by an earlier run of the stage: a workspace stays, anything else is replaced.
@@ -244,10 +246,10 @@ class _Replay:
                     continue
                 self._release(key)
             assert category is not None
-            self._parts[category] += allocator.allocate(key, num_bytes)
-            self._categories[key] = category
+            parts[category] += allocate(key, num_bytes)
+            categories[key] = category
             growing = True
-        self._note_peak()
+        note_peak()
 
     def keep_held(self) -> None:
         """Let what a plain loop holds be that of the micro-batch before."""
