@@ -146,6 +146,7 @@ class MemoryEstimator:
             known,
             most=self._train_samples or _MOST_SEARCHED,
             guess=self._guess(at, sorted(known), capacity),
+            between=lambda low, high: self._where_full(at, low, high, capacity),
         )
         linear = self._linear.get(step_class)
         if best is not None and linear is not None and best > max(known) and linear.at(best) != self._traced(step_class, best):
@@ -164,12 +165,12 @@ class MemoryEstimator:
         best = self._largest.get(_step_class(at(1)))
         if best is not None or len(known) < 2:
             return best
-        (small, small_bytes), (large, large_bytes) = (
-            (batch, self._free_peak(at(batch), known[-1]).reserved_bytes) for batch in known[-2:]
-        )
-        if large_bytes <= small_bytes:
-            return None
-        return max(1, large + int((capacity - large_bytes) * (large - small) / (large_bytes - small_bytes)))
+        return max(1, self._where_full(at, known[-2], known[-1], capacity))
+
+    def _where_full(self, at: Callable[[int], TrialParameters], small: int, large: int, capacity: int) -> int:
+        """Return the batch at which a line through two others reaches the capacity."""
+        small_bytes, large_bytes = (self._free_peak(at(batch), large).reserved_bytes for batch in (small, large))
+        return small + int((capacity - small_bytes) * (large - small) / max(1, large_bytes - small_bytes))
 
     def _estimate(self, parameters: TrialParameters, largest: int) -> RunEstimate:
         capacity = self._gpu.allocator_bytes

@@ -40,3 +40,15 @@ def test_a_guess_changes_only_how_many_are_looked_at(guess):
     assert largest_batch(fits, (16, 32, 64), most=65_536, guess=guess) == 50
     if guess == 50:
         assert looked_at == [16, 32, 64, 50, 51]
+
+
+def test_a_line_between_two_batches_says_where_to_look():
+    looked_at = []
+
+    def fits(batch):
+        looked_at.append(batch)
+        return 10 + 3 * batch <= 1000
+
+    found = largest_batch(fits, (64, 1024), most=65_536, between=lambda low, high: low + (1000 - 10 - 3 * low) // 3)
+    assert found == 330
+    assert looked_at == [64, 1024, 330, 331]
