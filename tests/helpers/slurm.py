@@ -105,14 +105,15 @@ class Slurm:
             os.chown(path, user.pw_uid, user.pw_gid)
         files = [f"--{kind}={folder / name}" for kind, name in (("key-file", "key"), ("socket", "socket"), ("pid-file", "pid"))]
         files += [f"--log-file={folder / 'log'}", f"--seed-file={folder / 'seed'}"]
-        as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+        as_user = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
         self._start(*as_user, "munged", "--foreground", "--num-threads=2", *files)
         self._wait_for((folder / "socket").exists, "munged does not answer")
 
     def _start(self, *command: str) -> None:
         with (self._folder / "output.log").open("ab") as log:
             environment = os.environ | self.environment
-            self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True))
+            whole = ["setpriv", "--pdeathsig=KILL", *command]  # it ends with the tests, also where these are killed
+            self._processes.append(subprocess.Popen(whole, stdout=log, stderr=log, env=environment, start_new_session=True))
 
     def _wait_for(self, condition: object, what: str) -> None:
         end_s = time.monotonic() + _START_LIMIT_S
