@@ -41,11 +41,9 @@ MIN_RELATIVE_GAIN = 0.002
 # The expected gain that makes a training come before the next step of the survey: the first class is trained once one compute
 # configuration is known, further ones before the compute configurations that look dominated.
 MIN_GAINS = {Depth.FIRST: 0.2, Depth.PROMISING: 0.005}
-# A training that is predicted to take so many times as long as a probe is not begun before one.
+# A training that is predicted to take so many times as long as a probe is not begun before one: of itself, where what it costs
+# is uncertain, and of what is on the front by a prediction, which a user would choose now.
 WORTH_A_PROBE = 5
-# One that takes so many times as long is not begun before what is on the front by a prediction was checked: what a user would
-# choose now is better known for next to nothing.
-WORTH_A_CHECK = 20
 
 
 def is_training(observation: Observation) -> bool:
@@ -116,7 +114,7 @@ class TrialPlanner:
                 if plan is None or self._train_time_s(plan) > remaining_s(self.knowledge):
                     continue
                 return plan
-            if plan is None or self._train_time_s(plan) > WORTH_A_CHECK * mean_probe_s(self.knowledge) > 0:
+            if plan is None or self._train_time_s(plan) > WORTH_A_PROBE * mean_probe_s(self.knowledge) > 0:
                 plan = self._verify(busy) or plan
             if plan is not None:
                 return plan
