@@ -3,22 +3,25 @@
 A plain loop around Optuna (plain_loop.py) and `tradeoff run` as it comes both run the study of a table for real, on the machine
 that measured the table (fronts/measure.py), and are scored by it as on tables (fronts/score.py). The clock starts with the
 first trial; everything after it counts: processes, decisions, storing and publishing. What `tradeoff run` claims after a trial
-is the front that `tradeoff front` would show then.
+is the front that `tradeoff front` would show then. A machine is some percent faster on one day than on another: claimed times
+are divided by the median of what all runs have measured, compared to the table. Peak memory is the table's: a loop in one
+process can't measure it.
 """
 
 import argparse
+import itertools
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from compare_fronts import SHARES, interval, ratios
+from compare_fronts import SHARES, Array, interval, ratios
 from fronts.measure import STUDIES
-from fronts.methods import COSTS
 from fronts.score import Scorer, held
 from fronts.table import Key, Table, Values, key_of
 from plain_loop import hyperparameter_search, plain_trials
@@ -30,7 +33,7 @@ from tradeoff.studies.config.availability import available_space
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.execution.preparation import cache_folder
 from tradeoff.studies.results.evidence import judged_front
-from tradeoff.studies.results.front import feasible, pareto_front
+from tradeoff.studies.results.expectation import EXPECTED
 from tradeoff.studies.results.results import read_results
 from tradeoff.studies.workers.run import run_study
 
@@ -38,29 +41,48 @@ TABLES = Path(__file__).parent / "fronts" / "tables"
 Claims = Mapping[Key, Values]
 
 
+class AsItWas:
+    """A study as it was when some of its trials had ended: `tradeoff front` derives the others' values from them."""
+
+    def __init__(self, study: Any, trials: Sequence[optuna.trial.FrozenTrial], *, at_its_end: bool) -> None:
+        self._study, self._trials = study, trials
+        self.user_attrs = {name: value for name, value in study.user_attrs.items() if at_its_end or name != EXPECTED}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def get_trials(self, deepcopy: bool = True) -> Sequence[optuna.trial.FrozenTrial]:
+        return self._trials
+
+
 def ours(config: StudyConfig, space: SearchSpace, table: Table, seed: int, max_s: float) -> Iterator[tuple[float, Claims]]:
     """Yield the seconds since the first trial and the front, after each trial and at the end of the study."""
     changed = StudyConfig.model_validate(config.plain() | {"sampler_seed": seed, "trials": 1000})
     with tempfile.TemporaryDirectory() as folder:
         study = run_study(changed, storage=f"sqlite:///{folder}/study.db", timeout_s=max_s)
-        end_s, results = time.time(), read_results(study)
-        trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
-    begin_s = min(trial.datetime_start.timestamp() for trial in trials.values())
-    objectives = (table.learned, *COSTS)
-    ended = sorted((trials[record.number].datetime_complete.timestamp(), record) for record in results.records)
+        end_s = time.time()
+        ended = [trial for trial in study.get_trials() if trial.datetime_complete is not None]
+        trials = sorted(ended, key=lambda trial: trial.datetime_complete)
+        begin_s = min(trial.datetime_start for trial in trials).timestamp()
 
-    def claims(records: Any) -> Claims:
-        return {
-            key_of({name: space.complete(TrialParameters(**record.params)).as_dict()[name] for name in table.knobs}): Values(
-                table.height(record.values[table.learned]), *(record.values[name] for name in COSTS)
-            )
-            for record in records
-        }
+        def claims(num_ended: int) -> Claims:
+            seen: Any = AsItWas(study, trials[:num_ended], at_its_end=num_ended == len(trials))
+            keys = {
+                key_of({name: space.complete(TrialParameters(**record.params)).as_dict()[name] for name in table.knobs}): record
+                for record in judged_front(read_results(seen)).records
+            }
+            return {
+                key: Values(
+                    table.height(record.values[table.learned]),
+                    record.values["train_time_s"],
+                    table.rows[key].peak_memory_mib,
+                )
+                for key, record in keys.items()
+            }
 
-    for place, (ended_s, _) in enumerate(ended, start=1):
-        known = [record for _, record in ended[:place]]
-        yield ended_s - begin_s, claims(pareto_front(feasible(known), objectives))
-    yield end_s - begin_s, claims(judged_front(results).records)
+        for num_ended, trial in enumerate(trials, start=1):
+            yield trial.datetime_complete.timestamp() - begin_s, claims(num_ended)
+        yield end_s - begin_s, claims(len(trials))
 
 
 def plain(
@@ -80,11 +102,32 @@ def peaks(table: Table) -> Mapping[Key, float | None]:
     return {key: row.peak_memory_mib if table.fits(row) else None for key, row in table.rows.items()}
 
 
-def seconds(scorer: Scorer, name: str, seed: int, claims: Iterator[tuple[float, Claims]]) -> list[float]:
-    """Run a method; return the seconds until each share is reached and held."""
-    curve = np.array([(spent_s, scorer.selection_volume(front)) for spent_s, front in claims])
-    print(f"seed {seed}, {name}: {curve[-1, 1]:.1%} after {curve[-1, 0]:.0f} s", flush=True)
-    return [held(curve, share) for share in SHARES]
+def run_to_its_end(name: str, seed: int, claims: Iterator[tuple[float, Claims]]) -> list[tuple[float, Claims]]:
+    """Run a method to its end; return its claims."""
+    found = list(claims)
+    print(f"seed {seed}, {name}: ended after {found[-1][0]:.0f} s", flush=True)
+    return found
+
+
+def speed(table: Table, runs: Iterable[list[tuple[float, Claims]]]) -> float:
+    """Return what a training takes on this day, as a share of what it took when the table was measured."""
+    last = [(key, values) for run in runs for key, values in run[-1][1].items() if key in table.truth]
+    return float(np.median([values.train_time_s / table.truth[key].train_time_s for key, values in last]))
+
+
+def curve(scorer: Scorer, run: list[tuple[float, Claims]], day: float) -> Array:
+    """Return the selection volume after each claim, of shape (number of claims, 2): seconds, and the share."""
+    return np.array(
+        [
+            (
+                spent_s,
+                scorer.selection_volume(
+                    {key: replace(each, train_time_s=each.train_time_s / day) for key, each in front.items()}
+                ),
+            )
+            for spent_s, front in run
+        ]
+    )
 
 
 def main() -> None:
@@ -101,18 +144,23 @@ def main() -> None:
         space, _ = available_space(config, server.describe_device())
         prepared = server.prepare(job_of_data(config.job, space.domains).model_dump(), cache_folder())
     (folder,) = map(Path, prepared["folders"].values())
-    costs: dict[str, list[list[float]]] = {"decoupled": [], "plain": []}
+    runs: dict[str, list[list[tuple[float, Claims]]]] = {"decoupled": [], "plain": []}
     for seed in range(options.seeds):
         arms = {
             "decoupled": ours(config, space, table, seed, options.max_seconds),
             "plain": plain(config, space, table, folder, seed, options.max_seconds),
         }
         for name, claims in arms.items():
-            costs[name].append(seconds(scorer, name, seed, claims))
+            runs[name].append(run_to_its_end(name, seed, claims))
         begun, end = hyperparameter_search(config.job, space, folder, peaks(table), seed=seed)
         print(f"seed {seed}, Trainer.hyperparameter_search: {begun} of 24 trials begun, {end}", flush=True)
-    for place, share in enumerate(SHARES):
-        own, other = ([run[place] for run in costs[name]] for name in ("decoupled", "plain"))
+    day = speed(table, itertools.chain(*runs.values()))
+    print(f"a training takes {day:.2f} of what it took when the table was measured")
+    curves = {name: [curve(scorer, run, day) for run in each] for name, each in runs.items()}
+    for name, each in curves.items():
+        print(f"{name} ends at {', '.join(f'{one[-1, 1]:.1%}' for one in each)}")
+    for share in SHARES:
+        own, other = ([held(one, share) for one in curves[name]] for name in ("decoupled", "plain"))
         print(f"{share:.0%}: decoupled {interval(own)} s, plain {interval(other)} s: {ratios(other, own)}")
     print(f"load of the machine: {os.getloadavg()[1]:.1f}")
 

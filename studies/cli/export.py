@@ -64,6 +64,7 @@ def export(
     allowed, name = code_and_study(build, trust_remote_code, study_file, name=name)
     check_output(output)
     results = results_of(name, storage)
+    selection = selection.of(results.objectives)
     choice = choose(results, selection)
     targets = targets_of(to or ())
     for target in targets:

@@ -42,6 +42,7 @@ def front(
         limit=limit, within=within, trial=trial, knee=knee, maximize=maximize, minimize=minimize, weight=weight
     )
     results = results_of(name, storage)
+    selection = selection.of(results.objectives)
     only = choose(results, selection).record if selection.ways() else None
     judged = qualifying(results, selection)
     rows = near_the_best(judged.records, selection)

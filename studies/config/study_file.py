@@ -25,6 +25,11 @@ MAX_DIGITS = 100
 MAX_DEPTH = 50
 # Keys of version 0.1.0 by the names that they have now.
 RENAMED_KEYS = {"plan": "memory_estimate"}
+# What a user can do about a problem, in place of pydantic's words: at a key, and at any key.
+_WORDS = {
+    ("name", "string_pattern_mismatch"): "a name has no slash, backslash or control character",
+    ("", "tuple_type"): "must be a list",
+}
 # Control characters that a text of several lines has.
 _SPACES = str.maketrans("", "", "\t\n\r")
 
@@ -251,7 +256,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         hint = f"the keys there are {', '.join(allowed)}" if meant is None else f"did you mean {meant!r}?"
         text = f"unknown key {path!r}; {hint}"
     else:
-        message = _one_line(first["msg"].removeprefix("Value error, "), most=800)
+        words = _WORDS.get((path, first["type"])) or _WORDS.get(("", first["type"]))
+        message = words or _one_line(first["msg"].removeprefix("Value error, "), most=800)
         # Our own messages name the value; pydantic's do not.
         got = "" if first["type"] in ("value_error", "missing") else f", got {_one_line(repr(first['input']))}"
         text = f"{path}: {message}{got}" if path else f"{message}{got}"

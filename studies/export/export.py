@@ -30,7 +30,7 @@ from tradeoff.studies.export.model_card import model_card
 from tradeoff.studies.export.targets import Configuration, Target, target_files
 from tradeoff.studies.reporting.notes import MEMORY_INSTRUMENTS
 from tradeoff.studies.reporting.templating import yaml_text
-from tradeoff.studies.results.expectation import MEASURED
+from tradeoff.studies.results.expectation import MEASURED, source_of
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.selection import Choice
 
@@ -146,7 +146,7 @@ def provenance(results: StudyResults, choice: Choice) -> dict[str, Any]:
         "devices_per_trial": results.num_devices,
         "effective_batch_size": parameters.effective_batch_size(results.num_devices),
         "values": {
-            name: {"value": record.values[name], "source": record.sources.get(name, "unknown")} | _spread(record, name)
+            name: {"value": record.values[name], "source": source_of(record, name)} | _spread(record, name)
             for name in results.objectives
         },
         "constant_answer": {name: value for name, value in results.baselines.items() if name in results.objectives},
@@ -176,8 +176,10 @@ def _expected(results: StudyResults, choice: Choice) -> dict[str, str]:
         found["time"] = GOALS["train_time_s"].show_with_spread(time_s, record.attributes.get(spread_name("train_time_s")))
     for name in learned_names(results.objectives):
         if (value := record.values.get(name)) is not None:
-            spread = "".join(f" ± {std:.2g}" for std in _spread(record, name).values())
-            return found | {"learned": f"{name} {value:g}{spread}, {record.sources.get(name, 'unknown')}"}
+            spread = _spread(record, name)
+            error = f" ± {spread['std']:.2g}" if "std" in spread else ""
+            own = f", where its own reached {spread[MEASURED]:g}" if MEASURED in spread else ""
+            return found | {"learned": f"{name} {value:g}{error}, {source_of(record, name)}{own}"}
     return found
 
 

@@ -21,10 +21,10 @@ from tradeoff.studies.export.train_script import launch_command
 from tradeoff.studies.reporting.templating import render
 from tradeoff.studies.reporting.text_tables import TextTable, parameter_columns
 from tradeoff.studies.results.evidence import JudgedFront, judged_front
-from tradeoff.studies.results.expectation import MEASURED
+from tradeoff.studies.results.expectation import MEASURED, source_of
 from tradeoff.studies.results.results import StudyResults
 from tradeoff.studies.results.selection import Choice
-from tradeoff.studies.results.tables import front_notes, is_elsewhere, marks, short_configuration, shown_value, with_spread
+from tradeoff.studies.results.tables import front_notes, marks, short_configuration, shown_value, with_spread
 
 
 def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, Any], files: Collection[str]) -> str:
@@ -60,7 +60,7 @@ def model_card(results: StudyResults, choice: Choice, arguments: Mapping[str, An
         num_train="all" if job.num_train_asked is None else f"{job.num_train_asked:,}",
         epochs=f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'}",
         measured=", ".join(f"{GOALS[name].label} {with_spread(record, name, unit=True)}" for name in results.objectives),
-        elsewhere=[(GOALS[name].label, record.sources[name]) for name in results.objectives if is_elsewhere(record, name)],
+        elsewhere=[(GOALS[name].label, source) for name in results.objectives if (source := _elsewhere(record, name))],
         trade_offs=_trade_offs(front, shown, chosen=record.number),
         chosen_row=[other.number for other in shown].index(record.number),
         warning=front.warning,
@@ -150,6 +150,14 @@ def _title(job: AnyJob) -> str:
     data = {EMBEDDED: generated, RANDOM_TOKENS: "random tokens"}.get(job.dataset, job.dataset)
     is_local_model = job.model != EMBEDDED and os.path.exists(local_path(job.model))
     return f"{Path(model).name if is_local_model else model} on {Path(data).name if job.is_local_file else data}"
+
+
+def _elsewhere(record: TrialRecord, objective: str) -> str | None:
+    """Return where a value comes from that is not what its trial has measured, in words; None if it is."""
+    source = source_of(record, objective)
+    if (own := record.attributes.get(MEASURED, {}).get(objective)) is not None:
+        return f"it is {source}, where its own reached {GOALS[objective].show(own)}"
+    return None if source == "measured" else source
 
 
 def _trade_offs(front: JudgedFront, shown: Sequence[TrialRecord], *, chosen: int) -> TextTable:

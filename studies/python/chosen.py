@@ -34,7 +34,8 @@ class Configuration:
         trial: The number of its trial; None if it is derived and not published yet.
         params: The searched parameters by name.
         values: The objectives by name.
-        sources: For each objective, where its value comes from: "measured", "probe", "trained in trial 12", ...
+        sources: For each objective, where its value comes from: "measured", "expected by all trainings", "probe", "trained in
+            trial 12", ...
         why: Why it was chosen.
     """
 
@@ -52,7 +53,7 @@ class Configuration:
         return f"<{short_configuration(self.params)}: {values}; {self.why}>"
 
     @speaking_python
-    def export(self, output: str | Path, *, to: Sequence[str] = ()) -> list[Path]:
+    def export(self, output: str | Path, *, to: str | Sequence[str] = ()) -> list[Path]:
         """Write the configuration as files to train with, as `tradeoff export --no-confirm` does: a value that was derived is
         marked as such.
 
@@ -67,7 +68,11 @@ class Configuration:
             TradeoffError: It is not empty, or can't be written; or the study is one that was loaded, and its `train.py` would
                 run code that `tradeoff.load` was not told.
         """
-        results, job, targets = self._results, parse_job(self._results.config["job"]), targets_of(to)
+        results, job, targets = (
+            self._results,
+            parse_job(self._results.config["job"]),
+            targets_of([to] if isinstance(to, str) else to),
+        )
         for target in targets:
             check_target(target, job_of(job, self.params))
         if not (isinstance(job, CustomJob) and job.is_sent):  # which has no script

@@ -38,6 +38,9 @@ def configured(
     Raises:
         TradeoffError: It is no study; the sentence names the first problem.
     """
+    for argument, given in (("job", job), ("space", space)):
+        if given is not None and not isinstance(given, Mapping):
+            raise TradeoffError(f"{where}: {argument} must be a dictionary, got {given!r}; write what a study file has there")
     function, named = None, dict(job or {})
     if build is not None:
         if "build" in named:
@@ -48,6 +51,19 @@ def configured(
     if space is not None:
         data["space"] = {name: _plain(name, values) for name, values in space.items()}
     return config_of(_as_in_a_file(data), where=where, folder=Path() if build is None else None), function
+
+
+def storage_text(storage: str | Path) -> str:
+    """Return a storage as text: a database URL, or the path of a SQLite file.
+
+    Raises:
+        TradeoffError: It is neither.
+    """
+    if not isinstance(storage, str | Path):
+        raise TradeoffError(
+            f"storage must be a URL or the path of a SQLite file, got {storage!r}; leave it out for tradeoff.db"
+        )
+    return str(storage)
 
 
 def _plain(name: str, values: Any) -> Any:

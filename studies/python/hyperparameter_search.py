@@ -9,6 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 
 from tradeoff.searchspace import ACCUMULATION, KNOBS, MICRO_BATCH
+from tradeoff.searchspace.names import hint
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.python.progress import quiet_optuna
 from tradeoff.studies.python.search import search
@@ -93,9 +94,18 @@ def hyperparameter_search(
         raise TradeoffError(
             f"direction must be minimize or maximize, got {direction!r}; training time and peak memory are objectives anyway"
         )
+    if "backend" in settings:
+        raise TradeoffError("tradeoff.hyperparameter_search takes no backend, since it is one; leave backend out")
     metric = _METRICS[direction]
     found = f"eval_{metric}"
     space = _space(trainer.args, hp_space)
+    if not inspect.signature(trainer.model_init).parameters:
+        for name in space:
+            if KNOBS[name].is_beside_arguments:
+                raise TradeoffError(
+                    f"hp_space suggests {name}, which is no training argument, and model_init takes no trial to read it from;"
+                    f" {hint(name, function='model_init')}"
+                )
     result = search(
         _Rebuilt.of(trainer, compute_objective or default_compute_objective, found, set_by_trials=_OF_TRIALS | space.keys()),
         source=trainer.model_init,
@@ -220,7 +230,9 @@ def _suggested(hp_space: Callable[[optuna.Trial], Mapping[str, Any]]) -> dict[st
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(_CALLS):
         trial = study.ask()
-        returned = dict(hp_space(trial))
+        returned: Any = hp_space(trial)
+        if not isinstance(returned, Mapping):
+            raise TradeoffError(f"hp_space must return a dictionary of parameters, got {returned!r}; return what it suggests")
         for name, value in returned.items():
             if name in trial.params and value != trial.params[name]:
                 raise TradeoffError(

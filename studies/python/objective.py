@@ -15,6 +15,7 @@ from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import store_attributes
 from tradeoff.objectives.objective import Objective as TrialObjective
 from tradeoff.objectives.objective import storage_number
+from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.interrupts import Interrupts
 from tradeoff.studies.execution.preparation import Preparation, prepare
 from tradeoff.studies.python.configuration import Build, configured
@@ -125,6 +126,12 @@ class Objective:
             TradeoffError: The job can't run as it is written.
             KeyboardInterrupt: The user stopped it; its configuration waits to be tried again.
         """
+        theirs = [direction.name.lower() for direction in trial.study.directions]
+        if theirs != self.directions:
+            raise TradeoffError(
+                f"the study must have a direction for each of {', '.join(self.metric_names)}, {self.directions}, got {theirs};"
+                " create it with directions=objective.directions"
+            )
         sampler = trial.study.sampler
         if isinstance(sampler, DecoupledSampler):
             if (plan := sampler.plan_of(trial)) is not None:
@@ -191,6 +198,8 @@ class DecoupledSampler(PlanningSampler):
         stop_below_gain: float = 0.002,
         prefer: str | None = None,
     ) -> None:
+        if not isinstance(objective, Objective):
+            raise TradeoffError(f"tradeoff.DecoupledSampler is made for a tradeoff.Objective, got {objective!r}; give it one")
         ready, trials = objective.prepared(), objective.prepared_trials()
         super().__init__(
             setup=ready.setup,

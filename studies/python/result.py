@@ -13,6 +13,7 @@ import optuna
 from tradeoff.studies.config.stored import NO_CODE, AllowedCode
 from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.python.chosen import Configuration
+from tradeoff.studies.python.configuration import storage_text
 from tradeoff.studies.python.errors import speaking_python
 from tradeoff.studies.python.functions import job_of as job_of_function
 from tradeoff.studies.reporting.plots import trade_off_plots
@@ -20,9 +21,10 @@ from tradeoff.studies.reporting.report import check_report, html_report, markdow
 from tradeoff.studies.results.criteria import Limit, Within
 from tradeoff.studies.results.ending import nothing_completed
 from tradeoff.studies.results.evidence import JudgedFront, judged_front
+from tradeoff.studies.results.expectation import MEASURED, source_of
 from tradeoff.studies.results.results import StudyResults, read_results
 from tradeoff.studies.results.selection import Selection, choose
-from tradeoff.studies.results.tables import front_as_json, front_table, parameter_names
+from tradeoff.studies.results.tables import front_as_json, front_table, measured_names, parameter_names
 from tradeoff.studies.storage.opening import load_study, open_storage
 from tradeoff.studies.storage.urls import DEFAULT_STORAGE
 
@@ -79,7 +81,8 @@ class Result:
         """The Pareto front, a row for each configuration by the number of its trial, best in the first objective first.
 
         Columns are the parameters, the objectives, their known standard deviations as `<objective>_std`, where each value
-        comes from as `<objective>_source`, and `marks`: knee, lowest peak memory, no better than a constant answer, ...
+        comes from as `<objective>_source`, what a trial's own training has reached as `measured_<objective>` where the value
+        is what all trainings lead to expect, and `marks`: knee, lowest peak memory, no better than a constant answer, ...
         """
         import pandas as pd
 
@@ -89,12 +92,14 @@ class Result:
             row["params"]
             | {name: row[name] for name in (*self.objectives, *spreads) if name in row}
             | {f"{name}_source": row["sources"].get(name) for name in self.objectives}
+            | {f"{MEASURED}_{name}": value for name, value in row[MEASURED].items()}
             | {"marks": ", ".join(row["marks"])}
             for row in rows
         ]
         names = [*parameter_names(self._judged.records), *self.objectives]
         known = [name for name in spreads if any(name in row for row in rows)]
-        columns = [*names, *known, *(f"{name}_source" for name in self.objectives), "marks"]
+        own = [f"{MEASURED}_{name}" for name in measured_names(self._judged.records)]
+        columns = [*names, *known, *(f"{name}_source" for name in self.objectives), *own, "marks"]
         index = pd.Index([row["trial"] for row in rows], name="trial", dtype="Int64")
         return pd.DataFrame(records, columns=columns, index=index)
 
@@ -126,7 +131,7 @@ class Result:
     def choose(
         self,
         *,
-        limits: Sequence[str] = (),
+        limits: Sequence[str] | Mapping[str, float] = (),
         within: Mapping[str, float | str] | None = None,
         trial: int | None = None,
         maximize: str | None = None,
@@ -140,7 +145,7 @@ class Result:
             'the largest accuracy on the front'
 
         Args:
-            limits: Limits that it must satisfy, such as "peak_memory_mib<=7000".
+            limits: Limits that it must satisfy, such as "peak_memory_mib<=7000", or the most of each, by name.
             within: As for `within`.
             trial: Take this trial.
             maximize: Take the largest value of this measurement.
@@ -152,28 +157,30 @@ class Result:
         """
         if (why := nothing_completed(self._results)) is not None:
             raise TradeoffError(why)
+        if isinstance(limits, Mapping):
+            limits = [f"{name}<={bound}" for name, bound in limits.items()]
         selection = Selection(
-            limits=tuple(Limit.parse(text) for text in limits),
+            limits=tuple(Limit.parse(text) for text in ([limits] if isinstance(limits, str) else limits)),
             within=tuple(Within.parse(f"{name}:{distance}") for name, distance in (within or {}).items()),
             trial=trial,
             maximize=maximize,
             minimize=minimize,
             weights=weights or {},
         )
-        choice = choose(self._results, selection)
+        choice = choose(self._results, selection.of(self.objectives))
         record = choice.record
         return Configuration(
             trial=record.number if record.number >= 0 else None,
             params=dict(record.params),
             values=dict(record.values),
-            sources=dict(record.sources),
+            sources={name: source_of(record, name) for name in record.sources},
             why=choice.why,
             _results=self._results,
             _choice=choice,
             _allowed=self._allowed,
         )
 
-    def export(self, output: str | Path, *, to: Sequence[str] = ()) -> list[Path]:
+    def export(self, output: str | Path, *, to: str | Sequence[str] = ()) -> list[Path]:
         """Write the knee as files to train with; see `Configuration.export`."""
         return self.knee.export(output, to=to)
 
@@ -201,6 +208,7 @@ class Result:
             TradeoffError: One is not an objective of the study, or nothing has completed.
         """
         names = self.objectives
+        x, y = (f"eval_{name}" if f"eval_{name}" in names else name for name in (x, y))
         y = y or next(name for name in names if name != x)
         x = x or next(name for name in names if name != y)
         if x == y or not {x, y} <= set(names):
@@ -216,7 +224,7 @@ class Result:
 def load(
     name: str | None = None,
     *,
-    storage: str = DEFAULT_STORAGE,
+    storage: str | Path = DEFAULT_STORAGE,
     build: str | Callable[..., Any] | None = None,
     trust_remote_code: bool = False,
 ) -> Result:
@@ -243,7 +251,7 @@ def load(
     return read(name, storage, AllowedCode(build=named, trust_remote_code=trust_remote_code))
 
 
-def read(name: str | None, storage: str, allowed: AllowedCode) -> Result:
+def read(name: str | None, storage: str | Path, allowed: AllowedCode) -> Result:
     """Return what a stored study has found, with the code that its exports may name."""
-    study = load_study(name, open_storage(storage, create=False))
+    study = load_study(name, open_storage(storage_text(storage), create=False))
     return Result(study=study, _results=read_results(study), _allowed=allowed)

@@ -1,11 +1,14 @@
 """`tradeoff.search`: what `tradeoff run` does, for a program or a notebook."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from tradeoff.searchspace.domains import is_number
 from tradeoff.studies.config.stored import AllowedCode
+from tradeoff.studies.errors import TradeoffError
 from tradeoff.studies.execution.interrupts import Interrupts
-from tradeoff.studies.python.configuration import Build, configured
+from tradeoff.studies.python.configuration import Build, configured, storage_text
 from tradeoff.studies.python.errors import speaking_python
 from tradeoff.studies.python.progress import progress_display, quiet_optuna
 from tradeoff.studies.python.result import Result, read
@@ -23,7 +26,7 @@ def search(
     trials: int = 24,
     job: Mapping[str, Any] | None = None,
     name: str | None = None,
-    storage: str = DEFAULT_STORAGE,
+    storage: str | Path = DEFAULT_STORAGE,
     workers: int | None = None,
     timeout_s: float | None = None,
     progress: bool = True,
@@ -69,6 +72,11 @@ def search(
         StudyFailed: Five trials in a row failed.
         KeyboardInterrupt: The user stopped it; `tradeoff.load` has what was found until then.
     """
+    storage = storage_text(storage)
+    if timeout_s is not None and not (is_number(timeout_s) and timeout_s > 0):
+        raise TradeoffError(f"timeout_s must be a number of seconds above 0, got {timeout_s!r}; leave it out for no limit")
+    if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool)):
+        raise TradeoffError(f"workers must be a whole number, got {workers!r}; leave it out for one on each visible GPU")
     config, function = configured(
         build,
         job=job,

@@ -20,6 +20,9 @@ EXPECTED = "expected"
 # The attribute of a record that holds what was measured, where its values are what is expected.
 MEASURED = "measured"
 
+# Where such a value comes from, in words.
+BY_ALL_TRAININGS = "expected by all trainings"
+
 # A mean and its standard deviation, by learned objective.
 Expectation = Mapping[str, tuple[float, float]]
 
@@ -32,6 +35,12 @@ def as_expected(record: TrialRecord, expectation: Expectation) -> TrialRecord:
     errors = {spread_name(name): error for name, (_, error) in expectation.items()}
     measured = {name: record.values[name] for name in expectation}
     return replace(record, values={**record.values, **means}, attributes={**record.attributes, **errors, MEASURED: measured})
+
+
+def source_of(record: TrialRecord, objective: str) -> str:
+    """Return where a value comes from, in words; of one that its trial has measured, whether it is what is expected instead."""
+    source = record.sources.get(objective, "measured")
+    return BY_ALL_TRAININGS if source == "measured" and objective in record.attributes.get(MEASURED, {}) else source
 
 
 def stored(expected: Mapping[LearningClass, Expectation]) -> list[dict[str, Any]]:

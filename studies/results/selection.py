@@ -5,7 +5,7 @@ the knee of what the user can use, and not of configurations that were ruled out
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.objectives.measurements.records import TrialRecord
@@ -49,6 +49,21 @@ class Selection:
             raise TradeoffError(
                 "--within goes with a choice from the front, and --trial names the trial; leave one of them out"
             )
+
+    def of(self, objectives: Sequence[str]) -> "Selection":
+        """Return the selection with `eval_f1` for `f1`, as tables head its column, where that is an objective."""
+
+        def full(name: str) -> str:
+            return f"eval_{name}" if name not in objectives and f"eval_{name}" in objectives else name
+
+        return replace(
+            self,
+            limits=tuple(replace(limit, name=full(limit.name)) for limit in self.limits),
+            within=tuple(replace(within, objective=full(within.objective)) for within in self.within),
+            maximize=self.maximize and full(self.maximize),
+            minimize=self.minimize and full(self.minimize),
+            weights={full(name): weight for name, weight in self.weights.items()},
+        )
 
     def ways(self) -> list[str]:
         """Return the ways to choose that are set, as options of the command."""
@@ -130,8 +145,15 @@ def choose(results: StudyResults, selection: Selection) -> Choice:
         known = [(sign * value, record) for record in front if (value := numeric_value(record, name)) is not None]
         if not known:
             raise TradeoffError(f"no configuration of the front has a value of {name}; choose by another measurement")
+        best, chosen = min(known, key=lambda pair: pair[0])
+        passed = [
+            f"trial {other.number} ({', '.join(judged.standings[other.number].words())})"
+            for other in near_the_best(judged.records, selection)
+            if other not in front and (value := numeric_value(other, name)) is not None and sign * value < best
+        ]
         word = "largest" if selection.maximize else "smallest"
-        return Choice(record=min(known, key=lambda pair: pair[0])[1], why=f"the {word} {name} on the front")
+        but = f", but for {' and '.join(passed)}" if passed else ""
+        return Choice(record=chosen, why=f"the {word} {name} on the front{but}")
     if selection.weights:
         weights = ", ".join(f"{name} {weight:g}" for name, weight in selection.weights.items())
         return Choice(record=knee(front, objectives, selection.weights), why=f"the knee with weights {weights}")

@@ -17,7 +17,7 @@ from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.objectives.measurements.seeds import NUM_SEEDS, spread_name
 from tradeoff.searchspace import KNOBS, MICRO_BATCH
 from tradeoff.studies.results.evidence import JudgedFront, Standing
-from tradeoff.studies.results.expectation import MEASURED
+from tradeoff.studies.results.expectation import MEASURED, source_of
 from tradeoff.studies.results.front import extremes, knee
 from tradeoff.studies.visible import visible
 
@@ -66,7 +66,7 @@ def front_as_json(front: JudgedFront, *, rows: Sequence[TrialRecord] | None = No
         {"trial": record.number if record.number >= 0 else None, "params": dict(record.params)}
         | {name: record.values[name] for name in front.objectives}
         | {MEASURED: record.attributes.get(MEASURED, {})}
-        | {"sources": dict(record.sources), "marks": found.get(record.number, [])}
+        | {"sources": {name: source_of(record, name) for name in record.sources}, "marks": found.get(record.number, [])}
         | {"baselines": front.known_baselines}
         | front.standings.get(record.number, Standing()).as_dict()
         | _spreads(record, front.objectives)
@@ -106,7 +106,7 @@ def front_as_csv(front: JudgedFront, *, rows: Sequence[TrialRecord] | None = Non
                 record.number if record.number >= 0 else "",
                 *(record.params.get(name, "") for name in params),
                 *(record.values[name] for name in front.objectives),
-                *(record.sources.get(name, "") for name in front.objectives),
+                *(source_of(record, name) if name in record.sources else "" for name in front.objectives),
                 *(" ".join(map(str, value)) if isinstance(value, list) else value for value in standing.values()),
                 *(spread.get(name, "") for name in known),
                 *(record.attributes.get(MEASURED, {}).get(name, "") for name in measured),

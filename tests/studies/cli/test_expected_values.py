@@ -86,6 +86,10 @@ def test_trials_keep_what_they_measured_and_an_export_has_both(tmp_path: Path, s
     exported = yaml.safe_load((chosen / "tradeoff.yaml").read_text())["values"]["accuracy"]
     assert exported["value"] == max(row["accuracy"] for row in rows)
     assert exported["measured"] in {row["measured"]["accuracy"] for row in rows}
+    # No value is said to be measured that was not.
+    assert "measured" not in {exported["source"], *(row["sources"]["accuracy"] for row in rows)}
+    assert "where its own reached" in (chosen / "README.md").read_text()
+    assert "where its own reached" in (chosen / "train.py").read_text()
 
 
 def test_table_and_csv_have_what_was_measured(storage: str) -> None:

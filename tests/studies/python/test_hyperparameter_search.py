@@ -100,6 +100,7 @@ def sometimes(trial: Any) -> dict[str, Any]:
             "under the same name, and warmup_steps is",
         ),
         (lambda trial: {"max_grad_norm": trial.number}, "must give max_grad_norm the same values in each call"),
+        (lambda trial: None, "hp_space must return a dictionary of parameters, got None"),
     ],
 )
 def test_a_space_that_changes_is_a_sentence(suggest: Callable[[Any], dict[str, Any]], sentence: str) -> None:
@@ -113,3 +114,10 @@ def test_a_trainer_without_model_init_and_several_directions_are_sentences() -> 
         tradeoff.hyperparameter_search(trainer, hp_space)
     with pytest.raises(tradeoff.TradeoffError, match="direction must be minimize or maximize"):
         tradeoff.hyperparameter_search(made(), hp_space, direction=["minimize", "maximize"])  # type: ignore[arg-type]
+    with pytest.raises(tradeoff.TradeoffError, match="takes no backend, since it is one; leave backend out"):
+        tradeoff.hyperparameter_search(made(), hp_space, backend="optuna")
+
+
+def test_a_misspelt_argument_is_a_sentence() -> None:
+    with pytest.raises(tradeoff.TradeoffError, match=r"suggests lerning_rate, .* did you mean 'learning_rate'"):
+        tradeoff.hyperparameter_search(made(), lambda trial: {"lerning_rate": trial.suggest_float("lerning_rate", 0, 1)})

@@ -48,6 +48,18 @@ def test_optunas_loop_runs_trials_with_its_callbacks_and_reads_the_front() -> No
     assert optuna.visualization.plot_pareto_front(study).data
 
 
+def test_a_study_with_other_directions_is_refused_before_a_trial_runs() -> None:
+    objective = made()
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    with pytest.raises(
+        tradeoff.TradeoffError, match=r"a direction for each of eval_loss, .* create it with directions=objective"
+    ):
+        study.optimize(objective, n_trials=1)
+    assert study.trials[0].params == {}
+    with pytest.raises(tradeoff.TradeoffError, match=r"is made for a tradeoff\.Objective, got 5"):
+        tradeoff.DecoupledSampler(5)  # type: ignore[arg-type]
+
+
 def test_out_of_memory_is_pruned_and_a_real_error_is_for_catch() -> None:
     def build(args: Any, what: str) -> Any:
         if what == "memory":

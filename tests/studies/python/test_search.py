@@ -52,7 +52,12 @@ def test_a_closure_is_searched_and_its_front_is_a_table(capfd: pytest.CaptureFix
     assert optuna.visualization.plot_pareto_front(result.study).data
     best = result.within(eval_loss="0%")
     assert best.values["eval_loss"] == result.front["eval_loss"].min()
-    files = {path.name for path in best.export(tmp_path / "chosen")}
+    # As tables head its column, and limits as for a search.
+    assert (
+        result.within(loss="0%") == result.choose(within={"eval_loss": "0%"}, limits={"loss": 1e9, "train_time_s": 1e9}) == best
+    )
+    assert result.plot("train_time_s", "loss").data
+    files = {path.name for path in best.export(tmp_path / "chosen", to="accelerate")}
     assert "training_args.json" in files
     assert "train.py" not in files
     assert result.report(tmp_path / "r.md").read_text().startswith("## Trade-off of study")
@@ -158,6 +163,14 @@ def test_a_function_that_is_wrong_is_a_sentence(build: Any, sentence: str) -> No
         ({"objectives": ["eval_loss"]}, r"a trade-off needs at least 2 objectives"),
         ({"space": {**SPACE, "learning_rate": optuna.distributions.FloatDistribution(0, 1, step=0.1)}}, "name the values"),
         ({"storage": "sqlite:////nowhere/at/all.db"}, "nowhere"),
+        ({"storage": 5}, r"^storage must be a URL or the path of a SQLite file, got 5"),
+        ({"space": [1, 2]}, r"^tradeoff\.search: space must be a dictionary, got \[1, 2\]"),
+        ({"job": [1]}, r"^tradeoff\.search: job must be a dictionary, got \[1\]"),
+        ({"name": "a/b"}, r"^tradeoff\.search: name: a name has no slash, backslash or control character, got 'a/b'"),
+        ({"objectives": "eval_loss"}, r"^tradeoff\.search: objectives: must be a list, got 'eval_loss'"),
+        ({"timeout_s": "x"}, r"^timeout_s must be a number of seconds above 0, got 'x'"),
+        ({"timeout_s": 0}, r"^timeout_s must be a number of seconds above 0, got 0"),
+        ({"workers": "two"}, r"^workers must be a whole number, got 'two'"),
     ],
 )
 def test_a_wrong_argument_is_a_sentence(settings: dict[str, Any], sentence: str) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from stored_studies import completed, make_study, out_of_memory, params, record
 
@@ -53,6 +55,25 @@ def test_the_largest_or_smallest_of_a_figure_is_taken_from_the_front(
     results: StudyResults, asked: dict[str, str], number: int
 ) -> None:
     assert chosen(results, **asked) == number
+
+
+def test_what_a_choice_passes_over_is_named(results: StudyResults) -> None:
+    records = (record(0, (0.50, 30.0, 900.0)), record(1, (0.42, 10.0, 900.0)))
+    choice = choose(replace(results, records=records, baselines={"accuracy": 0.42}), Selection(minimize="train_time_s"))
+    assert choice.record.number == 0
+    assert choice.why == "the smallest train_time_s on the front, but for trial 1 (no better than a constant answer)"
+
+
+def test_an_objective_may_be_called_as_its_column_is_headed() -> None:
+    asked = Selection(limits=limits("f1>=0.5", "train_time_s<=9"), within=within("f1:10%"), minimize="f1", weights={}).of(
+        ("eval_f1", "train_time_s")
+    )
+    assert [str(limit) for limit in asked.limits] == ["eval_f1>=0.5", "train_time_s<=9"]
+    assert (asked.within[0].objective, asked.minimize, asked.maximize) == ("eval_f1", "eval_f1", None)
+    assert Selection(weights={"f1": 2.0, "accuracy": 1.0}).of(("eval_f1", "accuracy")).weights == {
+        "eval_f1": 2.0,
+        "accuracy": 1.0,
+    }
 
 
 def test_a_limit_leaves_what_keeps_it(results: StudyResults) -> None:
