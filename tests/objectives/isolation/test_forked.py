@@ -37,9 +37,10 @@ def test_a_refusal_reaches_the_caller() -> None:
 
 
 def test_any_other_end_is_an_error_that_names_the_function(capfd: pytest.CaptureFixture[str]) -> None:
+    others = set(psutil.Process().children())  # a trial server that other tests share, for one
     with pytest.raises(RuntimeError, match=r"return refused\(\) ended with 1"):
         forked(refused, "no such data", refusal=ValueError)
     assert "LookupError: no such data" in capfd.readouterr().err
     with pytest.raises(RuntimeError, match=r"return kill\(\) ended with -9"):
         forked(kill, refusal=ValueError)
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= others
