@@ -4,12 +4,11 @@ A plain loop around Optuna (plain_loop.py) and `tradeoff run` as it comes both r
 that measured the table (fronts/measure.py), and are scored by it as on tables (fronts/score.py). The clock starts with the
 first trial; everything after it counts: processes, decisions, storing and publishing. What `tradeoff run` claims after a trial
 is the front that `tradeoff front` would show then. A machine is some percent faster on one day than on another: claimed times
-are divided by the median of what all runs have measured, compared to the table. Peak memory is the table's: a loop in one
-process can't measure it.
+are divided by the median of what a method's runs have measured, compared to the table. Peak memory is the table's: a loop in
+one process can't measure it.
 """
 
 import argparse
-import itertools
 import os
 import tempfile
 import time
@@ -154,11 +153,11 @@ def main() -> None:
             runs[name].append(run_to_its_end(name, seed, claims))
         begun, end = hyperparameter_search(config.job, space, folder, peaks(table), seed=seed)
         print(f"seed {seed}, Trainer.hyperparameter_search: {begun} of 24 trials begun, {end}", flush=True)
-    day = speed(table, itertools.chain(*runs.values()))
-    print(f"a training takes {day:.2f} of what it took when the table was measured")
-    curves = {name: [curve(scorer, run, day) for run in each] for name, each in runs.items()}
+    days = {name: speed(table, each) for name, each in runs.items()}
+    curves = {name: [curve(scorer, run, days[name]) for run in each] for name, each in runs.items()}
     for name, each in curves.items():
-        print(f"{name} ends at {', '.join(f'{one[-1, 1]:.1%}' for one in each)}")
+        ends = ", ".join(f"{one[-1, 1]:.1%} after {one[-1, 0]:.0f} s" for one in each)
+        print(f"{name}: its trainings take {days[name]:.2f} of the table's times; ends at {ends}")
     for share in SHARES:
         own, other = ([held(one, share) for one in curves[name]] for name in ("decoupled", "plain"))
         print(f"{share:.0%}: decoupled {interval(own)} s, plain {interval(other)} s: {ratios(other, own)}")

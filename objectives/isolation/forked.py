@@ -4,21 +4,20 @@ A process that has tokenised data or taken a step keeps freed blocks, which a la
 holds as for the warm server: this process has imported torch, and neither started a device nor another thread.
 """
 
+import json
 import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
-def forked(function: Callable[..., T], *arguments: Any, refusal: type[Exception]) -> T:
+def forked(function: Callable[..., Any], *arguments: Any, refusal: type[Exception]) -> Any:
     """Return what a function returns in a process of its own; whatever ends this call ends that too.
 
     Args:
-        function: The function. What it returns is pickled.
+        function: The function. What it returns are JSON types.
         arguments: Its arguments.
-        refusal: The exceptions that reach the caller.
+        refusal: The exceptions that reach the caller, made anew of their sentences.
 
     Raises:
         refusal: The function raised it.
@@ -30,7 +29,7 @@ def forked(function: Callable[..., T], *arguments: Any, refusal: type[Exception]
     process.start()
     theirs.close()
     try:
-        answer, error = ours.recv()
+        answer, error = json.loads(ours.recv_bytes())
     except EOFError:
         process.join()
         raise RuntimeError(f"the process that was to return {function.__name__}() ended with {process.exitcode}") from None
@@ -39,8 +38,8 @@ def forked(function: Callable[..., T], *arguments: Any, refusal: type[Exception]
         process.kill()
         process.join()
     if error is not None:
-        raise error
-    return answer  # type: ignore[no-any-return]
+        raise refusal(error)
+    return answer
 
 
 def _call(
@@ -48,7 +47,7 @@ def _call(
 ) -> None:
     ours.close()  # the other end is closed once the parent is gone, and not before
     try:
-        told: tuple[Any, Exception | None] = (function(*arguments), None)
+        told: tuple[Any, str | None] = (function(*arguments), None)
     except refusal as error:
-        told = (None, error)
-    theirs.send(told)
+        told = (None, str(error))
+    theirs.send_bytes(json.dumps(told).encode())

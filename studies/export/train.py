@@ -113,7 +113,7 @@ def train_export(
     from tradeoff.objectives.trial.retraining import CHECKPOINTS, remove_checkpoints, retrain
 
     see_one_device()
-    info = forked(_described, parameters.get("power_limit_w"), refusal=TradeoffError)
+    info = DeviceInfo.from_dict(forked(_described, parameters.get("power_limit_w"), refusal=TradeoffError))
     if parameters.precision.value not in info.precisions:
         raise TradeoffError(
             f"{info.name} trains in {', '.join(info.precisions)}, and the configuration needs {parameters.precision.value};"
@@ -175,7 +175,7 @@ def train_export(
     return results
 
 
-def _described(power_limit_w: float | None) -> DeviceInfo:
+def _described(power_limit_w: float | None) -> dict[str, Any]:
     from tradeoff.objectives.device.registry import start_device
 
     device = start_device()
@@ -184,7 +184,7 @@ def _described(power_limit_w: float | None) -> DeviceInfo:
             device.check_power_limits([power_limit_w])
     except ValueError as error:
         raise TradeoffError(str(error)) from error
-    return device.info
+    return device.info.as_dict()
 
 
 def _prepared(job: AnyJob, cache: Path, searched: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

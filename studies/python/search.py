@@ -73,8 +73,8 @@ def search(
         KeyboardInterrupt: The user stopped it; `tradeoff.load` has what was found until then.
     """
     storage = storage_text(storage)
-    if timeout_s is not None and not (is_number(timeout_s) and timeout_s > 0):
-        raise TradeoffError(f"timeout_s must be a number of seconds above 0, got {timeout_s!r}; leave it out for no limit")
+    if timeout_s is not None and not (is_number(timeout_s) and timeout_s >= 0):
+        raise TradeoffError(f"timeout_s must be a number of at least 0 seconds, got {timeout_s!r}; leave it out for no limit")
     if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool)):
         raise TradeoffError(f"workers must be a whole number, got {workers!r}; leave it out for one on each visible GPU")
     config, function = configured(

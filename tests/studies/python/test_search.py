@@ -168,8 +168,8 @@ def test_a_function_that_is_wrong_is_a_sentence(build: Any, sentence: str) -> No
         ({"job": [1]}, r"^tradeoff\.search: job must be a dictionary, got \[1\]"),
         ({"name": "a/b"}, r"^tradeoff\.search: name: a name has no slash, backslash or control character, got 'a/b'"),
         ({"objectives": "eval_loss"}, r"^tradeoff\.search: objectives: must be a list, got 'eval_loss'"),
-        ({"timeout_s": "x"}, r"^timeout_s must be a number of seconds above 0, got 'x'"),
-        ({"timeout_s": 0}, r"^timeout_s must be a number of seconds above 0, got 0"),
+        ({"timeout_s": "x"}, r"^timeout_s must be a number of at least 0 seconds, got 'x'"),
+        ({"timeout_s": -1}, r"^timeout_s must be a number of at least 0 seconds, got -1"),
         ({"workers": "two"}, r"^workers must be a whole number, got 'two'"),
     ],
 )
