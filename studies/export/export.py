@@ -146,7 +146,7 @@ def provenance(results: StudyResults, choice: Choice) -> dict[str, Any]:
         "devices_per_trial": results.num_devices,
         "effective_batch_size": parameters.effective_batch_size(results.num_devices),
         "values": {
-            name: {"value": record.values[name], "source": source_of(record, name)} | _spread(record, name)
+            name: {"value": record.values[name], "source": source_of(record, name, default="unknown")} | _spread(record, name)
             for name in results.objectives
         },
         "constant_answer": {name: value for name, value in results.baselines.items() if name in results.objectives},
@@ -179,7 +179,7 @@ def _expected(results: StudyResults, choice: Choice) -> dict[str, str]:
             spread = _spread(record, name)
             error = f" ± {spread['std']:.2g}" if "std" in spread else ""
             own = f", where its own reached {spread[MEASURED]:g}" if MEASURED in spread else ""
-            return found | {"learned": f"{name} {value:g}{error}, {source_of(record, name)}{own}"}
+            return found | {"learned": f"{name} {value:g}{error}, {source_of(record, name, default='unknown')}{own}"}
     return found
 
 

@@ -37,9 +37,15 @@ def as_expected(record: TrialRecord, expectation: Expectation) -> TrialRecord:
     return replace(record, values={**record.values, **means}, attributes={**record.attributes, **errors, MEASURED: measured})
 
 
-def source_of(record: TrialRecord, objective: str) -> str:
-    """Return where a value comes from, in words; of one that its trial has measured, whether it is what is expected instead."""
-    source = record.sources.get(objective, "measured")
+def source_of(record: TrialRecord, objective: str, *, default: str = "measured") -> str:
+    """Return where a value comes from, in words; of one that its trial has measured, whether it is what is expected instead.
+
+    Args:
+        record: The trial.
+        objective: The value's name.
+        default: What is returned if no source is stored.
+    """
+    source = record.sources.get(objective, default)
     return BY_ALL_TRAININGS if source == "measured" and objective in record.attributes.get(MEASURED, {}) else source
 
 

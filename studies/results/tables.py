@@ -106,7 +106,7 @@ def front_as_csv(front: JudgedFront, *, rows: Sequence[TrialRecord] | None = Non
                 record.number if record.number >= 0 else "",
                 *(record.params.get(name, "") for name in params),
                 *(record.values[name] for name in front.objectives),
-                *(source_of(record, name) if name in record.sources else "" for name in front.objectives),
+                *(source_of(record, name, default="") for name in front.objectives),
                 *(" ".join(map(str, value)) if isinstance(value, list) else value for value in standing.values()),
                 *(spread.get(name, "") for name in known),
                 *(record.attributes.get(MEASURED, {}).get(name, "") for name in measured),
