@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertConfig,
+    ElectraConfig,
     GPT2Config,
     LlamaConfig,
     PretrainedConfig,
@@ -51,6 +52,8 @@ LLAMA = LlamaConfig(
     num_labels=5,
     pad_token_id=0,
 )
+# As google/electra-small-discriminator, with fewer words.
+ELECTRA = ElectraConfig(vocab_size=WORDS, num_labels=5)
 GPT2 = GPT2Config(n_embd=256, n_layer=3, n_head=4, vocab_size=WORDS, bos_token_id=1, eos_token_id=1)
 
 
@@ -91,7 +94,7 @@ def classifiers() -> list[Case]:
         Case(config=config, batch=batch, accumulation=steps, checkpointing=checkpointing, precision=precision)
         for config in (BERT, LLAMA)
         for batch, steps, checkpointing, precision in settings
-    ]
+    ] + [Case(config=ELECTRA, batch=8, precision=precision) for precision in ("fp32", "bf16")]
 
 
 def partly_trained() -> list[Case]:

@@ -2,9 +2,10 @@
 
 The memory in use on a GPU is not what tensors occupy but what the allocator has reserved for them. It returns nothing, so the
 order of requests matters. The rules are those of c10/cuda/CUDACachingAllocator.cpp with its default settings
-(https://github.com/pytorch/pytorch/blob/main/c10/cuda/CUDACachingAllocator.cpp), for one stream:
+(https://github.com/pytorch/pytorch/blob/main/c10/cuda/CUDACachingAllocator.cpp):
 
-- A request is rounded up to 512 bytes. Up to 1 MiB it is served from the small pool, above from the large one.
+- A request is rounded up to 512 bytes. Up to 1 MiB it is served from the small pool, above from the large one; each stream has
+  its own two.
 - A pool serves it with its smallest free block that fits; among equals, with the one at the lowest address.
 - If none fits, a segment is reserved: 2 MiB for a small request, 20 MiB below 10 MiB, else the request rounded up to 2 MiB.
 - A block is split if the rest is at least 512 bytes (small pool) or more than 1 MiB (large pool).
@@ -13,6 +14,7 @@ order of requests matters. The rules are those of c10/cuda/CUDACachingAllocator.
 """
 
 from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Hashable
 
 MIB = 1024 * 1024
@@ -31,12 +33,12 @@ class AllocationError(Exception):
 class Block:
     """A range of a segment, linked to its neighbours in address order."""
 
-    __slots__ = ("address", "left", "num_bytes", "requested_bytes", "right", "small", "used")
+    __slots__ = ("address", "left", "num_bytes", "pool", "requested_bytes", "right", "used")
 
-    def __init__(self, address: int, num_bytes: int, small: bool) -> None:
+    def __init__(self, address: int, num_bytes: int, pool: int) -> None:
         self.address = address
         self.num_bytes = num_bytes
-        self.small = small
+        self.pool = pool
         self.used = False
         self.requested_bytes = 0
         self.left: Block | None = None
@@ -73,12 +75,13 @@ class CachingAllocator:
         self.num_retries = 0
         self._requested_bytes = 0
         self._blocks: dict[Hashable, Block] = {}
-        # Free blocks by (size, address), the order in which the allocator searches them.
-        self._free: dict[bool, list[tuple[int, int, Block]]] = {True: [], False: []}
+        # Free blocks of each pool by (size, address), the order in which the allocator searches them. A stream's small pool has
+        # an odd number.
+        self._free: defaultdict[int, list[tuple[int, int, Block]]] = defaultdict(list)
         self._next_address = SMALL_SEGMENT_BYTES
 
-    def allocate(self, key: Hashable, num_bytes: int) -> int:
-        """Serve a request; one of 0 bytes needs no block.
+    def allocate(self, key: Hashable, num_bytes: int, stream: int = 0) -> int:
+        """Serve a request of a stream; one of 0 bytes needs no block.
 
         Returns:
             The size of the block in bytes.
@@ -90,10 +93,10 @@ class CachingAllocator:
         if num_bytes == 0:
             return 0
         size = -(-num_bytes // MIN_BLOCK_BYTES) * MIN_BLOCK_BYTES
-        small = size <= LARGEST_SMALL_REQUEST_BYTES
-        block = self._take_free(size, small) or self._reserve(size, small)
+        pool = 2 * stream + (size <= LARGEST_SMALL_REQUEST_BYTES)
+        block = self._take_free(size, pool) or self._reserve(size, pool)
         rest = block.num_bytes - size
-        if self._is_split(rest, small):
+        if self._is_split(rest, pool):
             self._split(block, size)
         block.used = True
         block.requested_bytes = num_bytes
@@ -149,15 +152,15 @@ class CachingAllocator:
         blocks = list(self._blocks.values()) + [entry[2] for pool in self._free.values() for entry in pool]
         return sorted((block.address, block.num_bytes, block.used) for block in blocks)
 
-    def _is_split(self, rest: int, small: bool) -> bool:
-        return rest >= MIN_BLOCK_BYTES if small else rest > LARGEST_SMALL_REQUEST_BYTES
+    def _is_split(self, rest: int, pool: int) -> bool:
+        return rest >= MIN_BLOCK_BYTES if is_small(pool) else rest > LARGEST_SMALL_REQUEST_BYTES
 
-    def _take_free(self, size: int, small: bool) -> Block | None:
-        pool = self._free[small]
-        position = bisect_left(pool, (size,))
-        return pool.pop(position)[2] if position < len(pool) else None
+    def _take_free(self, size: int, pool: int) -> Block | None:
+        free = self._free[pool]
+        position = bisect_left(free, (size,))
+        return free.pop(position)[2] if position < len(free) else None
 
-    def _reserve(self, size: int, small: bool) -> Block:
+    def _reserve(self, size: int, pool: int) -> Block:
         segment = segment_size(size)
         if self.capacity_bytes is not None and self.reserved_bytes + segment > self.capacity_bytes:
             self.num_retries += 1
@@ -166,7 +169,7 @@ class CachingAllocator:
                 raise AllocationError(
                     f"{segment} bytes do not fit: {self.reserved_bytes} of {self.capacity_bytes} are reserved"
                 )
-        block = Block(self._next_address, segment, small)
+        block = Block(self._next_address, segment, pool)
         # A gap after each segment keeps blocks of two segments from being neighbours.
         self._next_address += segment + SEGMENT_STEP_BYTES
         self.reserved_bytes += segment
@@ -174,13 +177,13 @@ class CachingAllocator:
         return block
 
     def _return_free_segments(self) -> None:
-        for small, pool in self._free.items():
-            whole = [entry[2] for entry in pool if entry[2].left is None and entry[2].right is None]
+        for pool, free in self._free.items():
+            whole = [entry[2] for entry in free if entry[2].left is None and entry[2].right is None]
             self.reserved_bytes -= sum(block.num_bytes for block in whole)
-            self._free[small] = [entry for entry in pool if entry[2].left is not None or entry[2].right is not None]
+            self._free[pool] = [entry for entry in free if entry[2].left is not None or entry[2].right is not None]
 
     def _split(self, block: Block, size: int) -> None:
-        rest = Block(block.address + size, block.num_bytes - size, block.small)
+        rest = Block(block.address + size, block.num_bytes - size, block.pool)
         rest.left, rest.right = block, block.right
         if rest.right is not None:
             rest.right.left = rest
@@ -189,11 +192,16 @@ class CachingAllocator:
         self._add_free(rest)
 
     def _add_free(self, block: Block) -> None:
-        insort(self._free[block.small], (block.num_bytes, block.address, block))
+        insort(self._free[block.pool], (block.num_bytes, block.address, block))
 
     def _drop_free(self, block: Block) -> None:
-        pool = self._free[block.small]
-        del pool[bisect_left(pool, (block.num_bytes, block.address))]
+        free = self._free[block.pool]
+        del free[bisect_left(free, (block.num_bytes, block.address))]
+
+
+def is_small(pool: int) -> bool:
+    """Return True if a pool serves small requests."""
+    return pool % 2 == 1
 
 
 def segment_size(block_bytes: int) -> int:

@@ -281,10 +281,8 @@ class MemoryEstimator:
         segments = self._store.get(key)
         if segments is None:
             if self._tracer is None:
-                from tradeoff.objectives.memory_estimator.tracing.trace import Tracer
-
                 self._progress(f"building {self._config.model_type} on fake tensors")
-                self._tracer = (self._make_tracer or Tracer)(self._config, self._settings)
+                self._tracer = (self._make_tracer or _tracer_class(self._settings))(self._config, self._settings)
             self._progress(f"tracing {step_class.precision.value}, {checkpointing}, batch {batch}")
             segments = self._tracer.trace(step_class, batch)
             self._store.put(key, segments)
@@ -293,3 +291,17 @@ class MemoryEstimator:
 
 def _step_class(parameters: TrialParameters) -> StepClass:
     return StepClass(gradient_checkpointing=parameters.gradient_checkpointing, precision=parameters.precision)
+
+
+def _tracer_class(settings: TraceSettings) -> "type[Tracer]":
+    if settings.sharding is not None:
+        try:
+            from tradeoff.objectives.memory_estimator.tracing.sharded_trace import ShardedTracer
+        except ImportError as error:
+            raise ValueError(
+                "sharding is planned as accelerate does it with FSDP2, which this release can't (pip install -U accelerate)"
+            ) from error
+        return ShardedTracer
+    from tradeoff.objectives.memory_estimator.tracing.trace import Tracer
+
+    return Tracer

@@ -31,12 +31,14 @@ HELD, PREVIOUS = "held ", "previous "
 class Event(NamedTuple):
     """A block is requested (`num_bytes` is its size) or released (`num_bytes` is None).
 
-    A key names a block across segments: one segment releases the gradients that another one left.
+    A key names a block across segments: one segment releases the gradients that another one left. `stream` is the number of the
+    one that requests the block, 0 for the one that computes: the allocator serves each from pools of its own.
     """
 
     key: str
     num_bytes: int | None
     category: Category | None = None
+    stream: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +53,10 @@ class Segments:
         first_step: Clipping, and the optimizer's first step, which creates its state.
         next_step: Clipping, and a later step.
         zero_gradients: The gradients are dropped.
+        first_of_several: The first micro-batch of a step of several, where devices hold shares of the gradients: they exchange
+            them after the last one alone, and each holds all of its own until then.
+        next_of_several: One in the middle of these.
+        last_of_several: The last of these.
         predictions: What an evaluation keeps of a batch until its end.
     """
 
@@ -61,6 +67,9 @@ class Segments:
     first_step: tuple[Event, ...]
     next_step: tuple[Event, ...]
     zero_gradients: tuple[Event, ...]
+    first_of_several: tuple[Event, ...] = ()
+    next_of_several: tuple[Event, ...] = ()
+    last_of_several: tuple[Event, ...] = ()
     predictions: tuple[Event, ...] = ()
 
     def as_mapping(self) -> Mapping[str, tuple[Event, ...]]:
@@ -115,7 +124,7 @@ class LinearSegments:
             assert small.num_bytes is not None
             assert large.num_bytes is not None
             slope = (large.num_bytes - small.num_bytes) // span
-            return Event(small.key, small.num_bytes + slope * (batch - self.small_batch), small.category)
+            return small._replace(num_bytes=small.num_bytes + slope * (batch - self.small_batch))
 
         return Segments(**{name: tuple(map(between, *events)) for name, *events in self._by_stage()})
 

@@ -14,7 +14,7 @@ from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.objectives.memory_estimator.estimates import MemoryEstimate, MemoryEstimates
 from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator
 from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB, GpuMemory, RunEstimate
-from tradeoff.objectives.memory_estimator.settings import OPTIMIZERS, Loop, Task, TraceSettings
+from tradeoff.objectives.memory_estimator.settings import OPTIMIZERS, Loop, Sharding, Task, TraceSettings
 from tradeoff.searchspace import MemoryClass, TrialParameters
 from tradeoff.searchspace.choices import PADDINGS
 from tradeoff.searchspace.job_knobs import JOB_KNOBS
@@ -44,6 +44,7 @@ def trace_settings(
     foreach: bool = True,
     num_devices: int = 1,
     loop: Loop = "trainer",
+    sharding: Sharding | None = None,
 ) -> TraceSettings:
     """Return how a job's steps are traced.
 
@@ -55,6 +56,7 @@ def trace_settings(
         foreach: Whether AdamW and SGD update all parameters at once.
         num_devices: Devices that train a configuration.
         loop: As in `TraceSettings`; a plain one computes a language model's own loss, and not TRL's.
+        sharding: As in `TraceSettings`.
 
     Raises:
         ValueError: Memory can't be estimated with such a setting.
@@ -72,6 +74,7 @@ def trace_settings(
         four_bit=isinstance(job, CausalLMJob) and job.load_in_4bit,
         frozen_layers=job.frozen_layers,
         num_devices=num_devices,
+        sharding=sharding,
         attention=attention,  # type: ignore[arg-type]  # checked there
         # Random tokens fill every sequence: there is nothing to mask.
         padded=job.dataset != RANDOM_TOKENS,

@@ -179,18 +179,25 @@ def _stages(
         before_step = allocator.peak_reserved_bytes
         # Gradients are held between steps if zeroing them does not drop them.
         held = step > 0 and not segments.zero_gradients
-        replay.settled.append(1)
+        is_exchanged_last = group > 1 and bool(segments.last_of_several)
+        first = segments.next_micro_batch if held else segments.first_micro_batch
+        following = segments.next_micro_batch
+        if is_exchanged_last:
+            first, following = segments.first_of_several, segments.next_of_several
+        replay.settled.append(1 + is_exchanged_last)
         replay.keep_held()
-        yield "forward and backward", segments.next_micro_batch if held else segments.first_micro_batch
-        for _ in range(min(group - 1, MAX_MICRO_BATCHES)):
+        yield "forward and backward", first
+        for _ in range(min(group - replay.settled[-1], MAX_MICRO_BATCHES)):
             before = allocator.peak_reserved_bytes
             replay.settled[-1] += 1
             replay.keep_held()
-            yield "forward and backward", segments.next_micro_batch
+            yield "forward and backward", following
             if allocator.peak_reserved_bytes == before and allocator.num_retries == 0:
                 break
         else:
-            replay.settled[-1] = MAX_MICRO_BATCHES + 1
+            replay.settled[-1] = MAX_MICRO_BATCHES + 1 + is_exchanged_last
+        if is_exchanged_last:
+            yield "forward and backward", segments.last_of_several
         yield "optimizer step", segments.first_step if step == 0 else segments.next_step
         yield "zero gradients", segments.zero_gradients
         if step > 1 and allocator.peak_reserved_bytes == before_step and allocator.num_retries == 0:
@@ -209,9 +216,9 @@ def _evaluation(segments: Segments, num_kept_batches: int) -> Iterator[tuple[Eve
     for batch in range(1, num_kept_batches + 1 if segments.predictions else 1):
         if batch > 1 and batch in (2, num_kept_batches):
             yield segments.evaluation
-        for index, (key, num_bytes, category) in enumerate(segments.predictions):
-            assert num_bytes is not None
-            appended = Event(f"{key} of {batch} batches", batch * num_bytes, category)
+        for index, event in enumerate(segments.predictions):
+            assert event.num_bytes is not None
+            appended = event._replace(key=f"{event.key} of {batch} batches", num_bytes=batch * event.num_bytes)
             yield (appended, Event(kept[index], None)) if batch > 1 else (appended,)
         kept = [f"{event.key} of {batch} batches" for event in segments.predictions]
     yield tuple(Event(key, None) for key in kept)
@@ -232,7 +239,7 @@ class _Replay:
         allocator, parts, categories = self.allocator, self._parts, self._categories
         allocate, release, note_peak = allocator.allocate, allocator.release, self._note_peak
         growing = False
-        for key, num_bytes, category in events:
+        for key, num_bytes, category, stream in events:
             if num_bytes is None:
                 if growing:
                     growing = False
@@ -246,7 +253,7 @@ class _Replay:
                     continue
                 self._release(key)
             assert category is not None
-            parts[category] += allocate(key, num_bytes)
+            parts[category] += allocate(key, num_bytes, stream)
             categories[key] = category
             growing = True
         note_peak()

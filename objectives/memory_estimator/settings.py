@@ -12,6 +12,8 @@ from tradeoff.searchspace import Precision
 Task = Literal["sequence-classification", "causal-lm", "sft", "own"]
 Attention = Literal["eager", "sdpa"]
 Loop = Literal["trainer", "plain"]
+# FSDP's: all is spread over the devices, or weights are whole between forward and backward. DeepSpeed calls these ZeRO 3 and 2.
+Sharding = Literal["full_shard", "shard_grad_op"]
 # Names of `TrainingArguments.optim`.
 OPTIMIZERS_OF_8_BITS = ("adamw_8bit", "adamw_bnb_8bit")
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", *OPTIMIZERS_OF_8_BITS)
@@ -44,6 +46,7 @@ class TraceSettings:
         four_bit: Whether the weights beside the adapters have 4 bits (QLoRA).
         frozen_layers: The first layers that are not trained, and the embeddings with them.
         num_devices: Devices that train together; each of several holds the buckets in which gradients are exchanged.
+        sharding: How these spread weights, gradients and the optimizer's state among them (FSDP2); None if each holds all.
         optimizer: One of `OPTIMIZERS`.
         foreach: Whether AdamW and SGD update all parameters at once, torch's default on a GPU.
         weight_decay: As in `TrainingArguments`; SGD adds it to a copy of the gradients.
@@ -69,6 +72,7 @@ class TraceSettings:
     four_bit: bool = False
     frozen_layers: int = 0
     num_devices: int = 1
+    sharding: Sharding | None = None
     optimizer: str = "adamw_torch"
     foreach: bool = True
     weight_decay: float = 0.0
@@ -85,5 +89,7 @@ class TraceSettings:
             raise ValueError(f"attention must be eager or sdpa, got {self.attention!r}")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"memory estimates require one of the optimizers {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        if self.sharding is not None and self.num_devices < 2:
+            raise ValueError("sharding spreads a model over the devices of a trial: set devices_per_trial to 2 or more")
         if self.max_grad_norm < 0:
             raise ValueError(f"max_grad_norm must be at least 0, got {self.max_grad_norm}")

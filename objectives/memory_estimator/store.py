@@ -25,7 +25,7 @@ from tradeoff.objectives.memory_estimator.events import Segments
 from tradeoff.objectives.memory_estimator.settings import TraceSettings
 
 # To be raised when what is traced or how it is stored changes.
-_FORMAT = 6
+_FORMAT = 7
 _SEGMENTS = TypeAdapter(Segments)
 # Writing takes seconds: a partial file this old was left by a killed process.
 _OLDEST_PART_S = 3600.0

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from tradeoff.objectives.memory_estimator.run_estimate import DEFAULT_CONTEXT_MEMORY_MIB, GpuMemory
-from tradeoff.objectives.memory_estimator.settings import Loop
+from tradeoff.objectives.memory_estimator.settings import Loop, Sharding
 from tradeoff.studies.cli.options import Overrides, Preset, StudyFile
 from tradeoff.studies.cli.plan_tables import estimates_table, fits_by_gpu, frontier_table, gpus_table
 from tradeoff.studies.config.study_file import load_config
@@ -48,6 +48,13 @@ def plan(
     loop: Annotated[
         Loop, typer.Option(help="The Trainer's loop, or a plain one that keeps a step's outputs until the next ones.")
     ] = "trainer",
+    sharding: Annotated[
+        Sharding | None,
+        typer.Option(
+            help="Spread weights, gradients and the optimizer's state over the devices of a trial (FSDP2; ZeRO 3 and 2).",
+            show_default=False,
+        ),
+    ] = None,
     expandable_segments: Annotated[
         bool, typer.Option("--expandable-segments", help="Torch's allocator with expandable_segments:True.")
     ] = False,
@@ -67,6 +74,7 @@ def plan(
     Example:
       tradeoff plan study.yaml --device-memory 24564
       tradeoff plan --preset yelp-bert --devices
+      tradeoff plan study.yaml --set devices_per_trial=8 --sharding full_shard --device-memory 24564
       tradeoff plan study.yaml --device-memory 8192 --frontier --format json
       tradeoff plan study.yaml --device-memory 24564 --format html --output memory.html
     """
@@ -87,7 +95,13 @@ def plan(
             expandable_segments=expandable_segments,
         )
         assumed = Assumptions(
-            gpu=gpu, sequence_length=sequence_length, attention=attention, optimizer=optimizer, foreach=foreach, loop=loop
+            gpu=gpu,
+            sequence_length=sequence_length,
+            attention=attention,
+            optimizer=optimizer,
+            foreach=foreach,
+            loop=loop,
+            sharding=sharding,
         )
         found = estimate_memory(config, assumed)
     except TradeoffError:

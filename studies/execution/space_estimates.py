@@ -13,7 +13,7 @@ from tradeoff.objectives.memory_estimator.estimator import MemoryEstimator
 from tradeoff.objectives.memory_estimator.job import model_config, trace_settings
 from tradeoff.objectives.memory_estimator.own_trainer import own_estimator
 from tradeoff.objectives.memory_estimator.run_estimate import GpuMemory, RunEstimate
-from tradeoff.objectives.memory_estimator.settings import Loop
+from tradeoff.objectives.memory_estimator.settings import Loop, Sharding
 from tradeoff.searchspace import Categorical, Precision, SearchSpace, TrialParameters
 from tradeoff.studies.config.study import StudyConfig
 from tradeoff.studies.errors import TradeoffError
@@ -53,7 +53,7 @@ class Assumptions:
         attention: The attention implementation; None for the study's, or transformers' choice.
         optimizer: A value of `TrainingArguments.optim`; None for the study's, or `job.optim`.
         foreach: Whether AdamW and SGD update all parameters at once.
-        loop: As in `TraceSettings`.
+        loop, sharding: As in `TraceSettings`.
     """
 
     gpu: GpuMemory = field(default_factory=GpuMemory)
@@ -62,6 +62,7 @@ class Assumptions:
     optimizer: str | None = None
     foreach: bool = True
     loop: Loop = "trainer"
+    sharding: Sharding | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +131,9 @@ def _groups(config: StudyConfig, assumed: Assumptions) -> Iterable[_Group]:
                 raise TradeoffError(
                     f"{name} is for the built-in tasks, and job.build makes its own model and rows; leave it out"
                 )
-        if assumed.loop != "trainer":
-            raise TradeoffError(
-                f"--loop {assumed.loop} is for the built-in tasks, and job.build returns a Trainer; leave it out"
-            )
+        for name, asked in (("--loop", assumed.loop), ("--sharding", assumed.sharding)):
+            if asked not in ("trainer", None):
+                raise TradeoffError(f"{name} {asked} is for the built-in tasks, and job.build returns a Trainer; leave it out")
     if isinstance(job, CausalLMJob) and job.eval_max_length is None:
         lengths = config.search_space().domains.get("max_length")
         longest = job.max_length if lengths is None else max(lengths.examples())
@@ -164,7 +164,8 @@ def _groups(config: StudyConfig, assumed: Assumptions) -> Iterable[_Group]:
     if left_out:
         note(f"not planned: {them}, which allocates otherwise; a study's probes and tradeoff fit measure it")
     if config.devices_per_trial > 1:
-        note("a device of several is planned with its gradient buckets, and without what NCCL keeps beside them")
+        its = "gradient buckets" if assumed.sharding is None else "share and what it gathers of the others'"
+        note(f"a device of several is planned with its {its}, and without what NCCL keeps beside them")
     return groups.values()
 
 
@@ -193,6 +194,7 @@ def _built_in_group(job: BuiltInJob, config: StudyConfig, assumed: Assumptions) 
             foreach=assumed.foreach,
             num_devices=config.devices_per_trial,
             loop=assumed.loop,
+            sharding=assumed.sharding,
         )
         # Texts that are packed are fewer rows than samples, and only the data tells how many.
         is_packed = isinstance(job, CausalLMJob) and job.packing

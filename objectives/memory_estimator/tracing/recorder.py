@@ -8,12 +8,15 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tradeoff.objectives.memory_estimator.blas import BlasWorkspace
 from tradeoff.objectives.memory_estimator.events import HELD, PREVIOUS, Category, Event
 from tradeoff.objectives.memory_estimator.tracing.workspaces import MATRIX_PRODUCTS, kernel_workspace
 
+# Operators that allocate what they return; the last three are those of tensors that are spread over devices.
+_NAMESPACES = ("aten", "bitsandbytes", "c10d", "_c10d_functional", "fsdp")
 # How often the clock is looked at.
 _OPERATORS_BETWEEN_LOOKS = 100
 
@@ -26,7 +29,8 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A dispatch mode that writes an `Event` whenever a storage is allocated or released.
 
     A storage is released with its last reference, as on a GPU, and not with a view of it. The order within an operator is that
-    of CUDA: its workspace is allocated after its result, and released before the next operator.
+    of CUDA: its workspace is allocated after its result, and released before the next operator. Of a tensor that is spread over
+    devices this one's part is recorded.
 
     Args:
         blas: The workspaces of matrix products; None to record storages alone, as on a CPU.
@@ -52,6 +56,7 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._num_operators = 0
         self._operator = ""
         self._live: dict[int, tuple[str, weakref.ref[Any]]] = {}
+        self._streams: dict[Any, int] = {torch.cpu.current_stream(): 0}
         self._blas_threads: set[bool] = set()
 
     def start(self, prefix: str, category: Category) -> None:
@@ -62,6 +67,10 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._blas_threads = set()
         self.category = category
 
+    def forget(self) -> None:
+        """Leave out what becomes of all that is allocated now."""
+        self._live.clear()
+
     def segment(self) -> tuple[Event, ...]:
         """Return the events in an order that every trace of the segment has."""
         return in_common_order(self.events)
@@ -69,18 +78,18 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def track(self, tensors: Iterable[torch.Tensor], name: str, category: Category) -> None:
         """Record storages that exist already as allocated now, named in order."""
         for index, tensor in enumerate(tensors):
-            self._note(tensor.untyped_storage(), category, key=f"{name} {index}")
+            self._note(_own_part(tensor).untyped_storage(), category, key=f"{name} {index}")
 
     def rename(self, tensors: Mapping[str, torch.Tensor], category: Category) -> None:
         """Rename live storages to their keys in `tensors`, also in the events of this segment."""
         names = {}
         for key, tensor in tensors.items():
-            address = tensor.untyped_storage()._cdata
+            address = _own_part(tensor).untyped_storage()._cdata
             old, reference = self._live[address]
             self._live[address] = (key, reference)
             names[old] = key
         self.events = [
-            Event(names[event.key], event.num_bytes, category if event.num_bytes is not None else None)
+            event._replace(key=names[event.key], category=category if event.num_bytes is not None else None)
             if event.key in names
             else event
             for event in self.events
@@ -98,16 +107,26 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if key.startswith(HELD):
                 self._live[address] = (PREVIOUS + key.removeprefix(HELD), reference)
 
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """Record that a storage, which remains, was emptied, or filled again with weights that were gathered."""
+        if storage.nbytes() > 0:
+            self._operator = "resize"
+            self._note(storage, Category.WEIGHTS)
+        else:
+            self._release_of(storage._cdata)(None)
+
     def _is_own(self, address: int) -> bool:
         return self._live[address][0].startswith(f"{self._prefix} ")
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if DTensor in types:
+            return NotImplemented  # what it does to its part comes here by itself
         if func is torch.ops.prim.device.default:
             return args[0].fake_device  # asked for more often than all operators together
         result = func(*args, **(kwargs or {}))
-        if func.namespace not in ("aten", "bitsandbytes"):
+        if func.namespace not in _NAMESPACES:
             return result
         self._num_operators += 1
         # Asking for the time may take longer than an operator.
@@ -121,7 +140,9 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _visit(self, value: Any) -> None:
         if isinstance(value, torch.Tensor):
-            if not (self.skip_scalars and value.dim() == 0):
+            # A spread tensor's shape is worked out on tensors without storage, which are no fake ones.
+            is_shape_only = type(value) is torch.Tensor and value.is_meta
+            if not (is_shape_only or (self.skip_scalars and value.dim() == 0)):
                 self._note(value.untyped_storage(), self.category)
         elif isinstance(value, tuple | list):
             for item in value:
@@ -137,12 +158,14 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key is None:
             key = self._next_key()
         self._live[address] = (key, weakref.ref(storage, self._release_of(address)))
-        self.events.append(Event(key, num_bytes, category))
+        current = torch.cpu.current_stream()
+        self.events.append(Event(key, num_bytes, category, self._streams.setdefault(current, len(self._streams))))
 
     def _release_of(self, address: int) -> Callable[[Any], None]:
         def release(_: Any) -> None:
-            key, _reference = self._live.pop(address)
-            self.events.append(Event(key, None))
+            if address in self._live:  # unless it was emptied before
+                key, _reference = self._live.pop(address)
+                self.events.append(Event(key, None))
 
         return release
 
@@ -161,6 +184,11 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = f"{self._prefix} {self._num_keys} {self._operator}"
         self._num_keys += 1
         return key
+
+
+def _own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this device's part of a tensor that is spread over several."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def in_common_order(events: Iterable[Event]) -> tuple[Event, ...]:

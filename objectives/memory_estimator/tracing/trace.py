@@ -23,7 +23,14 @@ from tradeoff.objectives.memory_estimator.tracing.language_loss import as_on_a_g
 from tradeoff.objectives.memory_estimator.tracing.optimizers import bucket_sizes, build_optimizer, clip_gradients
 from tradeoff.objectives.memory_estimator.tracing.outputs import tensors_in
 from tradeoff.objectives.memory_estimator.tracing.recorder import StorageRecorder, TakesTooLong, in_common_order
-from tradeoff.objectives.memory_estimator.tracing.repeated_layers import GRADIENT, NotRepeated, RepeatedLayers, repeated_layers
+from tradeoff.objectives.memory_estimator.tracing.repeated_layers import (
+    GRADIENT,
+    NUM_TRACED,
+    NUM_TRACED_SHARDED,
+    NotRepeated,
+    RepeatedLayers,
+    repeated_layers,
+)
 from tradeoff.searchspace import Precision
 
 # Of one core for one batch size. BERT-base takes 3 to 5 s; code that goes from token to token takes hours.
@@ -35,7 +42,8 @@ HALF = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 class Tracer:
     """Traces a model on fake tensors, for any step class and batch size.
 
-    A subclass traces another release of torch: it overrides `operators`, `build_optimizer` and `zero_gradients`.
+    A subclass traces another release of torch: it overrides `operators`, `build_optimizer` and `zero_gradients`. Or it traces a
+    model that comes to the device in another way.
 
     Raises:
         ValueError: The model can't be built.
@@ -48,21 +56,11 @@ class Tracer:
         self._name = config.model_type
         self._fake = FakeTensorMode()
         self._recorder = StorageRecorder(settings.blas if settings.target == "cuda" else None)
-        self._model: Any = self.build_model(config)
-        self._recorder.start("build", Category.WEIGHTS)
-        self._recorder.track(_in_order_of_transfer(self._model), "weight", Category.WEIGHTS)
-        buckets = bucket_sizes(self._model.parameters()) if settings.num_devices > 1 else []
-        self._build = (
-            *self._recorder.events,
-            *(Event(f"bucket {index}", size, Category.GRADIENTS) for index, size in enumerate(buckets)),
-        )
-        self._layers: RepeatedLayers | None = None
-        if settings.task != "own" and settings.loop == "trainer":
-            self._layers = repeated_layers(self._model, self._recorder)
-        self._checkpointing = False
+        self._may_repeat = settings.task != "own" and settings.loop == "trainer"
         self._loss_outside = False
         self._held: Any = None
         self._steps: tuple[tuple[Event, ...], tuple[Event, ...], tuple[Event, ...]] | None = None
+        self._place(self.build_model(config))
 
     def trace(self, step_class: StepClass, batch_size: int) -> Segments:
         """Return the segments of a run with micro-batches of `batch_size`, in training and in evaluation.
@@ -97,6 +95,24 @@ class Tracer:
         """Return the events of `Optimizer.zero_grad`, which drops the gradients with these keys."""
         return tuple(Event(key, None) for key in gradients)
 
+    def _place(self, model: Any) -> None:
+        """Take a model, and record that it came to the device."""
+        self._model: Any = model
+        self._recorder.forget()
+        self._recorder.start("build", Category.WEIGHTS)
+        self._recorder.track(_in_order_of_transfer(model), "weight", Category.WEIGHTS)
+        exchanges_all = self._settings.num_devices > 1 and self._settings.sharding is None
+        buckets = bucket_sizes(model.parameters()) if exchanges_all else []
+        self._build = (
+            *self._recorder.events,
+            *(Event(f"bucket {index}", size, Category.GRADIENTS) for index, size in enumerate(buckets)),
+        )
+        num_traced = NUM_TRACED if self._settings.sharding is None else NUM_TRACED_SHARDED
+        self._layers: RepeatedLayers | None = None
+        if self._may_repeat:
+            self._layers = repeated_layers(model, self._recorder, num_traced)
+        self._checkpointing = False
+
     def _trace(self, step_class: StepClass, batch_size: int) -> Segments:
         self._recorder.until_s = time.process_time() + MAX_TRACE_S
         try:
@@ -120,7 +136,7 @@ class Tracer:
         self._set_checkpointing(False)
         self._model.zero_grad(set_to_none=True)
         self._layers.remove()
-        self._layers = None
+        self._layers, self._may_repeat = None, False
 
     def _trace_stages(self, step_class: StepClass, batch_size: int) -> Segments:
         model, recorder = self._model, self._recorder

@@ -214,3 +214,13 @@ def test_blocks_never_overlap_and_cover_what_is_reserved(kind, steps, capacity_b
             # Two free blocks side by side would have been merged.
             assert used or next_used or start + size < following
         assert capacity_bytes is None or allocator.reserved_bytes <= capacity_bytes
+
+
+def test_a_stream_is_not_served_with_what_another_one_has_released():
+    allocator = CachingAllocator()
+    allocator.allocate("gathered", 12 * MIB, stream=1)
+    allocator.release("gathered")
+    allocator.allocate("computed", 12 * MIB)
+    assert allocator.reserved_bytes == 24 * MIB
+    allocator.allocate("gathered again", 12 * MIB, stream=1)
+    assert allocator.reserved_bytes == 24 * MIB

@@ -158,3 +158,25 @@ def test_a_run_is_replayed_once_of_several_that_are_the_same():
     # From the third micro-batch of a step on nothing changes.
     assert [peak(steps) for steps in (16, 4, 3, 2, 1)] == [120 * MIB] * 5
     assert replayed == [16, 2, 1]
+
+
+def test_devices_that_share_gradients_exchange_them_after_the_last_micro_batch_alone():
+    shared = replace(
+        SEGMENTS,
+        first_micro_batch=(Event("share", 10 * MIB, Category.GRADIENTS),),
+        next_micro_batch=(),
+        first_of_several=(Event("whole", 40 * MIB, Category.GRADIENTS),),
+        next_of_several=(Event("addend", 20 * MIB, Category.ACTIVATIONS), Event("addend", None)),
+        last_of_several=(Event("share", 10 * MIB, Category.GRADIENTS), Event("whole", None)),
+        first_step=(),
+        zero_gradients=(Event("share", None),),
+    )
+
+    def requested_mib(accumulation_steps, **length):
+        return replay_run(shared, accumulation_steps=accumulation_steps, **length).requested_bytes / MIB
+
+    assert requested_mib(1) == 30  # weights and a share
+    assert requested_mib(2) == 70  # all gradients until they are exchanged
+    assert requested_mib(3) == requested_mib(16) == 80  # and what is added to them
+    # The last step of an epoch has the micro-batch that is left.
+    assert requested_mib(2, length=RunLength(micro_batches_per_epoch=1, epochs=3)) == 30

@@ -196,6 +196,15 @@ def test_each_of_several_devices_holds_the_buckets_of_its_gradients(capsys, stud
     assert "without what NCCL keeps" in err
 
 
+def test_devices_that_share_a_model_need_less_each(capsys):
+    small = [*ONCE, "job.max_length=32", "space.precision=fp32", "space.gradient_checkpointing=false", "space.packing=false"]
+    overrides = [*small, "space.lora_rank=null", "devices_per_trial=8"]
+    [each_holds_all] = printed(capsys, preset="embedded-lm", overrides=overrides)
+    [shared] = printed(capsys, preset="embedded-lm", overrides=overrides, sharding="full_shard")
+    # Of tensors whose rows can't be divided evenly, the first device has the most.
+    assert shared["parts"]["optimizer"] == pytest.approx(each_holds_all["parts"]["optimizer"] / 8, rel=0.1, abs=0.1)
+
+
 OWN = """
 job: {{build: "own_trainers:{function}", python_path: {folder}, metric: null}}
 space:
@@ -231,6 +240,8 @@ def test_a_trainer_of_ones_own_that_fails_is_said_in_a_sentence(own_study):
         plan(own_study("broken"))
     with pytest.raises(TradeoffError, match="--loop plain is for the built-in tasks"):
         plan(own_study("images"), loop="plain")
+    with pytest.raises(TradeoffError, match="--sharding full_shard is for the built-in tasks"):
+        plan(own_study("images"), sharding="full_shard")
 
 
 def test_a_page_holds_the_tables_and_needs_nothing_but_itself(capsys, study_file, tmp_path):
@@ -257,6 +268,7 @@ def test_the_embedded_study_needs_no_file(capsys):
         (["job.optim=lion_8bit"], {}, "memory estimates require one of the optimizers"),
         ([], {"device_memory": 100}, "must exceed its CUDA context"),
         ([], {"sequence_length": 4000}, "must not exceed the 512 positions"),
+        ([], {"sharding": "full_shard"}, "set devices_per_trial to 2 or more"),
         ([], {"frontier": True}, "--frontier requires the GPU's memory"),
         ([], {"output": Path("memory.html")}, "--output is the file of an HTML page"),
     ],
