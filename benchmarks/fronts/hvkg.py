@@ -29,8 +29,10 @@ from fronts.table import Bench
 from tradeoff.objectives.measurements.goals import learned_names
 from tradeoff.searchspace import LearningClass
 from tradeoff.studies.samplers import acquisition, trial_planner
-from tradeoff.studies.samplers.acquisition import QUANTILES, Candidate, Decision, Volume, fitted
+from tradeoff.studies.samplers.acquisition import QUANTILES, Decision, fitted
+from tradeoff.studies.samplers.candidates import Candidate
 from tradeoff.studies.samplers.features import Features
+from tradeoff.studies.samplers.hypervolume import Volume
 
 Array = NDArray[np.float64]
 # Numbers that span a decade are on a logarithmic axis.

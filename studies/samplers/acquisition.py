@@ -15,56 +15,26 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.measurements.goals import GOALS, is_comparable, learned_names
-from tradeoff.searchspace import KNOBS, LearningClass, SearchSpace, TrialParameters
+from tradeoff.searchspace import KNOBS, LearningClass, SearchSpace
 from tradeoff.searchspace.domains import is_number
 from tradeoff.searchspace.knobs import Knobs
+from tradeoff.studies.samplers.candidates import Candidate
 from tradeoff.studies.samplers.features import BATCH, Features
 from tradeoff.studies.samplers.gaussian_process import Array
-from tradeoff.studies.samplers.metric_gp import MetricGP, size_of
+from tradeoff.studies.samplers.hypervolume import Volume
+from tradeoff.studies.samplers.metric_gp import MetricGP
 
 # Medians of five equally likely parts of a normal distribution.
 QUANTILES = (-1.2816, -0.5244, 0.0, 0.5244, 1.2816)
 # The same for three parts, used from three metrics on, whose quantiles are combined.
 COARSE_QUANTILES = (-0.9674, 0.0, 0.9674)
-# Dividing by the square root of the cost rather than by the cost keeps a search from training only what is cheap; measured in
-# benchmarks/search_cost.py's simulation.
+# Dividing by the square root of the cost rather than by the cost keeps a search from training only what is cheap. On the tables
+# of benchmarks/fronts/ either is as good.
 COST_EXPONENT = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A learning class that may be trained next.
-
-    Attributes:
-        learning_class: The class.
-        members: Its configurations that fit, with their costs.
-        settings: The values of what changes learning only, where the members lack them.
-        contained: The shorter trainings that this one settles as well.
-    """
-
-    learning_class: LearningClass
-    members: tuple[tuple[TrialParameters, Cost], ...]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    contained: tuple[LearningClass, ...] = ()
-
-    @cached_property
-    def fastest(self) -> tuple[TrialParameters, Cost]:
-        """The member whose training is cheapest."""
-        structure, cost = min(self.members, key=lambda member: member[1].train_time_s)
-        return structure.replace(**self.settings) if self.settings else structure, cost
-
-    @cached_property
-    def train_time_s(self) -> float:
-        """The time of that training."""
-        return min(cost.train_time_s for _, cost in self.members)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +163,7 @@ def _best(shares: Shares, min_gain: float) -> tuple[float, Candidate, bool]:
 
 
 def _first_improvement(
-    candidates: Sequence[Candidate], learned: Sequence[str], processes: Sequence[MetricGP], volume: "Volume", min_gain: float
+    candidates: Sequence[Candidate], learned: Sequence[str], processes: Sequence[MetricGP], volume: Volume, min_gain: float
 ) -> Decision | None:
     """Select the class that is expected to improve most over the baseline for its cost, where nothing is better than that yet.
 
@@ -262,128 +232,3 @@ def _first_guess(candidates: Sequence[Candidate], features: Features, knobs: Kno
 def _values_of(name: str, trained: Mapping[LearningClass, Sequence[Mapping[str, float]]]) -> list[tuple[LearningClass, float]]:
     """Return a learned objective of every training, with its class."""
     return [(key, values[name]) for key, trainings in trained.items() for values in trainings if name in values]
-
-
-class Volume:
-    """Hypervolume of points in the study's objectives, all minimised and scaled so that the reference is 1."""
-
-    def __init__(self, objectives: Sequence[str], reference: Mapping[str, float]) -> None:
-        self.objectives = tuple(objectives)
-        self._reference = reference
-        # The members are kept, so that nothing else gets their identity.
-        self._of_members: dict[int, tuple[object, Array]] = {}
-
-    def scaled(self, values: Mapping[str, float]) -> list[float]:
-        """Return a point scaled to 1 at the reference and 0 at the best possible value, if there is one."""
-        return [self.scale(name, values[name]) for name in self.objectives]
-
-    def members(self, candidate: Candidate, learned: Mapping[str, float]) -> Array:
-        """Return the points of a class's members, given its learned objectives; of members that cost more, none."""
-        points = self._costs(candidate)
-        for position, name in self._learned:
-            points[:, position] = self.scale(name, learned[name])
-        return points
-
-    def gains(self, candidates: Sequence[Candidate], learned: Sequence[Mapping[str, Array]], found: Array) -> Array:
-        """Return the volume that each class is expected to add to that of points, with the classes that its training contains.
-
-        Args:
-            candidates: The classes.
-            learned: Equally likely values of the learned objectives, each of shape (number of classes,).
-            found: The points, on their front within the reference.
-        """
-        import moocore
-
-        if not candidates:
-            return np.zeros(0)
-        place = {candidate.learning_class: position for position, candidate in enumerate(candidates)}
-        # Each class to be trained, and each that is learned of by that.
-        pairs = [
-            (owner, place[learning_class])
-            for owner, candidate in enumerate(candidates)
-            for learning_class in (candidate.learning_class, *candidate.contained)
-            if learning_class in place
-        ]
-        costs = [self._costs(candidates[source]) for _, source in pairs]
-        owners, sources = np.repeat(np.array(pairs), [len(part) for part in costs], axis=0).T
-        points, now = np.vstack(costs), self.of(found)
-        # What adds nothing with the best of each value adds nothing with any.
-        best = {name: np.max([GOALS[name].sign * each[name] for each in learned], axis=0) for _, name in self._learned}
-        for position, name in self._learned:
-            points[:, position] = self.scale(name, GOALS[name].sign * best[name])[sources]
-        useful = self.adds(points, found)
-        points, owners, sources, added = points[useful], owners[useful], sources[useful], np.zeros(len(candidates))
-        for each in learned:
-            for position, name in self._learned:
-                points[:, position] = self.scale(name, each[name])[sources]
-            adding = np.flatnonzero(self.adds(points, found))
-            starts = np.flatnonzero(np.diff(owners[adding], prepend=-1))
-            for part in np.split(adding, starts[1:]) if len(adding) else ():
-                together = np.vstack([found, points[part]])
-                added[owners[part[0]]] += moocore.hypervolume(together, ref=np.ones(points.shape[1])) - now
-        return added / len(learned)
-
-    def adds(self, points: Array, found: Array) -> NDArray[np.bool_]:
-        """Return which points are within the reference and not dominated by any of the others."""
-        adds: NDArray[np.bool_] = np.asarray((points < 1).all(axis=1))
-        for other in found:
-            places = np.flatnonzero(adds)
-            adds[places] = (points[places] < other).any(axis=1)
-        return adds
-
-    @cached_property
-    def _learned(self) -> list[tuple[int, str]]:
-        """The learned objectives, with their positions."""
-        return [(position, name) for position, name in enumerate(self.objectives) if GOALS[name].learned]
-
-    def _costs(self, candidate: Candidate) -> Array:
-        """Return points with the costs of members that no other one dominates; classes that share them do so once."""
-        import moocore
-
-        if id(candidate.members) not in self._of_members:
-            costs = [name for name in self.objectives if not GOALS[name].learned]
-            values = np.array([[cost.value(name) for name in costs] for _, cost in candidate.members], dtype=float)
-            points = np.zeros((len(values), len(self.objectives)))
-            for position, name in enumerate(self.objectives):
-                if name in costs:
-                    points[:, position] = self.scale(name, values[:, costs.index(name)])
-            self._of_members[id(candidate.members)] = candidate.members, points[moocore.is_nondominated(points)]
-        return self._of_members[id(candidate.members)][1].copy()
-
-    def front(self, points: Array) -> Array:
-        """Return the points on the front within the reference."""
-        return points[self.on_front(points)]
-
-    def on_front(self, points: Array) -> NDArray[np.bool_]:
-        """Return which points are on the front within the reference, as an array of shape (number of points,)."""
-        import moocore
-
-        useful: NDArray[np.bool_] = np.asarray((points < 1).all(axis=1))
-        if useful.any():
-            useful[useful] = moocore.is_nondominated(points[useful])
-        return useful
-
-    def of(self, points: Array) -> float:
-        """Return the hypervolume of points."""
-        import moocore
-
-        useful = points[(points < 1).all(axis=1)]
-        return float(moocore.hypervolume(useful, ref=np.ones(points.shape[1]))) if len(useful) else 0.0
-
-    @overload
-    def scale(self, name: str, value: float) -> float: ...
-
-    @overload
-    def scale(self, name: str, value: Array) -> Array: ...
-
-    def scale(self, name: str, value: float | Array) -> float | Array:
-        """Return values of an objective scaled to 1 at the reference; less is better."""
-        return 1 - GOALS[name].sign * (value - self._reference[name]) / self.unit(name)
-
-    def unit(self, name: str) -> float:
-        """Return the difference of an objective that is scaled to 1: from the reference to the best possible value.
-
-        Without a best value it does not matter: it scales every hypervolume by the same factor.
-        """
-        reference, goal = self._reference[name], GOALS[name]
-        return size_of(reference) if goal.best is None else abs(goal.best - reference) or 1.0

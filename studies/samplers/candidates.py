@@ -3,7 +3,8 @@
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from tradeoff.objectives.measurements.goals import GOALS, cost_goals
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import Domain, FloatRange, LearningClass, SearchSpace, TrialParameters
 from tradeoff.searchspace.domains import is_number
-from tradeoff.studies.samplers.acquisition import Candidate
 from tradeoff.studies.samplers.metric_gp import worst_that_counts
 
 # Learning classes that are looked at: all of a space that has no more, else as many of a pool, and some near the front.
@@ -33,6 +33,34 @@ MAX_WORDS = 8
 # the reference itself it would be worth nothing. A tenth is advised for fronts of ten points by H. Ishibuchi et al., "How to
 # Specify a Reference Point in Hypervolume Calculation for Fair Performance Comparison", Evolutionary Computation 26(3), 2018.
 COST_MARGIN = 1.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A learning class that may be trained next.
+
+    Attributes:
+        learning_class: The class.
+        members: Its configurations that fit, with their costs.
+        settings: The values of what changes learning only, where the members lack them.
+        contained: The shorter trainings that this one settles as well.
+    """
+
+    learning_class: LearningClass
+    members: tuple[tuple[TrialParameters, Cost], ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    contained: tuple[LearningClass, ...] = ()
+
+    @cached_property
+    def fastest(self) -> tuple[TrialParameters, Cost]:
+        """The member whose training is cheapest."""
+        structure, cost = min(self.members, key=lambda member: member[1].train_time_s)
+        return structure.replace(**self.settings) if self.settings else structure, cost
+
+    @cached_property
+    def train_time_s(self) -> float:
+        """The time of that training."""
+        return min(cost.train_time_s for _, cost in self.members)
 
 
 def candidates(

@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 
 from tradeoff.searchspace import LearningClass
-from tradeoff.studies.samplers.acquisition import Candidate, Volume
+from tradeoff.studies.samplers.candidates import Candidate
 from tradeoff.studies.samplers.gaussian_process import Array
+from tradeoff.studies.samplers.hypervolume import Volume
 from tradeoff.studies.samplers.metric_gp import MetricGP
 
 # Trained classes that it takes to tell the noise of a training from the difference between two classes.

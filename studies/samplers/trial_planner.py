@@ -18,12 +18,13 @@ from tradeoff.objectives.measurements.seeds import SEED, last_values
 from tradeoff.searchspace import LearningClass, TrialParameters
 from tradeoff.studies.results.expectation import as_expected
 from tradeoff.studies.results.front import feasible
-from tradeoff.studies.samplers.acquisition import Candidate, Decision, Volume, fitted, select_next
-from tradeoff.studies.samplers.candidates import candidates, reference, with_contained
+from tradeoff.studies.samplers.acquisition import Decision, fitted, select_next
+from tradeoff.studies.samplers.candidates import Candidate, candidates, reference, with_contained
+from tradeoff.studies.samplers.checks import to_repeat, to_verify
 from tradeoff.studies.samplers.features import Features
+from tradeoff.studies.samplers.hypervolume import Volume
 from tradeoff.studies.samplers.metric_gp import MetricGP
 from tradeoff.studies.samplers.repeated_training import MIN_CLASSES, worth_of_repeats
-from tradeoff.studies.samplers.reprobing import to_repeat
 from tradeoff.studies.samplers.survey import Depth, mean_probe_s, next_probe, remaining_s
 from tradeoff.studies.samplers.untrained import (
     DOES_NOT_FIT,
@@ -34,7 +35,6 @@ from tradeoff.studies.samplers.untrained import (
     predicted_front,
     untrained,
 )
-from tradeoff.studies.samplers.verification import to_verify
 
 # By default the search ends once no class is expected to add this share of the hypervolume.
 MIN_RELATIVE_GAIN = 0.002

@@ -9,7 +9,8 @@ import numpy as np
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.searchspace import LearningClass, TrialParameters
-from tradeoff.studies.samplers.acquisition import Candidate, Volume
+from tradeoff.studies.samplers.candidates import Candidate
+from tradeoff.studies.samplers.hypervolume import Volume
 from tradeoff.studies.samplers.metric_gp import MetricGP
 
 DOES_NOT_FIT = "does not fit"

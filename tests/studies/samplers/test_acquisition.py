@@ -8,8 +8,10 @@ import pytest
 from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.measurements.goals import GOALS
 from tradeoff.searchspace import LearningClass, Precision, TrialParameters
-from tradeoff.studies.samplers.acquisition import Candidate, Volume, select_next
+from tradeoff.studies.samplers.acquisition import select_next
+from tradeoff.studies.samplers.candidates import Candidate
 from tradeoff.studies.samplers.features import Features
+from tradeoff.studies.samplers.hypervolume import Volume
 from tradeoff.studies.samplers.metric_gp import MetricGP
 
 OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")

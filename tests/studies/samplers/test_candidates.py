@@ -10,10 +10,10 @@ from simulated_runner import setup
 from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.objectives.measurements.goals import GOALS, metric_goal
 from tradeoff.searchspace import Categorical, FloatRange, LearningClass, Precision, SearchSpace, TrialParameters
-from tradeoff.studies.samplers.acquisition import Candidate
 from tradeoff.studies.samplers.candidates import (
     MAX_CLASSES,
     MAX_NEIGHBOURS,
+    Candidate,
     candidates,
     neighbours,
     reference,

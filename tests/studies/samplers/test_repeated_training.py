@@ -16,7 +16,8 @@ from tradeoff.searchspace import Categorical, LearningClass, Precision, SearchSp
 from tradeoff.studies.results.evidence import judged
 from tradeoff.studies.results.publication import as_they_stand
 from tradeoff.studies.results.tables import front_as_csv, front_as_json, shown_value
-from tradeoff.studies.samplers.acquisition import Candidate, Volume
+from tradeoff.studies.samplers.candidates import Candidate
+from tradeoff.studies.samplers.hypervolume import Volume
 from tradeoff.studies.samplers.metric_gp import MetricGP
 from tradeoff.studies.samplers.repeated_training import worth_of_repeats
 from tradeoff.studies.samplers.trial_planner import TrialPlanner

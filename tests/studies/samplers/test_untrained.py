@@ -2,7 +2,8 @@
 
 from tradeoff.objectives.knowledge.knowledge import Cost
 from tradeoff.searchspace import LearningClass, TrialParameters
-from tradeoff.studies.samplers.acquisition import Candidate, Volume
+from tradeoff.studies.samplers.candidates import Candidate
+from tradeoff.studies.samplers.hypervolume import Volume
 from tradeoff.studies.samplers.untrained import predicted_front
 
 OBJECTIVES = ("accuracy", "train_time_s", "peak_memory_mib")

@@ -12,8 +12,8 @@ import simulated_runner as simulated
 from tradeoff.objectives.knowledge.knowledge import Knowledge
 from tradeoff.objectives.measurements.records import TrialRecord
 from tradeoff.searchspace import Categorical, SearchSpace, TrialParameters
-from tradeoff.studies.samplers.acquisition import Volume
-from tradeoff.studies.samplers.reprobing import MAX_PROBES, to_repeat
+from tradeoff.studies.samplers.checks import MAX_PROBES, to_repeat
+from tradeoff.studies.samplers.hypervolume import Volume
 
 SPACE = SearchSpace(
     domains={
