@@ -64,8 +64,8 @@ def ours(config: StudyConfig, space: SearchSpace, table: Table, seed: int, max_s
         trials = sorted(ended, key=lambda trial: trial.datetime_complete)
         begin_s = min(trial.datetime_start for trial in trials).timestamp()
 
-        def claims(num_ended: int) -> Claims:
-            seen: Any = AsItWas(study, trials[:num_ended], at_its_end=num_ended == len(trials))
+        def claims(num_ended: int, *, at_its_end: bool = False) -> Claims:
+            seen: Any = AsItWas(study, trials[:num_ended], at_its_end=at_its_end)
             keys = {
                 key_of({name: space.complete(TrialParameters(**record.params)).as_dict()[name] for name in table.knobs}): record
                 for record in judged_front(read_results(seen)).records
@@ -81,7 +81,7 @@ def ours(config: StudyConfig, space: SearchSpace, table: Table, seed: int, max_s
 
         for num_ended, trial in enumerate(trials, start=1):
             yield trial.datetime_complete.timestamp() - begin_s, claims(num_ended)
-        yield end_s - begin_s, claims(len(trials))
+        yield end_s - begin_s, claims(len(trials), at_its_end=True)
 
 
 def plain(

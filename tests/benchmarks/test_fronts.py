@@ -167,7 +167,7 @@ def test_a_table_is_whole(path):
         # Of a class no member of which fits nothing is known.
         curves = found.curves[row.learning_class] if found.fits(row) else ()
         assert all(len(curve) >= row.num_epochs for curve in curves)
-    assert max(values.learned for values in found.truth.values()) > found.baseline
+    assert max(values.learned for values in found.truth.values()) > found.height(found.baseline)
 
 
 def test_a_training_that_is_stopped_costs_its_epochs_and_its_start():
