@@ -20,13 +20,16 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PretrainedConfig
 
 from tradeoff.objectives.memory_estimator.events import Category, Event, Segments
-from tradeoff.objectives.memory_estimator.settings import OPTIMIZERS_OF_8_BITS, Sharding, StepClass, TraceSettings
+from tradeoff.objectives.memory_estimator.settings import Sharding, StepClass, TraceSettings
 from tradeoff.objectives.memory_estimator.tracing.fake_tensors import DependsOnData
 from tradeoff.objectives.memory_estimator.tracing.model_config import first_line
 from tradeoff.objectives.memory_estimator.tracing.recorder import StorageRecorder
 from tradeoff.objectives.memory_estimator.tracing.repeated_layers import GRADIENT
 from tradeoff.objectives.memory_estimator.tracing.trace import Tracer
 from tradeoff.searchspace import Precision
+
+# bitsandbytes' and transformers' Adafactor know no such weights.
+_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
 
 
 class ShardedTracer(Tracer):
@@ -37,11 +40,13 @@ class ShardedTracer(Tracer):
     """
 
     def __init__(self, config: PretrainedConfig, settings: TraceSettings) -> None:
-        if settings.lora is not None or settings.four_bit or settings.loop == "plain":
-            raise ValueError("sharding is planned for models that the Trainer trains without adapters")
-        if settings.optimizer in OPTIMIZERS_OF_8_BITS:
+        if settings.lora is not None or settings.four_bit:
+            raise ValueError("sharding is planned for models of which all weights are trained: leave adapters out")
+        if settings.loop == "plain":
+            raise ValueError("sharding is planned as the Trainer does it: leave --loop plain out")
+        if settings.optimizer not in _OPTIMIZERS:
             raise ValueError(
-                f"{settings.optimizer} keeps no states of weights that are spread over devices: choose adamw_torch"
+                f"{settings.optimizer} can't update weights that are spread over devices: choose {', '.join(_OPTIMIZERS)}"
             )
         self._config = config
         super().__init__(config, settings)
@@ -65,7 +70,6 @@ class ShardedTracer(Tracer):
             # What is gathered gets its place when it first comes, and is emptied and filled from then on.
             self._run_once(step_class, batch_size)
             model.zero_grad(set_to_none=True)
-            evaluation, predictions = self._evaluation(step_class, batch_size)
             self._micro_batch("first", step_class, batch_size)
             first = self._with_gradients()
             if self._steps is None:
@@ -80,6 +84,8 @@ class ShardedTracer(Tracer):
             self._micro_batch("last of several", step_class, batch_size)
             last_of_several = self._with_gradients()
             model.zero_grad(set_to_none=True)
+            # At the end: the backward pass that follows an evaluation gathers the head once more than any other does.
+            evaluation, predictions = self._evaluation(step_class, batch_size)
         first_step, next_step, zero_gradients = self._steps
         return Segments(
             build=self._build,
