@@ -19,6 +19,7 @@ from tradeoff.searchspace import Precision, TrialParameters
 LLAMA = LlamaConfig(
     hidden_size=128, num_hidden_layers=7, num_attention_heads=4, num_key_value_heads=4, intermediate_size=512, vocab_size=2000
 )
+WORDY = LlamaConfig(**LLAMA.to_dict() | {"vocab_size": 16_000})
 PLAIN = StepClass(gradient_checkpointing=False, precision=Precision.FP32)
 LENGTH, STEPS = 64, 3
 
@@ -28,12 +29,12 @@ def parameters(**changes):
 
 
 CASES = {
-    "plain": (parameters(), "full_shard"),
-    "accumulation": (parameters(gradient_accumulation_steps=4), "full_shard"),
-    "checkpointing in half precision": (parameters(precision=Precision.BF16, gradient_checkpointing=True), "full_shard"),
-    "weights stay whole": (parameters(), "shard_grad_op"),
-    # Its peak is where the embeddings are gathered backward.
-    "one sample": (parameters(per_device_train_batch_size=1), "full_shard"),
+    "plain": (LLAMA, parameters(), "full_shard"),
+    "accumulation": (LLAMA, parameters(gradient_accumulation_steps=4), "full_shard"),
+    "checkpointing in half precision": (LLAMA, parameters(precision=Precision.BF16, gradient_checkpointing=True), "full_shard"),
+    "weights stay whole": (LLAMA, parameters(), "shard_grad_op"),
+    # The peak is where the embeddings are gathered backward.
+    "one sample of many words": (WORDY, parameters(per_device_train_batch_size=1), "full_shard"),
 }
 
 
@@ -43,10 +44,10 @@ def settings(**changes):
     return TraceSettings(**told | {"blas": none, "foreach": False, "target": "cpu"} | changes)
 
 
-def train(mesh, chosen, sharding):
+def train(mesh, config, chosen, sharding):
     """Train with real weights, and return what torch's allocator held at its peak, in MiB."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(LLAMA, attn_implementation="eager", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
     model.config.use_cache = False
     if chosen.gradient_checkpointing:
         is_new = hasattr(model, "activation_checkpointing_enable")
@@ -90,9 +91,9 @@ def counted(tmp_path_factory):
     return json.loads(path.read_text())
 
 
-def estimated(chosen, sharding):
+def estimated(config, chosen, sharding):
     gpu = GpuMemory(context_mib=0.0, loaded_code_mib=0.0)
-    estimator = MemoryEstimator(LLAMA, settings=settings(sharding=sharding), gpu=gpu, eval_batch_size=1)
+    estimator = MemoryEstimator(config, settings=settings(sharding=sharding), gpu=gpu, eval_batch_size=1)
     [estimate] = estimator.estimate([chosen])
     return estimate.lower_bound_mib
 
