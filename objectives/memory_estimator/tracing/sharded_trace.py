@@ -24,7 +24,7 @@ from tradeoff.objectives.memory_estimator.settings import Sharding, StepClass, T
 from tradeoff.objectives.memory_estimator.tracing.fake_tensors import DependsOnData
 from tradeoff.objectives.memory_estimator.tracing.model_config import first_line
 from tradeoff.objectives.memory_estimator.tracing.recorder import StorageRecorder
-from tradeoff.objectives.memory_estimator.tracing.repeated_layers import GRADIENT
+from tradeoff.objectives.memory_estimator.tracing.repeated_layers import NUM_TRACED_SHARDED
 from tradeoff.objectives.memory_estimator.tracing.trace import Tracer
 from tradeoff.searchspace import Precision
 
@@ -38,6 +38,8 @@ class ShardedTracer(Tracer):
     Raises:
         ValueError: The model can't be built, or not be spread.
     """
+
+    num_traced_layers = NUM_TRACED_SHARDED
 
     def __init__(self, config: PretrainedConfig, settings: TraceSettings) -> None:
         if settings.lora is not None or settings.four_bit:
@@ -73,7 +75,7 @@ class ShardedTracer(Tracer):
             self._micro_batch("first", step_class, batch_size)
             first = self._with_gradients()
             if self._steps is None:
-                names = list(self._gradients())
+                names = set(self._gradients())
                 self._optimizer_steps(names)  # works out shapes, on whole tensors that no device would have
                 self._steps = self._optimizer_steps(names)
             model.zero_grad(set_to_none=True)
@@ -86,9 +88,7 @@ class ShardedTracer(Tracer):
             model.zero_grad(set_to_none=True)
             # At the end: the backward pass that follows an evaluation gathers the head once more than any other does.
             evaluation, predictions = self._evaluation(step_class, batch_size)
-        first_step, next_step, zero_gradients = self._steps
-        return Segments(
-            build=self._build,
+        return self._segments(
             evaluation=evaluation,
             predictions=predictions,
             first_micro_batch=first,
@@ -96,9 +96,6 @@ class ShardedTracer(Tracer):
             first_of_several=first_of_several,
             next_of_several=next_of_several,
             last_of_several=last_of_several,
-            first_step=first_step,
-            next_step=next_step,
-            zero_gradients=zero_gradients,
         )
 
     def _run_once(self, step_class: StepClass, batch_size: int) -> None:
@@ -120,13 +117,6 @@ class ShardedTracer(Tracer):
     def _forward(self, step_class: StepClass, batch_size: int, *, evaluates: bool = False) -> Any:
         """Run the model without autocast: its units compute in half precision by their own policy."""
         return super()._forward(replace(step_class, precision=Precision.FP32), batch_size, evaluates=evaluates)
-
-    def _gradients(self) -> dict[str, torch.Tensor]:
-        return {GRADIENT + name: each.grad for name, each in self._model.named_parameters() if each.grad is not None}
-
-    def _with_gradients(self) -> tuple[Event, ...]:
-        self._recorder.rename(self._gradients(), Category.GRADIENTS)
-        return self._segment()
 
     def _trace_every_layer(self) -> None:
         self._may_repeat = False  # the model is built anew

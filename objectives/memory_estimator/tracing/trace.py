@@ -26,7 +26,6 @@ from tradeoff.objectives.memory_estimator.tracing.recorder import StorageRecorde
 from tradeoff.objectives.memory_estimator.tracing.repeated_layers import (
     GRADIENT,
     NUM_TRACED,
-    NUM_TRACED_SHARDED,
     NotRepeated,
     RepeatedLayers,
     repeated_layers,
@@ -50,6 +49,7 @@ class Tracer:
     """
 
     operators: Mapping[str, Operator] = {}
+    num_traced_layers = NUM_TRACED
 
     def __init__(self, config: PretrainedConfig, settings: TraceSettings) -> None:
         self._settings = settings
@@ -107,10 +107,9 @@ class Tracer:
             *self._recorder.events,
             *(Event(f"bucket {index}", size, Category.GRADIENTS) for index, size in enumerate(buckets)),
         )
-        num_traced = NUM_TRACED if self._settings.sharding is None else NUM_TRACED_SHARDED
         self._layers: RepeatedLayers | None = None
         if self._may_repeat:
-            self._layers = repeated_layers(model, self._recorder, num_traced)
+            self._layers = repeated_layers(model, self._recorder, self.num_traced_layers)
         self._checkpointing = False
 
     def _trace(self, step_class: StepClass, batch_size: int) -> Segments:
@@ -139,7 +138,7 @@ class Tracer:
         self._layers, self._may_repeat = None, False
 
     def _trace_stages(self, step_class: StepClass, batch_size: int) -> Segments:
-        model, recorder = self._model, self._recorder
+        model = self._model
         self._set_checkpointing(step_class.gradient_checkpointing)
         if self._settings.four_bit:
             compute_in(model, HALF.get(step_class.precision, torch.float32))
@@ -150,27 +149,22 @@ class Tracer:
                 self._micro_batch("before", step_class, batch_size)
                 model.zero_grad(set_to_none=True)
             self._micro_batch("first", step_class, batch_size)
-            gradients = {GRADIENT + name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-            recorder.rename(gradients, Category.GRADIENTS)
-            first = self._segment()
+            first = self._with_gradients()
             following = self._micro_batch("next", step_class, batch_size)
             if self._steps is None:
                 # The optimizer depends on the parameters alone: one trace is enough for every class.
-                self._steps = self._optimizer_steps(gradients)
-            del gradients
+                self._steps = self._optimizer_steps(set(self._gradients()))
             self._held = None
             model.zero_grad(set_to_none=True)
-        first_step, next_step, zero_gradients = self._steps
-        return Segments(
-            build=self._build,
-            evaluation=evaluation,
-            predictions=predictions,
-            first_micro_batch=first,
-            next_micro_batch=following,
-            first_step=first_step,
-            next_step=next_step,
-            zero_gradients=zero_gradients,
+        return self._segments(
+            evaluation=evaluation, predictions=predictions, first_micro_batch=first, next_micro_batch=following
         )
+
+    def _segments(self, **stages: tuple[Event, ...]) -> Segments:
+        """Return these stages with the model's way to the device and the optimizer's steps."""
+        assert self._steps is not None
+        first_step, next_step, zero_gradients = self._steps
+        return Segments(build=self._build, first_step=first_step, next_step=next_step, zero_gradients=zero_gradients, **stages)
 
     def _set_checkpointing(self, on: bool) -> None:
         if on == self._checkpointing:
@@ -225,6 +219,14 @@ class Tracer:
         """Return what was recorded since `_start`, of all layers."""
         events = self._recorder.events
         return in_common_order(events if self._layers is None else self._layers.of_all(events))
+
+    def _with_gradients(self) -> tuple[Event, ...]:
+        """Return the segment, whose gradients are named after their parameters."""
+        self._recorder.rename(self._gradients(), Category.GRADIENTS)
+        return self._segment()
+
+    def _gradients(self) -> dict[str, torch.Tensor]:
+        return {GRADIENT + name: each.grad for name, each in self._model.named_parameters() if each.grad is not None}
 
     def _forward(self, step_class: StepClass, batch_size: int, *, evaluates: bool = False) -> Any:
         """Run `Trainer.compute_loss` for a model prepared by accelerate, which converts half-precision outputs to float32."""
